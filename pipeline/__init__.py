@@ -1,0 +1,1 @@
+"""What carries the model: configuration, data, training, evaluation, tracking, registry, sweeps."""
