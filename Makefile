@@ -1,0 +1,48 @@
+# Everything a person or CI starts. `make` alone lists the targets.
+# The environment lives in .venv and is installed again only when the pins change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## create .venv with the pinned versions
+
+# The stamp is written last, so an interrupted installation is taken up again by the next make.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+		echo "Python 3.11, 3.12 or 3.13 is needed and '$(PYTHON)' is not one of them;" \
+			"name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## train, evaluate, register and predict on generated shapes, into demo/
+	$(BIN)/python -m jobs.demo --out demo
+
+test: $(INSTALLED) ## run the unit tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## format the code and mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## run every script in benchmarks/
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## delete caches and what the demo left; data, runs and .venv stay
+	rm -rf demo .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build
+	find model pipeline jobs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
