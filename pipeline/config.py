@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +24,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic.v1.utils import deep_update
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -32,6 +32,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from model import BACKBONES, NECKS
+from model.assign import ASSIGNERS
 from pipeline.errors import UserError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -43,20 +45,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _one_of(what: str, value: str, known: Iterable[str]) -> None:
-    names = sorted(known)
-    if value not in names:
-        raise ValueError(
-            f"{what} {value!r} does not exist; choose from: {', '.join(names)}"
-        )
+def _one_of(value: str, known: Iterable[str]) -> str:
+    if value not in known:
+        raise ValueError(f"{value!r} does not exist; choose from: {', '.join(sorted(known))}")
+    return value
 
 
 class DataConfig(Section):
     """Shard sets, how samples are read and how they are augmented."""
 
-    train: str | None = Field(
-        None, description="shard set to train on: folder or URL prefix"
-    )
+    train: str | None = Field(None, description="shard set to train on: folder or URL prefix")
     val: str | None = Field(
         None,
         description="shard set that selects the best checkpoint; none: the last one is kept",
@@ -80,19 +78,11 @@ class DataConfig(Section):
         le=64,
         description="loader processes per rank; 0 decodes in the training process",
     )
-    prefetch: int = Field(
-        4, ge=1, le=64, description="batches each loader process keeps ready"
-    )
+    prefetch: int = Field(4, ge=1, le=64, description="batches each loader process keeps ready")
     flip: Probability = Field(0.5, description="probability of a horizontal flip")
-    crop: Probability = Field(
-        0.0, description="probability of an IoU-constrained random crop"
-    )
-    zoom_out: Probability = Field(
-        0.0, description="probability of placing the image on a canvas"
-    )
-    zoom_out_max: float = Field(
-        3.0, ge=1.0, le=8.0, description="largest canvas, in image sides"
-    )
+    crop: Probability = Field(0.0, description="probability of an IoU-constrained random crop")
+    zoom_out: Probability = Field(0.0, description="probability of placing the image on a canvas")
+    zoom_out_max: float = Field(3.0, ge=1.0, le=8.0, description="largest canvas, in image sides")
     photometric: Probability = Field(0.0, description="probability of a colour change")
     max_bad_fraction: Probability = Field(
         0.01,
@@ -112,19 +102,25 @@ class ModelConfig(Section):
         description="side of the square input, pixels; divisible by 64",
     )
 
-    @model_validator(mode="after")
-    def _names_and_size(self) -> ModelConfig:
-        from model import BACKBONES, NECKS
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, value: str) -> str:
+        return _one_of(value, BACKBONES)
 
-        _one_of("backbone", self.backbone, BACKBONES)
-        _one_of("neck", self.neck, NECKS)
-        if self.image_size % 64:
-            low = self.image_size // 64 * 64
+    @field_validator("neck")
+    @classmethod
+    def _known_neck(cls, value: str) -> str:
+        return _one_of(value, NECKS)
+
+    @field_validator("image_size")
+    @classmethod
+    def _divisible(cls, value: int) -> int:
+        if value % 64:
+            low = value // 64 * 64
             raise ValueError(
-                f"image_size {self.image_size} is not divisible by 64; "
-                f"the nearest are {low} and {low + 64}"
+                f"{value} is not divisible by 64; the nearest are {low} and {low + 64}"
             )
-        return self
+        return value
 
 
 class AssignConfig(Section):
@@ -150,11 +146,13 @@ class AssignConfig(Section):
         description="anchor IoU from which an anchor counts as ignored",
     )
 
-    @model_validator(mode="after")
-    def _known(self) -> AssignConfig:
-        from model.assign import ASSIGNERS
+    @field_validator("name")
+    @classmethod
+    def _known_assigner(cls, value: str) -> str:
+        return _one_of(value, ASSIGNERS)
 
-        _one_of("name", self.name, ASSIGNERS)
+    @model_validator(mode="after")
+    def _ordered(self) -> AssignConfig:
         if self.ignore_threshold > self.pos_threshold:
             raise ValueError(
                 f"ignore_threshold {self.ignore_threshold} is above pos_threshold "
@@ -166,44 +164,24 @@ class AssignConfig(Section):
 class LossConfig(Section):
     """Losses and their weights. Flat over all losses."""
 
-    classification: Literal["focal"] = Field(
-        "focal", description="loss of the class scores"
-    )
+    classification: Literal["focal"] = Field("focal", description="loss of the class scores")
     alpha: Probability = Field(0.25, description="focal: weight of positives")
-    gamma: float = Field(
-        1.0, ge=0.0, le=10.0, description="focal: exponent that mutes easy ones"
-    )
-    localization: Literal["balanced_l1"] = Field(
-        "balanced_l1", description="loss of the offsets"
-    )
-    localization_weight: float = Field(
-        1.0, ge=0.0, description="factor of the offset loss"
-    )
+    gamma: float = Field(1.0, ge=0.0, le=10.0, description="focal: exponent that mutes easy ones")
+    localization: Literal["balanced_l1"] = Field("balanced_l1", description="loss of the offsets")
+    localization_weight: float = Field(1.0, ge=0.0, description="factor of the offset loss")
 
 
 class TrainConfig(Section):
     """Length, batch, optimizer and numerics of one training."""
 
     epochs: float = Field(20.0, gt=0.0, description="passes over the training set")
-    batch_size: int = Field(
-        8, ge=1, description="global batch G, images over all workers"
-    )
-    micro_batch: int = Field(
-        32, ge=1, description="most images per forward pass and worker"
-    )
-    lr: float = Field(
-        0.02, gt=0.0, description="peak learning rate of SGD, for the global batch"
-    )
+    batch_size: int = Field(8, ge=1, description="global batch G, images over all workers")
+    micro_batch: int = Field(32, ge=1, description="most images per forward pass and worker")
+    lr: float = Field(0.02, gt=0.0, description="peak learning rate of SGD, for the global batch")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="SGD momentum")
-    weight_decay: float = Field(
-        5e-4, ge=0.0, description="L2 decay; none on norms and biases"
-    )
-    warmup_steps: int = Field(
-        100, ge=0, description="steps of linear warm-up before the cosine"
-    )
-    final_lr: Probability = Field(
-        0.01, description="last learning rate, as a share of lr"
-    )
+    weight_decay: float = Field(5e-4, ge=0.0, description="L2 decay; none on norms and biases")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up before the cosine")
+    final_lr: Probability = Field(0.01, description="last learning rate, as a share of lr")
     clip_norm: float = Field(10.0, gt=0.0, description="largest gradient norm")
     ema_decay: float = Field(
         0.998,
@@ -211,42 +189,26 @@ class TrainConfig(Section):
         lt=1.0,
         description="decay of the averaged weights, per step; 0: no average",
     )
-    seed: int = Field(
-        0, ge=0, le=2**31 - 1, description="fixes weights, order and augmentation"
-    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="fixes weights, order and augmentation")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast or full precision; auto: bf16 on GPU"
     )
     channels_last: bool = Field(True, description="memory layout of images and weights")
-    checkpoint_every: float = Field(
-        1.0, gt=0.0, description="epochs between checkpoints"
-    )
-    keep_checkpoints: int = Field(
-        2, ge=1, description="checkpoints kept, besides the best one"
-    )
+    checkpoint_every: float = Field(1.0, gt=0.0, description="epochs between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept, besides the best one")
     log_every: int = Field(10, ge=1, description="steps between logged loss values")
 
 
 class EvaluateConfig(Section):
     """Post-processing and scoring."""
 
-    every: float = Field(
-        1.0, gt=0.0, description="epochs between evaluations on data.val"
-    )
+    every: float = Field(1.0, gt=0.0, description="epochs between evaluations on data.val")
     batch_size: int = Field(16, ge=1, description="images per forward pass and worker")
-    score_threshold: Probability = Field(
-        0.01, description="lowest score of a scored detection"
-    )
-    nms_iou: Probability = Field(
-        0.5, description="overlap above which the weaker box is dropped"
-    )
-    max_candidates: int = Field(
-        1000, ge=1, description="boxes per image that enter NMS"
-    )
+    score_threshold: Probability = Field(0.01, description="lowest score of a scored detection")
+    nms_iou: Probability = Field(0.5, description="overlap above which the weaker box is dropped")
+    max_candidates: int = Field(1000, ge=1, description="boxes per image that enter NMS")
     max_detections: int = Field(100, ge=1, description="boxes per image that leave NMS")
-    pictures: int = Field(
-        8, ge=0, description="images drawn with truth beside detections"
-    )
+    pictures: int = Field(8, ge=0, description="images drawn with truth beside detections")
 
 
 class TrackingConfig(Section):
@@ -262,9 +224,7 @@ class TrackingConfig(Section):
 class RegistryConfig(Section):
     """The model registry."""
 
-    name: str | None = Field(
-        None, description="registered model to add a version to; none: do not"
-    )
+    name: str | None = Field(None, description="registered model to add a version to; none: do not")
     score_threshold: Probability = Field(
         0.3, description="default lowest score of the registered model's answers"
     )
@@ -282,9 +242,7 @@ class RayConfig(Section):
         description="cluster to join; unset: $RAY_ADDRESS, else a local one is started",
     )
     workers: int = Field(1, ge=1, description="training workers (ranks)")
-    cpus_per_worker: float = Field(
-        1.0, gt=0.0, description="CPUs reserved for each worker"
-    )
+    cpus_per_worker: float = Field(1.0, gt=0.0, description="CPUs reserved for each worker")
     gpu: bool = Field(False, description="give each worker one GPU")
     threads_per_worker: int = Field(
         0, ge=0, description="compute threads of a worker; 0: its CPUs, at least one"
@@ -299,9 +257,7 @@ class RayConfig(Section):
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         if value is not None and "://" not in value and not Path(value).is_absolute():
-            raise ValueError(
-                f"storage {value!r} is relative; give an absolute folder or a URI"
-            )
+            raise ValueError(f"{value!r} is relative; give an absolute folder or a URI")
         return value
 
 
@@ -313,9 +269,7 @@ class SweepConfig(Section):
         0, ge=0, description="trials at a time; 0: as many as the cluster holds"
     )
     metric: str = Field("val/ap", description="metric to maximise, as logged per epoch")
-    grace_epochs: int = Field(
-        1, ge=1, description="ASHA: epochs before a trial may be stopped"
-    )
+    grace_epochs: int = Field(1, ge=1, description="ASHA: epochs before a trial may be stopped")
     reduction: int = Field(2, ge=2, description="ASHA: one in this many trials goes on")
     seed: int = Field(0, ge=0, description="seed of the search")
     space: dict[str, dict[str, Any]] = Field(
@@ -331,22 +285,14 @@ class Config(Section):
     model_config = ConfigDict(protected_namespaces=())
 
     data: DataConfig = Field(default_factory=DataConfig, description=DataConfig.__doc__)
-    model: ModelConfig = Field(
-        default_factory=ModelConfig, description=ModelConfig.__doc__
-    )
-    assign: AssignConfig = Field(
-        default_factory=AssignConfig, description=AssignConfig.__doc__
-    )
+    model: ModelConfig = Field(default_factory=ModelConfig, description=ModelConfig.__doc__)
+    assign: AssignConfig = Field(default_factory=AssignConfig, description=AssignConfig.__doc__)
     loss: LossConfig = Field(default_factory=LossConfig, description=LossConfig.__doc__)
-    train: TrainConfig = Field(
-        default_factory=TrainConfig, description=TrainConfig.__doc__
-    )
+    train: TrainConfig = Field(default_factory=TrainConfig, description=TrainConfig.__doc__)
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description=EvaluateConfig.__doc__
     )
-    sweep: SweepConfig = Field(
-        default_factory=SweepConfig, description=SweepConfig.__doc__
-    )
+    sweep: SweepConfig = Field(default_factory=SweepConfig, description=SweepConfig.__doc__)
     tracking: TrackingConfig = Field(
         default_factory=TrackingConfig, description=TrackingConfig.__doc__
     )
@@ -393,22 +339,36 @@ def load_config(
     The parser gets ``--config`` and every ``--section.field``. Returns the validated config and
     the parsed job options. Raises UserError on a wrong value or unknown key, in whichever source.
     """
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="recipe (YAML) to start from"
-    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="recipe (YAML) to start from")
     cli = CliSettingsSource[argparse.ArgumentParser](
         _Settings, root_parser=parser, cli_parse_none_str="null", cli_avoid_json=True
     )
+    parser.usage = "%(prog)s [--config FILE] [options] [--SECTION.FIELD VALUE ...]"
     options = parser.parse_args(argv)
     given = {key: value for key, value in vars(options).items() if "." in key}
     command_line = cli(parsed_args=given)()  # type: ignore[operator]
     tree: dict[str, Any] = read_recipe(options.config) if options.config else {}
     for source in (_environment(), command_line):
-        tree = deep_update(tree, source)
+        tree = _merged(tree, source)
     return Config.from_dict(tree), options
 
 
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    tree = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(tree.get(key), Mapping)
+        tree[key] = _merged(tree[key], value) if both else value
+    return tree
+
+
 def _environment() -> dict[str, Any]:
+    for name in os.environ:
+        section = name.removeprefix("MG_").split("__")[0].lower()
+        if name.startswith("MG_") and section not in Config.model_fields:
+            raise UserError(
+                f"environment variable {name}: no section {section!r}; "
+                f"known: {', '.join(Config.model_fields)}"
+            )
     try:
         return EnvSettingsSource(_Settings, env_parse_none_str="null")()
     except SettingsError as error:
@@ -427,9 +387,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(
-            f"--config {path}: expected sections such as 'train:', got {tree!r}"
-        )
+        raise UserError(f"--config {path}: expected sections such as 'train:', got {tree!r}")
     return tree
 
 
@@ -457,9 +415,7 @@ def _explain_one(item: Any) -> str:
     if kind == "value_error":
         return f"{'.'.join(path)}: {item['ctx']['error']}"
     field = _field(path)
-    meaning = (
-        f" ({field.description})" if field is not None and field.description else ""
-    )
+    meaning = f" ({field.description})" if field is not None and field.description else ""
     return f"{'.'.join(path)}: got {item['input']!r}; {item['msg'].lower()}{meaning}"
 
 

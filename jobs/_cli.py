@@ -1,0 +1,80 @@
+"""What all jobs share: one-line errors, exit codes, and figures for machines."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from pipeline.errors import UserError
+
+Main = Callable[[Sequence[str] | None], Mapping[str, Any]]
+
+
+class JobParser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are UserErrors of one line, with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        if message.startswith("unrecognized arguments:"):
+            given = message.split(":", 1)[1].split()[0].split("=")[0]
+            near = difflib.get_close_matches(given, self._option_string_actions, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            message = f"unknown option {given}; {hint}"
+        raise UserError(message)
+
+
+def make_parser(module: str, description: str) -> JobParser:
+    """A parser for ``python -m jobs.<module>`` with ``--json``; abbreviations are refused."""
+    parser = JobParser(
+        prog=f"python -m jobs.{module}",
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one final JSON line on stdout, everything else on stderr",
+    )
+    return parser
+
+
+def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
+    """Run a job and exit: 0 done, 1 failed, 2 the user's mistake (one line), 130 interrupted.
+
+    With ``--json`` stdout holds exactly one line, whatever the libraries underneath print.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    try:
+        with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+            result = main(arguments)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    if as_json:
+        print(json.dumps(result, default=str), flush=True)
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Any:
+    # At the level of file descriptors, so that child processes and C libraries follow.
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
