@@ -1,0 +1,23 @@
+"""The MLflow run: made by the driver, written by rank 0, never in the way of training."""
+
+import os
+
+# Read by MLflow when it is first imported, so set before anything here imports it.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# The defaults are 7 tries of 120 s each; what cannot be sent waits in a spool instead.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from pipeline.tracking.run import create_run, finish_run, resume_run
+from pipeline.tracking.store import connect, mask, resolve_uri
+from pipeline.tracking.tracker import Tracker
+
+__all__ = [
+    "Tracker",
+    "connect",
+    "create_run",
+    "finish_run",
+    "mask",
+    "resolve_uri",
+    "resume_run",
+]

@@ -1,0 +1,80 @@
+"""Load of the machine, under the names that MLflow's system metrics page shows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+_MEGABYTE = 1e6
+
+
+class SystemSampler:
+    """Each call returns the load since the call before; what a platform lacks is left out."""
+
+    def __init__(self) -> None:
+        self._busy_total = _cpu_ticks()
+
+    def __call__(self) -> dict[str, float]:
+        """Percentages and megabytes by metric name."""
+        return {**self._cpu(), **_memory(), **_disk(), **_gpus()}
+
+    def _cpu(self) -> dict[str, float]:
+        before, now = self._busy_total, _cpu_ticks()
+        self._busy_total = now
+        if before is None or now is None or now[1] <= before[1]:
+            return {}
+        share = (now[0] - before[0]) / (now[1] - before[1])
+        return {"system/cpu_utilization_percentage": round(100 * share, 1)}
+
+
+def _cpu_ticks() -> tuple[int, int] | None:
+    """Busy and all ticks since boot."""
+    try:
+        first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return None
+    ticks = [int(field) for field in first.split()[1:9]]  # guest time is in user time already
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+def _memory() -> dict[str, float]:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    kib = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines)}
+    used = kib["MemTotal"] - kib["MemAvailable"]
+    return {
+        "system/system_memory_usage_megabytes": round(used * 1024 / _MEGABYTE, 1),
+        "system/system_memory_usage_percentage": round(100 * used / kib["MemTotal"], 1),
+    }
+
+
+def _disk() -> dict[str, float]:
+    usage = shutil.disk_usage(Path.cwd())
+    return {
+        "system/disk_usage_percentage": round(100 * usage.used / usage.total, 1),
+        "system/disk_usage_megabytes": round(usage.used / _MEGABYTE, 1),
+    }
+
+
+def _gpus() -> dict[str, float]:
+    import torch
+
+    metrics: dict[str, float] = {}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        prefix = f"system/gpu_{index}"
+        metrics[f"{prefix}_memory_usage_megabytes"] = round((total - free) / _MEGABYTE, 1)
+        metrics[f"{prefix}_memory_usage_percentage"] = round(100 * (total - free) / total, 1)
+        metrics |= _utilization(prefix, index)
+    return metrics
+
+
+def _utilization(prefix: str, index: int) -> dict[str, float]:
+    import torch
+
+    try:
+        return {f"{prefix}_utilization_percentage": float(torch.cuda.utilization(index))}
+    except (ImportError, RuntimeError):  # needs nvidia-ml-py
+        return {}

@@ -1,0 +1,183 @@
+"""Rank 0's way to the run: log and forget.
+
+``log`` appends to a spool on disk and returns in microseconds; one thread sends in batches, waits
+longer after each failure and never raises into training. A point's step never goes back: at the
+first contact the run says how far each metric has come, and points up to there are dropped, so
+neither a resumed training nor a batch that was sent twice doubles a point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline.tracking.send import Sender
+from pipeline.tracking.spool import Record, Spool
+from pipeline.tracking.store import mask
+from pipeline.tracking.system import SystemSampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+_LOG = logging.getLogger(__name__)
+_SAMPLE_SECONDS, _BATCH_SECONDS, _LONGEST_WAIT = 10.0, 1.0, 30.0
+_RECORDS_PER_BATCH = 500
+_NOT_IN_METRIC_NAMES = re.compile(r"[^\w.\- :/]")
+
+
+def spool_folder(run_id: str) -> Path:
+    """Where a run's unsent records wait on this machine."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(cache) / "mutual-guidance" / "spool" / run_id
+
+
+class Tracker:
+    """Sends metrics, tags and files of one run from a background thread."""
+
+    def __init__(
+        self, uri: str, run_id: str, spool: Path | None = None, system_metrics: bool = True
+    ) -> None:
+        self.uri, self.run_id = uri, run_id
+        self._spool = Spool(spool or spool_folder(run_id))
+        self._sender = Sender(uri, run_id)
+        self._sampler = SystemSampler() if system_metrics else None
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        self._failing = False
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add one point per metric."""
+        self._append({"metrics": _clean(metrics), "step": int(step)})
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run."""
+        self._append({"tag": [key, str(value)]})
+
+    def artifact(self, path: Path | str, folder: str = "") -> None:
+        """Add a copy of a file to the run's artifacts; the file may be deleted afterwards."""
+        with self._never_raising(f"artifact {path}"):
+            source = Path(path)
+            copy = self._spool.new_file(source.name)
+            shutil.copyfile(source, copy)
+            self._append({"file": str(copy), "folder": folder})
+
+    def text(self, text: str, path: str) -> None:
+        """Add a text as the artifact ``path``."""
+        with self._never_raising(f"artifact {path}"):
+            copy = self._spool.new_file(Path(path).name)
+            copy.write_text(text, encoding="utf-8")
+            self._append({"file": str(copy), "folder": _parent(path)})
+
+    def picture(self, image: np.ndarray, path: str) -> None:
+        """Add an RGB picture (H,W,3) uint8 as the artifact ``path``, a .jpg or .png."""
+        with self._never_raising(f"artifact {path}"):
+            from PIL import Image
+
+            copy = self._spool.new_file(Path(path).name)
+            Image.fromarray(image).save(copy, quality=90)
+            self._append({"file": str(copy), "folder": _parent(path)})
+
+    def figure(self, figure: Figure, path: str) -> None:
+        """Add a matplotlib figure as the artifact ``path``."""
+        with self._never_raising(f"artifact {path}"):
+            copy = self._spool.new_file(Path(path).name)
+            figure.savefig(copy, dpi=120)
+            self._append({"file": str(copy), "folder": _parent(path)})
+
+    def close(self, timeout: float = 30.0) -> bool:
+        """Send what is left, at most ``timeout`` seconds; False if something stays spooled."""
+        self._deadline = time.monotonic() + timeout
+        self._closing.set()
+        self._thread.join(timeout + 1.0)
+        if self._thread.is_alive():
+            sent = False
+        else:
+            sent = self._spool.close()
+        if not sent:
+            _LOG.warning(
+                "run %s: %s did not take everything in %.0f s; the rest waits in %s",
+                self.run_id,
+                mask(self.uri),
+                timeout,
+                self._spool.folder,
+            )
+        if self._spool.dropped:
+            _LOG.warning("run %s: %d records found no room", self.run_id, self._spool.dropped)
+        return sent and not self._spool.dropped
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, record: Record) -> None:
+        with self._never_raising("a record"):
+            self._spool.append({"time": time.time_ns() // 1_000_000, **record})
+
+    @contextlib.contextmanager
+    def _never_raising(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            _LOG.warning("run %s: %s was not recorded: %s", self.run_id, what, mask(str(error)))
+
+    def _work(self) -> None:
+        """Until closed and empty: sample, send a batch, wait."""
+        next_sample, wait = time.monotonic() + _SAMPLE_SECONDS, _BATCH_SECONDS
+        while True:
+            if self._sampler and time.monotonic() >= next_sample:
+                self._append({"metrics": self._sampler(), "step": None})
+                next_sample = time.monotonic() + _SAMPLE_SECONDS
+            try:
+                emptied = self._send_all()
+                wait = _BATCH_SECONDS
+                if self._closing.is_set() and emptied:
+                    return
+            except Exception as error:
+                self._report_failure(error)
+                wait = min(2 * wait, _LONGEST_WAIT)
+            if self._closing.is_set():
+                wait = 1.0
+            if time.monotonic() > self._deadline:
+                return
+            self._closing.wait(wait) if not self._closing.is_set() else time.sleep(wait)
+
+    def _send_all(self) -> bool:
+        while records := self._spool.peek(_RECORDS_PER_BATCH):
+            while records:
+                count = self._sender.send(records)
+                self._spool.commit(count)
+                del records[:count]
+                if time.monotonic() > self._deadline:
+                    return False
+            if self._failing:
+                _LOG.warning("run %s: %s answers again", self.run_id, mask(self.uri))
+                self._failing = False
+        return True
+
+    def _report_failure(self, error: Exception) -> None:
+        if not self._failing:
+            reason = (mask(str(error)).splitlines() or [type(error).__name__])[0]
+            _LOG.warning("run %s: cannot send now, will retry: %.300s", self.run_id, reason)
+        self._failing = True
+
+
+def _clean(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {_NOT_IN_METRIC_NAMES.sub("_", key): float(value) for key, value in metrics.items()}
+
+
+def _parent(path: str) -> str:
+    folder = str(PurePosixPath(path).parent)
+    return "" if folder == "." else folder
