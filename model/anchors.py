@@ -1,0 +1,42 @@
+"""The fixed boxes that predictions start from (PAPER: base 24 px on stride 8, doubling)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+FIRST_STRIDE = 8
+BASE_SIZE = 24.0
+SCALES = (1.0, math.sqrt(2.0))
+RATIOS = (1.0, 2.0, 0.5)  # width : height
+ANCHORS_PER_CELL = len(SCALES) * len(RATIOS)
+
+
+def level_strides(image_size: int) -> tuple[int, ...]:
+    """Strides of the pyramid's levels: 4 levels below 512 px, 5 from there."""
+    return tuple(FIRST_STRIDE << level for level in range(4 if image_size < 512 else 5))
+
+
+def make_anchors(image_size: int) -> tuple[Tensor, Tensor]:
+    """Anchors (A, 4) of a square input and the stride of each, (A,).
+
+    Order: level, row, column, scale, ratio. Centres (i + 0.5) x stride; not clipped to the image.
+    """
+    levels = [_level_anchors(image_size, stride) for stride in level_strides(image_size)]
+    strides = [
+        torch.full((len(boxes),), float(stride))
+        for boxes, stride in zip(levels, level_strides(image_size), strict=True)
+    ]
+    return torch.cat(levels), torch.cat(strides)
+
+
+def _level_anchors(image_size: int, stride: int) -> Tensor:
+    """Anchors (cells * 6, 4) of one level, computed in float64 so that float32 is exact to 1 ulp."""
+    cells = math.ceil(image_size / stride)
+    centre = (torch.arange(cells, dtype=torch.float64) + 0.5) * stride
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    base = BASE_SIZE * stride / FIRST_STRIDE
+    sizes = [(base * s * math.sqrt(r), base * s / math.sqrt(r)) for s in SCALES for r in RATIOS]
+    half = torch.tensor(sizes, dtype=torch.float64) / 2
+    centres = torch.stack([x, y], dim=-1).reshape(-1, 1, 2)
+    return torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4).float()

@@ -1,0 +1,61 @@
+"""The baseline of anchor-based detectors: an anchor learns the object it overlaps most."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..boxes import box_iou
+from .claims import Claims, add_claims, chunks, no_claims
+from .types import (
+    BACKGROUND,
+    IGNORED,
+    Assignment,
+    blank_padding,
+    hard_assignment,
+    working_dtype,
+)
+
+
+@dataclass(frozen=True)
+class MaxIoU:
+    """Positive from one IoU on, ignored from another; each object's best anchor is forced."""
+
+    pos_threshold: float = 0.5
+    ignore_threshold: float = 0.4
+    uses_predictions: ClassVar[bool] = False
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        anchors: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        pred_boxes: Tensor | None = None,
+        pred_scores: Tensor | None = None,
+    ) -> Assignment:
+        """See `Assigner`; predictions are not looked at."""
+        claims = claim_by_iou(anchors, gt_boxes, gt_labels)
+        positive = (claims.owner >= 0) & (claims.quality >= self.pos_threshold)
+        ignored = (claims.owner >= 0) & (claims.quality >= self.ignore_threshold)
+        loc_index = torch.where(positive, claims.owner, BACKGROUND)
+        cls_index = torch.where(ignored & ~positive, IGNORED, loc_index)
+        return hard_assignment(cls_index, loc_index, claims.quality.dtype)
+
+    @torch.no_grad()
+    def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
+        """(2,) positives of both tasks; exact."""
+        quality = claim_by_iou(anchors, gt_boxes, gt_labels).quality
+        return (quality >= self.pos_threshold).sum().to(quality.dtype).expand(2)
+
+
+def claim_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Claims:
+    """Claims (B, A) by the IoU of anchors (A, 4) and objects (B, M, 4)."""
+    dtype = working_dtype(anchors, gt_boxes)
+    anchors = anchors.to(dtype)
+    objects = blank_padding(gt_boxes, gt_labels, dtype)
+    claims = no_claims(objects.shape[0], anchors.shape[0], anchors)
+    for part in chunks(objects.shape[1]):
+        claims = add_claims(claims, box_iou(objects[:, part], anchors), part.start)
+    return claims

@@ -1,0 +1,13 @@
+"""What every backbone offers to the necks."""
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Maps (B, 3, H, W) to feature maps of widths `channels`, finest (stride 8) first."""
+
+    channels: tuple[int, ...]
+    neck_channels: int
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError

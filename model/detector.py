@@ -1,0 +1,108 @@
+"""The detector: backbone, neck and heads chosen by name, for one input size."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .anchors import level_strides, make_anchors
+from .backbones import BACKBONES
+from .heads import Heads
+from .necks import NECKS
+
+# ImageNet's statistics, of pixels in 0..255: what published backbone weights expect.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class Predictions(NamedTuple):
+    """What the network says of every anchor."""
+
+    deltas: Tensor
+    """(B, A, 4) encoded offsets."""
+    logits: Tensor
+    """(B, A, C) class logits."""
+
+
+class Detector(nn.Module):
+    """Images (B, 3, S, S), RGB, uint8 or float in 0..255 -> Predictions.
+
+    Buffers are not persistent: a state dict holds what was learned, `spec` the rest.
+    """
+
+    anchors: Tensor
+    anchor_strides: Tensor
+
+    def __init__(
+        self,
+        backbone: str,
+        neck: str,
+        num_classes: int,
+        image_size: int,
+        neck_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check(backbone, neck, num_classes, image_size)
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.backbone = BACKBONES[backbone]()
+        width = self.backbone.neck_channels if neck_channels is None else neck_channels
+        levels = len(level_strides(image_size))
+        self.neck = NECKS[neck](self.backbone.channels, width, levels)
+        self.heads = Heads(width, levels, num_classes)
+        self.spec: dict[str, Any] = {
+            "backbone": backbone,
+            "neck": neck,
+            "num_classes": num_classes,
+            "image_size": image_size,
+            "neck_channels": width,
+        }
+        anchors, strides = make_anchors(image_size)
+        self.register_buffer("anchors", anchors, persistent=False)
+        self.register_buffer("anchor_strides", strides, persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Predictions:
+        """(B, 3, S, S) -> deltas (B, A, 4), logits (B, A, C)."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images are {tuple(images.shape[-2:])}, the detector is built for "
+                f"{self.image_size} x {self.image_size}; resize them or build another"
+            )
+        maps = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
+        return Predictions(*self.heads(self.neck(maps)))
+
+
+def build_detector(
+    backbone: str = "slim",
+    neck: str = "retinanet",
+    num_classes: int = 1,
+    image_size: int = 320,
+    neck_channels: int | None = None,
+) -> Detector:
+    """A detector with random weights; `build_detector(**detector.spec)` has the same shape.
+
+    `neck_channels` is the width of the pyramid; None takes what suits the backbone. Raises
+    ValueError on unknown names and impossible sizes.
+    """
+    return Detector(backbone, neck, num_classes, image_size, neck_channels)
+
+
+def _check(backbone: str, neck: str, num_classes: int, image_size: int) -> None:
+    _known("backbone", backbone, BACKBONES)
+    _known("neck", neck, NECKS)
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+    if image_size < 64 or image_size % 64:
+        low = max(64, image_size // 64 * 64)
+        raise ValueError(
+            f"image_size {image_size} is not divisible by 64; the nearest are {low} and {low + 64}"
+        )
+
+
+def _known(what: str, name: str, known: Iterable[str]) -> None:
+    names = sorted(known)
+    if name not in names:
+        raise ValueError(f"{what} {name!r} does not exist; choose from: {', '.join(names)}")

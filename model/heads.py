@@ -1,0 +1,44 @@
+"""The prediction layers: per level, not shared, one 3x3 convolution for each task."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .anchors import ANCHORS_PER_CELL
+
+# Every class starts at probability 0.01, so that the many backgrounds do not swamp the first steps.
+PRIOR_BIAS = -math.log(99.0)
+
+
+class Heads(nn.Module):
+    """Offsets and class logits of every anchor, in the order of the anchors."""
+
+    def __init__(self, channels: int, levels: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.localize = nn.ModuleList(_head(channels, 4, 0.0) for _ in range(levels))
+        self.classify = nn.ModuleList(
+            _head(channels, num_classes, PRIOR_BIAS) for _ in range(levels)
+        )
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """One (B, F, h, w) per level -> deltas (B, A, 4), logits (B, A, C)."""
+        deltas = [_flat(head(x), 4) for head, x in zip(self.localize, levels, strict=True)]
+        logits = [
+            _flat(head(x), self.num_classes) for head, x in zip(self.classify, levels, strict=True)
+        ]
+        return torch.cat(deltas, dim=1), torch.cat(logits, dim=1)
+
+
+def _head(channels: int, outputs: int, bias: float) -> nn.Conv2d:
+    layer = nn.Conv2d(channels, ANCHORS_PER_CELL * outputs, 3, padding=1)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
+    return layer
+
+
+def _flat(x: Tensor, outputs: int) -> Tensor:
+    """(B, 6 * outputs, h, w) -> (B, h * w * 6, outputs)."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, outputs)

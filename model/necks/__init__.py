@@ -1,0 +1,15 @@
+"""Feature pyramids by name.
+
+A neck is built from the widths of the backbone's maps, its own width and the number of levels; it
+maps the backbone's maps to one map of its width per level, from stride 8 on, doubling.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from .retinanet import RetinaNetNeck
+
+NECKS: dict[str, Callable[[Sequence[int], int, int], nn.Module]] = {"retinanet": RetinaNetNeck}
+
+__all__ = ["NECKS"]

@@ -1,0 +1,27 @@
+"""The paper's light RetinaNet neck: the FSSD pyramid, refined from the top down."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..layers import ConvNormAct, initialise, upsample_to
+from .pyramid import FusedPyramid
+
+
+class RetinaNetNeck(nn.Module):
+    """FSSD pyramid, 1x1 laterals with top-down addition, a 3x3 convolution per level."""
+
+    def __init__(self, inputs: Sequence[int], channels: int, levels: int) -> None:
+        super().__init__()
+        self.pyramid = FusedPyramid(inputs, channels, levels)
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
+        self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in range(levels))
+        initialise(self)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, F_i, h_i, w_i), finest first -> one (B, channels, h, w) per level."""
+        pyramid = self.pyramid(maps)
+        levels = [lateral(x) for lateral, x in zip(self.laterals, pyramid, strict=True)]
+        for fine in reversed(range(len(levels) - 1)):
+            levels[fine] = levels[fine] + upsample_to(levels[fine + 1], levels[fine])
+        return [output(x) for output, x in zip(self.outputs, levels, strict=True)]
