@@ -1,0 +1,50 @@
+"""A KubeRay custom resource definition as a strict JSON schema.
+
+An API server *prunes* fields that the definition does not know, so a misspelt one vanishes without
+a word; here it is an error.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+METADATA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "namespace": {"type": "string"},
+        "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+        "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+def strict_schema(path: Path) -> dict[str, Any]:
+    """The stored version's openAPIV3Schema with unknown fields forbidden and metadata spelt out."""
+    with path.open("rb") as file:
+        definition = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    stored = next(v for v in definition["spec"]["versions"] if v["storage"])
+    schema = closed(stored["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = METADATA
+    schema["properties"]["kind"] = {"const": definition["spec"]["names"]["kind"]}
+    group = definition["spec"]["group"]
+    schema["properties"]["apiVersion"] = {"const": f"{group}/{stored['name']}"}
+    schema["required"] = ["apiVersion", "kind", "metadata", "spec"]
+    return schema
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same schema, every object with listed properties closed to others."""
+    result = dict(schema)
+    if "properties" in schema:
+        result["properties"] = {k: closed(v) for k, v in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            result.setdefault("additionalProperties", False)
+    if "items" in schema:
+        result["items"] = closed(schema["items"])
+    if isinstance(schema.get("additionalProperties"), dict):
+        result["additionalProperties"] = closed(schema["additionalProperties"])
+    return result

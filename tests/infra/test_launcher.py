@@ -1,0 +1,43 @@
+"""The cluster launcher's file against the schema and the checks that Ray ships."""
+
+import copy
+import shlex
+
+import jsonschema
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.conftest import ROOT
+
+LAUNCHER = ROOT / "infra" / "ray" / "cluster.yaml"
+
+
+@pytest.fixture
+def launcher():
+    return yaml.safe_load(LAUNCHER.read_text("utf-8"))
+
+
+def test_ray_accepts_the_launcher_file(launcher):
+    prepared = prepare_config(copy.deepcopy(launcher))
+    validate_config(prepared)
+    assert prepared["max_workers"] == len(launcher["provider"]["worker_ips"])
+
+
+def test_ray_refuses_a_slip(launcher):
+    launcher["set_up_commands"] = launcher.pop("setup_commands")
+    with pytest.raises(jsonschema.ValidationError, match="set_up_commands"):
+        validate_config(prepare_config(launcher))
+
+
+def test_nodes_get_everything_that_the_installation_needs(launcher):
+    sources = {v for v in launcher["file_mounts"].values() if not v.startswith("~")}
+    assert {"pyproject.toml", "constraints.txt", "Makefile", "model", "pipeline", "jobs"} <= sources
+    assert all((ROOT / source).exists() for source in sources)
+
+
+@pytest.mark.parametrize("key", ["head_start_ray_commands", "worker_start_ray_commands"])
+def test_every_node_starts_with_a_token(launcher, key):
+    (start,) = (command for command in launcher[key] if " start " in command)
+    assert "RAY_AUTH_MODE=token" in shlex.split(start)
+    assert "--dashboard-host" not in start
