@@ -1,0 +1,27 @@
+"""Shard sets: made from any source, read in a global order that no cluster size changes."""
+
+from pipeline.data.convert import convert
+from pipeline.data.loader import (
+    Batch,
+    EvalBatch,
+    EvalLoader,
+    TrainLoader,
+    build_eval_loader,
+    build_train_loader,
+)
+from pipeline.data.manifest import Manifest, load_manifest, require_classes
+from pipeline.data.sample import Sample
+
+__all__ = [
+    "Batch",
+    "EvalBatch",
+    "EvalLoader",
+    "Manifest",
+    "Sample",
+    "TrainLoader",
+    "build_eval_loader",
+    "build_train_loader",
+    "convert",
+    "load_manifest",
+    "require_classes",
+]

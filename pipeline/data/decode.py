@@ -1,0 +1,115 @@
+"""Bytes of a picture to RGB pixels, in one way everywhere: conversion, training and prediction.
+
+Strict on purpose: a damaged JPEG that other decoders silently turn into a picture is an error here.
+Stands alone (no imports from this project), so that a registered model can carry it.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import ExifTags, Image
+
+# Below the size from which Pillow itself warns of decompression bombs.
+MAX_PIXELS = 89_000_000
+# Without this list Pillow would also start external programs (EPS) and read rare, little-tested ones.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+
+
+class ImageError(ValueError):
+    """These bytes cannot be used as a picture; the message says why."""
+
+
+def image_format(data: bytes) -> str | None:
+    """File name extension that the bytes deserve, ``jpg`` or ``png``; None for all other content."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpg"
+    return "png" if data[:8] == b"\x89PNG\r\n\x1a\n" else None
+
+
+def decode_image(
+    data: bytes, *, upright: bool = True, min_size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Pixels (H,W,3), uint8 RGB, of a JPEG, PNG, BMP, WebP, GIF, TIFF or PPM.
+
+    Grey, CMYK, palette, 16-bit and transparent (on white) pictures become RGB. ``upright`` applies
+    the EXIF orientation. ``min_size`` (width, height) allows a JPEG to be decoded at a fraction
+    k/8, at most a half, that is not smaller than it. Raises ImageError.
+    """
+    pixels = _decode_jpeg(data, min_size) if image_format(data) == "jpg" else None
+    if pixels is None:
+        pixels = _decode_other(data)
+    return turn_upright(pixels, orientation(data)) if upright else pixels
+
+
+def orientation(data: bytes) -> int:
+    """EXIF orientation 1..8 of JPEG or PNG bytes; 1 (as stored) where there is none."""
+    # The marker is looked for first, as most pictures of a data set have no EXIF at all.
+    if b"Exif\x00\x00" not in data[:65536] and b"eXIf" not in data[:65536]:
+        return 1
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata raises nearly anything; the pixels may still be sound
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def turn_upright(pixels: np.ndarray, exif_orientation: int) -> np.ndarray:
+    """Rotate and mirror pixels (H,W,3) as their EXIF orientation asks; (W,H,3) for 5 to 8."""
+    if exif_orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if exif_orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if exif_orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _decode_jpeg(data: bytes, min_size: tuple[int, int] | None) -> np.ndarray | None:
+    """Pixels of a JPEG, or None for the colour spaces that only Pillow converts."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(width, height)
+        if colorspace not in ("RGB", "YCbCr", "Gray"):
+            return None
+        min_width, min_height = min_size or (0, 0)
+        return simplejpeg.decode_jpeg(
+            data, "RGB", min_height=min_height, min_width=min_width, min_factor=2
+        )
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise ImageError(f"damaged JPEG: {error}") from None
+
+
+def _decode_other(data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(*image.size)
+            return np.array(_to_rgb(image))
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image" if data else "empty file") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        raise ImageError(f"damaged image: {error or type(error).__name__}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits per pixel; convert() would clip instead of scaling
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")

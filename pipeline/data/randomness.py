@@ -1,0 +1,29 @@
+"""Random numbers that depend on a key and on nothing else.
+
+Only the bit generator and SeedSequence are used for what must never change: NumPy promises their
+streams across versions, and does not promise those of ``Generator``'s own methods.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+_PURPOSES = {"order": 1, "windows": 2, "augment": 3, "shapes": 4}
+Purpose = Literal["order", "windows", "augment", "shapes"]
+
+
+def bits(purpose: Purpose, *key: int) -> np.random.PCG64:
+    """A bit generator for one purpose and key of non-negative integers."""
+    return np.random.PCG64(np.random.SeedSequence([_PURPOSES[purpose], len(key), *key]))
+
+
+def generator(purpose: Purpose, *key: int) -> np.random.Generator:
+    """The same with NumPy's methods on top."""
+    return np.random.Generator(bits(purpose, *key))
+
+
+def permute(n: int, purpose: Purpose, *key: int) -> np.ndarray:
+    """A permutation (n,) of range(n), int64: sorted by 64 random bits each."""
+    return np.argsort(bits(purpose, *key).random_raw(n), kind="stable")

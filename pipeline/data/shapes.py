@@ -1,0 +1,140 @@
+"""Generated scenes of simple shapes: a detection task for demos and tests, without any download.
+
+Each scene depends on (seed, index) and its size alone. Distinct classes of any colour and angle lie
+on textured ground between lines, soft blobs and noise; no object is covered by more than 40%.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from pipeline.data.randomness import generator
+from pipeline.data.records import Object, Record, Source
+
+CLASSES = ["circle", "cross", "square", "star", "triangle"]
+MOST_OBJECTS = 6
+SIDES = (14, 60)  # of objects, in pixels of a 128 px scene
+LEAST_VISIBLE = 0.6
+CONTRAST = 70.0  # distance in RGB from the ground
+TRIES = 30
+SHIFT = 4  # cv2 draws in 1/16 pixels
+
+
+def shapes_source(count: int, size: int = 128, seed: int = 0) -> Source:
+    """``count`` scenes of size x size pixels, as JPEG."""
+    return Source("shapes", "shapes", list(CLASSES), _records(count, size, seed), count)
+
+
+def draw_scene(seed: int, index: int, size: int) -> tuple[np.ndarray, list[Object]]:
+    """One scene: (size,size,3) uint8 RGB, and its objects."""
+    rng = generator("shapes", seed, index, size)
+    image, ground = _background(rng, size)
+    placed: list[tuple[str, np.ndarray]] = []
+    for _ in range(1 + int(rng.random() * MOST_OBJECTS)):
+        _place(rng, image, ground, placed)
+    noise = rng.random((size, size, 3), dtype=np.float32) * 24 - 12
+    image = (image + noise).clip(0, 255).astype(np.uint8)
+    return image, [Object(name, _extent(mask)) for name, mask in placed]
+
+
+def _records(count: int, size: int, seed: int) -> Iterator[Record]:
+    for index in range(count):
+        image, objects = draw_scene(seed, index, size)
+        data = bytes(simplejpeg.encode_jpeg(image, quality=92, colorsubsampling="444"))
+        name = f"{seed}-{index:06d}"
+        yield Record(name, f"{name}.jpg", data, name, (size, size), objects)
+
+
+def _place(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    ground: np.ndarray,
+    placed: list[tuple[str, np.ndarray]],
+) -> None:
+    """Draw one more object, unless no place is found where all stay visible enough."""
+    size = len(image)
+    name = CLASSES[int(rng.random() * len(CLASSES))]
+    colour = _colour(rng, ground)
+    for _ in range(TRIES):
+        # Areas, not sides, are drawn evenly in logarithm: small ones are as frequent as large ones.
+        low, high = (math.log(side * size / 128) for side in SIDES)
+        radius = math.exp(low + rng.random() * (high - low)) / 2
+        centre = radius + rng.random(2) * (size - 2 * radius)
+        mask = np.zeros((size, size), np.uint8)
+        cv2.fillPoly(mask, [_outline(name, centre, radius, rng.random())], 255, cv2.LINE_AA, SHIFT)
+        if all(_visible(other, placed[i + 1 :], mask) for i, (_, other) in enumerate(placed)):
+            cover = (mask / np.float32(255))[..., None]
+            image[:] = image * (1 - cover) + colour * cover
+            placed.append((name, mask))
+            return
+
+
+def _visible(mask: np.ndarray, above: list[tuple[str, np.ndarray]], new: np.ndarray) -> bool:
+    covered = new > 127
+    for _, other in above:
+        covered |= other > 127
+    own = mask > 127
+    return bool((own & ~covered).sum() >= LEAST_VISIBLE * own.sum())
+
+
+def _outline(name: str, centre: np.ndarray, radius: float, turn: float) -> np.ndarray:
+    """Corners (K,2) of a shape within a circle, in 1/16 pixels."""
+    if name == "cross":
+        arm = 0.33
+        x = np.array([arm, arm, 1, 1, arm, arm, -arm, -arm, -1, -1, -arm, -arm])
+        y = np.roll(x, -3) * np.array([1, 1, 1, -1, -1, -1, 1, 1, 1, -1, -1, -1])
+        y = np.array([-1, -arm, -arm, arm, arm, 1, 1, arm, arm, -arm, -arm, -1])
+        points = np.stack([x, y], 1) / math.hypot(1, arm)
+    else:
+        corners = {"circle": 48, "square": 4, "star": 10, "triangle": 3}[name]
+        angles = np.arange(corners) * 2 * math.pi / corners
+        reach = np.where(np.arange(corners) % 2, 0.45, 1.0) if name == "star" else 1.0
+        points = np.stack([np.cos(angles), np.sin(angles)], 1) * np.reshape(reach, (-1, 1))
+    cos, sin = math.cos(turn * 2 * math.pi), math.sin(turn * 2 * math.pi)
+    points = points @ np.array([[cos, sin], [-sin, cos]]) * radius + centre
+    return np.round((points - 0.5) * 2**SHIFT).astype(np.int32)
+
+
+def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The box around the pixels of a mask (H,W) that are at least half covered."""
+    rows, columns = np.flatnonzero((mask > 127).any(1)), np.flatnonzero((mask > 127).any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Textured ground (size,size,3) with clutter, and its mean colour."""
+    ground = 40 + rng.random(3) * 176
+    coarse = (rng.random((6, 6, 3), dtype=np.float32) - 0.5) * 70
+    image = ground.astype(np.float32) + cv2.resize(
+        coarse, (size, size), interpolation=cv2.INTER_CUBIC
+    )
+    for _ in range(int(rng.random() * 4)):
+        _soft_blob(rng, image)
+    for _ in range(int(rng.random() * 7)):
+        start, end = (rng.random((2, 2)) * size * 2**SHIFT).astype(int).tolist()
+        colour = (rng.random(3) * 255).tolist()
+        cv2.line(image, start, end, colour, 1 + int(rng.random() * 2), cv2.LINE_AA, SHIFT)
+    return image, ground
+
+
+def _soft_blob(rng: np.random.Generator, image: np.ndarray) -> None:
+    """Add a round stain without an edge, which is no object."""
+    size = len(image)
+    x, y, reach = rng.random() * size, rng.random() * size, (0.05 + 0.15 * rng.random()) * size
+    steps = np.arange(size, dtype=np.float32)
+    weight = np.exp(-(((steps - x) ** 2)[None] + ((steps - y) ** 2)[:, None]) / (2 * reach**2))
+    image += weight[..., None] * ((rng.random(3) - 0.5) * 160).astype(np.float32)
+
+
+def _colour(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """A colour that stands out from the ground."""
+    for _ in range(TRIES):
+        colour = rng.random(3) * 255
+        if np.linalg.norm(colour - ground) >= CONTRAST:
+            break
+    return colour.astype(np.float32)
