@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.infra.crd import strict_schema
+from tests.infra.crd import strict_validator
 from tests.infra.pins import image, pinned
 
 KUBERAY = ROOT / "infra" / "kuberay"
@@ -46,15 +46,15 @@ PODS = dict(pods())
 def definitions(shared):
     folder = shared / "schemas" / "kuberay"
     return {
-        "raycluster.yaml": strict_schema(folder / "ray.io_rayclusters.yaml"),
-        "rayjob.yaml": strict_schema(folder / "ray.io_rayjobs.yaml"),
+        "raycluster.yaml": strict_validator(folder / "ray.io_rayclusters.yaml"),
+        "rayjob.yaml": strict_validator(folder / "ray.io_rayjobs.yaml"),
     }
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
 def test_valid_for_kuberay(definitions, name):
     (manifest,) = manifests(name)
-    jsonschema.validate(manifest, definitions[name])
+    definitions[name].validate(manifest)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,14 @@ def test_a_slip_in_a_manifest_is_found(definitions, path, value):
         place = place[key]
     place[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(broken, definitions["raycluster.yaml"])
+        definitions["raycluster.yaml"].validate(broken)
 
 
 def test_mlflow_pod_is_a_valid_pod(definitions):
     """KubeRay's definition carries the schema of a pod; the tracking server's must fit it too."""
-    head = definitions["raycluster.yaml"]["properties"]["spec"]["properties"]["headGroupSpec"]
-    jsonschema.validate({"spec": PODS["mlflow.yaml"]}, head["properties"]["template"])
+    cluster = definitions["raycluster.yaml"]
+    head = cluster.schema["properties"]["spec"]["properties"]["headGroupSpec"]
+    cluster.evolve(schema=head["properties"]["template"]).validate({"spec": PODS["mlflow.yaml"]})
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
