@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Iterator, Mapping
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import yaml
@@ -27,10 +26,13 @@ _PARAM_LENGTH, _PARAMS_PER_CALL, _DIGEST_LENGTH = 6000, 100, 36
 class DataSet(Protocol):
     """What a run needs to know of a manifest."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
 
-    def fingerprint(self) -> str:
-        """Identifies the data."""
+    @property
+    def content_hash(self) -> str:
+        """Stands for what training sees."""
 
 
 def create_run(
@@ -55,7 +57,7 @@ def create_run(
     if parent_run_id:
         all_tags["mlflow.parentRunId"] = parent_run_id
     for use, manifest in (dataset_manifests or {}).items():
-        all_tags[f"data.{use}.fingerprint"] = _fingerprint(manifest)
+        all_tags[f"data.{use}.fingerprint"] = manifest.content_hash
     experiment = _experiment(client, uri, config.tracking.experiment)
     run_id: str = client.create_run(experiment, tags=all_tags, run_name=run_name).info.run_id
     try:
@@ -95,9 +97,9 @@ def flat_params(config: Config) -> dict[str, str]:
 
 
 def _used_by_assigner(assign: dict[str, Any]) -> dict[str, Any]:
-    from model.assign import ASSIGNERS
+    from model.assign import assigner_options
 
-    used = {"name", *signature(ASSIGNERS[assign["name"]]).parameters}
+    used = {"name", *assigner_options(assign["name"])}
     return {key: value for key, value in assign.items() if key in used}
 
 
@@ -148,7 +150,7 @@ def _record_data(
         source = mask(str(getattr(config.data, use, None) or ""))
         dataset = Dataset(
             name=manifest.name,
-            digest=_fingerprint(manifest)[:_DIGEST_LENGTH],
+            digest=manifest.content_hash[:_DIGEST_LENGTH],
             source_type="shards",
             source=json.dumps({"uri": source}),
         )
@@ -176,10 +178,6 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
         )
     identifier: str = found.experiment_id
     return identifier
-
-
-def _fingerprint(manifest: DataSet) -> str:
-    return manifest.fingerprint()
 
 
 def _user() -> str:

@@ -96,10 +96,10 @@ def _sqlite_path(uri: str) -> Path | None:
 
 
 def _client(uri: str) -> MlflowClient:
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
+    for name in ("alembic", "mlflow"):  # after the import, which sets their levels
+        logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

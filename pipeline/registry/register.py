@@ -1,0 +1,117 @@
+"""Adding a version to the registry, once per run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.registry.bundle import Content, write_bundle
+from pipeline.tracking import connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+_ORIGIN_TAGS = {"mlflow.source.git.commit": "git.revision", "git.dirty": "git.dirty"}
+
+
+class RegisteredVersion(NamedTuple):
+    """A version in the registry; ``model_uri`` loads it."""
+
+    name: str
+    version: int
+    model_uri: str
+
+
+def register(
+    uri: str,
+    run_id: str,
+    name: str,
+    *,
+    weights: Mapping[str, Tensor],
+    spec: Mapping[str, Any],
+    classes: Sequence[str],
+    config: Config,
+    metrics: Mapping[str, float],
+    figures: Sequence[Path] = (),
+) -> RegisteredVersion:
+    """Bundle a detector and make it the next version of ``name``, linked to its run.
+
+    A run has at most one version of a name: registering it again returns the one that exists.
+    Metrics and fingerprints become the version's tags, because deleted runs lose theirs.
+    """
+    check_name(name)
+    client = connect(uri)
+    existing = _version_of_run(client, name, run_id)
+    if existing is not None:
+        return _registered(name, existing)
+    run = client.get_run(run_id)
+    origin = _origin(run)
+    content = Content(name, weights, spec, classes, config, metrics, origin, figures)
+    model = _upload(client, run, content)
+    _ensure_model(client, name)
+    tags = {**origin, **{key: f"{value:.6g}" for key, value in metrics.items()}}
+    # Not models:/ID: the database's registry would look that up in the process-wide store.
+    version = client.create_model_version(
+        name, source=model.artifact_location, run_id=run_id, model_id=model.model_id, tags=tags
+    )
+    return _registered(name, int(version.version))
+
+
+def check_name(name: str) -> None:
+    """Raises UserError on names that cannot stand in ``models:/NAME/VERSION``."""
+    if not name.strip() or set(name) & set("/:@'\"?#%"):
+        raise UserError(f"registry.name {name!r}: use letters, digits, '.', '_' and '-'")
+
+
+def _registered(name: str, version: int) -> RegisteredVersion:
+    return RegisteredVersion(name, version, f"models:/{name}/{version}")
+
+
+def _version_of_run(client: MlflowClient, name: str, run_id: str) -> int | None:
+    found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    return max((int(version.version) for version in found), default=None)
+
+
+def _origin(run: Run) -> dict[str, str]:
+    tags = run.data.tags
+    origin = {"run_id": run.info.run_id}
+    origin |= {new: tags[old] for old, new in _ORIGIN_TAGS.items() if old in tags}
+    origin |= {key: tags[key] for key in sorted(tags) if key.startswith("data.")}
+    return origin
+
+
+def _upload(client: MlflowClient, run: Run, content: Content) -> LoggedModel:
+    from mlflow.entities import LoggedModelOutput
+
+    run_id = run.info.run_id
+    logged = client.create_logged_model(
+        run.info.experiment_id, name="detector", source_run_id=run_id, model_type="detector"
+    )
+    model_id: str = logged.model_id
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            write_bundle(content, folder, {"run_id": run_id, "model_id": model_id})
+            client.log_model_artifacts(model_id, str(folder))
+    except BaseException:
+        client.finalize_logged_model(model_id, "FAILED")
+        raise
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    return client.finalize_logged_model(model_id, "READY")
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
