@@ -68,8 +68,8 @@ class Content:
         }
 
 
-def write_bundle(content: Content, folder: Path, identity: Mapping[str, str]) -> None:
-    """Write an MLflow pyfunc model to ``folder``; ``identity`` may hold its run_id, model_id."""
+def write_bundle(content: Content, folder: Path, run_id: str, model_id: str) -> None:
+    """Write an MLflow pyfunc model to ``folder``, belonging to a run and a logged model."""
     from mlflow import pyfunc
     from mlflow.models import Model
 
@@ -83,7 +83,7 @@ def write_bundle(content: Content, folder: Path, identity: Mapping[str, str]) ->
             signature=signature(content.defaults),
             input_example=_example(content.spec["image_size"]),
             pip_requirements=requirements(),
-            mlflow_model=Model(**identity),
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
     (folder / "README.md").write_text(
         model_card(content.name, content.classes, content.config, content.metrics, content.origin),
@@ -101,9 +101,9 @@ def requirements() -> list[str]:
 def signature(defaults: Mapping[str, Any]) -> Any:
     """An ``image`` column of bytes -> the detections table, with the thresholds as parameters."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    answer = [ColSpec(DataType.long, "image")]
+    answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.long, "image")]
     answer += [ColSpec(DataType.double, name) for name in ("x1", "y1", "x2", "y2", "score")]
     answer += [ColSpec(DataType.long, "label"), ColSpec(DataType.string, "class_name")]
     params = [

@@ -63,7 +63,7 @@ class RegisteredDetector(PythonModel):
 
     def _read(self, row: int, value: Any) -> np.ndarray:
         try:
-            return self.decode.decode_image(_bytes(value))  # type: ignore[no-any-return]
+            return self.decode.decode_image(_bytes(value))
         except (self.decode.ImageError, ValueError) as error:
             raise _refusal(f"row {row}: not a readable image: {error}") from None
 

@@ -98,7 +98,7 @@ def _upload(client: MlflowClient, run: Run, content: Content) -> LoggedModel:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
-            write_bundle(content, folder, {"run_id": run_id, "model_id": model_id})
+            write_bundle(content, folder, run_id, model_id)
             client.log_model_artifacts(model_id, str(folder))
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")

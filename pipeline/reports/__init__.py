@@ -1,0 +1,6 @@
+"""Pictures that a person judges a detector by."""
+
+from pipeline.reports.curves import pr_curves
+from pipeline.reports.pictures import Boxes, contact_sheet, draw_detections, side_by_side
+
+__all__ = ["Boxes", "contact_sheet", "draw_detections", "pr_curves", "side_by_side"]

@@ -1,0 +1,45 @@
+"""Precision over recall, as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.reports.pictures import class_color
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LEGEND_ROWS = 20
+
+
+def pr_curves(
+    recall: np.ndarray, precision: Mapping[str, np.ndarray], title: str = "IoU 0.50"
+) -> Figure:
+    """One line per class: recall (R,), precision of each class (R,), negative where undefined.
+
+    The legend gives each class's average precision; a thick line is the mean over classes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Not through pyplot, whose figures live for ever and need the main thread.
+    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    known = {name: curve for name, curve in precision.items() if (np.asarray(curve) >= 0).all()}
+    for number, (name, curve) in enumerate(precision.items()):
+        if name in known:
+            color = [0.8 * channel / 255 for channel in class_color(number)]
+            label = f"{name} {np.mean(curve):.3f}" if number < _LEGEND_ROWS else None
+            axes.plot(recall, curve, color=color, linewidth=1.5, label=label)
+    if len(known) > 1:
+        mean = np.mean(list(known.values()), axis=0)
+        axes.plot(recall, mean, color="black", linewidth=2.5, label=f"mean {mean.mean():.3f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=title)
+    axes.grid(alpha=0.3)
+    if known:
+        axes.legend(title="average precision", fontsize="small", loc="lower left")
+    return figure
