@@ -31,7 +31,7 @@ def make_anchors(image_size: int) -> tuple[Tensor, Tensor]:
 
 
 def _level_anchors(image_size: int, stride: int) -> Tensor:
-    """Anchors (cells * 6, 4) of one level, computed in float64 so that float32 is exact to 1 ulp."""
+    """Anchors (cells * 6, 4) of one level, rounded to float32 once, at the end."""
     cells = math.ceil(image_size / stride)
     centre = (torch.arange(cells, dtype=torch.float64) + 0.5) * stride
     y, x = torch.meshgrid(centre, centre, indexing="ij")

@@ -33,6 +33,8 @@ class Detector(nn.Module):
 
     anchors: Tensor
     anchor_strides: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

@@ -46,8 +46,7 @@ class MaxIoU:
     @torch.no_grad()
     def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
         """(2,) positives of both tasks; exact."""
-        quality = claim_by_iou(anchors, gt_boxes, gt_labels).quality
-        return (quality >= self.pos_threshold).sum().to(quality.dtype).expand(2)
+        return count_by_iou(anchors, gt_boxes, gt_labels, self.pos_threshold).expand(2)
 
 
 def claim_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Claims:
@@ -59,3 +58,9 @@ def claim_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Claims
     for part in chunks(objects.shape[1]):
         claims = add_claims(claims, box_iou(objects[:, part], anchors), part.start)
     return claims
+
+
+def count_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor, threshold: float) -> Tensor:
+    """Scalar: anchors whose object is claimed with at least this IoU, over the whole batch."""
+    quality = claim_by_iou(anchors, gt_boxes, gt_labels).quality
+    return (quality >= threshold).sum().to(quality.dtype)

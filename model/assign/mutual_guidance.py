@@ -20,7 +20,7 @@ from .claims import (
     no_claims,
     rank_in_object,
 )
-from .max_iou import claim_by_iou
+from .max_iou import count_by_iou
 from .types import (
     BACKGROUND,
     IGNORED,
@@ -69,8 +69,7 @@ class MutualGuidance:
     def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
         """(2,) positives of both tasks, n_pos summed; fewer anchors are found only where almost no
         regressed box meets an object."""
-        quality = claim_by_iou(anchors, gt_boxes, gt_labels).quality
-        return (quality >= self.pos_threshold).sum().to(quality.dtype).expand(2)
+        return count_by_iou(anchors, gt_boxes, gt_labels, self.pos_threshold).expand(2)
 
     def _claims(
         self,
@@ -90,11 +89,17 @@ class MutualGuidance:
         for part in chunks(objects.shape[1]):
             overlap = box_iou(objects[:, part], anchors)
             score = scores[image, gt_labels[:, part].clamp(min=0)]
-            quality = overlap ** ((self.sigma - score) / self.sigma)
+            quality = _power(overlap, (self.sigma - score) / self.sigma)
             static = add_claims(static, overlap, part.start)
             regressed = add_claims(regressed, box_iou(objects[:, part], boxes), part.start)
             amplified = add_claims(amplified, quality, part.start)
         return static, regressed, amplified
+
+
+def _power(base: Tensor, exponent: Tensor) -> Tensor:
+    """Base ** exponent for 0 <= base <= 1, less than half the time of `torch.pow` on a CPU."""
+    tiny = torch.finfo(base.dtype).tiny
+    return base.clamp(min=tiny).log2_().mul_(exponent).exp2_().mul_(base.sign())
 
 
 def _select(claims: Claims, objects: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

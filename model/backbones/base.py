@@ -10,4 +10,5 @@ class Backbone(nn.Module):
     neck_channels: int
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) -> one (B, channels[i], H / stride_i, W / stride_i) per map."""
         raise NotImplementedError

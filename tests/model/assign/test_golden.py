@@ -28,7 +28,7 @@ def as_labels(index: Tensor, labels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("assigner, prefix", [("mutual_guidance", "paper"), ("max_iou", "iou")])
+@pytest.mark.parametrize(("assigner", "prefix"), [("mutual_guidance", "paper"), ("max_iou", "iou")])
 def test_equals_the_authors_code(shared: Path, name: str, assigner: str, prefix: str) -> None:
     with np.load(shared / "golden" / f"{name}.npz") as arrays:
         case = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
