@@ -11,7 +11,7 @@ import base64
 import binascii
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,36 +57,45 @@ class RegisteredDetector(PythonModel):
         tables = []
         for start in range(0, len(images), IMAGES_PER_PASS):
             rows = range(start, min(start + IMAGES_PER_PASS, len(images)))
-            tables.append(self._detect([self._read(row, images[row]) for row in rows], settings))
+            inputs, sizes = zip(*(self._read(row, images[row]) for row in rows), strict=True)
+            tables.append(self._detect(inputs, sizes, settings))
             tables[-1]["image"] += start
         return pd.concat(tables, ignore_index=True) if tables else _table([], [], [], [], [])
 
-    def _read(self, row: int, value: Any) -> np.ndarray:
+    def _read(self, row: int, value: Any) -> tuple[np.ndarray, tuple[int, int]]:
+        """The network's input (3,S,S), and the width and height of the image."""
         try:
-            return self.decode.decode_image(_bytes(value))
+            image = self.decode.decode_image(_bytes(value))
         except (self.decode.ImageError, ValueError) as error:
             raise _refusal(f"row {row}: not a readable image: {error}") from None
+        height, width = image.shape[:2]
+        return self.resize.to_input(image, self.detector.image_size), (width, height)
 
     @torch.inference_mode()
-    def _detect(self, images: list[np.ndarray], settings: Mapping[str, Any]) -> pd.DataFrame:
-        size = self.detector.image_size
-        inputs = np.stack([self.resize.to_input(image, size) for image in images])
-        predictions = self.detector(torch.from_numpy(inputs).to(self.device))
+    def _detect(
+        self,
+        inputs: Sequence[np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        settings: Mapping[str, Any],
+    ) -> pd.DataFrame:
+        side = self.detector.image_size
+        predictions = self.detector(torch.from_numpy(np.stack(inputs)).to(self.device))
         found = self.postprocess(
             predictions.deltas,
             predictions.logits,
             self.detector.anchors,
-            size,
+            side,
             max_candidates=self.about["max_candidates"],
             **settings,
         )
-        row, place = (found.labels >= 0).nonzero(as_tuple=True)
-        scale = torch.tensor([[i.shape[1], i.shape[0]] * 2 for i in images]) / size
-        boxes = found.boxes.cpu()[row.cpu(), place.cpu()] * scale[row.cpu()]
-        labels = found.labels[row, place].cpu().numpy()
-        names = [self.about["classes"][label] for label in labels]
-        scores = found.scores[row, place].cpu().numpy()
-        return _table(row.cpu().numpy(), boxes.numpy(), scores, labels, names)
+        boxes, scores, labels = (part.cpu() for part in found)
+        row, place = (labels >= 0).nonzero(as_tuple=True)
+        # Per image (w, h, w, h): from the network's square back to the image's pixels.
+        scale = torch.tensor(sizes, dtype=torch.float32).repeat(1, 2) / side
+        names = [self.about["classes"][label] for label in labels[row, place]]
+        return _table(
+            row, boxes[row, place] * scale[row], scores[row, place], labels[row, place], names
+        )
 
 
 def _table(row: Any, boxes: Any, scores: Any, labels: Any, names: list[str]) -> pd.DataFrame:
