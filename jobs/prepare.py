@@ -8,7 +8,6 @@ python -m jobs.prepare --source shapes --count 400 --split train --seed 0 --out 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +100,7 @@ def _source(options: argparse.Namespace) -> Source:
         return voc_source(options.root, options.split)
     if kind == "coco":
         return coco_source(options.images, options.annotations)
-    return shapes_source(*(_value(options, name) for name in ("count", "size", "seed")))
+    return shapes_source(*(_value(options, name) for name in ("count", "split", "size", "seed")))
 
 
 def _value(options: argparse.Namespace, name: str) -> Any:
@@ -121,17 +120,18 @@ def _classes(options: argparse.Namespace, source: Source) -> list[str]:
 
 
 def _tell(manifest: Manifest, out: Path, seconds: float) -> None:
-    boxes = ", ".join(f"{name} {count}" for name, count in manifest.boxes_per_class.items())
+    counts = [f"{name} {count}" for name, count in manifest.boxes_per_class.items() if count]
+    unused = len(manifest.classes) - len(counts)
+    boxes = ", ".join(counts) + (f"; {unused} classes without" if unused else "")
     print(
         f"{out}: {manifest.samples} images in {len(manifest.shards)} shards, {seconds} s; "
         f"without objects {manifest.samples_without_objects}\nboxes: {boxes}"
     )
     print(report(manifest.problems))
-    role = "train" if manifest.split.startswith("train") else "test"
-    print(
-        f"next: python -m jobs.train --data.{role} {out}" + (" --help" if role != "train" else "")
-    )
-    sys.stdout.flush()
+    sets = f"--data.train {out}"
+    if not manifest.split.startswith("train"):
+        sets = f"--data.train TRAINING_SET --data.test {out}"
+    print(f"next: python -m jobs.train {sets}", flush=True)
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""How many unreadable samples a training puts up with."""
+"""How many unreadable samples a training or an evaluation puts up with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BadSamples:
         self.seen += samples
         for problem in problems:
             if problem not in self.problems:
-                log.warning("%s; masked", problem)
+                log.warning("%s: not used", problem)
             self.problems[problem] = self.problems.get(problem, 0) + 1
         met = sum(self.problems.values())
         if len(self.problems) > ALWAYS_TOLERATED and met > self.max_fraction * self.seen:

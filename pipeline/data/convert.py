@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
@@ -60,15 +61,15 @@ def convert(
     if not classes:
         raise UserError(f"{name} {split}: no class names found; give them with --classes")
     partial = out / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         tally = _Tally(classes)
         writer = ShardWriter(partial, shard_samples, shard_bytes)
         for record in _progress(records, total):
             _add(record, writer, tally, problems)
         shards = writer.close()
-        _refuse(tally, problems, strict, f"{name} {split}")
+        _refuse(writer.samples, problems, strict, f"{name} {split}")
         manifest = Manifest(
             name=name,
             split=split,
@@ -85,9 +86,11 @@ def convert(
         )
         _publish(partial, out, manifest)
         return manifest
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: {error.strerror}; nothing was written") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if not any(out.iterdir()):
+        with contextlib.suppress(OSError):  # not empty: it holds a set, the new or the old one
             out.rmdir()
 
 
@@ -112,6 +115,7 @@ class _Tally:
         self.labels = {name: i for i, name in enumerate(classes)}
         self.boxes: Counter[int] = Counter()
         self.empty = 0
+        self.ids: set[str] = set()
         self.hash = hashlib.sha256("\n".join(classes).encode())
 
     def add(self, sample: Sample, image: bytes, json: bytes) -> None:
@@ -122,6 +126,9 @@ class _Tally:
 
 def _add(record: Record, writer: ShardWriter, tally: _Tally, problems: list[Problem]) -> None:
     try:
+        if record.image_id in tally.ids:
+            raise ImageError(f"the source lists {record.image_id} twice; the first one is kept")
+        tally.ids.add(record.image_id)
         image = stored_image(read_image(record.image), record.file_name, record.size)
     except ImageError as error:
         problems.append(Problem(file=record.file_name, kind="image skipped", reason=str(error)))
@@ -196,17 +203,17 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 def _ours(path: Path) -> bool:
     known = (MANIFEST, f".{MANIFEST}.partial", PARTIAL)
-    return path.name in known or bool(re.fullmatch(r"shard-\d+\.(tar|index\.npy)", path.name))
+    return path.name in known or bool(re.fullmatch(r"shard-\d+\.(tar|index)", path.name))
 
 
-def _refuse(tally: _Tally, problems: Sequence[Problem], strict: bool, what: str) -> None:
+def _refuse(samples: int, problems: Sequence[Problem], strict: bool, what: str) -> None:
     if strict and problems:
         print(report(problems), file=sys.stderr)
         raise UserError(
             f"{what}: {len(problems)} problems and --strict; the first: {problems[0]}; "
             "nothing was written"
         )
-    if not sum(tally.boxes.values()) + tally.empty:
+    if not samples:
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise UserError(f"{what}: no image could be taken{first}; nothing was written")
 

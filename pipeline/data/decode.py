@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 # Below the size from which Pillow itself warns of decompression bombs.
 MAX_PIXELS = 89_000_000
-# Without this list Pillow would also start external programs (EPS) and read rare, little-tested ones.
+# Without this list Pillow would also try rare formats, one of which starts a program (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
@@ -23,7 +23,7 @@ class ImageError(ValueError):
 
 
 def image_format(data: bytes) -> str | None:
-    """File name extension that the bytes deserve, ``jpg`` or ``png``; None for all other content."""
+    """The extension that the bytes deserve, ``jpg`` or ``png``; None for all other content."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
     return "png" if data[:8] == b"\x89PNG\r\n\x1a\n" else None

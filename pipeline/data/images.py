@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import simplejpeg
 from PIL import Image
 
@@ -85,7 +86,7 @@ def _named_right(file_name: str, extension: str) -> bool:
     return suffix == extension or (suffix in ("jpeg", "jpe", "jfif") and extension == "jpg")
 
 
-def _encode(pixels: object, extension: str | None) -> bytes:
+def _encode(pixels: np.ndarray, extension: str | None) -> bytes:
     if extension == "jpg":
         return bytes(simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444"))
     out = io.BytesIO()

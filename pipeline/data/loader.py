@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Config
-from pipeline.data.augment import Plan, decode_size, draw_plan, move_boxes, warp
+from pipeline.data.augment import Plan, decode_size, decoded_scale, draw_plan, move_boxes, warp
 from pipeline.data.bad import BadSamples
 from pipeline.data.decode import ImageError, decode_image
 from pipeline.data.order import Order, epoch_end, share, total_steps
@@ -216,15 +216,19 @@ def collate(items: Sequence[TrainItem | Unreadable], size: int) -> Batch:
     boxes, labels = np.zeros((b, most, 4), np.float32), np.full((b, most), -1, np.int64)
     ignored, valid = np.zeros((b, most_ignored, 4), np.float32), np.zeros(b, bool)
     for i, item in good:
-        images[i] = item.image.transpose(2, 0, 1)
+        cv2.split(item.image, list(images[i]))
         boxes[i, : len(item.boxes)] = item.boxes
         labels[i, : len(item.labels)] = item.labels
         ignored[i, : len(item.ignore_boxes)] = item.ignore_boxes
         valid[i] = True
     return Batch(
-        *(torch.from_numpy(array) for array in (images, boxes, labels, ignored, valid)),
-        [item.image_id for item in items],
-        [item.problem for item in items if isinstance(item, Unreadable)],
+        images=torch.from_numpy(images),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        ignore_boxes=torch.from_numpy(ignored),
+        valid=torch.from_numpy(valid),
+        image_ids=[item.image_id for item in items],
+        problems=[item.problem for item in items if isinstance(item, Unreadable)],
     )
 
 
@@ -243,8 +247,8 @@ def _decode(raw: Raw, sample: Sample, plan: Plan | None = None, size: int = 0) -
     width, height = sample.width, sample.height
     least = decode_size(plan, width, height, size) if plan else None
     image = decode_image(raw.image, upright=False, min_size=least)
-    if least is None and image.shape[:2] != (height, width):
-        raise ImageError(f"the picture is not of the size {width}x{height} that its JSON says")
+    if decoded_scale(image, width, height) < 1 and not plan:
+        raise ImageError(f"the picture is smaller than the {width}x{height} that its JSON says")
     return image
 
 
@@ -255,7 +259,8 @@ def _in_order(dataset: Dataset[Any], items: Sequence[Any], config: Config) -> Da
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     return DataLoader(
         dataset,
-        sampler=items,  # type: ignore[arg-type]
+        sampler=items,
+        generator=torch.Generator(),  # or starting would move the global one
         batch_size=None,
         num_workers=workers,
         prefetch_factor=config.data.prefetch if workers else None,

@@ -15,11 +15,14 @@ import numpy as np
 
 def to_input(image: np.ndarray, size: int) -> np.ndarray:
     """Stretch (H,W,3) uint8 to (3,size,size). Boxes go back by the factors (W/size, H/size)."""
+    return np.stack(cv2.split(stretch(image, size)))
+
+
+def stretch(image: np.ndarray, size: int) -> np.ndarray:
+    """Stretch (H,W,3) uint8 to (size,size,3)."""
     height, width = image.shape[:2]
     image = reduce(image, width / size, height / size)
-    if image.shape[:2] != (size, size):
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def reduce(image: np.ndarray, factor_x: float, factor_y: float) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""Generated scenes of simple shapes: a detection task for demos and tests, without any download.
+"""Generated scenes of simple shapes: a detection task for demos and tests, without a download.
 
-Each scene depends on (seed, index) and its size alone. Distinct classes of any colour and angle lie
-on textured ground between lines, soft blobs and noise; no object is covered by more than 40%.
+Each scene depends on seed, split, index and size alone. Shapes of any colour and angle lie on
+textured ground between lines, soft blobs and noise; none is covered by more than 40%.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 
 import cv2
@@ -18,21 +19,21 @@ from pipeline.data.records import Object, Record, Source
 
 CLASSES = ["circle", "cross", "square", "star", "triangle"]
 MOST_OBJECTS = 6
-SIDES = (14, 60)  # of objects, in pixels of a 128 px scene
+SIDES = (16, 60)  # of objects, in pixels of a 128 px scene
 LEAST_VISIBLE = 0.6
 CONTRAST = 70.0  # distance in RGB from the ground
 TRIES = 30
 SHIFT = 4  # cv2 draws in 1/16 pixels
 
 
-def shapes_source(count: int, size: int = 128, seed: int = 0) -> Source:
-    """``count`` scenes of size x size pixels, as JPEG."""
-    return Source("shapes", "shapes", list(CLASSES), _records(count, size, seed), count)
+def shapes_source(count: int, split: str, size: int = 128, seed: int = 0) -> Source:
+    """``count`` scenes of size x size pixels, as JPEG; other ones for every split."""
+    return Source("shapes", "shapes", list(CLASSES), _records(count, split, size, seed), count)
 
 
-def draw_scene(seed: int, index: int, size: int) -> tuple[np.ndarray, list[Object]]:
+def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[Object]]:
     """One scene: (size,size,3) uint8 RGB, and its objects."""
-    rng = generator("shapes", seed, index, size)
+    rng = generator("shapes", seed, zlib.crc32(split.encode()), index, size)
     image, ground = _background(rng, size)
     placed: list[tuple[str, np.ndarray]] = []
     for _ in range(1 + int(rng.random() * MOST_OBJECTS)):
@@ -42,11 +43,11 @@ def draw_scene(seed: int, index: int, size: int) -> tuple[np.ndarray, list[Objec
     return image, [Object(name, _extent(mask)) for name, mask in placed]
 
 
-def _records(count: int, size: int, seed: int) -> Iterator[Record]:
+def _records(count: int, split: str, size: int, seed: int) -> Iterator[Record]:
     for index in range(count):
-        image, objects = draw_scene(seed, index, size)
+        image, objects = draw_scene(seed, split, index, size)
         data = bytes(simplejpeg.encode_jpeg(image, quality=92, colorsubsampling="444"))
-        name = f"{seed}-{index:06d}"
+        name = f"{split}-{seed}-{index:06d}"
         yield Record(name, f"{name}.jpg", data, name, (size, size), objects)
 
 
@@ -87,7 +88,6 @@ def _outline(name: str, centre: np.ndarray, radius: float, turn: float) -> np.nd
     if name == "cross":
         arm = 0.33
         x = np.array([arm, arm, 1, 1, arm, arm, -arm, -arm, -1, -1, -arm, -arm])
-        y = np.roll(x, -3) * np.array([1, 1, 1, -1, -1, -1, 1, 1, 1, -1, -1, -1])
         y = np.array([-1, -arm, -arm, arm, arm, 1, 1, arm, arm, -arm, -arm, -1])
         points = np.stack([x, y], 1) / math.hypot(1, arm)
     else:

@@ -1,7 +1,7 @@
 """Tar shards with an index of byte offsets beside each: written once, read by position.
 
 A shard is a plain WebDataset tar. Its bytes depend on nothing but the samples: no times, no owners.
-The index is an int64 array (samples, 4): offset and size of the image, offset and size of the JSON.
+The index is little-endian int64 (samples, 4): offset and size of the image, then of the JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pipeline.errors import UserError
 
 BLOCK = 512
 OPEN_SHARDS = 128
+INDEX_TYPE = np.dtype("<i8")
+INDEX_ROW = 4 * INDEX_TYPE.itemsize
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class ShardWriter:
         _close_durably(self._file)
         self._file = None
         with index_path(self.folder / self._name).open("wb") as file:
-            np.save(file, np.array(self._rows, dtype=np.int64))
+            file.write(np.array(self._rows, dtype=INDEX_TYPE).tobytes())
             _close_durably(file)
         self.shards.append(
             Shard(
@@ -130,57 +132,53 @@ class ShardSet:
             os.close(descriptor)
 
     def read(self, index: int) -> Raw:
-        """The bytes of sample ``index``; cut short where the shard is."""
+        """The bytes of sample ``index``: fewer where the shard is cut, none for a wrong index."""
         shard = bisect.bisect_right(self._ends, index)
         row = index - (self._ends[shard] - self.manifest.shards[shard].samples)
         descriptor, offsets = self._shard(shard)
+        entry = self.manifest.shards[shard]
+        where = f"{entry.name} sample {row}"
         image_at, image_size, json_at, json_size = offsets[row].tolist()
+        end = json_at + json_size
+        if not 0 <= image_at <= image_at + image_size <= json_at <= end <= entry.bytes:
+            return Raw(b"", b"", where)
         # Image and JSON are neighbours: one read brings both.
-        block = os.pread(descriptor, json_at + json_size - image_at, image_at)
-        return Raw(
-            block[:image_size],
-            block[json_at - image_at :],
-            f"{self.manifest.shards[shard].name} sample {row}",
-        )
+        block = os.pread(descriptor, end - image_at, image_at)
+        return Raw(block[:image_size], block[json_at - image_at :], where)
 
     def _shard(self, shard: int) -> tuple[int, np.ndarray]:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
         path = self.folder / self.manifest.shards[shard].name
-        opened = os.open(path, os.O_RDONLY), self._index(shard)
+        offsets = np.fromfile(index_path(path), dtype=INDEX_TYPE).reshape(-1, 4)
+        opened = os.open(path, os.O_RDONLY), offsets
         self._open[shard] = opened
         if len(self._open) > OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1][0])
         return opened
 
-    def _index(self, shard: int) -> np.ndarray:
-        entry = self.manifest.shards[shard]
-        path = index_path(self.folder / entry.name)
-        try:
-            offsets = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: cannot be read: {error}; convert the data again") from None
-        if offsets.shape != (entry.samples, 4) or offsets.dtype != np.int64:
-            raise UserError(f"{path}: does not fit the manifest; convert the data again")
-        return offsets
-
     def _check_files(self) -> None:
         for shard in self.manifest.shards:
             path = self.folder / shard.name
-            try:
-                size = path.stat().st_size
-            except OSError:
-                raise UserError(
-                    f"{path}: the manifest names this shard, but it is absent"
-                ) from None
-            if size != shard.bytes:
-                log.warning("%s has %d bytes, the manifest says %d", path, size, shard.bytes)
+            index = index_path(path)
+            for needed in (path, index):
+                if not needed.is_file():
+                    raise UserError(
+                        f"{needed}: absent, though the manifest needs it; copy it again"
+                    )
+            if index.stat().st_size != shard.samples * INDEX_ROW:
+                raise UserError(f"{index}: does not fit the manifest; copy or convert it again")
+            if path.stat().st_size != shard.bytes:
+                # What is still there can be learned from; what is not counts as unreadable.
+                log.warning(
+                    "%s has %d bytes, the manifest says %d", path, path.stat().st_size, shard.bytes
+                )
 
 
 def index_path(shard: Path) -> Path:
     """Where the index of a shard lies."""
-    return shard.with_suffix(".index.npy")
+    return shard.with_suffix(".index")
 
 
 def _close_durably(file: Any) -> None:

@@ -30,7 +30,7 @@ def voc_source(root: Path, split: str) -> Source:
         if not (root / folder).is_dir():
             raise UserError(f"--root {root}: no folder {folder} there, so no VOC data set")
     problems: list[Problem] = []
-    ids = _read_split(root, split, problems)
+    ids = _read_split(root, split)
     return Source(
         kind="voc",
         name=root.resolve().name,
@@ -41,27 +41,21 @@ def voc_source(root: Path, split: str) -> Source:
     )
 
 
-def _read_split(root: Path, split: str, problems: list[Problem]) -> list[str]:
+def _read_split(root: Path, split: str) -> list[str]:
     folder = root / "ImageSets" / "Main"
     known = sorted(path.stem for path in folder.glob("*.txt"))
     if split not in known:
         raise UserError(
             f"--split {split}: not in {folder}; there are: {', '.join(known) or 'none'}"
         )
-    ids: dict[str, None] = {}
-    for line in (
-        (folder / f"{split}.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    ):
+    ids = []
+    text = (folder / f"{split}.txt").read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
         image_id, _, flag = line.strip().rpartition(" ")
         if flag not in ("-1", "0", "1"):  # the lists of one class have such a second column
-            image_id = line.strip()
-        image_id = image_id.strip()
-        if image_id in ids:
-            reason = f"listed twice in {split}.txt; taken once"
-            problems.append(Problem(file=image_id, kind="mended", reason=reason))
-        elif image_id:
-            ids[image_id] = None
-    return list(ids)
+            image_id = line
+        ids.append(image_id.strip())
+    return [image_id for image_id in ids if image_id]
 
 
 def _class_names(root: Path) -> list[str]:
@@ -80,15 +74,16 @@ def _records(root: Path, ids: list[str], problems: list[Problem]) -> Iterator[Re
     annotations = {path.stem: path for path in (root / "Annotations").glob("*.xml")}
     for image_id in ids:
         image, xml = images.get(image_id), annotations.get(image_id)
-        file = image.name if image else f"{image_id}.jpg"
+        if image is None or xml is None:
+            missing = (
+                f"no {image_id}.xml in Annotations" if image else "no such image in JPEGImages"
+            )
+            problems.append(Problem(file=image_id, kind="image skipped", reason=missing))
+            continue
         try:
-            if image is None:
-                raise AnnotationError("image file not found in JPEGImages")
-            if xml is None:
-                raise AnnotationError(f"no {image_id}.xml in Annotations")
             tree = _parse(xml)
         except AnnotationError as error:
-            problems.append(Problem(file=file, kind="image skipped", reason=str(error)))
+            problems.append(Problem(file=xml.name, kind="image skipped", reason=str(error)))
             continue
         objects = _objects(tree, xml.name, problems)
         yield Record(image_id, image.name, image, xml.name, _size(tree), objects)
@@ -103,13 +98,16 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _parse(path: Path) -> Element:
     try:
-        return parse(path, forbid_dtd=True).getroot()
+        root = parse(path, forbid_dtd=True).getroot()
     except ParseError as error:
-        raise AnnotationError(f"{path.name} does not parse: {error}") from None
+        raise AnnotationError(f"the XML does not parse: {error}") from None
     except DefusedXmlException:
-        raise AnnotationError(f"{path.name} declares a DTD or entities, which is refused") from None
+        raise AnnotationError("the XML declares a DTD or entities, which is refused") from None
     except (OSError, ValueError, LookupError) as error:
-        raise AnnotationError(f"{path.name} cannot be read: {error}") from None
+        raise AnnotationError(f"the XML cannot be read: {error}") from None
+    if root is None:
+        raise AnnotationError("the XML is empty")
+    return root
 
 
 def _objects(tree: Element, file: str, problems: list[Problem]) -> list[Object]:
