@@ -15,7 +15,8 @@ from PIL import ExifTags, Image
 # Below the size from which Pillow itself warns of decompression bombs.
 MAX_PIXELS = 89_000_000
 # Without this list Pillow would also try rare formats, one of which starts a program (EPS).
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+Image.init()  # or some of them would not be known yet
 
 
 class ImageError(ValueError):

@@ -1,0 +1,135 @@
+"""Small data sets with one known fault each."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import Config
+from pipeline.data.convert import convert
+from pipeline.data.manifest import Manifest
+from pipeline.data.records import Source
+from pipeline.data.shapes import shapes_source
+
+Encode = Callable[..., bytes]
+
+
+def picture(width: int = 40, height: int = 30, seed: int = 0) -> np.ndarray:
+    """A smooth picture (H,W,3), different in every corner and for every seed."""
+    x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
+    planes = np.stack([x + 0 * y, y + 0 * x, (x + y) / 2], 2)
+    return (planes * 200 + 20 + seed % 30).astype(np.uint8)
+
+
+@pytest.fixture
+def encode() -> Encode:
+    """Bytes of a picture: ``encode("JPEG", 40, 30, **options of Pillow's save)``."""
+
+    def made(kind: str = "JPEG", width: int = 40, height: int = 30, **options: Any) -> bytes:
+        out = io.BytesIO()
+        Image.fromarray(picture(width, height)).save(out, kind, **options)
+        return out.getvalue()
+
+    return made
+
+
+OBJECT = """<object><name>{0}</name><difficult>{5}</difficult><bndbox><xmin>{1}</xmin><ymin>{2}
+</ymin><xmax>{3}</xmax><ymax>{4}</ymax></bndbox></object>"""
+
+
+@pytest.fixture
+def voc(tmp_path: Path, encode: Encode) -> Any:
+    """A VOC folder to fill: ``voc.add("a", [("cat", 1, 1, 10, 10)])``; ``voc.root``."""
+
+    class Voc:
+        root = tmp_path / "voc"
+
+        def __init__(self) -> None:
+            for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+                (self.root / folder).mkdir(parents=True)
+
+        def add(
+            self,
+            image_id: str,
+            objects: Sequence[tuple[Any, ...]] = (),
+            *,
+            split: str = "train",
+            image: bytes | None = None,
+            suffix: str = ".jpg",
+            size: tuple[int, int] = (40, 30),
+            xml: str | None = None,
+        ) -> None:
+            data = encode() if image is None else image
+            (self.root / "JPEGImages" / f"{image_id}{suffix}").write_bytes(data)
+            rows = "".join(OBJECT.format(*o, *([0] if len(o) == 5 else [])) for o in objects)
+            default = (
+                f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+                f"{rows}</annotation>"
+            )
+            (self.root / "Annotations" / f"{image_id}.xml").write_text(xml or default)
+            self.list(image_id, split)
+
+        def list(self, line: str, split: str = "train") -> None:
+            with (self.root / "ImageSets/Main" / f"{split}.txt").open("a") as file:
+                file.write(f"{line}\n")
+
+    return Voc()
+
+
+@pytest.fixture
+def coco(tmp_path: Path, encode: Encode) -> Any:
+    """Writes a COCO json and its images: ``coco(annotations, **replaced keys)`` -> (dir, file)."""
+
+    def made(annotations: list[dict[str, Any]], **other: Any) -> tuple[Path, Path]:
+        images = tmp_path / "images"
+        images.mkdir(exist_ok=True)
+        (images / "one.jpg").write_bytes(encode())
+        tree = {
+            "images": [{"id": 7, "file_name": "one.jpg", "width": 40, "height": 30}],
+            "annotations": [{"image_id": 7, "category_id": 1, **row} for row in annotations],
+            "categories": [{"id": 90, "name": "brush"}, {"id": 1, "name": "person"}],
+            **other,
+        }
+        file = tmp_path / "instances.json"
+        file.write_text(json.dumps(tree))
+        return images, file
+
+    return made
+
+
+def write(source: Source, out: Path, **options: Any) -> Manifest:
+    """Convert a source as the job does."""
+    arguments = {"name": source.name, "split": "train", "classes": source.classes, **options}
+    return convert(source.records, source.problems, out, source=source.kind, **arguments)
+
+
+@pytest.fixture
+def written() -> Callable[..., Manifest]:
+    """``written(source, out, **options of convert)``."""
+    return write
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A shard set of 23 generated scenes in shards of 5."""
+    out = tmp_path_factory.mktemp("scenes") / "train"
+    write(shapes_source(23, "train", size=96), out, shard_samples=5)
+    return str(out)
+
+
+@pytest.fixture
+def make_config() -> Callable[..., Config]:
+    """``make_config(**{"train.epochs": 2})``: 64 px input, global batch 8, loading in process."""
+    base = {"model.image_size": 64, "train.batch_size": 8, "data.loader_workers": 0}
+
+    def made(**overrides: Any) -> Config:
+        return Config().replace({**base, **overrides})
+
+    return made
