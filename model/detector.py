@@ -45,7 +45,7 @@ class Detector(nn.Module):
         neck_channels: int | None = None,
     ) -> None:
         super().__init__()
-        _check(backbone, neck, num_classes, image_size)
+        _check(backbone, neck, num_classes, image_size, neck_channels)
         self.num_classes = num_classes
         self.image_size = image_size
         self.backbone = BACKBONES[backbone]()
@@ -92,11 +92,15 @@ def build_detector(
     return Detector(backbone, neck, num_classes, image_size, neck_channels)
 
 
-def _check(backbone: str, neck: str, num_classes: int, image_size: int) -> None:
+def _check(
+    backbone: str, neck: str, num_classes: int, image_size: int, neck_channels: int | None
+) -> None:
     _known("backbone", backbone, BACKBONES)
     _known("neck", neck, NECKS)
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+    if neck_channels is not None and (neck_channels < 2 or neck_channels % 2):
+        raise ValueError(f"neck_channels is {neck_channels}; it must be a positive even number")
     if image_size < 64 or image_size % 64:
         low = max(64, image_size // 64 * 64)
         raise ValueError(

@@ -54,14 +54,18 @@ def postprocess(
 
 def _candidates(logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Scores (B, K), best first, and indices (B, K) into the flat (anchor, class) pairs."""
-    scores = logits.float().sigmoid().nan_to_num(nan=0.0).flatten(1)
-    pairs = scores.shape[1]
-    # Bits of non-negative floats are ordered as they are; the index in the lower half makes every
-    # key unique, so that the choice among equal scores is the same on every device.
-    index = torch.arange(pairs - 1, -1, -1, device=scores.device)
-    key = (scores.view(torch.int32).long() << 32) | index
+    # Ranked by logit: equal logits may differ in the last bit of their sigmoid, and large ones all
+    # saturate at 1. The sum turns -0 into 0.
+    flat = logits.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    flat = flat.flatten(1) + 0.0
+    pairs = flat.shape[1]
+    # Bits of floats, those of negative ones flipped, are ordered as the floats are; the index in
+    # the lower half makes every key unique, so that ties are broken alike on every device.
+    bits = flat.view(torch.int32).long()
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    key = (ordered << 32) | torch.arange(pairs - 1, -1, -1, device=flat.device)
     pair = key.topk(min(most, pairs), dim=1).indices
-    return scores.gather(1, pair), pair
+    return flat.gather(1, pair).sigmoid(), pair
 
 
 def nms(boxes: Tensor, labels: Tensor, valid: Tensor, threshold: float) -> Tensor:

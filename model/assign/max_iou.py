@@ -13,6 +13,7 @@ from .types import (
     IGNORED,
     Assignment,
     blank_padding,
+    check_thresholds,
     hard_assignment,
     working_dtype,
 )
@@ -25,6 +26,9 @@ class MaxIoU:
     pos_threshold: float = 0.5
     ignore_threshold: float = 0.4
     uses_predictions: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.pos_threshold, self.ignore_threshold)
 
     @torch.no_grad()
     def __call__(

@@ -26,6 +26,7 @@ from .types import (
     IGNORED,
     Assignment,
     blank_padding,
+    check_thresholds,
     finite_boxes,
     hard_assignment,
     working_dtype,
@@ -40,6 +41,11 @@ class MutualGuidance:
     pos_threshold: float = 0.5
     ignore_threshold: float = 0.4
     uses_predictions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.pos_threshold, self.ignore_threshold)
+        if not self.sigma > 1:
+            raise ValueError(f"sigma is {self.sigma}; it must be above 1, the highest score")
 
     @torch.no_grad()
     def __call__(

@@ -66,3 +66,11 @@ def finite_boxes(boxes: Tensor, dtype: torch.dtype) -> Tensor:
 def blank_padding(gt_boxes: Tensor, gt_labels: Tensor, dtype: torch.dtype) -> Tensor:
     """Objects (B, M, 4) with padded ones emptied, so that they overlap nothing."""
     return torch.where(gt_labels.unsqueeze(-1) >= 0, gt_boxes.to(dtype), 0.0)
+
+
+def check_thresholds(positive: float, ignore: float) -> None:
+    """Raises ValueError unless 0 < ignore <= positive."""
+    if not ignore > 0:
+        raise ValueError(f"ignore_threshold is {ignore}; it must be above 0")
+    if ignore > positive:
+        raise ValueError(f"ignore_threshold {ignore} is above pos_threshold {positive}")

@@ -1,0 +1,132 @@
+"""The network: shapes, names, inputs."""
+
+import json
+
+import pytest
+import torch
+
+from model import BACKBONES, NECKS, Detector, build_detector
+from model.anchors import ANCHORS_PER_CELL
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("neck", sorted(NECKS))
+@pytest.mark.parametrize("size", [128, 320, 512])
+def test_one_prediction_per_anchor(backbone: str, neck: str, size: int) -> None:
+    detector = build_detector(backbone, neck, 5, size).eval()
+    with torch.no_grad():
+        deltas, logits = detector(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    assert deltas.shape == (1, len(detector.anchors), 4)
+    assert logits.shape == (1, len(detector.anchors), 5)
+    assert detector.anchor_strides.shape == (len(detector.anchors),)
+
+
+def test_size_that_the_last_stride_does_not_divide() -> None:
+    detector = build_detector(image_size=576).eval()
+    with torch.no_grad():
+        deltas, _ = detector(torch.zeros(1, 3, 576, 576))
+    assert deltas.shape[1] == len(detector.anchors)
+
+
+def test_predictions_lie_where_their_anchors_do() -> None:
+    """A disturbance in one corner changes predictions of anchors near it, and of those alone."""
+    torch.manual_seed(0)
+    detector = build_detector(image_size=512).eval()
+    quiet = torch.zeros(1, 3, 512, 512)
+    loud = quiet.clone()
+    loud[..., :8, 440:] = 255  # top right: rows and columns differ
+    with torch.no_grad():
+        change = (detector(loud).logits - detector(quiet).logits).abs().amax(-1)[0]
+    fine = detector.anchor_strides == 8
+    centre = (detector.anchors[:, :2] + detector.anchors[:, 2:]) / 2
+    strongest = centre[fine][change[fine].argsort(descending=True)[:50]]
+    assert (strongest[:, 0] > 380).all()
+    assert (strongest[:, 1] < 100).all()
+
+
+def test_initial_scores_are_one_percent() -> None:
+    detector = build_detector(num_classes=3, image_size=128).eval()
+    with torch.no_grad():
+        scores = detector(torch.zeros(1, 3, 128, 128)).logits.sigmoid()
+    assert abs(float(scores.median()) - 0.01) < 0.005
+
+
+def test_spec_rebuilds_the_detector() -> None:
+    first = build_detector("resnet18", "retinanet", 7, 128, neck_channels=32)
+    second = build_detector(**json.loads(json.dumps(first.spec)))
+    assert second.spec == first.spec
+    second.load_state_dict(first.state_dict())
+
+
+def test_state_dict_holds_only_what_was_learned() -> None:
+    detector = build_detector(image_size=128)
+    learned = {name for name, _ in detector.named_parameters()}
+    statistics = {"running_mean", "running_var", "num_batches_tracked"}
+    for name in detector.state_dict():
+        assert name in learned or name.rsplit(".", 1)[-1] in statistics
+
+
+def test_bytes_and_floats_and_memory_formats_agree() -> None:
+    detector = build_detector(image_size=128).eval()
+    images = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = detector(images)
+        for same in (images.float(), images.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(detector(same), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batched_equals_one_by_one() -> None:
+    detector = build_detector(image_size=128).eval()
+    images = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    with torch.no_grad():
+        together, alone = detector(images), detector(images[1:])
+    torch.testing.assert_close(together.deltas[1:], alone.deltas, rtol=1e-4, atol=1e-4)
+
+
+def test_every_parameter_learns() -> None:
+    detector: Detector = build_detector(image_size=128)
+    pred = detector(torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8))
+    (pred.deltas.square().mean() + pred.logits.square().mean()).backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_resnet18_is_named_as_in_torchvision() -> None:
+    weights = BACKBONES["resnet18"]().state_dict()
+    assert sum(w.numel() for k, w in weights.items() if "running" not in k and "num_" not in k) == (
+        11_689_512 - 513_000  # torchvision's count less its classifier
+    )
+    assert weights["conv1.weight"].shape == (64, 3, 7, 7)
+    assert weights["layer1.1.bn2.running_var"].shape == (64,)
+    assert weights["layer3.0.downsample.0.weight"].shape == (256, 128, 1, 1)
+    assert weights["layer4.0.downsample.1.bias"].shape == (512,)
+    assert "layer1.0.downsample.0.weight" not in weights
+    assert len(weights) == 120
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"backbone": "resnet1"}, "backbone 'resnet1' does not exist; choose from: resnet18, slim"),
+        ({"neck": "fpn"}, "neck 'fpn' does not exist; choose from: "),
+        ({"image_size": 300}, "300 is not divisible by 64; the nearest are 256 and 320"),
+        ({"image_size": 32}, "the nearest are 64 and 128"),
+        ({"num_classes": 0}, "at least one class"),
+        ({"neck_channels": 0}, "neck_channels is 0; it must be a positive even number"),
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_detector(**wrong)  # type: ignore[arg-type]
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="built for 128 x 128"):
+        build_detector(image_size=128)(torch.zeros(1, 3, 64, 64))
+
+
+def test_anchors_per_cell_match_the_heads() -> None:
+    detector = build_detector(num_classes=2, image_size=128)
+    widths = {layer.out_channels for layer in detector.heads.classify}  # type: ignore[union-attr]
+    assert widths == {ANCHORS_PER_CELL * 2}

@@ -1,0 +1,209 @@
+"""The training loss: normalisation, empty images, masks, and that it can be learned from."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import Predictions, build_detector
+from model.anchors import make_anchors
+from model.assign import ASSIGNERS, build_assigner
+from model.boxes import box_iou, decode, encode
+from model.loss import DetectionLoss
+from model.losses import balanced_l1, focal
+from model.postprocess import postprocess
+
+IMAGE, CLASSES = 128, 3
+KEYS = {
+    "loss", "loss_cls", "loss_loc", "positives_cls", "positives_loc", "objects",
+    "objects_without_anchor",
+}  # fmt: skip
+
+
+@pytest.fixture(params=sorted(ASSIGNERS))
+def criterion(request: pytest.FixtureRequest) -> DetectionLoss:
+    return DetectionLoss(build_assigner(request.param))
+
+
+def predictions(images: int, seed: int = 0) -> Predictions:
+    draw = torch.Generator().manual_seed(seed)
+    count = len(make_anchors(IMAGE)[0])
+    deltas = torch.randn(images, count, 4, generator=draw).requires_grad_()
+    logits = (torch.randn(images, count, CLASSES, generator=draw) - 3).requires_grad_()
+    return Predictions(deltas, logits)
+
+
+def targets(images: int, objects: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    centre = torch.rand(images, objects, 2, generator=draw) * 100 + 14
+    size = torch.rand(images, objects, 2, generator=draw) * 40 + 16
+    labels = torch.randint(0, CLASSES, (images, objects), generator=draw)
+    boxes = torch.cat([centre - size / 2, centre + size / 2], -1)
+    return make_anchors(IMAGE)[0], boxes, labels
+
+
+def test_equals_its_definition(criterion: DetectionLoss) -> None:
+    """Recomputed image by image from the assignment with the two loss functions."""
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
+    parts = criterion(pred, anchors, boxes, labels)
+    a = criterion.assigner(
+        anchors, boxes, labels, decode(pred.deltas, anchors), pred.logits.sigmoid()
+    )
+    cls = loc = torch.tensor(0.0)
+    for i in range(2):
+        counted = a.cls_index[i] != -2
+        positive = torch.zeros(len(anchors), CLASSES, dtype=torch.bool)
+        for anchor in (a.cls_index[i] >= 0).nonzero().flatten().tolist():
+            positive[anchor, labels[i, a.cls_index[i, anchor]]] = True
+        cls = cls + focal(pred.logits[i], positive, 0.25, 1.0)[counted].sum()
+        regressing = a.loc_index[i] >= 0
+        goal = encode(boxes[i, a.loc_index[i, regressing]], anchors[regressing])
+        loc = loc + balanced_l1(pred.deltas[i, regressing], goal).sum()
+    cls, loc = cls / (a.cls_index >= 0).sum(), loc / (4 * (a.loc_index >= 0).sum())
+    torch.testing.assert_close(parts["loss_cls"], cls.detach())
+    torch.testing.assert_close(parts["loss_loc"], loc.detach())
+    torch.testing.assert_close(parts["loss"], cls + loc)
+    assert parts["positives_cls"] == (a.cls_index >= 0).sum()
+    assert parts["objects"] == 12
+
+
+@pytest.mark.parametrize("objects", [0, 4])
+def test_no_objects_still_teach_the_background(criterion: DetectionLoss, objects: int) -> None:
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, objects)
+    parts = criterion(pred, anchors, boxes, torch.full_like(labels, -1))
+    parts["loss"].backward()
+    assert parts.keys() == KEYS
+    assert torch.isfinite(parts["loss"])
+    assert parts["positives_cls"] == parts["positives_loc"] == parts["objects"] == 0
+    assert pred.logits.grad is not None
+    assert pred.deltas.grad is not None
+    assert (pred.logits.grad > 0).all()
+    assert (pred.deltas.grad == 0).all()
+
+
+def test_an_empty_image_beside_a_full_one(criterion: DetectionLoss) -> None:
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 4)
+    labels[1] = -1
+    parts = criterion(pred, anchors, boxes, labels)
+    parts["loss"].backward()
+    assert parts.keys() == KEYS
+    assert pred.logits.grad is not None
+    assert (pred.logits.grad[1] > 0).all()
+
+
+def test_known_normalisers_equal_own_counts(criterion: DetectionLoss) -> None:
+    pred, (anchors, boxes, labels) = predictions(3), targets(3, 5)
+    known = criterion.normalisers(anchors, boxes, labels)
+    assert known is not None
+    parts = criterion(pred, anchors, boxes, labels)
+    assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
+    again = criterion(pred, anchors, boxes, labels, normalisers=known)
+    assert torch.equal(again["loss"], parts["loss"])
+
+
+def test_passes_add_up_to_the_whole_batch(criterion: DetectionLoss) -> None:
+    """Gradient accumulation over uneven passes gives the gradient of one pass."""
+    whole, (anchors, boxes, labels) = predictions(3), targets(3, 5)
+    labels[1, 1:] = -1
+    known = criterion.normalisers(anchors, boxes, labels)
+    criterion(whole, anchors, boxes, labels)["loss"].backward()
+    split = predictions(3)
+    for part in (slice(0, 2), slice(2, 3)):
+        pred = Predictions(split.deltas[part], split.logits[part])
+        criterion(pred, anchors, boxes[part], labels[part], normalisers=known)["loss"].backward()
+    torch.testing.assert_close(split.logits.grad, whole.logits.grad)
+    torch.testing.assert_close(split.deltas.grad, whole.deltas.grad)
+
+
+def test_a_masked_image_contributes_nothing(criterion: DetectionLoss) -> None:
+    pred, (anchors, boxes, labels) = predictions(3), targets(3, 5)
+    valid = torch.tensor([True, False, True])
+    parts = criterion(pred, anchors, boxes, labels, valid=valid)
+    alone = Predictions(pred.deltas[valid], pred.logits[valid])
+    expected = criterion(alone, anchors, boxes[valid], labels[valid])
+    for key in KEYS:
+        torch.testing.assert_close(parts[key], expected[key])
+    known = criterion.normalisers(anchors, boxes, labels, valid)
+    assert known is not None
+    assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
+    parts["loss"].backward()
+    assert pred.logits.grad is not None
+    assert (pred.logits.grad[1] == 0).all()
+
+
+def test_crowd_regions_mute_the_background_inside(criterion: DetectionLoss) -> None:
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 2)
+    crowd = torch.zeros(2, 3, 4)
+    crowd[1, 0] = torch.tensor([0.0, 0.0, 128.0, 64.0])
+    plain = criterion(pred, anchors, boxes, labels)
+    parts = criterion(pred, anchors, boxes, labels, ignore_boxes=crowd)
+    assert parts["positives_cls"] == plain["positives_cls"]
+    assert parts["loss_cls"] < plain["loss_cls"]
+    parts["loss"].backward()
+    assert pred.logits.grad is not None
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2
+    small = (anchors[:, 2:] - anchors[:, :2]).amax(-1) < 40
+    inside = small & (centre[:, 1] < 40) & (centre[:, 0] > 24) & (centre[:, 0] < 104)
+    outside = small & (centre[:, 1] > 90)
+    muted = (pred.logits.grad == 0).all(-1)
+    assert muted[1, inside].float().mean() > 0.8
+    assert muted[1, outside].float().mean() < 0.2
+    assert muted[0, inside].float().mean() < 0.2
+
+
+def test_autocast_changes_nothing(criterion: DetectionLoss) -> None:
+    pred, (anchors, boxes, labels) = predictions(1), targets(1, 3)
+    expected = criterion(pred, anchors, boxes, labels)["loss"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(criterion(pred, anchors, boxes, labels)["loss"], expected)
+    half = Predictions(pred.deltas.bfloat16(), pred.logits.bfloat16())
+    assert criterion(half, anchors, boxes, labels)["loss"].dtype == torch.float32
+
+
+def test_objects_without_anchor_are_counted() -> None:
+    criterion = DetectionLoss(build_assigner("max_iou"))
+    pred, (anchors, boxes, labels) = predictions(1), targets(1, 3)
+    boxes[0, 1] += 1e4
+    assert criterion(pred, anchors, boxes, labels)["objects_without_anchor"] == 1
+
+
+def test_extreme_predictions_give_finite_gradients(criterion: DetectionLoss) -> None:
+    pred, (anchors, boxes, labels) = predictions(1), targets(1, 3)
+    extreme = Predictions(
+        (pred.deltas * 1e4).detach().requires_grad_(), (pred.logits * 1e4).detach().requires_grad_()
+    )
+    criterion(extreme, anchors, boxes, labels)["loss"].backward()
+    assert extreme.logits.grad is not None
+    assert extreme.deltas.grad is not None
+    assert torch.isfinite(extreme.logits.grad).all()
+    assert torch.isfinite(extreme.deltas.grad).all()
+
+
+def test_unknown_losses_are_named() -> None:
+    with pytest.raises(ValueError, match="choose from: focal"):
+        DetectionLoss(build_assigner("max_iou"), classification="hinge")
+    with pytest.raises(ValueError, match="choose from: balanced_l1"):
+        DetectionLoss(build_assigner("max_iou"), localization="l3")
+
+
+def test_one_picture_can_be_learned() -> None:
+    torch.manual_seed(0)
+    detector = build_detector("slim", "retinanet", CLASSES, 64).train()
+    criterion = DetectionLoss(build_assigner("mutual_guidance"))
+    image = torch.full((2, 3, 64, 64), 90.0)
+    image[:, 0, 4:30, 8:36] = 250
+    image[:, 2, 34:62, 28:60] = 250
+    boxes = torch.tensor([[8.0, 4.0, 36.0, 30.0], [28.0, 34.0, 60.0, 62.0]]).expand(2, 2, 4)
+    labels = torch.tensor([[0, 2], [0, 2]])
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.02, momentum=0.9)
+    losses = []
+    for _ in range(25):
+        loss = criterion(detector(image), detector.anchors, boxes, labels)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.2 * losses[0]
+    found = postprocess(*detector(image), detector.anchors, 64)
+    assert found.labels[0, :2].sort().values.tolist() == [0, 2]
+    for label, box in zip(found.labels[0, :2], found.boxes[0, :2], strict=True):
+        assert box_iou(box[None], boxes[0, int(label > 0)][None]) > 0.7

@@ -1,0 +1,122 @@
+"""Detections: equal to a plain greedy loop on random and tied cases."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.anchors import make_anchors
+from model.boxes import box_iou, decode
+from model.postprocess import TILE, nms, postprocess
+
+IMAGE = 64
+Detection = tuple[float, int, list[float]]
+
+
+def plain(
+    deltas: Tensor,
+    logits: Tensor,
+    anchors: Tensor,
+    threshold: float,
+    nms_iou: float,
+    candidates: int,
+    detections: int,
+) -> list[Detection]:
+    """One image, (A, 4) and (A, C): sort, decode, keep what no kept one overlaps."""
+    scores, boxes = logits.flatten().sigmoid().tolist(), decode(deltas, anchors).clamp(0, IMAGE)
+    overlap, solid = box_iou(boxes, boxes).tolist(), (boxes[:, 2:] > boxes[:, :2]).all(1).tolist()
+    ranking = sorted(range(len(scores)), key=logits.flatten().neg().tolist().__getitem__)
+    kept: list[int] = []
+    for pair in ranking[:candidates]:
+        anchor, label = divmod(pair, logits.shape[1])
+        rivals = [other // logits.shape[1] for other in kept if other % logits.shape[1] == label]
+        free = all(overlap[other][anchor] <= nms_iou for other in rivals)
+        if free and solid[anchor] and scores[pair] >= threshold:
+            kept.append(pair)
+    return [
+        (scores[pair], pair % logits.shape[1], boxes[pair // logits.shape[1]].tolist())
+        for pair in kept[:detections]
+    ]
+
+
+def case(seed: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    anchors = make_anchors(IMAGE)[0]
+    deltas = torch.randn(3, len(anchors), 4, generator=draw)
+    logits = torch.randn(3, len(anchors), 3, generator=draw) * 2 - 2
+    if tied:
+        deltas, logits = torch.zeros_like(deltas), logits.round()
+    return deltas, logits, anchors
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("candidates", [50, 400, 10_000])
+@pytest.mark.parametrize("nms_iou", [0.31, 0.61])  # 0.3 itself is an IoU between anchors
+def test_equals_a_plain_loop(tied: bool, candidates: int, nms_iou: float) -> None:
+    deltas, logits, anchors = case(candidates, tied)
+    answer = postprocess(deltas, logits, anchors, IMAGE, 0.05, nms_iou, candidates, 40)
+    for i in range(3):
+        expected = plain(deltas[i], logits[i], anchors, 0.05, nms_iou, candidates, 40)
+        found = int((answer.labels[i] >= 0).sum())
+        assert answer.labels[i, :found].tolist() == [label for _, label, _ in expected]
+        assert answer.scores[i, :found].tolist() == pytest.approx([s for s, _, _ in expected])
+        torch.testing.assert_close(answer.boxes[i, :found], torch.tensor([b for *_, b in expected]))
+        assert (answer.labels[i, found:] == -1).all()
+        assert (answer.scores[i, found:] == 0).all()
+        assert (answer.boxes[i, found:] == 0).all()
+
+
+@pytest.mark.parametrize("candidates", [1, 1000])
+def test_no_candidates_at_all(candidates: int) -> None:
+    deltas, logits, anchors = case(0, False)
+    answer = postprocess(deltas, logits - 100, anchors, IMAGE, max_candidates=candidates)
+    assert answer.boxes.shape == (3, 100, 4)
+    assert (answer.labels == -1).all()
+    assert (answer.scores == 0).all()
+
+
+def test_batched_equals_one_by_one() -> None:
+    deltas, logits, anchors = case(1, True)
+    together = postprocess(deltas, logits, anchors, IMAGE)
+    alone = postprocess(deltas[1:2], logits[1:2], anchors, IMAGE)
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one[1:2], other)
+
+
+def test_a_chain_across_tiles_is_resolved_greedily() -> None:
+    """Each box overlaps only its neighbours: greedy keeps every other one, all along the chain."""
+    count = 2 * TILE + 30
+    left = torch.arange(count) * 4.0
+    boxes = torch.stack([left, torch.zeros(count), left + 10, torch.full((count,), 10.0)], -1)
+    keep = nms(
+        boxes[None], torch.zeros(1, count, dtype=torch.int64), torch.ones(1, count).bool(), 0.4
+    )
+    assert torch.equal(keep[0], torch.arange(count) % 2 == 0)
+
+
+def test_classes_do_not_compete() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).expand(1, 3, 4)
+    keep = nms(boxes, torch.tensor([[0, 1, 0]]), torch.ones(1, 3).bool(), 0.5)
+    assert keep.tolist() == [[True, True, False]]
+
+
+def test_broken_predictions_are_dropped() -> None:
+    deltas, logits, anchors = case(2, False)
+    logits[0] = float("nan")
+    deltas[1] = float("nan")
+    answer = postprocess(deltas, logits, anchors, IMAGE)
+    assert (answer.labels[:2] == -1).all()
+    assert (answer.labels[2] >= 0).any()
+    assert torch.isfinite(answer.boxes).all()
+
+
+def test_saturated_scores_keep_the_order_of_their_logits() -> None:
+    anchors = make_anchors(IMAGE)[0]
+    logits = torch.full((1, len(anchors), 1), -50.0)
+    far_apart = [0, 6 * 7, 6 * 56]
+    logits[0, far_apart, 0] = torch.tensor([30.0, 50.0, 40.0])
+    answer = postprocess(torch.zeros(1, len(anchors), 4), logits, anchors, IMAGE)
+    centres = (answer.boxes[0, :3, :2] + answer.boxes[0, :3, 2:]) / 2
+    assert (answer.scores[0, :3] == 1).all()
+    assert (centres[0] > torch.tensor([40.0, -1.0])).all()
+    assert (centres[1] > torch.tensor([-1.0, 40.0])).all()
+    assert (answer.labels[0, 3:] == -1).all()
