@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,9 @@ def register(
     version = client.create_model_version(
         name, source=model.artifact_location, run_id=run_id, model_id=model.model_id, tags=tags
     )
+    # The database keeps no link between the two; this tag is how MLflow's pages find it.
+    link = json.dumps([{"name": name, "version": version.version}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
     return _registered(name, int(version.version))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,6 +19,7 @@ from pipeline.tracking.store import artifact_root, connect, mask
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_LOG = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 # The run's other sections change nothing about the result; they are in config.yaml.
 _PARAM_SECTIONS = ("data", "model", "assign", "loss", "train", "evaluate", "ray")
@@ -83,9 +86,22 @@ def resume_run(uri: str, run_id: str) -> None:
     client.update_run(run_id, status="RUNNING")
 
 
-def finish_run(uri: str, run_id: str, status: Status = "FINISHED") -> None:
-    """Close the run with its true end."""
-    connect(uri).set_terminated(run_id, status)
+def finish_run(uri: str, run_id: str, status: Status = "FINISHED", timeout: float = 30.0) -> bool:
+    """Close the run with its true end; warns and returns False if nobody answers in ``timeout`` s.
+
+    The result of a training does not depend on a tracking server, so this never raises.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connect(uri).set_terminated(run_id, status)
+            return True
+        except Exception as error:
+            if time.monotonic() > deadline:
+                reason = mask(str(error)).splitlines()[0] if str(error) else type(error).__name__
+                _LOG.warning("run %s ended as %s but cannot be closed: %s", run_id, status, reason)
+                return False
+            time.sleep(1.0)
 
 
 def flat_params(config: Config) -> dict[str, str]:

@@ -60,10 +60,10 @@ def resolve_uri(config: TrackingConfig | None = None) -> str:
 def connect(uri: str) -> MlflowClient:
     """A client whose store has answered; raises UserError naming the URI within seconds."""
     _check_port(uri)
-    client = _client(uri)
     try:
+        client = _client(uri)
         client.search_experiments(max_results=1)
-    except Exception as error:
+    except Exception as error:  # drivers and databases raise nearly anything
         raise UserError(f"tracking.uri {mask(uri)}: {_first_line(error)}") from None
     return client
 

@@ -58,7 +58,8 @@ class Tracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point per metric."""
-        self._append({"metrics": _clean(metrics), "step": int(step)})
+        with self._never_raising("a point"):
+            self._append({"metrics": _clean(metrics), "step": int(step)})
 
     def tag(self, key: str, value: str) -> None:
         """Set a tag of the run."""
@@ -100,16 +101,12 @@ class Tracker:
         self._deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout + 1.0)
-        if self._thread.is_alive():
-            sent = False
-        else:
-            sent = self._spool.close()
+        sent = not self._thread.is_alive() and self._spool.close()
         if not sent:
             _LOG.warning(
-                "run %s: %s did not take everything in %.0f s; the rest waits in %s",
+                "run %s: %s did not take everything; the rest waits in %s",
                 self.run_id,
                 mask(self.uri),
-                timeout,
                 self._spool.folder,
             )
         if self._spool.dropped:
@@ -140,19 +137,21 @@ class Tracker:
             if self._sampler and time.monotonic() >= next_sample:
                 self._append({"metrics": self._sampler(), "step": None})
                 next_sample = time.monotonic() + _SAMPLE_SECONDS
+            closing = self._closing.is_set()  # before sending: a record may come in meanwhile
             try:
                 emptied = self._send_all()
                 wait = _BATCH_SECONDS
-                if self._closing.is_set() and emptied:
+                if closing and emptied:
                     return
             except Exception as error:
                 self._report_failure(error)
                 wait = min(2 * wait, _LONGEST_WAIT)
-            if self._closing.is_set():
-                wait = 1.0
             if time.monotonic() > self._deadline:
                 return
-            self._closing.wait(wait) if not self._closing.is_set() else time.sleep(wait)
+            if closing:
+                time.sleep(_BATCH_SECONDS)
+            else:
+                self._closing.wait(wait)
 
     def _send_all(self) -> bool:
         while records := self._spool.peek(_RECORDS_PER_BATCH):

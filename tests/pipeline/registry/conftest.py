@@ -1,0 +1,56 @@
+"""Two registered detectors that differ in classes and backbone, untrained and small."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from model import Detector, build_detector
+from pipeline.config import Config
+from pipeline.registry import RegisteredVersion, register
+from pipeline.tracking import create_run
+from tests.stores import new_store
+
+
+class Registered(NamedTuple):
+    uri: str
+    run_ids: list[str]
+    detectors: list[Detector]
+    classes: list[list[str]]
+    versions: list[RegisteredVersion]
+    config: Config
+
+
+CONFIG = {"registry": {"score_threshold": 0.0}, "evaluate": {"max_detections": 20}}
+
+
+def build(seed, classes, backbone, size):
+    torch.manual_seed(seed)
+    detector = build_detector(backbone=backbone, num_classes=len(classes), image_size=size).eval()
+    # Spread scores, so that ranks do not hang on rounding.
+    for parameter in detector.heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return detector
+
+
+@pytest.fixture(scope="package")
+def registered(tmp_path_factory):
+    uri = new_store(tmp_path_factory.mktemp("registry"))
+    config = Config.from_dict(CONFIG)
+    classes = [["circle", "square"], ["cat", "dog", "bird"]]
+    detectors = [build(0, classes[0], "slim", 64), build(1, classes[1], "resnet18", 128)]
+    run_ids = [create_run(uri, config, name, {"data.val.fingerprint": "f" * 64}) for name in "ab"]
+    versions = [
+        register(
+            uri,
+            run_id,
+            "shapes",
+            weights=detector.state_dict(),
+            spec=detector.spec,
+            classes=names,
+            config=config,
+            metrics={"test/ap": 0.5, "test/ap50": 0.75},
+        )
+        for run_id, detector, names in zip(run_ids, detectors, classes, strict=True)
+    ]
+    return Registered(uri, run_ids, detectors, classes, versions, config)

@@ -1,0 +1,213 @@
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from model.postprocess import postprocess
+from pipeline.data.decode import decode_image
+from pipeline.data.resize import to_input
+from pipeline.registry import fetch
+
+SIZES = [(150, 100), (64, 64), (90, 200)]
+
+
+def picture(width, height, seed=0, kind="JPEG"):
+    noise = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((width, height)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folders(registered, tmp_path_factory):
+    return [
+        fetch(version.model_uri, tmp_path_factory.mktemp("fetched"), registered.uri)
+        for version in registered.versions
+    ]
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    return [pyfunc.load_model(str(folder)) for folder in folders]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [picture(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_bundle_answers_as_the_detector_itself(registered, models, images, which):
+    detector, classes = registered.detectors[which], registered.classes[which]
+    table = models[which].predict(pd.DataFrame({"image": images}))
+
+    side = detector.image_size
+    inputs = torch.from_numpy(np.stack([to_input(decode_image(i), side) for i in images]))
+    with torch.inference_mode():
+        raw = detector(inputs)
+        found = postprocess(
+            raw.deltas, raw.logits, detector.anchors, side, score_threshold=0.0, max_detections=20
+        )
+    assert list(table.columns) == ["image", "x1", "y1", "x2", "y2", "score", "label", "class_name"]
+    assert len(table) == int((found.labels >= 0).sum()) > 20
+    for row, (width, height) in enumerate(SIZES):
+        rows = table[table["image"] == row]
+        count = len(rows)
+        factors = torch.tensor([width, height, width, height]) / side
+        expected = (found.boxes[row, :count] * factors).double().numpy()
+        np.testing.assert_array_equal(rows[["x1", "y1", "x2", "y2"]], expected)
+        np.testing.assert_array_equal(rows["score"], found.scores[row, :count].double().numpy())
+        assert list(rows["label"]) == found.labels[row, :count].tolist()
+        assert list(rows["class_name"]) == [classes[label] for label in rows["label"]]
+        assert rows["x2"].max() <= width
+        assert rows["y2"].max() <= height
+
+
+def test_many_images_are_answered_as_one_by_one(models, images):
+    many = (images * 7)[:20]
+    table = models[0].predict(pd.DataFrame({"image": many}))
+    for row in (0, 15, 16, 19):
+        alone = models[0].predict(pd.DataFrame({"image": [many[row]]}))
+        part = table[table["image"] == row].drop(columns="image").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, alone.drop(columns="image"), rtol=1e-4, atol=1e-3)
+
+
+def test_parameters_change_the_answer(models, images):
+    data = pd.DataFrame({"image": images})
+    all_rows = models[0].predict(data)
+    assert models[0].predict(data, {"max_detections": 2})["image"].value_counts().max() == 2
+    middle = float(all_rows["score"].median())
+    above = models[0].predict(data, {"score_threshold": middle})
+    assert len(above) == (all_rows["score"] >= middle).sum()
+    assert len(models[0].predict(data, {"nms_iou": 0.05})) <= len(all_rows)
+
+
+def test_no_detection_and_no_image_are_ordinary(models, images):
+    nothing = models[0].predict(pd.DataFrame({"image": images}), {"score_threshold": 1.0})
+    assert len(nothing) == 0
+    assert nothing.dtypes["x1"] == np.float64
+    assert len(models[0].predict(pd.DataFrame({"image": np.array([], dtype=object)}))) == 0
+
+
+def test_base64_png_and_grey_images_are_read(models):
+    png = picture(40, 30, kind="PNG")
+    grey = io.BytesIO()
+    Image.new("L", (33, 44), 90).save(grey, "PNG")
+    text = base64.b64encode(png).decode()
+    tables = [models[0].predict(pd.DataFrame({"image": [value]})) for value in (png, text)]
+    pd.testing.assert_frame_equal(*tables)
+    models[0].predict(pd.DataFrame({"image": [grey.getvalue()]}))
+
+
+@pytest.mark.parametrize("bad", [b"", b"no image", "%%%", None, 7])
+def test_what_is_no_image_is_refused_with_its_row(models, images, bad):
+    with pytest.raises(MlflowException, match="row 1: not a readable image") as error:
+        models[0].predict(pd.DataFrame({"image": pd.Series([images[0], bad], dtype=object)}))
+    assert error.value.get_http_status_code() == 400
+    assert "\n" not in error.value.message
+
+
+def test_a_cut_jpeg_is_refused(models, images):
+    with pytest.raises(MlflowException, match="row 0"):
+        models[0].predict(pd.DataFrame({"image": [images[0][:-200]]}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"score_threshold": 1.5}, {"nms_iou": -0.1}, {"max_detections": 0}]
+)
+def test_impossible_parameters_are_refused(models, images, wrong):
+    with pytest.raises(MlflowException, match=next(iter(wrong))) as error:
+        models[0].predict(pd.DataFrame({"image": images}), wrong)
+    assert error.value.get_http_status_code() == 400
+
+
+def test_the_signature_names_columns_and_defaults(models):
+    signature = models[0].metadata.signature
+    assert signature.inputs.input_dict()["image"].type.name == "binary"
+    assert {p.name: p.default for p in signature.params} == {
+        "score_threshold": 0.0,
+        "nms_iou": 0.5,
+        "max_detections": 20,
+    }
+
+
+def test_the_bundle_holds_no_pickle_and_nothing_of_the_project(folders):
+    for folder in folders:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
+        for path in folder.rglob("*.py"):
+            for line in path.read_text().splitlines():
+                first = line.split()[:2]
+                assert first[:1] not in (["from"], ["import"]) or first[1].split(".")[0] not in (
+                    "model",
+                    "pipeline",
+                    "jobs",
+                ), f"{path}: {line}"
+
+
+def test_requirements_are_few_and_pinned(folders):
+    lines = (folders[0] / "requirements.txt").read_text().split()
+    assert all("==" in line and "+" not in line for line in lines)
+    assert {"torch", "mlflow", "safetensors"} <= {line.split("==")[0] for line in lines}
+    assert len(lines) < 10
+
+
+def test_the_card_says_what_it_is(folders):
+    card = (folders[1] / "README.md").read_text()
+    for part in ("# shapes", "0. cat", "| test/ap50 | 0.7500 |", "Intended use", "Licence"):
+        assert part in card
+
+
+OUTSIDE = """
+import json, sys
+import mlflow, pandas as pd
+for name in ("model", "pipeline", "jobs"):
+    assert name not in sys.modules
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} is importable")
+mlflow.set_tracking_uri(sys.argv[1])
+data = pd.DataFrame({"image": [open(path, "rb").read() for path in sys.argv[2:]]})
+both = [mlflow.pyfunc.load_model(f"models:/shapes/{v}") for v in (1, 2)]
+tables = [model.predict(data) for model in (*both, both[0])]
+assert tables[0].equals(tables[2])
+print(json.dumps([table.to_dict("list") for table in tables[:2]]))
+"""
+
+
+@pytest.mark.integration
+def test_two_versions_live_in_one_process_outside_the_checkout(
+    registered, models, images, tmp_path
+):
+    files = [tmp_path / f"{number}.jpg" for number in range(len(images))]
+    for path, data in zip(files, images, strict=True):
+        path.write_bytes(data)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    # -S -E would lose the packages; -P and a foreign folder keep the checkout off the path, and
+    # an editable install is hidden by naming only the folder of the packages.
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    code = f"import sys; sys.path.append({packages!r})\n{OUTSIDE}"
+    done = subprocess.run(
+        [sys.executable, "-P", "-S", "-c", code, registered.uri, *map(str, files)],
+        cwd=tmp_path,
+        env={**clean, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for model, answer in zip(models, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        here = model.predict(pd.DataFrame({"image": images}))
+        pd.testing.assert_frame_equal(here, pd.DataFrame(answer), rtol=1e-4, atol=1e-3)
