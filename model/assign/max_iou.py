@@ -50,7 +50,7 @@ class MaxIoU:
     @torch.no_grad()
     def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
         """(2,) positives of both tasks; exact."""
-        return count_by_iou(anchors, gt_boxes, gt_labels, self.pos_threshold).expand(2)
+        return count_by_iou(anchors, gt_boxes, gt_labels, self.pos_threshold).repeat(2)
 
 
 def claim_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Claims:

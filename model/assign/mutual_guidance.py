@@ -75,7 +75,7 @@ class MutualGuidance:
     def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
         """(2,) positives of both tasks, n_pos summed; fewer anchors are found only where almost no
         regressed box meets an object."""
-        return count_by_iou(anchors, gt_boxes, gt_labels, self.pos_threshold).expand(2)
+        return count_by_iou(anchors, gt_boxes, gt_labels, self.pos_threshold).repeat(2)
 
     def _claims(
         self,

@@ -96,6 +96,7 @@ def test_known_normalisers_equal_own_counts(criterion: DetectionLoss) -> None:
     assert known is not None
     parts = criterion(pred, anchors, boxes, labels)
     assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
+    assert known.is_contiguous()  # a collective sums it in place
     again = criterion(pred, anchors, boxes, labels, normalisers=known)
     assert torch.equal(again["loss"], parts["loss"])
 
