@@ -7,11 +7,13 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NoReturn
 
-from pipeline.errors import UserError
+from pipeline.errors import TrainingFailed, UserError
 
 Main = Callable[[Sequence[str] | None], Mapping[str, Any]]
 
@@ -45,6 +47,32 @@ def make_parser(module: str, description: str) -> JobParser:
     return parser
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of jobs that can be resumed: ``--run`` and ``--resume``."""
+    parser.add_argument(
+        "--run", metavar="NAME", help="name of this run and the key to resume it by"
+    )
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never", "must"),
+        default="auto",
+        help="go on with an unfinished run of that name if there is one (auto), refuse to (never), "
+        "or insist on it (must); default: auto",
+    )
+
+
+def run_name(options: argparse.Namespace, default: str) -> str:
+    """The run's name: as given, else the recipe's with the time. Raises UserError."""
+    if options.run:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
+            raise UserError(f"--run {options.run!r}: use letters, digits, '.', '_' and '-' alone")
+        return str(options.run)
+    if options.resume == "must":
+        raise UserError("--resume must needs --run NAME, the run to go on with")
+    stem = options.config.stem if options.config else default
+    return f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
 def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     """Run a job and exit: 0 done, 1 failed, 2 the user's mistake (one line), 130 interrupted.
 
@@ -59,6 +87,9 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    except TrainingFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -346,7 +346,7 @@ def load_config(
     parser.usage = "%(prog)s [--config FILE] [options] [--SECTION.FIELD VALUE ...]"
     options = parser.parse_args(argv)
     given = {key: value for key, value in vars(options).items() if "." in key}
-    command_line = cli(parsed_args=given)()  # type: ignore[operator]
+    command_line = cli(parsed_args=given)()
     tree: dict[str, Any] = read_recipe(options.config) if options.config else {}
     for source in (_environment(), command_line):
         tree = _merged(tree, source)

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""What can go wrong: the user's mistakes, and trainings that fail."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Jobs print the message as one line and exit with code 2; no traceback is shown.
     """
+
+
+class TrainingFailed(RuntimeError):
+    """A training that came to an end without a result, with the reason. Jobs exit with code 1."""

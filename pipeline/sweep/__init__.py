@@ -1,0 +1,5 @@
+"""A search over any fields of a training: each trial is a whole `fit`, itself distributed."""
+
+from pipeline.sweep.sweep import SweepResult, sweep
+
+__all__ = ["SweepResult", "sweep"]

@@ -1,0 +1,262 @@
+"""The driver of a search: ASHA over epochs, Optuna over fields, one MLflow run per trial.
+
+Ray Tune counts only the trial's function, not the workers that it starts. Left alone it would
+start more trials than the cluster holds and all would wait for each other, so the concurrency is
+computed here from what a whole trial takes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import Config, set_dotted
+from pipeline.errors import UserError
+from pipeline.sweep.space import build_space
+from pipeline.tracking import connect, create_run, finish_run, resolve_uri, resume_run
+from pipeline.training.cluster import ray_cluster
+from pipeline.training.fit import absolute_data, check_data, closing_run, fit
+from pipeline.training.runs import Resume, RunRecord, storage_root
+
+TRIAL_CPU = 0.01  # Tune refuses 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row of the table."""
+
+    name: str
+    params: dict[str, Any]
+    best: float | None
+    epochs: float
+    status: str
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All trials, best first, and the recipe of the best one."""
+
+    run: str
+    run_id: str
+    tracking_uri: str
+    metric: str
+    trials: list[Trial]
+    best_yaml: str
+    seconds: float
+
+
+def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
+    """Search ``sweep.space`` for the highest ``sweep.metric``; resumed by name like a training.
+
+    Raises UserError for mistakes in the recipe and if no trial reported the metric.
+    """
+    began = time.monotonic()
+    config = absolute_data(config)
+    if config.data.val is None:
+        raise UserError("data.val is not set; a sweep compares its trials on it")
+    manifests = check_data(config)
+    space = build_space(config)
+    uri = resolve_uri(config.tracking)
+    record = RunRecord(storage_root(config), run)
+    run_id = record.resumable(resume, config)
+    if run_id is None:
+        run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
+    else:
+        resume_run(uri, run_id)
+    record.write(run_id, "running", config)
+    with closing_run(uri, run_id, record, config), ray_cluster(config.ray):
+        results = _tune(config, space, record, uri, run_id)
+        trials = _table(results, config, uri, run_id)
+        best_yaml = _write_best(config, trials, record, uri, run_id)
+    return SweepResult(
+        run=run,
+        run_id=run_id,
+        tracking_uri=uri,
+        metric=config.sweep.metric,
+        trials=trials,
+        best_yaml=best_yaml,
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def concurrency(config: Config, resources: Mapping[str, float]) -> int:
+    """How many whole trials the cluster holds at a time, at most ``sweep.concurrency``."""
+    ray = config.ray
+    fits = math.floor(resources.get("CPU", 0) / (ray.workers * ray.cpus_per_worker + TRIAL_CPU))
+    if ray.gpu:
+        fits = min(fits, math.floor(resources.get("GPU", 0) / ray.workers))
+    if fits < 1:
+        raise UserError(
+            f"one trial takes {ray.workers} x {ray.cpus_per_worker:g} CPUs"
+            f"{' and GPUs' if ray.gpu else ''}, more than the cluster has; lower ray.workers or "
+            "ray.cpus_per_worker"
+        )
+    return min(fits, config.sweep.concurrency or fits)
+
+
+def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, run_id: str) -> Any:
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    from pipeline.sweep.lines import TrialLines
+
+    settings = config.sweep
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trial,
+            base=config.model_dump(mode="json"),
+            sweep_name=record.name,
+            storage=record.uri,
+            uri=uri,
+            parent_run_id=run_id,
+        ),
+        {"CPU": TRIAL_CPU},
+    )
+    folder = f"{record.uri}/tune"
+    if tune.Tuner.can_restore(folder):
+        tuner = tune.Tuner.restore(
+            folder, trainable=trainable, resume_unfinished=True, restart_errored=True
+        )
+        return tuner.fit()
+    tuner = tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=settings.metric,
+            mode="max",
+            num_samples=settings.trials,
+            max_concurrent_trials=concurrency(config, ray.cluster_resources()),
+            search_alg=OptunaSearch(seed=settings.seed),
+            scheduler=ASHAScheduler(
+                time_attr="epoch",
+                # Above the last report, so that a trial that gets there ends by itself.
+                max_t=math.ceil(config.train.epochs) + 1,
+                grace_period=settings.grace_epochs,
+                reduction_factor=settings.reduction,
+            ),
+            trial_name_creator=lambda trial: str(trial.trial_id),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=record.uri,
+            verbose=0,
+            callbacks=[TrialLines(settings.metric, settings.trials)],
+        ),
+    )
+    return tuner.fit()
+
+
+def _trial(
+    params: dict[str, Any],
+    base: dict[str, Any],
+    sweep_name: str,
+    storage: str,
+    uri: str,
+    parent_run_id: str,
+) -> None:
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    trial_id = tune.get_context().get_trial_id()
+    config = Config.from_dict(base).replace(
+        {
+            **params,
+            "data.test": None,  # what chooses must not be what judges
+            "registry.name": None,
+            "tracking.uri": uri,
+            "ray.storage": storage,
+        }
+    )
+    fit(
+        config,
+        run=trial_id,
+        parent_run_id=parent_run_id,
+        tags={"sweep": sweep_name, "trial": trial_id},
+        callbacks=[TuneReportCallback()],
+    )
+
+
+def _table(results: Any, config: Config, uri: str, parent_run_id: str) -> list[Trial]:
+    metric = config.sweep.metric
+    runs = _child_runs(uri, parent_run_id)
+    rows = []
+    for result in results:
+        trial_id = Path(result.path).name
+        history = result.metrics_dataframe
+        values = history[metric].dropna() if history is not None and metric in history else []
+        epochs = float((result.metrics or {}).get("epoch", 0.0))
+        run = runs.get(trial_id)
+        rows.append(
+            Trial(
+                name=trial_id,
+                params={key: result.config[key] for key in config.sweep.space},
+                best=float(max(values)) if len(values) else None,
+                epochs=epochs,
+                status=_settle(uri, run, failed=result.error is not None),
+                run_id=run.info.run_id if run else None,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.best is None, -(row.best or 0.0), row.name))
+
+
+def _child_runs(uri: str, parent_run_id: str) -> dict[str, Any]:
+    client = connect(uri)
+    parent = client.get_run(parent_run_id)
+    found = client.search_runs(
+        [parent.info.experiment_id],
+        filter_string=f"tags.mlflow.parentRunId = '{parent_run_id}'",
+        max_results=10_000,
+    )
+    return {run.data.tags["trial"]: run for run in found if "trial" in run.data.tags}
+
+
+def _settle(uri: str, run: Any, failed: bool) -> str:
+    """The trial's true end; a trial that ASHA stopped could not close its run itself."""
+    if failed:
+        return "failed"
+    if run is not None and run.info.status == "FINISHED":
+        return "finished"
+    if run is not None:
+        connect(uri).set_tag(run.info.run_id, "stopped_by", "asha")
+        finish_run(uri, run.info.run_id, "KILLED")
+    return "stopped early"
+
+
+def _write_best(
+    config: Config, trials: list[Trial], record: RunRecord, uri: str, run_id: str
+) -> str:
+    best = trials[0] if trials else None
+    if best is None or best.best is None:
+        raise UserError(
+            f"no trial reported {config.sweep.metric}; see the trials' runs in {uri} for why"
+        )
+    tree = config.model_dump(mode="json", exclude_defaults=True)
+    tree.pop("sweep", None)
+    for field, value in best.params.items():
+        set_dotted(tree, field, value)
+    header = (
+        f"# Best of {len(trials)} trials of the sweep {record.name}: "
+        f"{config.sweep.metric} {best.best:.4f} (trial {best.name}).\n"
+        "# Train with: python -m jobs.train --config FILE\n"
+    )
+    text = header + yaml.safe_dump(tree, sort_keys=False)
+    client = connect(uri)
+    client.log_text(run_id, text, "best.yaml")
+    client.log_dict(run_id, {"trials": [vars(trial) for trial in trials]}, "trials.json")
+    client.log_metric(run_id, config.sweep.metric, best.best)
+    folder = Path.cwd() if "://" in record.uri else Path(record.uri)
+    path = folder / "best.yaml"
+    path.write_text(text, encoding="utf-8")
+    print(f"the best trial's recipe is {path}", file=sys.stderr, flush=True)
+    return str(path)

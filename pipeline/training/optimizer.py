@@ -1,0 +1,42 @@
+"""SGD without decay on norms and biases, and its warm-up + cosine schedule."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from pipeline.config import TrainConfig
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
+    """SGD with momentum; parameters of one dimension (norms, biases) are not decayed."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in parameters if p.ndim > 1],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def build_schedule(optimizer: SGD, config: TrainConfig, total_steps: int) -> LambdaLR:
+    """The learning rate of every step: linear warm-up, then a cosine down to ``final_lr``."""
+    warmup = min(config.warmup_steps, total_steps // 2)
+
+    def factor(step: int) -> float:
+        return warmup_cosine(step, total_steps, warmup, config.final_lr)
+
+    return LambdaLR(optimizer, factor)
+
+
+def warmup_cosine(step: int, total: int, warmup: int, final: float) -> float:
+    """Share of the peak learning rate at a step counted from 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,0 +1,101 @@
+"""What the outside sees of a training: lines on stderr and points in MLflow, from rank 0 alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.report import report_evaluation
+from pipeline.tracking import Tracker
+
+PRINT_SECONDS = 5.0
+
+
+class Plan(Protocol):
+    """The length of a training."""
+
+    total: int
+    batch: int
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training set after a step."""
+
+
+class RunLog:
+    """Prints progress with the time left and sends figures; silent without a tracker."""
+
+    def __init__(self, tracker: Tracker | None) -> None:
+        self.tracker = tracker
+        self._began = self._printed = time.monotonic()
+        self._first = self._last = 0
+        self._last_time = self._began
+        self._plan: Plan | None = None
+
+    def start(self, step: int, plan: Plan, title: str) -> None:
+        """Begin counting speed at a step."""
+        self._first = self._last = step
+        self._began = self._last_time = self._printed = time.monotonic()
+        self._plan = plan
+        went_on = f", going on after step {step}" if step else ""
+        self._print(f"{title}: {plan.total} steps of {plan.batch} images{went_on}")
+
+    def step(self, step: int, parts: Mapping[str, float], lr: float) -> None:
+        """A training step's figures, averaged over ranks."""
+        assert self._plan is not None, "start() comes first"
+        now = time.monotonic()
+        rate = (step - self._last) * self._plan.batch / max(1e-9, now - self._last_time)
+        self._last, self._last_time = step, now
+        if self.tracker is None:
+            return
+        figures = {f"train/{name}": value for name, value in parts.items()}
+        figures |= {
+            "train/lr": lr,
+            "train/images_per_second": rate,
+            "train/epoch": self._plan.epoch(step),
+        }
+        self.tracker.log(figures, step)
+        if now - self._printed >= PRINT_SECONDS or step == self._plan.total:
+            self._printed = now
+            self._print(self._line(step, parts, rate, now))
+
+    def evaluated(
+        self,
+        split: str,
+        step: int,
+        evaluation: Evaluation,
+        uri: str,
+        classes: Sequence[str],
+        pictures: int,
+    ) -> None:
+        """An evaluation's figures, pictures and curves."""
+        metrics = evaluation.result.metrics
+        shown = [
+            f"{name} {metrics[name]:.3f}" for name in ("ap", "ap50", "ap75") if name in metrics
+        ]
+        self._print(f"step {step}: {split} {', '.join(shown) or 'has no objects to find'}")
+        if self.tracker is not None:
+            self.tracker.log({f"{split}/{name}": value for name, value in metrics.items()}, step)
+            report_evaluation(self.tracker, split, evaluation, uri, classes, pictures)
+        self._last_time = time.monotonic()  # an evaluation is no slow step
+
+    def _line(self, step: int, parts: Mapping[str, float], rate: float, now: float) -> str:
+        assert self._plan is not None, "start() comes first"
+        left = (self._plan.total - step) * (now - self._began) / max(1, step - self._first)
+        return (
+            f"epoch {self._plan.epoch(step):.2f}  step {step}/{self._plan.total}  "
+            f"loss {parts['loss']:.3f} (cls {parts['loss_cls']:.3f}, loc {parts['loss_loc']:.3f})  "
+            f"{rate:.1f} images/s  {_clock(left)} left"
+        )
+
+    def _print(self, text: str) -> None:
+        if self.tracker is not None:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,123 @@
+"""Everything that training knows of Ray Train: a worker's session, and the launch of the workers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import TrainingFailed, UserError
+from pipeline.training.cluster import ray_cluster
+from pipeline.training.runs import RunRecord
+from pipeline.training.session import Metrics, Saved, Write, score_name
+from pipeline.training.worker import run_rank
+from pipeline.world import World
+
+
+class RaySession:
+    """A worker of Ray Train."""
+
+    def __init__(self) -> None:
+        import ray.train
+        from ray.train.torch import get_device
+
+        context = ray.train.get_context()
+        self.world = World(context.get_world_rank(), context.get_world_size(), get_device())
+
+    def latest(self) -> Saved | None:
+        """The checkpoint that Ray Train hands to a restarted worker group."""
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        return Saved({}, checkpoint.as_directory) if checkpoint else None
+
+    def kept(self) -> list[Saved]:
+        """All committed checkpoints that Ray Train's retention has kept."""
+        import ray.train
+
+        reported = ray.train.get_all_reported_checkpoints(
+            consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
+        )
+        return [Saved(item.metrics, item.checkpoint.as_directory) for item in reported]
+
+    def report(self, metrics: Metrics, name: str, write: Write) -> None:
+        """Write on rank 0, then upload and commit; a barrier."""
+        import ray.train
+
+        if not self.world.is_main:
+            ray.train.report(dict(metrics), checkpoint_dir_name=name)
+            return
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+            write(Path(folder))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+def train_in_ray(
+    config: Config, record: RunRecord, uri: str, run_id: str, callbacks: Sequence[Any]
+) -> dict[str, Any]:
+    """Run the workers to the end, restarting them as configured; rank 0's outcome."""
+    with ray_cluster(config.ray):
+        from ray.train.v2.api.exceptions import TrainingFailedError
+
+        try:
+            result = _trainer(config, record, uri, run_id, callbacks).fit()
+        except TrainingFailedError as error:
+            raise _reason(error) from error
+    outcome: dict[str, Any] = result.return_value
+    return outcome
+
+
+def _trainer(
+    config: Config, record: RunRecord, uri: str, run_id: str, callbacks: Sequence[Any]
+) -> Any:
+    import ray.train as rt
+    from ray.train.torch import TorchTrainer
+
+    # The annotations of ray.train still describe its first version.
+    train: Any = rt
+    trainer: Any = TorchTrainer
+    return trainer(
+        _ray_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "uri": uri, "run_id": run_id},
+        scaling_config=train.ScalingConfig(
+            num_workers=config.ray.workers,
+            use_gpu=config.ray.gpu,
+            resources_per_worker={
+                "CPU": config.ray.cpus_per_worker,
+                **({"GPU": 1} if config.ray.gpu else {}),
+            },
+        ),
+        run_config=train.RunConfig(
+            name=record.name,
+            storage_path=record.storage,
+            failure_config=train.FailureConfig(
+                max_failures=config.ray.max_failures, controller_failure_limit=3
+            ),
+            checkpoint_config=train.CheckpointConfig(
+                num_to_keep=config.train.keep_checkpoints,
+                checkpoint_score_attribute=score_name(config),
+            ),
+            callbacks=list(callbacks),
+            logging_config=train.LoggingConfig(log_level="WARNING"),
+        ),
+    )
+
+
+def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
+    config = Config.from_dict(settings["config"])
+    return run_rank(config, RaySession(), settings["uri"], settings["run_id"])
+
+
+def _reason(error: Exception) -> Exception:
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        for cause in (failure, getattr(failure, "cause", None), failure.__cause__):
+            if isinstance(cause, UserError):
+                return UserError(str(cause))
+    if failures:
+        rank, failure = min(failures.items())
+        return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")
+    return TrainingFailed(str(error).strip())

@@ -1,0 +1,178 @@
+"""One rank's detector, loss, optimizer and average, and the step that moves them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model import Detector, build_detector
+from model.assign import build_assigner
+from model.loss import DetectionLoss
+from pipeline.config import Config
+from pipeline.data import Batch
+from pipeline.training.ema import WeightAverage
+from pipeline.training.optimizer import build_optimizer, build_schedule
+from pipeline.world import World
+
+
+class Tensors(NamedTuple):
+    """The tensors of a `Batch`, on the device."""
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    ignore_boxes: Tensor
+    valid: Tensor
+
+    def split(self, size: int) -> list[Tensors]:
+        """Passes of at most ``size`` images."""
+        return [
+            Tensors(*parts) for parts in zip(*(value.split(size) for value in self), strict=True)
+        ]
+
+
+class Trainer:
+    """Holds what a checkpoint holds. The same weights on every rank, at every step."""
+
+    def __init__(self, config: Config, world: World, num_classes: int, total_steps: int) -> None:
+        self.config, self.world, self.step_count = config, world, 0
+        seed_everything(config.train.seed)
+        self.detector = build_detector(
+            backbone=config.model.backbone,
+            neck=config.model.neck,
+            num_classes=num_classes,
+            image_size=config.model.image_size,
+        )
+        memory_format = (
+            torch.channels_last if config.train.channels_last else torch.contiguous_format
+        )
+        self.detector.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.loss = build_loss(config, self.detector)
+        self.average = WeightAverage(self.detector, config.train.ema_decay)
+        self.optimizer = build_optimizer(self.detector, config.train)
+        self.schedule = build_schedule(self.optimizer, config.train, total_steps)
+        self.network = _distributed(self.detector, world)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on this rank's share of one global batch.
+
+        The share is split into passes of at most ``micro_batch`` images; gradients are summed over
+        passes and ranks and normalised by the whole global batch. Returns this rank's loss parts
+        and ``gradient_norm`` as scalars. On a non-finite gradient nothing is updated.
+        """
+        self.network.train()
+        tensors = Tensors(*(value.to(self.world.device, non_blocking=True) for value in batch[:5]))
+        normalisers = self.loss.normalisers(
+            self.detector.anchors, tensors.boxes, tensors.labels, tensors.valid
+        )
+        if normalisers is not None:
+            self.world.sum(normalisers)
+        parts: dict[str, Tensor] = {}
+        passes = tensors.split(self.config.train.micro_batch)
+        for number, part in enumerate(passes, start=1):
+            with self._sync_gradients(last=number == len(passes)):
+                for name, value in self._backward(part, normalisers).items():
+                    parts[name] = parts.get(name, torch.zeros_like(value)) + value
+        parts["gradient_norm"] = self._update()
+        return parts
+
+    def _backward(self, part: Tensors, normalisers: Tensor | None) -> dict[str, Tensor]:
+        with self._autocast():
+            predictions = self.network(part.images)
+        parts: dict[str, Tensor] = self.loss(
+            predictions,
+            self.detector.anchors,
+            part.boxes,
+            part.labels,
+            ignore_boxes=part.ignore_boxes,
+            valid=part.valid,
+            normalisers=normalisers,
+        )
+        # DDP averages over ranks. A pass that normalised by itself counts by its images.
+        share = 1.0 if normalisers is not None else len(part.images) / self.config.train.batch_size
+        (parts["loss"] * (share * self.world.size)).backward()
+        return {name: value.detach() for name, value in parts.items()}
+
+    def _update(self) -> Tensor:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.train.clip_norm)
+        if not torch.isfinite(norm):  # the same on every rank: gradients are already summed
+            raise FloatingPointError(
+                f"the gradient is not finite at step {self.step_count}; "
+                "lower train.lr or train.clip_norm, or look at the last images"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.average.update(self.detector)
+        self.step_count += 1
+        return norm
+
+    def _sync_gradients(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self.network, DistributedDataParallel) and not last:
+            return self.network.no_sync()
+        return contextlib.nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        cuda = self.world.device.type == "cuda"
+        precision = self.config.train.precision
+        enabled = precision == "bf16" or (precision == "auto" and cuda)
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def averaged(self) -> Detector:
+        """The averaged detector in eval mode, with rank 0's statistics on every rank."""
+        self.world.share_buffers(self.average.module)
+        return self.average.module
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "model": self.detector.state_dict(),
+            "ema": self.average.module.state_dict(),
+            "ema_updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step_count,
+            "rng": torch.get_rng_state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a state made by `state`."""
+        self.detector.load_state_dict(state["model"])
+        self.average.module.load_state_dict(state["ema"])
+        self.average.updates = state["ema_updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step_count = state["step"]
+        torch.set_rng_state(state["rng"].cpu())
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch; the same on every rank, so that weights begin equal."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def build_loss(config: Config, detector: Detector) -> DetectionLoss:
+    """The configured loss over the configured assigner."""
+    assigner = build_assigner(**config.assign.model_dump(), anchor_strides=detector.anchor_strides)
+    return DetectionLoss(assigner, **config.loss.model_dump())
+
+
+def _distributed(detector: nn.Module, world: World) -> nn.Module:
+    if world.size == 1:
+        return detector
+    devices = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(detector, device_ids=devices, gradient_as_bucket_view=True)

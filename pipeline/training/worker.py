@@ -1,0 +1,126 @@
+"""What every rank runs, read top to bottom: set up, fit, validate, finish."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+import torch
+
+from pipeline.config import Config
+from pipeline.data import build_eval_loader, build_train_loader, load_manifest
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.tracking import Tracker
+from pipeline.training.checkpoint import load_meta, load_state, save_checkpoint
+from pipeline.training.progress import RunLog
+from pipeline.training.session import Session, best_of, score_name
+from pipeline.training.trainer import Trainer
+from pipeline.world import mean_over_ranks
+
+
+def train_worker(config: Config, session: Session, log: RunLog) -> dict[str, Any]:
+    """Train from the latest checkpoint, or from scratch, to the end; every rank calls it.
+
+    Returns the final figures and the name of the checkpoint that holds the chosen weights.
+    """
+    torch.set_num_threads(compute_threads(config))
+    assert config.data.train is not None, "fit() has checked it"
+    manifest, world = load_manifest(config.data.train), session.world
+    steps = Steps(config, manifest.samples)
+    trainer = Trainer(config, world, len(manifest.classes), steps.total)
+    if saved := session.latest():
+        with saved.open() as folder:
+            trainer.load(load_state(folder, world.device))
+    loader = build_train_loader(
+        config.data.train, config, world.rank, world.size, start_step=trainer.step_count
+    )
+    title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
+    log.start(trainer.step_count, steps, f"{title}, {world.size} workers")
+    for batch in loader:
+        parts = trainer.step(batch)
+        step = trainer.step_count
+        if step % config.train.log_every == 0 or step == steps.total:
+            log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
+        if step in steps.checkpoints or step in steps.evaluations:
+            metrics = {"step": step, "epoch": steps.epoch(step)}
+            if config.data.val and step in steps.evaluations:
+                metrics |= validate("val", config.data.val, trainer, log)
+            meta = {
+                **metrics,
+                "classes": manifest.classes,
+                "spec": trainer.detector.spec,
+                "data": manifest.content_hash,
+                "config": config.model_dump(mode="json"),
+            }
+            write = partial(save_checkpoint, state=trainer.state(), meta=meta)
+            session.report(metrics, f"step-{step:08d}", write)
+    return finish(config, session, trainer, log)
+
+
+def run_rank(config: Config, session: Session, uri: str, run_id: str) -> dict[str, Any]:
+    """`train_worker` with rank 0 writing the MLflow run; adds the seconds it took."""
+    began = time.monotonic()
+    tracker = Tracker(uri, run_id) if session.world.is_main else None
+    try:
+        outcome = train_worker(config, session, RunLog(tracker))
+    finally:
+        if tracker is not None:
+            tracker.close()
+    return {**outcome, "seconds": round(time.monotonic() - began, 1)}
+
+
+def validate(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
+    """Score the averaged weights on a set; the same figures on every rank."""
+    config, world = trainer.config, trainer.world
+    loader = build_eval_loader(uri, config, world.rank, world.size)
+    classes = load_manifest(uri).classes
+    result = evaluate(trainer.averaged(), loader, classes, config.evaluate, world)
+    if result is not None:
+        log.evaluated(split, trainer.step_count, result, uri, classes, config.evaluate.pictures)
+    metrics = result.result.metrics if result is not None else {}
+    return world.share({f"{split}/{name}": value for name, value in metrics.items()})
+
+
+def finish(config: Config, session: Session, trainer: Trainer, log: RunLog) -> dict[str, Any]:
+    """Choose the weights (best on ``data.val``, else the last) and score ``data.test`` once."""
+    chosen = best_of(session.kept(), score_name(config))
+    assert chosen is not None, "the last step always writes a checkpoint"
+    with chosen.open() as folder:
+        meta = load_meta(folder)
+        trainer.load(load_state(folder, trainer.world.device))
+    metrics = {name: value for name, value in chosen.metrics.items() if "/" in name}
+    if config.data.test:
+        metrics |= validate("test", config.data.test, trainer, log)
+    return {
+        "checkpoint": f"step-{meta['step']:08d}",
+        "step": meta["step"],
+        "classes": meta["classes"],
+        "spec": meta["spec"],
+        "metrics": metrics,
+    }
+
+
+def compute_threads(config: Config) -> int:
+    """Threads of one worker's compute."""
+    return config.ray.threads_per_worker or max(1, int(config.ray.cpus_per_worker))
+
+
+class Steps:
+    """Which steps end an epoch, are evaluated, are saved. Counted from 1, as steps done."""
+
+    def __init__(self, config: Config, samples: int) -> None:
+        self.samples, self.batch = samples, config.train.batch_size
+        self.total = math.ceil(config.train.epochs * samples / self.batch)
+        self.checkpoints = self._every(config.train.checkpoint_every)
+        self.evaluations = self._every(config.evaluate.every)
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training set after a step."""
+        return step * self.batch / self.samples
+
+    def _every(self, epochs: float) -> set[int]:
+        times = range(1, math.floor(self.total * self.batch / (epochs * self.samples)) + 1)
+        ends = (math.ceil(k * epochs * self.samples / self.batch) for k in times)
+        return {step for step in ends if step <= self.total} | {self.total}

@@ -1,0 +1,77 @@
+"""This process's place among the ranks, and the few collectives that training needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank, number of ranks and compute device of this process."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the one that logs and saves."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum a tensor over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """All ranks' values on rank 0, in rank order; None elsewhere."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, gathered)
+        return gathered
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, device=self.device)
+        return box[0]
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Overwrite every rank's buffers (batch-norm statistics) by rank 0's."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+def world_from_environment(gpu: bool) -> tuple[World, bool]:
+    """The world that torchrun describes in the environment, else a single process.
+
+    Returns the world and whether this call started its process group.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device("cpu")
+    if gpu:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    starts = size > 1 and not dist.is_initialized()
+    if starts:
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=30))
+    return World(rank, size, device), starts
+
+
+def mean_over_ranks(values: Mapping[str, Tensor], world: World) -> dict[str, float]:
+    """Average named scalars over all ranks with one collective."""
+    stacked = world.sum(torch.stack([value.detach().double() for value in values.values()]))
+    return dict(zip(values, (stacked / world.size).tolist(), strict=True))

@@ -1,0 +1,71 @@
+"""What all jobs share: exit codes, one line per mistake, and stdout for machines."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOBS = sorted(
+    path.stem
+    for path in (Path(__file__).resolve().parents[2] / "jobs").glob("*.py")
+    if not path.stem.startswith("_")
+)
+
+NOISY = """
+import os, sys
+from jobs._cli import make_parser, run_job
+from pipeline.errors import UserError
+
+def main(argv):
+    options = make_parser("x", "x").parse_args(argv)
+    print("progress")
+    os.system("echo from a child")
+    if os.environ.get("FAIL"):
+        raise UserError("shards/x: no manifest.json")
+    return {"ap": 0.5}
+
+run_job(main)
+"""
+
+
+def run(code: str, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        cwd=Path(__file__).resolve().parents[2],
+        check=False,
+    )
+
+
+def test_json_leaves_exactly_one_line_on_stdout() -> None:
+    done = run(NOISY, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"ap": 0.5}
+    assert "progress" in done.stderr
+    assert "from a child" in done.stderr
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
+    done = run(NOISY, FAIL="1")
+    assert done.returncode == 2
+    assert done.stderr == "error: shards/x: no manifest.json\n"
+
+
+def test_an_unknown_option_is_one_line_and_exit_code_2() -> None:
+    done = run(NOISY, "--jso")
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown option --jso; did you mean --json?\n"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_explains_itself_and_takes_json(job: str) -> None:
+    done = run(f"from jobs.{job} import main; main(['--help'])")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+    assert f"python -m jobs.{job}" in done.stdout

@@ -1,0 +1,101 @@
+"""The configuration tree: sources, order of precedence, and one clear line per mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs._cli import make_parser
+from pipeline.config import Config, load_config
+from pipeline.errors import UserError
+
+
+def load(*argv: str) -> Config:
+    return load_config(make_parser("train", "test"), argv)[0]
+
+
+def test_each_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("train: {epochs: 1, lr: 0.1, seed: 5}\n")
+    monkeypatch.setenv("MG_TRAIN__EPOCHS", "2")
+    monkeypatch.setenv("MG_TRAIN__LR", "0.2")
+    config = load("--config", str(recipe), "--train.epochs", "3")
+    assert (config.train.epochs, config.train.lr, config.train.seed) == (3.0, 0.2, 5)
+
+
+def test_null_on_the_command_line_unsets(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("data: {val: shards/val}\n")
+    assert load("--config", str(recipe), "--data.val", "null").data.val is None
+
+
+def test_dict_and_command_line_build_the_same_tree() -> None:
+    tree = {"train": {"epochs": 3}, "assign": {"name": "max_iou"}}
+    assert Config.from_dict(tree) == load("--train.epochs", "3", "--assign.name", "max_iou")
+
+
+def test_replace_changes_dotted_fields_and_validates() -> None:
+    config = Config().replace({"assign.sigma": 3.0, "train.epochs": 2})
+    assert (config.assign.sigma, config.train.epochs) == (3.0, 2.0)
+    with pytest.raises(UserError, match=r"assign\.sigma"):
+        Config().replace({"assign.sigma": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--train.epochs", "abc"], r"train\.epochs: got 'abc'.*valid number.*passes over"),
+        (["--train.epochs", "-1"], r"train\.epochs: got '-1'.*greater than 0"),
+        (["--train.epoch", "3"], r"unknown option --train\.epoch; did you mean --train\.epochs"),
+        (["--assign.name", "magic"], r"assign\.name: 'magic' does not exist.*mutual_guidance"),
+        (["--model.backbone", "x"], r"model\.backbone: 'x' does not exist.*slim"),
+        (["--model.image_size", "100"], r"100 is not divisible by 64; the nearest are 64 and 128"),
+        (["--ray.storage", "here"], r"ray\.storage: 'here' is relative"),
+        (["--assign.pos_threshold", "0.1"], r"ignore_threshold 0\.4 is above pos_threshold 0\.1"),
+        (["--config", "absent.yaml"], r"--config absent\.yaml: No such file"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(argv: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        load(*argv)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train: {epochz: 3}", r"train\.epochz: unknown key; did you mean 'epochs'"),
+        ("training: {}", r"training: unknown key; .*known|did you mean 'train'"),
+        ("train: [", "not valid YAML"),
+        ("just words", "expected sections"),
+    ],
+)
+def test_a_bad_recipe_is_one_clear_line(tmp_path: Path, text: str, expected: str) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(text)
+    with pytest.raises(UserError, match=expected) as caught:
+        load("--config", str(recipe))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["MG_TRAIN__EPOCHZ", "MG_TRAINING__EPOCHS"])
+def test_an_unknown_environment_variable_is_an_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(UserError, match="(?i)epochz|training"):
+        load()
+
+
+def test_every_field_says_what_it_means() -> None:
+    for section, info in Config.model_fields.items():
+        for name, field in info.annotation.model_fields.items():
+            assert field.description, f"{section}.{name}"
+
+
+def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load("--help")
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "--assign.sigma" in text
+    assert "passes over the training set" in text

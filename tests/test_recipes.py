@@ -1,0 +1,33 @@
+"""Every shipped recipe parses, builds, and says how to use it and what to expect."""
+
+from pathlib import Path
+
+import pytest
+
+from model import build_detector
+from pipeline.config import Config, read_recipe
+from pipeline.sweep.space import build_space
+from pipeline.training.trainer import build_loss
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_parses_and_builds(path: Path) -> None:
+    config = Config.from_dict(read_recipe(path))
+    detector = build_detector(**config.model.model_dump(), num_classes=3)
+    assert build_loss(config, detector) is not None
+    if config.sweep.space:
+        assert set(build_space(config)) == set(config.sweep.space)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_says_command_hardware_time_and_expectation(path: Path) -> None:
+    text = path.read_text()
+    for word in ("Command:", "Hardware:", "Time:", "Expected:", str(path.relative_to(ROOT))):
+        assert word in text
