@@ -100,9 +100,15 @@ def test_the_affine_warp_and_the_plain_stretch_agree(flip):
 
 def test_the_matrix_maps_the_view_onto_the_input():
     matrix = view_matrix(Plan((10, 20, 110, 70), False, None), 100)
-    assert (matrix @ [10, 20, 1]).tolist() == [0, 0] and (matrix @ [110, 70, 1]).tolist() == [100, 100]
+    assert (matrix @ [10, 20, 1]).tolist() == [0, 0] and (matrix @ [110, 70, 1]).tolist() == [
+        100,
+        100,
+    ]
     matrix = view_matrix(Plan((10, 20, 110, 70), True, None), 100)
-    assert (matrix @ [110, 20, 1]).tolist() == [0, 0] and (matrix @ [10, 70, 1]).tolist() == [100, 100]
+    assert (matrix @ [110, 20, 1]).tolist() == [0, 0] and (matrix @ [10, 70, 1]).tolist() == [
+        100,
+        100,
+    ]
 
 
 def test_boxes_that_vanish_are_dropped_and_the_rest_clipped():

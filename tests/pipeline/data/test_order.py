@@ -67,11 +67,10 @@ def test_windows_hold_samples_of_few_shards_and_parts_follow_the_formula(monkeyp
     for p in range(parts):
         part = row[cuts[p] : cuts[p + 1]]
         shards = list(dict.fromkeys(s for s, _ in part))
-        expected, number = [], 0
-        for first in range(0, len(shards), window):
+        expected = []
+        for number, first in enumerate(range(0, len(shards), window)):
             block = [i for s, i in part if s in shards[first : first + window]]
             expected += [block[k] for k in permute(len(block), "windows", seed, 0, p, number)]
-            number += 1
         assert [order.sample(j * parts + p)[0] for j in range(len(part))] == expected
 
 

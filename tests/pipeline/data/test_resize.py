@@ -22,7 +22,7 @@ def test_fine_stripes_become_their_mean(factor):
     image = np.zeros((64 * factor, 64 * factor, 3), np.uint8)
     image[:, ::2] = 200
     out = to_input(image, 64)[:, 4:-4, 4:-4]
-    # An odd factor covers uneven numbers of stripes; the mean over a few pixels is 100 all the same.
+    # An odd factor covers uneven numbers of stripes; the mean of many pixels is 100 all the same.
     assert abs(out.mean() - 100) < 3 and out.std() < 200 / factor
 
 
