@@ -80,6 +80,9 @@ class DataConfig(Section):
     )
     prefetch: int = Field(4, ge=1, le=64, description="batches each loader process keeps ready")
     flip: Probability = Field(0.5, description="probability of a horizontal flip")
+    flip_vertical: Probability = Field(
+        0.0, description="probability of a vertical flip, for images without an up"
+    )
     crop: Probability = Field(0.0, description="probability of an IoU-constrained random crop")
     zoom_out: Probability = Field(0.0, description="probability of placing the image on a canvas")
     zoom_out_max: float = Field(3.0, ge=1.0, le=8.0, description="largest canvas, in image sides")
@@ -177,7 +180,7 @@ class TrainConfig(Section):
     epochs: float = Field(20.0, gt=0.0, description="passes over the training set")
     batch_size: int = Field(8, ge=1, description="global batch G, images over all workers")
     micro_batch: int = Field(32, ge=1, description="most images per forward pass and worker")
-    lr: float = Field(0.02, gt=0.0, description="peak learning rate of SGD, for the global batch")
+    lr: float = Field(0.05, gt=0.0, description="peak learning rate of SGD, for the global batch")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="SGD momentum")
     weight_decay: float = Field(5e-4, ge=0.0, description="L2 decay; none on norms and biases")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up before the cosine")

@@ -27,8 +27,9 @@ class Plan(NamedTuple):
     """What is done to one image."""
 
     view: tuple[float, float, float, float]  # x1, y1, x2, y2 in source pixels
-    flip: bool
-    colour: np.ndarray | None  # (3,4) or None
+    flip: bool  # left and right
+    colour: np.ndarray | None = None  # (3,4)
+    flip_vertical: bool = False
 
 
 def draw_plan(
@@ -42,7 +43,8 @@ def draw_plan(
         view = _crop(rng, view, boxes)
     flip = bool(rng.random() < config.flip)
     colour = _colour(rng) if rng.random() < config.photometric else None
-    return Plan(view, flip, colour)
+    flip_vertical = bool(rng.random() < config.flip_vertical)
+    return Plan(view, flip, colour, flip_vertical)
 
 
 def decoded_scale(image: np.ndarray, width: int, height: int) -> float:
@@ -68,6 +70,7 @@ def warp(image: np.ndarray, plan: Plan, width: int, height: int, size: int) -> n
     if image.shape[:2] == (height, width) and plan.view == (0, 0, width, height):
         out = stretch(image, size)  # the same map, in a third of the time
         out = cv2.flip(out, 1) if plan.flip else out
+        out = cv2.flip(out, 0) if plan.flip_vertical else out
     else:
         out = _warp_view(image, plan, width, height, size)
     return out if plan.colour is None else cv2.transform(out, plan.colour)
@@ -95,9 +98,9 @@ def view_matrix(plan: Plan, size: int) -> np.ndarray:
     """(2,3) from source pixels to input pixels; both count from the corner of the first pixel."""
     x1, y1, x2, y2 = plan.view
     a, b = size / (x2 - x1), size / (y2 - y1)
-    if plan.flip:
-        return np.array([[-a, 0.0, a * x2], [0.0, b, -b * y1]])
-    return np.array([[a, 0.0, -a * x1], [0.0, b, -b * y1]])
+    across = [-a, 0.0, a * x2] if plan.flip else [a, 0.0, -a * x1]
+    down = [0.0, -b, b * y2] if plan.flip_vertical else [0.0, b, -b * y1]
+    return np.array([across, down])
 
 
 def move_boxes(
@@ -113,6 +116,8 @@ def move_boxes(
     moved = boxes * (a, b, a, b) + (c, d, c, d)
     if plan.flip:
         moved = moved[:, [2, 1, 0, 3]]
+    if plan.flip_vertical:
+        moved = moved[:, [0, 3, 2, 1]]
     clipped = np.minimum(np.maximum(moved, 0), size)
     keep = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     if centre_inside:

@@ -26,6 +26,8 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     try:
         if address == "local":
+            # No one preempts this machine, and the watcher would greet with an error line.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ray.init(
                 address="local",
                 include_dashboard=True,  # Ray Train asks its API which actors live

@@ -125,8 +125,8 @@ def _trainer(
 
 
 def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
-    # Ray Train announces every report, from every rank.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray Train announces every report, from every rank, through a logger without a level.
+    logging.getLogger().setLevel(logging.WARNING)
     config = Config.from_dict(settings["config"])
     record = RunRecord(settings["storage"], settings["run"])
     if record.noted_failure():

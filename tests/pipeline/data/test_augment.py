@@ -21,7 +21,7 @@ from pipeline.data.randomness import generator
 from pipeline.data.resize import to_input
 
 SIZE = 320
-EVERYTHING = DataConfig(flip=0.5, crop=1.0, zoom_out=0.5, photometric=0.0)
+EVERYTHING = DataConfig(flip=0.5, flip_vertical=0.5, crop=1.0, zoom_out=0.5, photometric=0.0)
 NOTHING = DataConfig(flip=0.0)
 
 
@@ -61,6 +61,8 @@ def test_painted_marks_are_found_within_half_a_pixel(shape, key):
     (ax, ay), (bx, by) = find_blob(out, 0), find_blob(out, 2)
     if plan.flip:
         (ax, bx) = (bx, ax)
+    if plan.flip_vertical:
+        (ay, by) = (by, ay)
     assert [ax, ay, bx, by] == pytest.approx(moved.tolist(), abs=0.5)
 
 
@@ -78,23 +80,29 @@ def test_a_picture_of_another_size_than_its_json_is_an_error():
         decoded_scale(np.zeros((480, 600, 3), np.uint8), 640, 480)
 
 
+@pytest.mark.parametrize("upside_down", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
-def test_without_crop_training_sees_what_evaluation_sees(flip):
+def test_without_crop_training_sees_what_evaluation_sees(flip, upside_down):
     image = cv2.GaussianBlur(
         generator("augment", 1, 1, 1).integers(0, 256, (480, 640, 3), dtype=np.uint8), (7, 7), 0
     )
-    plan = Plan((0.0, 0.0, 640.0, 480.0), flip, None)
+    plan = Plan((0.0, 0.0, 640.0, 480.0), flip, None, upside_down)
     out = warp(image, plan, 640, 480, SIZE).transpose(2, 0, 1)
-    assert np.array_equal(out[:, :, ::-1] if flip else out, to_input(image, SIZE))
+    out = out[:, :, ::-1] if flip else out
+    assert np.array_equal(out[:, ::-1] if upside_down else out, to_input(image, SIZE))
 
 
+@pytest.mark.parametrize("upside_down", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_affine_warp_and_the_plain_stretch_agree(flip):
+def test_the_affine_warp_and_the_plain_stretch_agree(flip, upside_down):
     image = cv2.GaussianBlur(
         generator("augment", 1, 1, 2).integers(0, 256, (480, 640, 3), dtype=np.uint8), (7, 7), 0
     )
-    plain = warp(image, Plan((0, 0, 640, 480), flip, None), 640, 480, SIZE).astype(int)
-    hair = warp(image, Plan((0, 0, 640 - 1e-6, 480), flip, None), 640, 480, SIZE).astype(int)
+    whole, less = (0, 0, 640, 480), (0, 0, 640 - 1e-6, 480)
+    plain, hair = (
+        warp(image, Plan(view, flip, None, upside_down), 640, 480, SIZE).astype(int)
+        for view in (whole, less)
+    )
     assert abs(plain - hair).max() <= 3
 
 
@@ -182,6 +190,8 @@ def test_colour_changes_are_one_matrix_that_grey_survives_in_hue():
 
 def test_probabilities_of_zero_and_one():
     assert not any(plan_of(NOTHING, k, 9, 9).flip for k in range(50))
+    assert not any(plan_of(NOTHING, k, 9, 9).flip_vertical for k in range(50))
+    assert all(plan_of(DataConfig(flip_vertical=1.0), k, 9, 9).flip_vertical for k in range(50))
     assert all(plan_of(DataConfig(flip=1.0), k, 9, 9).flip for k in range(50))
     flips = [plan_of(DataConfig(flip=0.5), k, 9, 9).flip for k in range(200)]
     assert 70 < sum(flips) < 130
