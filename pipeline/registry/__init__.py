@@ -1,6 +1,6 @@
 """Model versions: small self-contained bundles in the MLflow registry, and who is champion."""
 
-from pipeline.registry.load import LoadedDetector, check_classes, fetch, load_detector
+from pipeline.registry.load import LoadedDetector, fetch, load_detector
 from pipeline.registry.promote import Promotion, promote, rollback
 from pipeline.registry.register import RegisteredVersion, register
 
@@ -8,7 +8,6 @@ __all__ = [
     "LoadedDetector",
     "Promotion",
     "RegisteredVersion",
-    "check_classes",
     "fetch",
     "load_detector",
     "promote",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,12 +106,3 @@ def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDete
             )
         state = load_file(folder / "artifacts" / "weights.safetensors")
     return LoadedDetector(about["spec"], about["classes"], state)
-
-
-def check_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> None:
-    """Raises UserError naming both lists unless they are equal, order included."""
-    if list(model_classes) != list(data_classes):
-        raise UserError(
-            f"the model's classes {list(model_classes)} are not the data's {list(data_classes)}; "
-            "convert the data with the model's class list, or train on this data"
-        )

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
 from pipeline.config import Config
-from pipeline.data import build_eval_loader, build_train_loader, load_manifest
+from pipeline.data import (
+    Manifest,
+    build_eval_loader,
+    build_train_loader,
+    load_manifest,
+    require_classes,
+)
+from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.tracking import Tracker
 from pipeline.training.checkpoint import load_meta, load_state, save_checkpoint
@@ -32,6 +40,7 @@ def train_worker(config: Config, session: Session, log: RunLog) -> dict[str, Any
     trainer = Trainer(config, world, len(manifest.classes), steps.total)
     if saved := session.latest():
         with saved.open() as folder:
+            check_data_unchanged(load_meta(folder), config.data.train, manifest)
             trainer.load(load_state(folder, world.device))
     loader = build_train_loader(
         config.data.train, config, world.rank, world.size, start_step=trainer.step_count
@@ -57,6 +66,17 @@ def train_worker(config: Config, session: Session, log: RunLog) -> dict[str, Any
             write = partial(save_checkpoint, state=trainer.state(), meta=meta)
             session.report(metrics, f"step-{step:08d}", write)
     return finish(config, session, trainer, log)
+
+
+def check_data_unchanged(meta: Mapping[str, Any], uri: str, manifest: Manifest) -> None:
+    """Raise UserError if a checkpoint was made on other data: its position would mean nothing."""
+    require_classes(uri, manifest, meta["classes"], "the checkpoint to go on from")
+    if meta["data"] != manifest.content_hash:
+        raise UserError(
+            f"{uri} is not the data that this run was begun with (content "
+            f"{manifest.content_hash[:12]}, was {meta['data'][:12]}); restore it, or choose "
+            "another --run name"
+        )
 
 
 def run_rank(config: Config, session: Session, uri: str, run_id: str) -> dict[str, Any]:

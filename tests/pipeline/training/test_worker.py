@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from jobs import prepare
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.training.checkpoint import load_meta, load_state
 from pipeline.training.progress import RunLog
 from pipeline.training.session import LocalSession, local_session
@@ -72,6 +74,27 @@ def test_a_killed_training_ends_with_the_same_weights(small: Config, tmp_path: P
     resumed = train(config, tmp_path / "killed")
     assert_equal(last_state(tmp_path / "whole"), last_state(tmp_path / "killed"))
     assert whole["metrics"] == resumed["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (("--seed", "9"), "is not the data that this run was begun with"),
+        (("--classes", "star,circle,cross,square,triangle"), "star, circle.*circle, cross"),
+    ],
+)
+def test_other_data_under_the_same_name_is_refused(
+    small: Config, tmp_path: Path, extra: tuple[str, str], expected: str
+) -> None:
+    def prepared(*arguments: str) -> Config:
+        base = ("--source", "shapes", "--size", "64", "--count", "8")
+        prepare.main([*base, "--out", str(tmp_path / "data"), "--overwrite", *arguments])
+        only = {"data.val": None, "data.test": None, "train.epochs": 1}
+        return small.replace({**only, "data.train": str(tmp_path / "data")})
+
+    train(prepared(), tmp_path / "run")
+    with pytest.raises(UserError, match=expected):
+        train(prepared(*extra), tmp_path / "run")
 
 
 def test_the_best_checkpoint_is_chosen_not_the_last(small: Config, tmp_path: Path) -> None:

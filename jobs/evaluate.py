@@ -1,0 +1,65 @@
+"""Score a registered model on a shard set.
+
+python -m jobs.evaluate --model models:/NAME@champion --data shards/test
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jobs._cli import make_parser, run_job
+from model import build_detector
+from pipeline.config import Config, TrackingConfig
+from pipeline.data import build_eval_loader, load_manifest, require_classes
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.registry import load_detector
+from pipeline.tracking import resolve_uri
+from pipeline.world import World
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Evaluate on this machine's CPU; returns COCO's figures, in all and per class."""
+    parser = make_parser("evaluate", __doc__ or "")
+    parser.add_argument(
+        "--model", required=True, metavar="URI", help="models:/NAME@champion, models:/NAME/1, DIR"
+    )
+    parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to score on")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="default: $MLFLOW_TRACKING_URI, else ./mlflow"
+    )
+    options = parser.parse_args(argv)
+    manifest = load_manifest(options.data)
+    registered = options.model.startswith("models:")
+    uri = resolve_uri(TrackingConfig(uri=options.tracking_uri)) if registered else None
+    spec, classes, state = load_detector(options.model, uri)
+    require_classes(options.data, manifest, classes, options.model)
+    detector = build_detector(**spec)
+    detector.load_state_dict(state)
+    config = Config.from_dict({"model": {"image_size": spec["image_size"]}})
+    batches = build_eval_loader(options.data, config, rank=0, world_size=1)
+    evaluation = evaluate(detector.eval(), batches, classes, config.evaluate, World())
+    assert evaluation is not None, "this process is rank 0"
+    result = evaluation.result
+    for line in _table(result.metrics, result.per_class):
+        print(line)
+    return {
+        "model": options.model,
+        "data": manifest.name,
+        "fingerprint": manifest.content_hash,
+        "images": len(evaluation.scored),
+        "metrics": result.metrics,
+        "per_class": result.per_class,
+    }
+
+
+def _table(metrics: dict[str, float], per_class: dict[str, dict[str, float]]) -> list[str]:
+    rows = [(name, f"{value:.4f}", "") for name, value in metrics.items()]
+    rows += [("class", "AP", "AP50")]
+    rows += [(name, f"{v['ap']:.4f}", f"{v['ap50']:.4f}") for name, v in per_class.items()]
+    width = max(len(row[0]) for row in rows)
+    return [f"{name:<{width}}  {first:>6}  {second:>6}".rstrip() for name, first, second in rows]
+
+
+if __name__ == "__main__":
+    run_job(main)
