@@ -24,6 +24,10 @@ class Backbone(nn.Module):
         """All layers that learn, in the groups that `freeze` counts, first to last."""
         raise NotImplementedError
 
+    def own_name(self, published: str) -> str:
+        """The name in this module of a tensor in the checkpoints that others publish for it."""
+        return published
+
     def freeze(self, stages: int = 0, norm: bool = False) -> None:
         """Keep the first `stages` as they are; with `norm`, every batch norm of the backbone too.
 

@@ -62,3 +62,11 @@ class Timm(Backbone):
     def stage_layers(self) -> list[Sequence[nn.Module]]:
         """The whole network."""
         return [[self.body]]
+
+    def own_name(self, published: str) -> str:
+        """timm joins a container's name and its item's, as in `stages_0`, to pick feature maps."""
+        first, _, rest = published.partition(".")
+        item = rest.partition(".")[0]
+        if hasattr(self.body, f"{first}_{item}"):
+            return f"body.{first}_{rest}"
+        return f"body.{published}"
