@@ -32,20 +32,26 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     clock.stage("prepare", "generate scenes of shapes and write them as shards")
     for split, count in SPLITS.items():
         prepare.main(
-            ["--source=shapes", f"--split={split}", f"--count={count}"]
-            + [f"--out={_shards(out, split)}", "--overwrite"]
+            [
+                *("--source=shapes", f"--split={split}", f"--count={count}"),
+                *(f"--out={_shards(out, split)}", "--overwrite"),
+            ]
         )
     clock.stage("train", "train on 2 Ray workers, evaluate, log and register in MLflow")
     trained = train.main(
-        [f"--config={RECIPE}", f"--run=demo-{time.strftime('%Y%m%d-%H%M%S')}"]
-        + [f"--data.{split}={_shards(out, split)}" for split in SPLITS]
-        + [f"--tracking.uri={uri}", f"--ray.storage={out}/runs"]
+        [
+            *(f"--config={RECIPE}", f"--run=demo-{time.strftime('%Y%m%d-%H%M%S')}"),
+            *(f"--data.{split}={_shards(out, split)}" for split in SPLITS),
+            *(f"--tracking.uri={uri}", f"--ray.storage={out}/runs"),
+        ]
     )
     clock.stage("predict", "load the registered version and predict on held-out scenes")
     images = _held_out(out, count=16)
     predicted = predict.main(
-        [f"--model={trained['model_uri']}", f"--images={images}", f"--out={out}/predictions"]
-        + [f"--tracking-uri={uri}"]
+        [
+            *(f"--model={trained['model_uri']}", f"--tracking-uri={uri}"),
+            *(f"--images={images}", f"--out={out}/predictions"),
+        ]
     )
     clock.stage("", "done")
     results = _results(out, uri, clock.seconds, trained, predicted)
@@ -101,7 +107,7 @@ def _results(
         "paths": {
             "shards": str(out / "shards"),
             "checkpoint": trained["checkpoint"],
-            "detections": predicted["detections"],
+            "detections": predicted["detections_file"],
             "pictures": predicted["pictures"],
             "results": str(out / "results.json"),
         },
@@ -116,7 +122,7 @@ def _summary(results: dict[str, Any]) -> list[str]:
         f"AP75 {results['ap75']:.3f}   ({seconds})",
         f"pictures of detections  {results['paths']['pictures']}",
         f"registered model        {results['model_uri']}",
-        f"look at the run         .venv/bin/mlflow ui --backend-store-uri {results['tracking_uri']}",
+        f"look at the run         mlflow ui --backend-store-uri {results['tracking_uri']}",
         "your own data           .venv/bin/python -m jobs.prepare --source voc --root DIR "
         "--split train --out shards/mine",
     ]

@@ -1,6 +1,12 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
+
+# Before torch and Ray are imported: tests are many small things on few cores, and talk to no one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 

@@ -107,15 +107,17 @@ def move_boxes(
 
     A box remains if some of it is inside and, with ``centre_inside``, its centre is in the view.
     """
-    matrix = view_matrix(plan, size)
-    x = boxes[:, 0::2] * matrix[0, 0] + matrix[0, 2]
-    y = boxes[:, 1::2] * matrix[1, 1] + matrix[1, 2]
-    moved = np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], 1)
-    clipped = moved.clip(0, size)
+    if not len(boxes):
+        return np.zeros((0, 4), np.float32), np.zeros(0, bool)
+    (a, _, c), (_, b, d) = view_matrix(plan, size)
+    moved = boxes * (a, b, a, b) + (c, d, c, d)
+    if plan.flip:
+        moved = moved[:, [2, 1, 0, 3]]
+    clipped = np.minimum(np.maximum(moved, 0), size)
     keep = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     if centre_inside:
-        centres = (moved[:, :2] + moved[:, 2:]) / 2
-        keep &= ((centres >= 0) & (centres <= size)).all(1)
+        x, y = moved[:, 0] + moved[:, 2], moved[:, 1] + moved[:, 3]
+        keep &= (x >= 0) & (x <= 2 * size) & (y >= 0) & (y <= 2 * size)
     return clipped[keep].astype(np.float32), keep
 
 

@@ -265,12 +265,17 @@ def _in_order(dataset: Dataset[Any], items: Sequence[Any], config: Config) -> Da
         sampler=items,
         generator=torch.Generator(),  # or starting would move the global one
         batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=config.data.prefetch if workers else None,
         worker_init_fn=_start_worker if workers else None,
         multiprocessing_context="fork" if fork else None,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _start_worker(_: int) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 import model
 from pipeline.config import Config
 from pipeline.registry.card import model_card
+from pipeline.tracking import config_yaml
 
 FORMAT_VERSION = 1
 _MODEL_CODE = Path(model.__file__).parent
@@ -137,7 +138,14 @@ def _write_parts(content: Content, scratch: Path) -> tuple[dict[str, Path], Path
     description.write_text(json.dumps(_description(content, package), indent=2), encoding="utf-8")
     evaluation = scratch / "evaluation.json"
     evaluation.write_text(json.dumps(dict(content.metrics), indent=2), encoding="utf-8")
-    artifacts = {"weights": weights, "detector": description, "evaluation": evaluation}
+    recipe = scratch / "config.yaml"
+    recipe.write_text(config_yaml(content.config), encoding="utf-8")
+    artifacts = {
+        "weights": weights,
+        "detector": description,
+        "evaluation": evaluation,
+        "config": recipe,
+    }
     if content.figures:
         artifacts["figures"] = _copy_figures(content.figures, scratch / "figures")
     return artifacts, _write_code(scratch / package)

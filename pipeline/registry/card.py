@@ -34,8 +34,9 @@ table = model.predict(images, params={{"score_threshold": {score_threshold}}})
 # image (row number), x1, y1, x2, y2, score, label, class_name
 ```
 
-Parameters: `score_threshold`, `nms_iou`, `max_detections`. Images are JPEG or PNG bytes, or base64
-text when the model is served. Bytes that are no image are refused with the row's number.
+Parameters: `score_threshold`, `nms_iou`, `max_detections`. Images are the bytes of JPEG, PNG and
+the like, or base64 text when the model is served; they are turned as their EXIF orientation says,
+and the boxes are in the turned image. Bytes that are no image are refused with the row's number.
 
 ## Intended use and limits
 

@@ -56,7 +56,10 @@ def predict_folder(
     Raises UserError if there is no image or the model cannot be had.
     """
     files = _files(images, out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}") from None
     target = out / "detections.jsonl"
     skipped: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:

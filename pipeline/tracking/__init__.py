@@ -8,13 +8,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from pipeline.tracking.run import create_run, finish_run, resume_run
+from pipeline.tracking.run import config_yaml, create_run, finish_run, resume_run
 from pipeline.tracking.store import connect, mask, resolve_uri
 from pipeline.tracking.tracker import Tracker
 
 __all__ = [
     "Tracker",
+    "config_yaml",
     "connect",
     "create_run",
     "finish_run",

@@ -104,6 +104,11 @@ def finish_run(uri: str, run_id: str, status: Status = "FINISHED", timeout: floa
             time.sleep(1.0)
 
 
+def config_yaml(config: Config) -> str:
+    """The whole config as a recipe, with the secrets in its URIs masked."""
+    return yaml.safe_dump(_masked(config.model_dump(mode="json")), sort_keys=False)
+
+
 def flat_params(config: Config) -> dict[str, str]:
     """Dotted config fields as MLflow params, without those the chosen assigner does not use."""
     tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
@@ -145,8 +150,7 @@ def _record_config(client: MlflowClient, run_id: str, config: Config) -> None:
     params = [Param(key, value) for key, value in flat_params(config).items()]
     for start in range(0, len(params), _PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[start : start + _PARAMS_PER_CALL])
-    tree = _masked(config.model_dump(mode="json"))
-    client.log_text(run_id, yaml.safe_dump(tree, sort_keys=False), "config.yaml")
+    client.log_text(run_id, config_yaml(config), "config.yaml")
 
 
 def _record_environment(client: MlflowClient, run_id: str, diff: str) -> None:

@@ -98,8 +98,10 @@ def _sqlite_path(uri: str) -> Path | None:
 def _client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow"):  # after the import, which sets their levels
+    # After the import, which sets the levels. A failed request is reported by its caller.
+    for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

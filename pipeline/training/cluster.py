@@ -28,7 +28,8 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
         if address == "local":
             ray.init(
                 address="local",
-                include_dashboard=False,
+                include_dashboard=True,  # Ray Train asks its API which actors live
+                dashboard_host="127.0.0.1",
                 logging_level=logging.WARNING,
                 _node_ip_address="127.0.0.1",
             )

@@ -1,9 +1,12 @@
-"""Everything that training knows of Ray Train: a worker's session, and the launch of the workers."""
+"""Everything that training knows of Ray Train: a worker's session, the launch of the workers."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ class RaySession:
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        return Saved({}, checkpoint.as_directory) if checkpoint else None
+        return Saved({}, partial(_opened, checkpoint)) if checkpoint else None
 
     def kept(self) -> list[Saved]:
         """All committed checkpoints that Ray Train's retention has kept."""
@@ -40,7 +43,7 @@ class RaySession:
         reported = ray.train.get_all_reported_checkpoints(
             consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
         )
-        return [Saved(item.metrics, item.checkpoint.as_directory) for item in reported]
+        return [Saved(item.metrics, partial(_opened, item.checkpoint)) for item in reported]
 
     def report(self, metrics: Metrics, name: str, write: Write) -> None:
         """Write on rank 0, then upload and commit; a barrier."""
@@ -55,17 +58,26 @@ class RaySession:
             ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
+@contextlib.contextmanager
+def _opened(checkpoint: Any) -> Iterator[Path]:
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
 def train_in_ray(
     config: Config, record: RunRecord, uri: str, run_id: str, callbacks: Sequence[Any]
 ) -> dict[str, Any]:
     """Run the workers to the end, restarting them as configured; rank 0's outcome."""
+    record.forget_failure()
     with ray_cluster(config.ray):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
         try:
             result = _trainer(config, record, uri, run_id, callbacks).fit()
         except TrainingFailedError as error:
-            raise _reason(error) from error
+            raise _reason(error, record) from error
+    if noted := record.noted_failure():
+        raise noted
     outcome: dict[str, Any] = result.return_value
     return outcome
 
@@ -81,7 +93,13 @@ def _trainer(
     trainer: Any = TorchTrainer
     return trainer(
         _ray_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "uri": uri, "run_id": run_id},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "storage": record.storage,
+            "run": record.name,
+            "uri": uri,
+            "run_id": run_id,
+        },
         scaling_config=train.ScalingConfig(
             num_workers=config.ray.workers,
             use_gpu=config.ray.gpu,
@@ -107,16 +125,23 @@ def _trainer(
 
 
 def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
+    # Ray Train announces every report, from every rank.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     config = Config.from_dict(settings["config"])
-    return run_rank(config, RaySession(), settings["uri"], settings["run_id"])
+    record = RunRecord(settings["storage"], settings["run"])
+    if record.noted_failure():
+        return {}  # restarted, only to fail at the same place
+    try:
+        return run_rank(config, RaySession(), settings["uri"], settings["run_id"])
+    except (UserError, FloatingPointError) as error:
+        record.note_failure(error)
+        raise
 
 
-def _reason(error: Exception) -> Exception:
+def _reason(error: Exception, record: RunRecord) -> Exception:
+    if noted := record.noted_failure():
+        return noted
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        for cause in (failure, getattr(failure, "cause", None), failure.__cause__):
-            if isinstance(cause, UserError):
-                return UserError(str(cause))
     if failures:
         rank, failure = min(failures.items())
         return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")

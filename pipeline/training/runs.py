@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pyarrow import ArrowInvalid, fs
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import TrainingFailed, UserError
 
 Resume = Literal["auto", "never", "must"]
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -36,7 +36,7 @@ class RunRecord:
                 f"ray.storage {storage!r} cannot be written: {error}; give a folder or URI that "
                 "this machine and all workers can write"
             ) from None
-        self._path = f"{folder}/run.json"
+        self._path, self._note = f"{folder}/run.json", f"{folder}/failure.json"
 
     def read(self) -> dict[str, Any] | None:
         """The record; None for a run that was never begun."""
@@ -50,6 +50,25 @@ class RunRecord:
         record = {"run_id": run_id, "status": status, "config": config.model_dump(mode="json")}
         with self._files.open_output_stream(self._path) as stream:
             stream.write(json.dumps(record, indent=1).encode())
+
+    def note_failure(self, reason: Exception) -> None:
+        """Leave word that a restart would only fail again; the workers' restart reads it."""
+        kind = "user" if isinstance(reason, UserError) else "training"
+        with self._files.open_output_stream(self._note) as stream:
+            stream.write(json.dumps({"kind": kind, "reason": str(reason)}).encode())
+
+    def noted_failure(self) -> UserError | TrainingFailed | None:
+        """The failure that a worker has noted, if any."""
+        if self._files.get_file_info(self._note).type == fs.FileType.NotFound:
+            return None
+        with self._files.open_input_stream(self._note) as stream:
+            note = json.loads(stream.read())
+        return (UserError if note["kind"] == "user" else TrainingFailed)(note["reason"])
+
+    def forget_failure(self) -> None:
+        """Give a run that failed another try."""
+        if self._files.get_file_info(self._note).type != fs.FileType.NotFound:
+            self._files.delete_file(self._note)
 
     def resumable(self, resume: Resume, config: Config) -> str | None:
         """The MLflow run to go on with, None to begin a new one.

@@ -61,8 +61,9 @@ class Trainer:
         """Train on this rank's share of one global batch.
 
         The share is split into passes of at most ``micro_batch`` images; gradients are summed over
-        passes and ranks and normalised by the whole global batch. Returns this rank's loss parts
-        and ``gradient_norm`` as scalars. On a non-finite gradient nothing is updated.
+        passes and ranks and normalised by the whole global batch. Returns scalars whose mean over
+        ranks is the global batch's: losses, counts and ``gradient_norm``. Raises
+        FloatingPointError, on every rank, before a non-finite gradient changes anything.
         """
         self.network.train()
         tensors = Tensors(*(value.to(self.world.device, non_blocking=True) for value in batch[:5]))
@@ -105,7 +106,11 @@ class Trainer:
         )
         # DDP averages over ranks. A pass that normalised by itself counts by its images.
         share = 1.0 if normalisers is not None else len(part.images) / self.config.train.batch_size
-        (parts["loss"] * (share * self.world.size)).backward()
+        parts = {
+            name: value * (self.world.size * (share if name.startswith("loss") else 1.0))
+            for name, value in parts.items()
+        }
+        parts["loss"].backward()
         return {name: value.detach() for name, value in parts.items()}
 
     def _update(self) -> Tensor:

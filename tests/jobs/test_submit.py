@@ -19,7 +19,7 @@ model: {backbone: slim, image_size: 128}
 train: {epochs: 1, batch_size: 8, warmup_steps: 2}
 evaluate: {pictures: 2}
 registry: {name: submitted}
-ray: {workers: 2}
+ray: {workers: 2, max_failures: 0}
 """
 
 

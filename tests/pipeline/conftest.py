@@ -6,6 +6,7 @@ import pytest
 
 from jobs import prepare
 from pipeline.config import Config
+from tests.stores import new_store
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def small(scenes: dict[str, str], tmp_path: Path) -> Config:
             "model": {"image_size": 64},
             "train": {"epochs": 2, "batch_size": 4, "log_every": 1, "warmup_steps": 2},
             "evaluate": {"batch_size": 4, "pictures": 2},
-            "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+            "tracking": {"uri": new_store(tmp_path)},
             "ray": {"enabled": False, "storage": str(tmp_path / "runs")},
         }
     )

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from model.postprocess import postprocess
+from pipeline.config import Config, read_recipe
 from pipeline.data.decode import decode_image
 from pipeline.data.resize import to_input
 from pipeline.registry import fetch
@@ -160,6 +161,13 @@ def test_requirements_are_few_and_pinned(folders):
     assert all("==" in line and "+" not in line for line in lines)
     assert {"torch", "mlflow", "safetensors"} <= {line.split("==")[0] for line in lines}
     assert len(lines) < 10
+
+
+def test_config_and_evaluation_travel_along(registered, folders):
+    recipe = folders[0] / "artifacts" / "config.yaml"
+    assert Config.from_dict(read_recipe(recipe)) == registered.config
+    figures = json.loads((folders[0] / "artifacts" / "evaluation.json").read_text())
+    assert figures == {"test/ap": 0.5, "test/ap50": 0.75}
 
 
 def test_the_card_says_what_it_is(folders):

@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jobs import predict
+from model import build_detector
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.registry import promote, register
+from pipeline.tracking import create_run
+from tests.stores import new_store
+
+CLASSES = ["circle", "square"]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    uri = new_store(tmp_path_factory.mktemp("registry"))
+    config = Config.from_dict(
+        {"evaluate": {"max_detections": 5}, "registry": {"score_threshold": 0}}
+    )
+    torch.manual_seed(0)
+    detector = build_detector(num_classes=2, image_size=64)
+    register(
+        uri,
+        create_run(uri, config, "run"),
+        "shapes",
+        weights=detector.state_dict(),
+        spec=detector.spec,
+        classes=CLASSES,
+        config=config,
+        metrics={},
+    )
+    promote(uri, "shapes", 1)
+    return uri
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "a.jpg")
+    Image.fromarray(noise).save(folder / "more" / "b.png")
+    Image.fromarray(noise).save(folder / "c.webp")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "cut.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
+    return folder
+
+
+def run(uri, images, out, *options):
+    return predict.main(
+        [
+            *("--model", "models:/shapes@champion", "--images", str(images), "--out", str(out)),
+            *("--tracking-uri", uri, *options),
+        ]
+    )
+
+
+def test_boxes_and_pictures_of_all_images(uri, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    answer = run(uri, images, out)
+    assert (answer["images"], answer["detections"]) == (3, 15)
+    assert answer["skipped"] == ["cut.jpg", "notes.txt"]
+    shown = capsys.readouterr().err
+    assert "skipped notes.txt: not an image" in shown
+    assert "skipped cut.jpg: damaged JPEG" in shown
+
+    lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert [(line["file"], line["width"], line["height"]) for line in lines] == [
+        ("a.jpg", 60, 40),
+        ("c.webp", 60, 40),
+        ("more/b.png", 60, 40),
+    ]
+    for detection in lines[0]["detections"]:
+        x1, y1, x2, y2 = detection["box"]
+        assert 0 <= x1 < x2 <= 60
+        assert 0 <= y1 < y2 <= 40
+        assert detection["class_name"] == CLASSES[detection["label"]]
+    scores = [detection["score"] for detection in lines[0]["detections"]]
+    assert scores == sorted(scores, reverse=True)
+    pictures = sorted(p.relative_to(out).as_posix() for p in out.glob("pictures/**/*.*"))
+    assert pictures == ["pictures/a.jpg", "pictures/c.webp.jpg", "pictures/more/b.png"]
+    drawn = np.asarray(Image.open(out / "pictures" / "more" / "b.png"))
+    assert drawn.shape == (40, 60, 3)
+    assert (drawn != np.asarray(Image.open(images / "more" / "b.png"))).any()
+
+
+def test_batches_answer_as_one_pass_does(uri, images, tmp_path, monkeypatch):
+    run(uri, images, tmp_path / "together")
+    monkeypatch.setattr("pipeline.registry.predict._PIXELS_PER_BATCH", 1)
+    run(uri, images, tmp_path / "alone", "--no-pictures")
+    assert not (tmp_path / "alone" / "pictures").exists()
+    together, alone = (
+        [json.loads(line) for line in (tmp_path / name / "detections.jsonl").open()]
+        for name in ("together", "alone")
+    )
+    assert [line["file"] for line in together] == [line["file"] for line in alone]
+    for one, other in zip(together, alone, strict=True):
+        boxes = [[d["box"] for d in line["detections"]] for line in (one, other)]
+        np.testing.assert_allclose(*boxes, atol=0.02)
+
+
+def test_a_threshold_drops_boxes_and_out_may_lie_inside_images(uri, images):
+    out = images / "out"
+    assert run(uri, images, out, "--score-threshold", "1.0")["detections"] == 0
+    assert run(uri, images, out)["images"] == 3
+
+
+def test_mistakes_are_named(uri, images, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match="empty is empty"):
+        run(uri, empty, tmp_path / "out")
+    with pytest.raises(UserError, match="absent is no folder"):
+        run(uri, tmp_path / "absent", tmp_path / "out")
+    (empty / "notes.txt").write_text("text")
+    with pytest.raises(UserError, match="none of its 1 files is an image"):
+        run(uri, empty, tmp_path / "out")
+    with pytest.raises(UserError, match="between 0 and 1"):
+        run(uri, images, tmp_path / "out", "--score-threshold", "30")
+    with pytest.raises(UserError, match="'nobody' does not exist"):
+        run(uri, images, tmp_path / "out", "--model", "models:/nobody@champion")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--out"):
+        run(uri, images, tmp_path / "file" / "out")

@@ -1,0 +1,115 @@
+"""The driver without Ray: one run from the configuration to a registered version."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import prepare
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.tracking import connect
+from pipeline.training import fit as fit_module
+from pipeline.training.fit import fit
+
+
+def artifacts(uri: str, run_id: str) -> set[str]:
+    client, found, folders = connect(uri), set(), [""]
+    while folders:
+        for item in client.list_artifacts(run_id, folders.pop()):
+            folders.append(item.path) if item.is_dir else found.add(item.path)
+    return found
+
+
+def status(config: Config, name: str) -> tuple[str, str]:
+    record = json.loads((Path(str(config.ray.storage)) / name / "run.json").read_text())
+    run = connect(str(config.tracking.uri)).get_run(record["run_id"])
+    return record["status"], run.info.status
+
+
+def test_a_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
+    config = small.replace({"registry.name": "shapes"})
+    result = fit(config, run="first")
+    run = connect(result.tracking_uri).get_run(result.run_id)
+    assert status(config, "first") == ("finished", "FINISHED")
+    assert result.model_uri == "models:/shapes/1"
+    assert run.data.params["assign.name"] == "mutual_guidance"
+    assert {"train/loss", "train/loss_cls", "train/lr", "val/ap", "test/ap"} <= set(
+        run.data.metrics
+    )
+    assert {
+        "config.yaml",
+        "pictures/val.jpg",
+        "pictures/test.jpg",
+        "curves/test.png",
+        "evaluation/test.json",
+        "environment/packages.txt",
+    } <= artifacts(result.tracking_uri, result.run_id)
+    history = connect(result.tracking_uri).get_metric_history(result.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 11))
+    assert Path(result.checkpoint).is_dir()
+
+
+def test_a_finished_run_is_never_resumed_silently(small: Config) -> None:
+    config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
+    fit(config, run="one")
+    with pytest.raises(UserError, match=r"run 'one' is finished; choose another --run name"):
+        fit(config, run="one")
+
+
+def test_a_failed_run_says_so_and_is_resumed(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small.replace({"data.val": None})
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "_register", fails)
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit(config, run="one")
+    assert status(config, "one") == ("failed", "FAILED")
+    first = json.loads((Path(str(config.ray.storage)) / "one" / "run.json").read_text())
+    with pytest.raises(UserError, match="--resume never: run 'one' exists"):
+        fit(config, run="one", resume="never")
+    with pytest.raises(UserError, match=r"assign\.sigma = 2\.0, now 3\.0"):
+        fit(config.replace({"assign.sigma": 3.0}), run="one")
+    result = fit(config, run="one", resume="must")
+    assert result.run_id == first["run_id"]
+    assert status(config, "one") == ("finished", "FINISHED")
+
+
+def test_must_resume_needs_something_to_resume(small: Config) -> None:
+    with pytest.raises(UserError, match="--resume must: there is no run 'one'"):
+        fit(small, run="one", resume="must")
+
+
+def test_other_classes_in_the_test_set_are_named(small: Config, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    prepare.main(
+        [
+            *("--source", "shapes", "--count", "2", "--size", "64", "--out", str(other)),
+            *("--classes", "square,circle"),
+        ]
+    )
+    with pytest.raises(UserError, match="square, circle") as caught:
+        fit(small.replace({"data.test": str(other)}), run="one")
+    assert "triangle" in str(caught.value)
+    assert not (Path(str(small.ray.storage)) / "one").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"data.train": None}, "data.train is not set"),
+        ({"data.train": "/nowhere"}, r"/nowhere: no manifest\.json"),
+        ({"train.batch_size": 4, "ray.storage": "s3://bucket/x"}, "ray.storage"),
+    ],
+)
+def test_what_can_be_known_at_once_fails_at_once(
+    small: Config, change: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        fit(small.replace(change), run="one")

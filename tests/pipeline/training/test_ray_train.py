@@ -1,0 +1,68 @@
+"""Training through Ray Train on a local cluster of two CPUs."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.tracking import connect
+from pipeline.training.cluster import ray_cluster
+from pipeline.training.fit import fit
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with ray_cluster(Config.from_dict({"ray": {"address": "local"}}).ray):
+        yield
+
+
+@pytest.fixture
+def ray_config(small: Config) -> Config:
+    return small.replace({"ray.enabled": True, "ray.workers": 2, "ray.max_failures": 1})
+
+
+def test_two_workers_train_evaluate_and_register(ray_config: Config) -> None:
+    result = fit(ray_config.replace({"registry.name": "shapes"}), run="two")
+    run = connect(result.tracking_uri).get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert result.model_uri == "models:/shapes/1"
+    assert {"val/ap", "test/ap"} <= set(result.metrics)
+    meta = json.loads((Path(result.checkpoint) / "meta.json").read_text())
+    assert meta["step"] in (5, 10)
+    history = connect(result.tracking_uri).get_metric_history(result.run_id, "val/ap")
+    assert [point.step for point in history] == [5, 10]
+
+
+def test_unreadable_data_is_one_clear_error_and_a_failed_run(
+    ray_config: Config, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    source = Path(str(ray_config.data.train))
+    for path in source.iterdir():
+        os.link(path, broken / path.name)
+    (shard,) = broken.glob("*.tar")
+    damaged = bytearray(shard.read_bytes())
+    for at in range(2048, len(damaged)):
+        damaged[at] ^= 0x5A
+    shard.unlink()
+    shard.write_bytes(bytes(damaged))
+    config = ray_config.replace({"data.train": str(broken)})
+    with pytest.raises(UserError, match="shard-000000") as caught:
+        fit(config, run="broken")
+    assert "Traceback" not in str(caught.value)
+    record = json.loads((tmp_path / "runs" / "broken" / "run.json").read_text())
+    assert record["status"] == "failed"
+    run = connect(str(ray_config.tracking.uri)).get_run(record["run_id"])
+    assert run.info.status == "FAILED"
+
+
+def test_more_workers_than_cpus_is_said_at_once(ray_config: Config) -> None:
+    with pytest.raises(UserError, match=r"ray.workers 64 need 64 CPUs, the cluster has"):
+        fit(ray_config.replace({"ray.workers": 64, "train.batch_size": 64}), run="many")
