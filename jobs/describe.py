@@ -26,10 +26,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     config, options = load_config(parser, argv)
     if options.config or config.model.model_fields_set:
-        kinds = [tuple(config.model.network().values())]
+        kinds = [(config.model.backbone, config.model.neck, config.model.image_size)]
     else:
         kinds = [(b, n, size) for b in BACKBONES for n in NECKS for size in SIZES]
-    costs = [cost(*kind, num_classes=options.classes) for kind in kinds]
+    costs = [cost(*kind, options.classes) for kind in kinds]
     print("\n".join(table(costs)))
     return {"classes": options.classes, "detectors": [item._asdict() for item in costs]}
 

@@ -33,8 +33,16 @@ def cost(backbone: str, neck: str, image_size: int, num_classes: int) -> Cost:
         image = torch.empty(1, 3, image_size, image_size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             detector(image)
-    parts = [_parameters(part) for part in (detector.backbone, detector.neck, detector.heads)]
-    return Cost(backbone, neck, image_size, sum(parts), *parts, counter.get_total_flops())
+    return Cost(
+        backbone,
+        neck,
+        image_size,
+        parameters=_parameters(detector),
+        backbone_parameters=_parameters(detector.backbone),
+        neck_parameters=_parameters(detector.neck),
+        heads_parameters=_parameters(detector.heads),
+        flops=counter.get_total_flops(),
+    )
 
 
 def table(costs: Sequence[Cost]) -> list[str]:

@@ -47,7 +47,5 @@ class VGG16(Backbone):
 
     def stage_layers(self) -> list[Sequence[nn.Module]]:
         """The five blocks."""
-        starts = [0, *self._ends[:-1]]
-        return [
-            list(self.features[start:end]) for start, end in zip(starts, self._ends, strict=True)
-        ]
+        layers, starts = list(self.features), [0, *self._ends[:-1]]
+        return [layers[start:end] for start, end in zip(starts, self._ends, strict=True)]

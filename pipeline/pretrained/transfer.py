@@ -111,7 +111,7 @@ def _check_result(report: TransferReport, shapes: dict[str, str]) -> None:
 
 def _layers(names: Iterable[str], among: Collection[str]) -> list[str]:
     """Names shortened to the modules all of whose tensors are meant."""
-    chosen, short = set(names), {}
+    chosen, short = set(names), dict[str, None]()
     for name in sorted(chosen):
         parts = name.split(".")
         for depth in range(1, len(parts) + 1):
