@@ -1,14 +1,14 @@
 """The detector: backbone, neck and heads chosen by name, for one input size."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .anchors import level_strides, make_anchors
-from .backbones import BACKBONES
+from .backbones import build_backbone, check_backbone
 from .heads import Heads
+from .layers import initialise
 from .necks import NECKS
 
 # ImageNet's statistics, of pixels in 0..255: what published backbone weights expect.
@@ -48,10 +48,11 @@ class Detector(nn.Module):
         _check(backbone, neck, num_classes, image_size, neck_channels)
         self.num_classes = num_classes
         self.image_size = image_size
-        self.backbone = BACKBONES[backbone]()
+        self.backbone = build_backbone(backbone)
         width = self.backbone.neck_channels if neck_channels is None else neck_channels
         levels = len(level_strides(image_size))
         self.neck = NECKS[neck](self.backbone.channels, width, levels)
+        initialise(self.neck)
         self.heads = Heads(width, levels, num_classes)
         self.spec: dict[str, Any] = {
             "backbone": backbone,
@@ -95,8 +96,9 @@ def build_detector(
 def _check(
     backbone: str, neck: str, num_classes: int, image_size: int, neck_channels: int | None
 ) -> None:
-    _known("backbone", backbone, BACKBONES)
-    _known("neck", neck, NECKS)
+    check_backbone(backbone)
+    if neck not in NECKS:
+        raise ValueError(f"neck {neck!r} does not exist; choose from: {', '.join(sorted(NECKS))}")
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
     if neck_channels is not None and (neck_channels < 2 or neck_channels % 2):
@@ -106,9 +108,3 @@ def _check(
         raise ValueError(
             f"image_size {image_size} is not divisible by 64; the nearest are {low} and {low + 64}"
         )
-
-
-def _known(what: str, name: str, known: Iterable[str]) -> None:
-    names = sorted(known)
-    if name not in names:
-        raise ValueError(f"{what} {name!r} does not exist; choose from: {', '.join(names)}")

@@ -3,15 +3,42 @@
 from torch import Tensor, nn
 
 
-class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch norm, ReLU; 'same' padding."""
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that falls back on its running statistics where a batch is a single value.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
+    One image of 64 px in a pass leaves one value per channel on the last level: no variance.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) -> the same shape."""
+        if not self.training or x.shape[0] * x.shape[2] * x.shape[3] > 1:
+            return super().forward(x)
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU; 'same' padding at stride 1.
+
+    `kernel` is the side of the kernel, or its height and width.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int] = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        activation: bool = True,
+    ) -> None:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        padding = (height // 2 * dilation, width // 2 * dilation)
+        conv = nn.Conv2d(
+            inputs, outputs, (height, width), stride, padding, dilation=dilation, bias=False
+        )
+        super().__init__(conv, BatchNorm(outputs), *([nn.ReLU(inplace=True)] if activation else []))
 
 
 def initialise(module: nn.Module) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from pydantic import (
     BaseModel,
@@ -32,8 +33,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from model import BACKBONES, NECKS
+from model import NECKS
 from model.assign import ASSIGNERS
+from model.backbones import build_backbone, check_backbone
 from pipeline.errors import UserError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -96,19 +98,45 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The detector: backbone x neck x heads at one input size."""
 
-    backbone: str = Field("slim", description="feature extractor")
-    neck: str = Field("retinanet", description="feature pyramid")
+    backbone: str = Field(
+        "slim",
+        description="feature extractor: slim, vgg16, resnet18, resnet34, resnet50, or timm:NAME "
+        "where timm is installed",
+    )
+    neck: str = Field("retinanet", description="feature pyramid: fssd, retinanet, rfb or pafpn")
     image_size: int = Field(
         320,
         ge=64,
         le=4096,
         description="side of the square input, pixels; divisible by 64",
     )
+    init: str | None = Field(
+        None,
+        description="weights to start from: a .pth or .safetensors file or http(s) URL, "
+        "models:/NAME@ALIAS, or the folder of a run or checkpoint; none: random ones",
+    )
+    init_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-fA-F]{64}$",
+        description="sha256 of that file, 64 hexadecimal digits; a URL needs it",
+    )
+    freeze_stages: int = Field(
+        0, ge=0, description="first stages of the backbone that do not learn; 1 is the stem"
+    )
+    freeze_norm: bool = Field(
+        False,
+        description="keep statistics, scale and shift of the backbone's batch norms as they are",
+    )
+
+    def network(self) -> dict[str, Any]:
+        """What `build_detector` takes, besides the number of classes."""
+        return {"backbone": self.backbone, "neck": self.neck, "image_size": self.image_size}
 
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, value: str) -> str:
-        return _one_of(value, BACKBONES)
+        check_backbone(value)
+        return value
 
     @field_validator("neck")
     @classmethod
@@ -124,6 +152,23 @@ class ModelConfig(Section):
                 f"{value} is not divisible by 64; the nearest are {low} and {low + 64}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _hash_of_url(self) -> ModelConfig:
+        if (self.init or "").startswith(("http://", "https://")) and not self.init_sha256:
+            raise ValueError("init is a URL: give init_sha256, the sha256 of the file it names")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_exist(self) -> ModelConfig:
+        if self.freeze_stages:
+            with torch.device("meta"):  # shapes without values: takes no time
+                stages = len(build_backbone(self.backbone).stage_layers())
+            if self.freeze_stages > stages:
+                raise ValueError(
+                    f"freeze_stages is {self.freeze_stages}; {self.backbone} has {stages} stages"
+                )
+        return self
 
 
 class AssignConfig(Section):

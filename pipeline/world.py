@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class World:
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
-    def share_buffers(self, module: nn.Module) -> None:
-        """Overwrite every rank's buffers (batch-norm statistics) by rank 0's."""
+    def share_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite every rank's tensors by rank 0's."""
         if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
 
 def world_from_environment(gpu: bool) -> tuple[World, bool]:

@@ -4,9 +4,11 @@ Plain 3x3 convolutions, narrow where the resolution is high: a CPU reaches its a
 them, while depthwise ones wait for memory. Maps at strides 8, 16 and 32.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from ..layers import ConvNormAct, initialise
+from ..layers import BatchNorm, ConvNormAct, initialise
 from .base import Backbone
 
 
@@ -17,7 +19,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = ConvNormAct(channels, channels)
         self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), BatchNorm(channels)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,3 +52,7 @@ class Slim(Backbone):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def stage_layers(self) -> list[Sequence[nn.Module]]:
+        """The stem and the three residual stages."""
+        return [[self.stem], *([stage] for stage in self.stages)]

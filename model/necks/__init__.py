@@ -8,8 +8,16 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from .fssd import FSSDNeck
+from .pafpn import PAFPNNeck
 from .retinanet import RetinaNetNeck
+from .rfb import RFBNeck
 
-NECKS: dict[str, Callable[[Sequence[int], int, int], nn.Module]] = {"retinanet": RetinaNetNeck}
+NECKS: dict[str, Callable[[Sequence[int], int, int], nn.Module]] = {
+    "fssd": FSSDNeck,
+    "retinanet": RetinaNetNeck,
+    "rfb": RFBNeck,
+    "pafpn": PAFPNNeck,
+}
 
 __all__ = ["NECKS"]

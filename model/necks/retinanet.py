@@ -4,19 +4,23 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..layers import ConvNormAct, initialise, upsample_to
-from .pyramid import FusedPyramid
+from ..layers import ConvNormAct, upsample_to
+from .fssd import FSSDNeck
 
 
 class RetinaNetNeck(nn.Module):
-    """FSSD pyramid, 1x1 laterals with top-down addition, a 3x3 convolution per level."""
+    """FSSD pyramid, 1x1 laterals with top-down addition, a 3x3 convolution per level.
 
-    def __init__(self, inputs: Sequence[int], channels: int, levels: int) -> None:
+    `fusion` is `FSSDNeck`'s.
+    """
+
+    def __init__(
+        self, inputs: Sequence[int], channels: int, levels: int, fusion: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.pyramid = FusedPyramid(inputs, channels, levels)
+        self.pyramid = FSSDNeck(inputs, channels, levels, fusion)
         self.laterals = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
         self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in range(levels))
-        initialise(self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, F_i, h_i, w_i), finest first -> one (B, channels, h, w) per level."""

@@ -201,8 +201,11 @@ def parse_sample(raw: Raw, classes: int) -> Sample:
         sample = Sample.model_validate_json(raw.json)
     except ValidationError as error:
         raise ImageError(f"damaged JSON: {error.errors()[0]['msg']}") from None
-    if any(not 0 <= label < classes for label in sample.labels):
-        raise ImageError(f"a label is not one of the {classes} classes")
+    wrong = [label for label in sample.labels if not 0 <= label < classes]
+    if wrong:
+        raise ImageError(
+            f"image {sample.image_id!r}: label {wrong[0]} is not one of the {classes} classes"
+        )
     return sample
 
 

@@ -83,7 +83,7 @@ def write_bundle(content: Content, folder: Path, run_id: str, model_id: str) -> 
             code_paths=[str(code)],
             signature=signature(content.defaults),
             input_example=_example(content.spec["image_size"]),
-            pip_requirements=requirements(),
+            pip_requirements=requirements(content.spec["backbone"]),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
     (folder / "README.md").write_text(
@@ -92,10 +92,11 @@ def write_bundle(content: Content, folder: Path, run_id: str, model_id: str) -> 
     )
 
 
-def requirements() -> list[str]:
+def requirements(backbone: str) -> list[str]:
     """The few packages a loaded model imports, at the versions that are installed here."""
+    names = (*_REQUIREMENTS, "timm") if backbone.startswith("timm:") else _REQUIREMENTS
     # A local part such as +cpu exists on no public index.
-    versions = {name: importlib.metadata.version(name).split("+")[0] for name in _REQUIREMENTS}
+    versions = {name: importlib.metadata.version(name).split("+")[0] for name in names}
     return [f"{name}=={version}" for name, version in versions.items()]
 
 

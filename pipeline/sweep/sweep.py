@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.sweep.space import build_space
 from pipeline.tracking import connect, create_run, finish_run, resolve_uri, resume_run
 from pipeline.training.cluster import ray_cluster
-from pipeline.training.fit import absolute_data, check_data, closing_run, fit
+from pipeline.training.fit import absolute_paths, check_data, closing_run, fit
 from pipeline.training.runs import Resume, RunRecord, storage_root
 
 TRIAL_CPU = 0.01  # Tune refuses 0
@@ -59,7 +59,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     Raises UserError for mistakes in the recipe and if no trial reported the metric.
     """
     began = time.monotonic()
-    config = absolute_data(config)
+    config = absolute_paths(config)
     if config.data.val is None:
         raise UserError("data.val is not set; a sweep compares its trials on it")
     manifests = check_data(config)

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.data import Manifest, load_manifest
 from pipeline.errors import UserError
+from pipeline.pretrained import check_start
 from pipeline.registry import register
 from pipeline.tracking import create_run, finish_run, resolve_uri, resume_run
 from pipeline.training.checkpoint import load_averaged_weights
@@ -52,12 +53,13 @@ def fit(
     TrainingFailed where workers failed for good; the MLflow run's status says the same.
     """
     began = time.monotonic()
-    config = absolute_data(config)
+    config = absolute_paths(config)
     manifests = check_data(config)
     uri = resolve_uri(config.tracking)
     record = RunRecord(storage_root(config), run)
     run_id = record.resumable(resume, config)
     if run_id is None:
+        check_start(config, manifests["train"].classes, uri)
         run_id = create_run(
             uri, config, run, {"run": run, **(tags or {})}, parent_run_id, manifests
         )
@@ -104,14 +106,15 @@ def check_data(config: Config) -> dict[str, Manifest]:
     return manifests
 
 
-def absolute_data(config: Config) -> Config:
-    """The configuration with absolute paths of data: workers run in other folders."""
-    uris = {use: getattr(config.data, use) for use in ("train", "val", "test")}
+def absolute_paths(config: Config) -> Config:
+    """The configuration with absolute paths of data and weights: workers run in other folders."""
+    uris = {f"data.{use}": getattr(config.data, use) for use in ("train", "val", "test")}
+    uris["model.init"] = config.model.init
     return config.replace(
         {
-            f"data.{use}": str(Path(uri).absolute())
-            for use, uri in uris.items()
-            if uri and "://" not in uri
+            name: str(Path(uri).absolute())
+            for name, uri in uris.items()
+            if uri and "://" not in uri and not uri.startswith("models:")
         }
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
+from pipeline.pretrained import TransferReport
 from pipeline.tracking import Tracker
 
 PRINT_SECONDS = 5.0
@@ -41,6 +43,13 @@ class RunLog:
         self._plan = plan
         went_on = f", going on after step {step}" if step else ""
         self._print(f"{title}: {plan.total} steps of {plan.batch} images{went_on}")
+
+    def started_from(self, report: TransferReport | None) -> None:
+        """What of ``model.init`` was taken, in short here and in full in the run."""
+        if report is not None and self.tracker is not None:
+            for line in report.lines():
+                self._print(line)
+            self.tracker.text(json.dumps(report.as_dict(), indent=1), "init.json")
 
     def step(self, step: int, parts: Mapping[str, float], lr: float) -> None:
         """A training step's figures, averaged over ranks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from model.assign import build_assigner
 from model.loss import DetectionLoss
 from pipeline.config import Config
 from pipeline.data import Batch
+from pipeline.pretrained import TransferReport, start_from
 from pipeline.training.ema import WeightAverage
 from pipeline.training.optimizer import build_optimizer, build_schedule
 from pipeline.world import World
@@ -43,12 +45,8 @@ class Trainer:
     def __init__(self, config: Config, world: World, num_classes: int, total_steps: int) -> None:
         self.config, self.world, self.step_count = config, world, 0
         seed_everything(config.train.seed)
-        self.detector = build_detector(
-            backbone=config.model.backbone,
-            neck=config.model.neck,
-            num_classes=num_classes,
-            image_size=config.model.image_size,
-        )
+        self.detector = build_detector(**config.model.network(), num_classes=num_classes)
+        self.detector.backbone.freeze(config.model.freeze_stages, config.model.freeze_norm)
         memory_format = (
             torch.channels_last if config.train.channels_last else torch.contiguous_format
         )
@@ -82,6 +80,17 @@ class Trainer:
                     parts[name] = parts.get(name, torch.zeros_like(value)) + value
         parts["gradient_norm"] = self._update()
         return parts
+
+    def start_from(
+        self, classes: Sequence[str], tracking_uri: str | None = None
+    ) -> TransferReport | None:
+        """Begin with the weights of ``model.init``; rank 0 reads them for all, and reports."""
+        report = None
+        if self.world.is_main:
+            report = start_from(self.config, self.detector, classes, tracking_uri)
+        self.world.share_tensors(self.detector.state_dict().values())
+        self.average.module.load_state_dict(self.detector.state_dict())
+        return report
 
     def _backward(self, part: Tensors, normalisers: Tensor | None) -> dict[str, Tensor]:
         with self._autocast():
@@ -137,7 +146,7 @@ class Trainer:
 
     def averaged(self) -> Detector:
         """The averaged detector in eval mode, with rank 0's statistics on every rank."""
-        self.world.share_buffers(self.average.module)
+        self.world.share_tensors(self.average.module.buffers())
         return self.average.module
 
     def state(self) -> dict[str, Any]:

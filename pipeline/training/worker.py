@@ -28,8 +28,10 @@ from pipeline.training.trainer import Trainer
 from pipeline.world import mean_over_ranks
 
 
-def train_worker(config: Config, session: Session, log: RunLog) -> dict[str, Any]:
-    """Train from the latest checkpoint, or from scratch, to the end; every rank calls it.
+def train_worker(
+    config: Config, session: Session, log: RunLog, tracking_uri: str | None = None
+) -> dict[str, Any]:
+    """Train from the latest checkpoint, or from the beginning, to the end; every rank calls it.
 
     Returns the final figures and the name of the checkpoint that holds the chosen weights.
     """
@@ -42,6 +44,8 @@ def train_worker(config: Config, session: Session, log: RunLog) -> dict[str, Any
         with saved.open() as folder:
             check_data_unchanged(load_meta(folder), config.data.train, manifest)
             trainer.load(load_state(folder, world.device))
+    elif config.model.init:
+        log.started_from(trainer.start_from(manifest.classes, tracking_uri))
     loader = build_train_loader(
         config.data.train, config, world.rank, world.size, start_step=trainer.step_count
     )
@@ -84,7 +88,7 @@ def run_rank(config: Config, session: Session, uri: str, run_id: str) -> dict[st
     began = time.monotonic()
     tracker = Tracker(uri, run_id) if session.world.is_main else None
     try:
-        outcome = train_worker(config, session, RunLog(tracker))
+        outcome = train_worker(config, session, RunLog(tracker), uri)
     finally:
         if tracker is not None:
             tracker.close()

@@ -11,10 +11,10 @@ from model.anchors import ANCHORS_PER_CELL
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("neck", sorted(NECKS))
-@pytest.mark.parametrize("size", [128, 320, 512])
+@pytest.mark.parametrize("size", [64, 128, 320, 512, 576])
 def test_one_prediction_per_anchor(backbone: str, neck: str, size: int) -> None:
-    detector = build_detector(backbone, neck, 5, size).eval()
-    with torch.no_grad():
+    with torch.device("meta"):  # shapes alone; values need no test of every pair
+        detector = build_detector(backbone, neck, 5, size).eval()
         deltas, logits = detector(torch.zeros(1, 3, size, size, dtype=torch.uint8))
     assert deltas.shape == (1, len(detector.anchors), 4)
     assert logits.shape == (1, len(detector.anchors), 5)
@@ -83,8 +83,9 @@ def test_batched_equals_one_by_one() -> None:
     torch.testing.assert_close(together.deltas[1:], alone.deltas, rtol=1e-4, atol=1e-4)
 
 
-def test_every_parameter_learns() -> None:
-    detector: Detector = build_detector(image_size=128)
+@pytest.mark.parametrize("neck", sorted(NECKS))
+def test_every_parameter_learns(neck: str) -> None:
+    detector: Detector = build_detector(neck=neck, image_size=128)
     pred = detector(torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8))
     (pred.deltas.square().mean() + pred.logits.square().mean()).backward()
     for name, parameter in detector.named_parameters():
@@ -92,24 +93,11 @@ def test_every_parameter_learns() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_resnet18_is_named_as_in_torchvision() -> None:
-    weights = BACKBONES["resnet18"]().state_dict()
-    assert sum(w.numel() for k, w in weights.items() if "running" not in k and "num_" not in k) == (
-        11_689_512 - 513_000  # torchvision's count less its classifier
-    )
-    assert weights["conv1.weight"].shape == (64, 3, 7, 7)
-    assert weights["layer1.1.bn2.running_var"].shape == (64,)
-    assert weights["layer3.0.downsample.0.weight"].shape == (256, 128, 1, 1)
-    assert weights["layer4.0.downsample.1.bias"].shape == (512,)
-    assert "layer1.0.downsample.0.weight" not in weights
-    assert len(weights) == 120
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"backbone": "resnet1"}, "backbone 'resnet1' does not exist; choose from: resnet18, slim"),
-        ({"neck": "fpn"}, "neck 'fpn' does not exist; choose from: "),
+        ({"backbone": "resnet1"}, "backbone 'resnet1' does not exist; choose from: resnet18, "),
+        ({"neck": "fpn"}, "'fpn' does not exist; choose from: fssd, pafpn, retinanet, rfb"),
         ({"image_size": 300}, "300 is not divisible by 64; the nearest are 256 and 320"),
         ({"image_size": 32}, "the nearest are 64 and 128"),
         ({"num_classes": 0}, "at least one class"),

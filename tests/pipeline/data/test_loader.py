@@ -222,7 +222,11 @@ def test_a_label_beyond_the_classes_is_damage(scenes, tmp_path, make_config):
     manifest = load_manifest(copy).model_copy(update={"classes": ["circle"]})
     (copy / "manifest.json").write_text(manifest.model_dump_json())
     batch = next(iter(build_train_loader(str(copy), make_config(), 0, 1)))
-    assert "a label is not one of the 1 classes" in batch.problems[0]
+    assert "is not one of the 1 classes" in batch.problems[0]
+    assert "image 'train-0-" in batch.problems[0]
+    evaluated = build_eval_loader(str(copy), make_config(), 0, 1)._dataset[range(23)]
+    assert len(evaluated.problems) == 23 - len(evaluated.image_ids) > 0
+    assert all("image 'train-0-" in problem for problem in evaluated.problems)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])

@@ -1,0 +1,72 @@
+"""Any convolutional network of the timm library that has maps at strides 8, 16 and 32.
+
+timm is optional: it is looked for when a name asks for it, and imports fail in several ways, as
+it needs a torchvision that matches torch's build.
+"""
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .base import Backbone
+
+PREFIX = "timm:"
+STRIDES = (8, 16, 32)
+
+
+def check_timm(name: str) -> Any:
+    """The timm package, if it can be imported and has a network `name`; raises ValueError."""
+    try:
+        timm = importlib.import_module("timm")
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"backbone '{PREFIX}{name}' needs timm, which cannot be imported here ({reason}); "
+            "install timm and the torchvision of this torch build, or choose another backbone"
+        ) from None
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"nearest: {', '.join(near)}" if near else "see timm.list_models()"
+        raise ValueError(f"timm has no network {name!r}; {hint}")
+    return timm
+
+
+class Timm(Backbone):
+    """A network of timm with random weights; one stage, the whole of it."""
+
+    neck_channels = 256
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        try:
+            self.body = check_timm(name).create_model(name, pretrained=False, features_only=True)
+        except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
+            raise ValueError(f"{PREFIX}{name} gives no feature maps: {error}") from None
+        strides = list(self.body.feature_info.reduction())
+        if STRIDES[0] not in strides:
+            raise ValueError(
+                f"{PREFIX}{name} has maps at strides {strides}, none at stride 8; choose another"
+            )
+        self._maps = [strides.index(stride) for stride in STRIDES if stride in strides]
+        widths = self.body.feature_info.channels()
+        self.channels = tuple(widths[index] for index in self._maps)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> maps at those of the strides 8, 16, 32 that the network has."""
+        maps = self.body(images)
+        return [maps[index] for index in self._maps]
+
+    def stage_layers(self) -> list[Sequence[nn.Module]]:
+        """The whole network."""
+        return [[self.body]]
+
+    def own_name(self, published: str) -> str:
+        """timm joins a container's name and its item's, as in `stages_0`, to pick feature maps."""
+        first, _, rest = published.partition(".")
+        item = rest.partition(".")[0]
+        if hasattr(self.body, f"{first}_{item}"):
+            return f"body.{first}_{rest}"
+        return f"body.{published}"

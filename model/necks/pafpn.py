@@ -1,0 +1,51 @@
+"""PAFPN (Liu et al., 2018): the RetinaNet pyramid, refined once more from the bottom up."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import ConvNormAct, upsample_to
+from .retinanet import RetinaNetNeck
+
+
+class ContextFusion(nn.Module):
+    """1x1 of each map, and of the coarsest one's global average, concatenated at stride 8, fused.
+
+    So every place sees the whole image before the first level is made.
+    """
+
+    def __init__(self, inputs: Sequence[int], channels: int) -> None:
+        super().__init__()
+        reduced = channels // 2
+        self.reduce = nn.ModuleList(ConvNormAct(width, reduced, kernel=1) for width in inputs)
+        # Biased and without norm: the average is one value per image, too few for statistics.
+        self.context = nn.Conv2d(inputs[-1], reduced, 1)
+        self.fuse = ConvNormAct(reduced * (len(inputs) + 1), channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, F_i, h_i, w_i), finest first -> (B, channels, h_0, w_0)."""
+        reduced = [reduce(x) for reduce, x in zip(self.reduce, maps, strict=True)]
+        context = self.context(maps[-1].mean((2, 3), keepdim=True)).relu()
+        same_size = [upsample_to(x, reduced[0]) for x in (*reduced[1:], context)]
+        return self.fuse(torch.cat([reduced[0], *same_size], dim=1))
+
+
+class PAFPNNeck(nn.Module):
+    """RetinaNet pyramid on context-fused maps, then stride-2 convolutions added bottom-up."""
+
+    def __init__(self, inputs: Sequence[int], channels: int, levels: int) -> None:
+        super().__init__()
+        self.top_down = RetinaNetNeck(inputs, channels, levels, ContextFusion(inputs, channels))
+        self.down = nn.ModuleList(
+            ConvNormAct(channels, channels, stride=2) for _ in range(levels - 1)
+        )
+        self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in range(levels - 1))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, F_i, h_i, w_i), finest first -> one (B, channels, h, w) per level."""
+        pyramid = self.top_down(maps)
+        levels = [pyramid[0]]
+        for down, output, x in zip(self.down, self.outputs, pyramid[1:], strict=True):
+            levels.append(output(down(levels[-1]) + x))
+        return levels

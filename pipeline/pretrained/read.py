@@ -1,0 +1,116 @@
+"""Weights to start from, wherever they are: a file, a URL, a registered version or a run."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.pretrained.download import download, file_sha256
+from pipeline.registry.load import load_detector
+from pipeline.training.checkpoint import load_averaged_weights, load_meta
+
+# Where trainings of this and other projects keep the weights inside a larger checkpoint.
+_NESTED = ("ema", "state_dict", "model_state_dict", "model")
+
+
+class Weights(NamedTuple):
+    """Tensors by name; spec and classes where they are a whole detector of this project."""
+
+    source: str
+    state: dict[str, Tensor]
+    spec: dict[str, Any] | None = None
+    classes: list[str] | None = None
+
+
+def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None = None) -> Weights:
+    """The weights at a URI, on the CPU; nothing is unpickled beyond tensors and containers.
+
+    A ``.pth``, ``.pt`` or ``.safetensors`` file or http(s) URL, ``models:/NAME@ALIAS``, a
+    checkpoint's folder (or its URI in shared storage), or a run's folder: then its checkpoint of
+    highest ``val/ap``, the last one where none was evaluated. Raises UserError.
+    """
+    if uri.startswith(("http://", "https://")):
+        if sha256 is None:
+            raise UserError(f"{uri}: a URL needs model.init_sha256")
+        return Weights(uri, _read_file(download(uri, sha256), uri))
+    path = Path(uri)
+    if path.is_file():
+        if sha256 and (found := file_sha256(path)) != sha256.lower():
+            raise UserError(f"{uri} has sha256 {found}, not the expected {sha256}")
+        return Weights(uri, _read_file(path, uri))
+    if sha256:
+        raise UserError(f"{uri}: model.init_sha256 goes with a file or a URL alone")
+    if uri.startswith("models:") or (path / "MLmodel").is_file():
+        loaded = load_detector(uri, tracking_uri)
+        return Weights(uri, loaded.state, loaded.spec, loaded.classes)
+    if "://" in uri:
+        return _read_remote(uri)
+    return _read_checkpoint(_checkpoint_folder(path))
+
+
+def _read_file(path: Path, name: str) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            tree: Any = load_file(path)
+        elif path.suffix in (".pth", ".pt"):
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise UserError(f"{name}: expected a .pth, .pt or .safetensors file")
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).split(". ")[0].splitlines()[0]
+        raise UserError(f"{name}: not a file of plain tensors: {reason}") from None
+    return _tensors(tree, name)
+
+
+def _tensors(tree: Any, name: str) -> dict[str, Tensor]:
+    while isinstance(tree, Mapping):
+        nested = [tree[key] for key in _NESTED if isinstance(tree.get(key), Mapping)]
+        if not nested:
+            break
+        tree = nested[0]
+    found = tree if isinstance(tree, Mapping) else {}
+    state = {str(key): value.detach() for key, value in found.items() if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(f"{name}: holds no tensors by name")
+    # DataParallel and DistributedDataParallel put this before every name.
+    wrapped = all(key.startswith("module.") for key in state)
+    return {key.removeprefix("module.") if wrapped else key: v for key, v in state.items()}
+
+
+def _read_checkpoint(folder: Path, source: str | None = None) -> Weights:
+    meta = load_meta(folder)
+    state = load_averaged_weights(folder)
+    return Weights(source or str(folder), state, meta["spec"], meta["classes"])
+
+
+def _read_remote(uri: str) -> Weights:
+    from ray.train import Checkpoint
+
+    try:
+        with Checkpoint(uri).as_directory() as folder:
+            return _read_checkpoint(Path(folder), uri)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{uri}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _checkpoint_folder(path: Path) -> Path:
+    if (path / "meta.json").is_file():
+        return path
+    metas = {folder.parent: load_meta(folder.parent) for folder in path.glob("step-*/meta.json")}
+    if not metas:
+        what = "holds no checkpoint" if path.is_dir() else "does not exist"
+        raise UserError(
+            f"model.init {path} {what}; give a .pth or .safetensors file, an http(s) URL, "
+            "models:/NAME@ALIAS, or the folder of a run or checkpoint"
+        )
+    return max(metas, key=lambda one: (metas[one].get("val/ap", -1.0), metas[one]["step"]))

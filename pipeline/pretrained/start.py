@@ -1,0 +1,33 @@
+"""What a configuration's ``model.init`` means for a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from model import Detector, build_detector
+from pipeline.config import Config
+from pipeline.pretrained.read import read_weights
+from pipeline.pretrained.transfer import TransferReport, transfer
+
+
+def start_from(
+    config: Config, detector: Detector, classes: Sequence[str], tracking_uri: str | None = None
+) -> TransferReport:
+    """Put the configured weights into a detector; what was taken and what was not.
+
+    Raises UserError where they cannot be read or belong to another backbone.
+    """
+    assert config.model.init is not None, "there is something to start from"
+    weights = read_weights(config.model.init, config.model.init_sha256, tracking_uri)
+    return transfer(detector, weights, classes)
+
+
+def check_start(config: Config, classes: Sequence[str], tracking_uri: str | None = None) -> None:
+    """Raise UserError now for what `start_from` would raise in a worker; keeps no weights."""
+    if config.model.init is None:
+        return
+    with torch.device("meta"):  # shapes without values: nothing is computed
+        detector = build_detector(**config.model.network(), num_classes=len(classes))
+    start_from(config, detector, classes, tracking_uri)

@@ -1,0 +1,114 @@
+"""What each neck adds to the maps of a backbone."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import NECKS, build_detector
+from model.necks.pafpn import ContextFusion
+from model.necks.rfb import ReceptiveFieldBlock
+
+WIDTHS = (16, 24, 32)
+
+
+def maps(size: int, batch: int = 2) -> list[Tensor]:
+    """Maps at strides 8, 16, 32 of an image of this size."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(batch, width, size >> shift, size >> shift, generator=generator)
+        for width, shift in zip(WIDTHS, (3, 4, 5), strict=True)
+    ]
+
+
+def reach(output: Tensor, *inputs: Tensor) -> list[Tensor]:
+    """Where in each input (1, F, h, w) the middle cell of the output looks: bool (h, w)."""
+    h, w = output.shape[-2:]
+    gradients = torch.autograd.grad(output[0, :, h // 2, w // 2].sum(), inputs, retain_graph=True)
+    return [gradient[0].abs().sum(0) > 0 for gradient in gradients]
+
+
+@pytest.mark.parametrize("name", sorted(NECKS))
+@pytest.mark.parametrize(("size", "levels"), [(64, 4), (320, 4), (512, 5), (576, 5)])
+@pytest.mark.parametrize("inputs", [2, 3])
+def test_one_map_per_level_at_any_size(name: str, size: int, levels: int, inputs: int) -> None:
+    neck = NECKS[name](WIDTHS[:inputs], 8, levels).eval()
+    with torch.no_grad():
+        got = neck(maps(size, 1)[:inputs])
+    sides = [-(-size // (8 << level)) for level in range(levels)]
+    assert [tuple(x.shape) for x in got] == [(1, 8, side, side) for side in sides]
+
+
+def test_each_neck_is_another_one() -> None:
+    parameters = {
+        name: sum(p.numel() for p in neck(WIDTHS, 16, 4).parameters())
+        for name, neck in NECKS.items()
+    }
+    assert len(set(parameters.values())) == len(NECKS)
+    assert parameters["fssd"] < parameters["retinanet"] < parameters["pafpn"]
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "reaches"),
+    [
+        ("fssd", "extra.2", False),
+        ("rfb", "blocks.3", False),
+        ("retinanet", "pyramid.extra.2", True),
+        ("pafpn", "top_down.pyramid.extra.2", True),
+    ],
+)
+def test_only_pyramids_with_a_way_down_bring_coarse_levels_to_fine_ones(
+    name: str, last: str, reaches: bool
+) -> None:
+    """Changes the layer that grows the last level, and looks at the first."""
+    torch.manual_seed(0)
+    neck = NECKS[name](WIDTHS, 16, 4).eval()
+    with torch.no_grad():
+        before = neck(maps(128))
+        for parameter in neck.get_submodule(last).parameters():
+            parameter.zero_()
+        after = neck(maps(128))
+    assert not torch.equal(before[-1], after[-1])
+    assert torch.equal(before[0], after[0]) != reaches
+
+
+def test_pafpn_brings_fine_levels_to_coarse_ones_again() -> None:
+    neck = NECKS["pafpn"](WIDTHS, 16, 4).eval()
+    with torch.no_grad():
+        before = neck(maps(128))
+        neck.down[0][0].weight.zero_()  # the first step up
+        after = neck(maps(128))
+    same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert same == [True, False, False, False]
+
+
+def test_context_lets_every_place_see_the_whole_image() -> None:
+    torch.manual_seed(0)
+    fusion = ContextFusion(WIDTHS, 32).eval()
+    inputs = [x.requires_grad_() for x in maps(256, 1)]
+    assert reach(fusion(inputs), inputs[-1])[0].all()
+
+
+def test_receptive_field_blocks_look_far_and_thin() -> None:
+    torch.manual_seed(0)
+    block = ReceptiveFieldBlock(32).eval()
+    x = torch.randn(1, 32, 41, 41, requires_grad=True)
+    field = reach(block(x), x)[0]
+    rows, columns = field.nonzero(as_tuple=True)
+    # Dilation 7 after kernels of 5: 7 + 2 cells from the centre each way.
+    assert (20 - int(rows.min()), int(columns.max()) - 20) == (9, 9)
+    assert int(field.sum()) < 19 * 19  # but not all of that square
+
+
+@pytest.mark.parametrize("name", sorted(NECKS))
+def test_one_image_of_the_smallest_size_trains(name: str) -> None:
+    """The last level is a single value per channel then, which has no variance."""
+    detector = build_detector("slim", name, 2, 64).train()
+    before = detector.neck.state_dict()
+    running = {key: value.clone() for key, value in before.items() if "running" in key}
+    pred = detector(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
+    assert pred.logits.isfinite().all()
+    (pred.deltas.square().mean() + pred.logits.square().mean()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+    assert all(value.isfinite().all() for value in detector.state_dict().values())
+    moved = {key for key, value in running.items() if not torch.equal(value, before[key])}
+    assert moved and len(moved) < len(running)  # all but the single values' norms

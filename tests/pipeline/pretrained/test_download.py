@@ -1,0 +1,151 @@
+"""Weights by URL, against a server on this machine: checked, kept, and nothing half-kept."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.pretrained import download as module
+from pipeline.pretrained.download import download, weights_cache
+
+CONTENT = bytes(range(256)) * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT at any path; `answers` says how the next requests end instead."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[str] = []
+        self.requests = 0
+
+    def url(self, path: str = "weights.pth") -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests += 1
+        answer = self.server.answers.pop(0) if self.server.answers else "whole"
+        if answer.isdigit():
+            self.send_error(int(answer))
+            return
+        self.send_response(200)
+        if answer != "unmeasured":
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[:1000] if answer == "cut" else CONTENT)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def kept(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_file_is_downloaded_once_and_kept_by_its_hash(server: Server, tmp_path: Path) -> None:
+    first = download(server.url(), SHA256, tmp_path)
+    assert first.read_bytes() == CONTENT
+    assert kept(tmp_path) == [f"{SHA256}.pth"]
+    assert download(server.url("elsewhere.pth"), SHA256.upper(), tmp_path) == first
+    assert server.requests == 1
+
+
+def test_a_damaged_copy_is_replaced(server: Server, tmp_path: Path) -> None:
+    path = download(server.url(), SHA256, tmp_path)
+    path.write_bytes(b"bit rot")
+    assert download(server.url(), SHA256, tmp_path).read_bytes() == CONTENT
+    assert server.requests == 2
+
+
+def test_another_content_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"has sha256 {SHA256}, not the expected {'0' * 64}"):
+        download(server.url(), "0" * 64, tmp_path)
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("answer", ["whole", "unmeasured"])
+def test_too_large_a_file_is_refused_and_not_kept(
+    server: Server, tmp_path: Path, answer: str
+) -> None:
+    server.answers = [answer]
+    with pytest.raises(UserError, match="larger than the limit of 5000 bytes"):
+        download(server.url(), SHA256, tmp_path, max_bytes=5000)
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("failures", [["cut"], ["503"], ["cut", "500"]])
+def test_what_may_pass_is_tried_again(server: Server, tmp_path: Path, failures: list[str]) -> None:
+    server.answers = list(failures)
+    assert download(server.url(), SHA256, tmp_path).read_bytes() == CONTENT
+    assert server.requests == len(failures) + 1
+
+
+def test_what_will_not_pass_is_said_at_once(server: Server, tmp_path: Path) -> None:
+    server.answers = ["404"]
+    with pytest.raises(UserError, match=r"weights\.pth cannot be downloaded: HTTP Error 404"):
+        download(server.url(), SHA256, tmp_path)
+    assert (server.requests, kept(tmp_path)) == (1, [])
+
+
+def test_patience_ends(server: Server, tmp_path: Path) -> None:
+    server.answers = ["cut"] * 5
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download(server.url(), SHA256, tmp_path)
+    assert (server.requests, kept(tmp_path)) == (module.ATTEMPTS, [])
+
+
+def test_processes_of_one_machine_download_once(server: Server, tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=download, args=(server.url(), SHA256, tmp_path)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (server.requests, kept(tmp_path)) == (1, [f"{SHA256}.pth"])
+
+
+def test_no_server_is_one_line_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    with pytest.raises(UserError, match="cannot be downloaded") as caught:
+        download("http://me:secret@127.0.0.1:9/w.pth", SHA256, tmp_path)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="weights cannot be kept there"):
+        download("http://127.0.0.1:9/w.pth", SHA256, tmp_path / "file")
+
+
+def test_the_cache_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights_cache().is_relative_to(tmp_path)

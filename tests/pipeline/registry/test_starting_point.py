@@ -1,0 +1,40 @@
+"""A registered version as the beginning of another training."""
+
+import pytest
+import torch
+
+from model import build_detector
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.pretrained import check_start, read_weights, start_from
+
+
+def test_a_registered_version_starts_a_detector_of_other_classes(registered):
+    version, there = registered.versions[0], registered.detectors[0]
+    config = Config.from_dict(
+        {"model": {"backbone": "slim", "image_size": 64, "init": version.model_uri}}
+    )
+    here = build_detector(**config.model.network(), num_classes=3)
+    report = start_from(config, here, ["x", "y", "z"], registered.uri)
+    assert report.classes == registered.classes[0]
+    assert all(name.startswith("heads.classify.") for name in report.remade)
+    theirs = there.state_dict()
+    assert len(report.used) == len(theirs) - len(report.remade)
+    assert all(torch.equal(here.state_dict()[name], theirs[name]) for name in report.used)
+
+
+def test_a_version_that_does_not_exist_or_fit_is_known_before_training(registered):
+    base = {"backbone": "slim", "image_size": 64}
+    for init, message in (
+        ("models:/shapes/99", "has no version 99"),
+        ("models:/absent@champion", "model 'absent' does not exist"),
+        (registered.versions[1].model_uri, "is a detector on resnet18, model.backbone is slim"),
+    ):
+        config = Config.from_dict({"model": {**base, "init": init}})
+        with pytest.raises(UserError, match=message):
+            check_start(config, ["x"], registered.uri)
+
+
+def test_a_hash_does_not_go_with_a_version(registered):
+    with pytest.raises(UserError, match="goes with a file or a URL"):
+        read_weights(registered.versions[0].model_uri, "0" * 64, registered.uri)

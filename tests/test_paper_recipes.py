@@ -1,0 +1,81 @@
+"""The recipes of the paper's table: complete, as published, and able to train."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import Config, read_recipe
+from pipeline.data import Batch
+from pipeline.training.trainer import Trainer
+from pipeline.world import World
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "paper"
+
+# (data, neck, size) -> mAP, AP50, AP75 of the baseline and with Mutual Guidance.
+PUBLISHED = {
+    ("voc", "fssd", 320): ((54.1, 80.1, 58.3), (56.2, 80.4, 61.4)),
+    ("voc", "retinanet", 320): ((55.2, 80.2, 59.6), (57.7, 81.1, 62.9)),
+    ("voc", "rfb", 320): ((55.6, 80.9, 59.6), (57.9, 81.5, 62.6)),
+    ("voc", "pafpn", 320): ((58.1, 81.7, 63.3), (59.5, 82.3, 64.2)),
+    ("coco", "fssd", 320): ((31.1, 48.9, 32.7), (32.0, 49.3, 33.9)),
+    ("coco", "retinanet", 320): ((32.3, 50.3, 34.0), (33.6, 50.8, 35.7)),
+    ("coco", "rfb", 320): ((33.4, 51.6, 35.1), (34.6, 52.0, 36.8)),
+    ("coco", "pafpn", 320): ((33.9, 51.9, 35.7), (35.3, 52.4, 37.3)),
+    ("coco", "retinanet", 512): ((37.1, 56.5, 39.5), (38.2, 56.6, 41.0)),
+}
+ROWS = [
+    (data, neck, size, assigner, figures)
+    for (data, neck, size), both in PUBLISHED.items()
+    for assigner, figures in zip(("max_iou", "mutual_guidance"), both, strict=True)
+]
+
+
+def recipe(data: str, neck: str, size: int, assigner: str) -> Path:
+    return FOLDER / f"{data}-{neck}-{size}-{assigner.replace('_', '-')}.yaml"
+
+
+def test_there_is_one_recipe_for_each_figure_and_no_other() -> None:
+    assert {recipe(*row[:4]) for row in ROWS} == set(FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("data", "neck", "size", "assigner", "figures"), ROWS)
+def test_a_recipe_is_what_was_published_and_says_what_to_expect(
+    data: str, neck: str, size: int, assigner: str, figures: tuple[float, ...]
+) -> None:
+    path = recipe(data, neck, size, assigner)
+    config = Config.from_dict(read_recipe(path))
+    assert config.model.network() == {"backbone": "vgg16", "neck": neck, "image_size": size}
+    assert config.assign.name == assigner
+    train = config.train
+    assert (train.lr, train.momentum, train.weight_decay) == (0.01, 0.9, 5e-4)
+    assert (train.batch_size, train.warmup_steps) == (32, 500)
+    assert train.epochs == (1000 if data == "voc" else 140)
+    assert config.loss.model_dump(include={"alpha", "gamma"}) == {"alpha": 0.25, "gamma": 1.0}
+    assert config.model.init is not None and "vgg16_bn" in config.model.init
+    assert "mAP {}, AP50 {}, AP75 {}".format(*figures) in path.read_text()
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: "-".join(map(str, row)))
+def test_only_the_assigner_differs_between_the_two_of_a_row(row: tuple[str, str, int]) -> None:
+    trees = [read_recipe(recipe(*row, assigner)) for assigner in ("max_iou", "mutual_guidance")]
+    assert trees[0].pop("assign") != trees[1].pop("assign")
+    assert trees[0] == trees[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "neck", "size", "assigner", "figures"), ROWS)
+def test_a_step_of_training(
+    data: str, neck: str, size: int, assigner: str, figures: tuple[float, ...]
+) -> None:
+    tree = read_recipe(recipe(data, neck, size, assigner))
+    config = Config.from_dict(tree).replace({"model.init": None, "train.batch_size": 1})
+    trainer = Trainer(config, World(), num_classes=20 if data == "voc" else 80, total_steps=1000)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
+    boxes = torch.tensor([[[40.0, 60.0, 200.0, 180.0]]])
+    nothing, readable = torch.zeros(1, 0, 4), torch.ones(1, dtype=torch.bool)
+    before = trainer.detector.backbone.features[0].weight.detach().clone()
+    parts = trainer.step(Batch(image, boxes, torch.tensor([[3]]), nothing, readable, ["0"], []))
+    assert parts["loss"].isfinite() and parts["positives_cls"] > 0 and parts["positives_loc"] > 0
+    assert not torch.equal(before, trainer.detector.backbone.features[0].weight)
