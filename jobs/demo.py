@@ -122,7 +122,7 @@ def _summary(results: dict[str, Any]) -> list[str]:
         f"AP75 {results['ap75']:.3f}   ({seconds})",
         f"pictures of detections  {results['paths']['pictures']}",
         f"registered model        {results['model_uri']}",
-        f"look at the run         mlflow ui --backend-store-uri {results['tracking_uri']}",
+        f"look at the run         {train.look_at(results['tracking_uri'])}",
         "your own data           .venv/bin/python -m jobs.prepare --source voc --root DIR "
         "--split train --out shards/mine",
     ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from jobs._cli import add_run_options, make_parser, run_job, run_name
 from pipeline.config import load_config
+from pipeline.tracking import mask
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -24,6 +28,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return asdict(result)
 
 
+def look_at(tracking_uri: str) -> str:
+    """How to see the run: the server's address, or the command that starts one for a file."""
+    if tracking_uri.startswith("http"):
+        return mask(tracking_uri)
+    mlflow = Path(sys.executable).with_name("mlflow")
+    return shlex.join([str(mlflow), "ui", "--backend-store-uri", mask(tracking_uri)])
+
+
 def summary(result: dict[str, Any]) -> list[str]:
     """Where everything is, one line each."""
     lines = [
@@ -35,7 +47,7 @@ def summary(result: dict[str, Any]) -> list[str]:
             lines.append(f"{name:<12}{value:.4f}")
     if result["model_uri"]:
         lines.append(f"model       {result['model_uri']}")
-    lines.append(f"look        mlflow ui --backend-store-uri {result['tracking_uri']}")
+    lines.append(f"look        {look_at(result['tracking_uri'])}")
     return lines
 
 

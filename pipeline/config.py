@@ -56,7 +56,7 @@ def _one_of(value: str, known: Iterable[str]) -> str:
 class DataConfig(Section):
     """Shard sets, how samples are read and how they are augmented."""
 
-    train: str | None = Field(None, description="shard set to train on: folder or URL prefix")
+    train: str | None = Field(None, description="folder of the shard set to train on")
     val: str | None = Field(
         None,
         description="shard set that selects the best checkpoint; none: the last one is kept",
@@ -243,7 +243,11 @@ class TrainConfig(Section):
     )
     channels_last: bool = Field(True, description="memory layout of images and weights")
     checkpoint_every: float = Field(1.0, gt=0.0, description="epochs between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept, besides the best one")
+    keep_checkpoints: int = Field(
+        2,
+        ge=1,
+        description="best checkpoints kept, or last ones without data.val; the latest stays too",
+    )
     log_every: int = Field(10, ge=1, description="steps between logged loss values")
 
 
@@ -272,7 +276,12 @@ class TrackingConfig(Section):
 class RegistryConfig(Section):
     """The model registry."""
 
-    name: str | None = Field(None, description="registered model to add a version to; none: do not")
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$",
+        description="registered model to add a version to, of letters, digits, '.', '_', '-'; "
+        "none: do not",
+    )
     score_threshold: Probability = Field(
         0.3, description="default lowest score of the registered model's answers"
     )
@@ -283,7 +292,7 @@ class RayConfig(Section):
 
     enabled: bool = Field(
         True,
-        description="train in Ray workers; false: in this process (or under torchrun)",
+        description="train in Ray workers; false: alone, in this process",
     )
     address: str | None = Field(
         None,
@@ -356,6 +365,11 @@ class Config(Section):
             return cls.model_validate(tree)
         except ValidationError as error:
             raise UserError(explain(error)) from None
+
+    def recorded(self) -> dict[str, Any]:
+        """The tree for files beside checkpoints, without the tracking URI, which may hold a
+        password and is no property of the training."""
+        return self.model_dump(mode="json", exclude={"tracking": {"uri"}})
 
     def replace(self, overrides: Mapping[str, Any]) -> Config:
         """A validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""

@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
-    path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(path.parts)
+    [
+        *ROOT.glob("*.md"),
+        *(p for d in ("docs", "infra", "benchmarks") for p in (ROOT / d).rglob("*.md")),
+    ]
 )
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 

@@ -58,6 +58,8 @@ def _pairs(
             image = decode_image(raw.image, upright=False)
         except ImageError:
             continue  # the evaluation has named it already
+        if sample.image_id not in detections:
+            continue
         found = detections[sample.image_id]
         strong = found.scores >= DRAWN_SCORE
         truth = Boxes(np.array(sample.boxes).reshape(-1, 4), np.array(sample.labels, np.int64))

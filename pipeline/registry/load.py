@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import yaml
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -26,6 +27,8 @@ class LoadedDetector(NamedTuple):
     spec: dict[str, Any]
     classes: list[str]
     state: dict[str, Tensor]
+    evaluate: dict[str, Any]
+    """The configuration's section ``evaluate``, by which its figures were made."""
 
 
 def fetch(model_uri: str, folder: Path, tracking_uri: str | None = None) -> Path:
@@ -105,4 +108,5 @@ def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDete
                 "upgrade this project"
             )
         state = load_file(folder / "artifacts" / "weights.safetensors")
-    return LoadedDetector(about["spec"], about["classes"], state)
+        recipe = yaml.safe_load((folder / "artifacts" / "config.yaml").read_text(encoding="utf-8"))
+    return LoadedDetector(about["spec"], about["classes"], state, recipe["evaluate"])

@@ -95,7 +95,10 @@ def _files(images: Path, out: Path) -> list[Path]:
 
 def _load(model_uri: str, scratch: Path, tracking_uri: str | None) -> tuple[Any, list[str]]:
     folder = fetch(model_uri, scratch, tracking_uri)
-    about = json.loads((folder / "artifacts" / "detector.json").read_text(encoding="utf-8"))
+    path = folder / "artifacts" / "detector.json"
+    if not path.is_file():
+        raise UserError(f"{model_uri} is not a detector of this project")
+    about = json.loads(path.read_text(encoding="utf-8"))
     from mlflow import pyfunc
 
     return pyfunc.load_model(str(folder)), about["classes"]

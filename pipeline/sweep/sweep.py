@@ -8,6 +8,7 @@ computed here from what a whole trial takes.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -19,9 +20,11 @@ import yaml
 
 from pipeline.config import Config, set_dotted
 from pipeline.errors import UserError
+from pipeline.evaluation.coco import NAMES
 from pipeline.sweep.space import build_space
-from pipeline.tracking import connect, create_run, finish_run, resolve_uri, resume_run
-from pipeline.training.cluster import ray_cluster
+from pipeline.tracking import connect, create_run, finish_run, mask, resolve_uri, resume_run
+from pipeline.tracking.run import Status
+from pipeline.training.cluster import check_cluster_paths, ray_cluster
 from pipeline.training.fit import absolute_paths, check_data, closing_run, fit
 from pipeline.training.runs import Resume, RunRecord, storage_root
 
@@ -64,9 +67,15 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         raise UserError("data.val is not set; a sweep compares its trials on it")
     manifests = check_data(config)
     space = build_space(config)
+    known = [f"val/{name}" for name in NAMES]
+    if config.sweep.metric not in known:
+        raise UserError(
+            f"sweep.metric {config.sweep.metric!r} is not logged; choose from: {', '.join(known)}"
+        )
+    check_cluster_paths(config)
     uri = resolve_uri(config.tracking)
     record = RunRecord(storage_root(config), run)
-    run_id = record.resumable(resume, config)
+    run_id = record.resumable(resume, config, fixed=("model", "assign", "loss", "sweep"))
     if run_id is None:
         run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
     else:
@@ -110,6 +119,8 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
 
     from pipeline.sweep.lines import TrialLines
 
+    # A checkpoint between two evaluations reports no figure, and that is no mistake.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     settings = config.sweep
     trainable = tune.with_resources(
         tune.with_parameters(
@@ -139,10 +150,11 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
             search_alg=OptunaSearch(seed=settings.seed),
             scheduler=ASHAScheduler(
                 time_attr="epoch",
-                # Above the last report, so that a trial that gets there ends by itself.
-                max_t=math.ceil(config.train.epochs) + 1,
+                # No decision at the last epoch: a trial that gets there ends by itself.
+                max_t=max(settings.grace_epochs, math.ceil(config.train.epochs) - 1),
                 grace_period=settings.grace_epochs,
                 reduction_factor=settings.reduction,
+                stop_last_trials=False,
             ),
             trial_name_creator=lambda trial: str(trial.trial_id),
             trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -169,6 +181,9 @@ def _trial(
     from ray.tune.integration.ray_train import TuneReportCallback
 
     trial_id = tune.get_context().get_trial_id()
+    begun = RunRecord(storage, trial_id).read()
+    if begun and begun["status"] == "finished":
+        return  # the sweep was killed between the trial's end and Tune's hearing of it
     config = Config.from_dict(base).replace(
         {
             **params,
@@ -203,7 +218,7 @@ def _table(results: Any, config: Config, uri: str, parent_run_id: str) -> list[T
                 params={key: result.config[key] for key in config.sweep.space},
                 best=float(max(values)) if len(values) else None,
                 epochs=epochs,
-                status=_settle(uri, run, failed=result.error is not None),
+                status=_settle(uri, run, result.error is not None, epochs >= config.train.epochs),
                 run_id=run.info.run_id if run else None,
             )
         )
@@ -221,16 +236,15 @@ def _child_runs(uri: str, parent_run_id: str) -> dict[str, Any]:
     return {run.data.tags["trial"]: run for run in found if "trial" in run.data.tags}
 
 
-def _settle(uri: str, run: Any, failed: bool) -> str:
-    """The trial's true end; a trial that ASHA stopped could not close its run itself."""
-    if failed:
-        return "failed"
-    if run is not None and run.info.status == "FINISHED":
-        return "finished"
-    if run is not None:
-        connect(uri).set_tag(run.info.run_id, "stopped_by", "asha")
-        finish_run(uri, run.info.run_id, "KILLED")
-    return "stopped early"
+def _settle(uri: str, run: Any, failed: bool, complete: bool) -> str:
+    """The trial's true end, also in MLflow where it could not close its run itself."""
+    status = "failed" if failed else "finished" if complete else "stopped early"
+    if run is not None and run.info.status == "RUNNING":
+        end: Status = "FAILED" if failed else "FINISHED" if complete else "KILLED"
+        if end == "KILLED":
+            connect(uri).set_tag(run.info.run_id, "stopped_by", "asha")
+        finish_run(uri, run.info.run_id, end)
+    return status
 
 
 def _write_best(
@@ -241,8 +255,9 @@ def _write_best(
         raise UserError(
             f"no trial reported {config.sweep.metric}; see the trials' runs in {uri} for why"
         )
-    tree = config.model_dump(mode="json", exclude_defaults=True)
-    tree.pop("sweep", None)
+    tree = config.model_dump(mode="json", exclude_defaults=True, exclude={"sweep": True})
+    if config.tracking.uri and mask(config.tracking.uri) != config.tracking.uri:
+        del tree["tracking"]["uri"]  # a password is no part of a recipe
     for field, value in best.params.items():
         set_dotted(tree, field, value)
     header = (

@@ -135,7 +135,8 @@ class Tracker:
         next_sample, wait = time.monotonic() + _SAMPLE_SECONDS, _BATCH_SECONDS
         while True:
             if self._sampler and time.monotonic() >= next_sample:
-                self._append({"metrics": self._sampler(), "step": None})
+                with self._never_raising("a system sample"):
+                    self._append({"metrics": self._sampler(), "step": None})
                 next_sample = time.monotonic() + _SAMPLE_SECONDS
             closing = self._closing.is_set()  # before sending: a record may come in meanwhile
             try:

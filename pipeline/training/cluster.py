@@ -5,50 +5,85 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
-from pipeline.config import RayConfig
+from pipeline.config import Config, RayConfig
 from pipeline.errors import UserError
+
+
+def joined_address(config: RayConfig) -> str | None:
+    """The address of the cluster to join; None where one is started on this machine."""
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    return None if address == "local" else address
+
+
+def check_cluster_paths(config: Config) -> None:
+    """Raise UserError where a job on a joined cluster would leave its results in its own folder.
+
+    A submitted job runs in a copy of the working directory that is deleted afterwards.
+    """
+    if not config.ray.enabled or joined_address(config.ray) is None:
+        return
+    if config.ray.storage is None:
+        raise UserError(
+            "ray.storage is not set; on a cluster give a folder or URI that all nodes see"
+        )
+    if config.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            "tracking.uri is not set; on a cluster give an MLflow server, or sqlite:////FILE that "
+            "all workers see"
+        )
 
 
 @contextlib.contextmanager
 def ray_cluster(config: RayConfig) -> Iterator[None]:
     """Be connected to Ray inside the block; leave it afterwards unless it was there before.
 
-    Raises UserError if the address does not answer, or if a cluster started here could never hold
-    the configured workers.
+    Raises UserError if the address does not answer, or if a cluster on this machine alone cannot
+    hold the configured workers.
     """
     import ray
 
     if ray.is_initialized():
+        check_resources(config)
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = joined_address(config)
     try:
-        if address == "local":
-            # No one preempts this machine, and the watcher would greet with an error line.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            ray.init(
-                address="local",
-                include_dashboard=True,  # Ray Train asks its API which actors live
-                dashboard_host="127.0.0.1",
-                logging_level=logging.WARNING,
-                _node_ip_address="127.0.0.1",
-            )
+        if address is None:
+            _start_here()
         else:
             ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"ray.address {address!r} does not answer: {error}") from None
     try:
-        if address == "local":
-            check_resources(config)
+        check_resources(config)
         yield
     finally:
         ray.shutdown()
 
 
+def _start_here() -> None:
+    import ray
+
+    # No one preempts this machine, and the watcher would greet with an error line.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    ray.init(
+        address="local",
+        include_dashboard=True,  # Ray Train asks its API which actors live
+        dashboard_host="127.0.0.1",
+        logging_level=logging.WARNING,
+        _node_ip_address="127.0.0.1",
+    )
+
+
 def check_resources(config: RayConfig) -> None:
-    """Raise UserError if the cluster as it stands cannot hold the configured workers."""
+    """Say if the cluster as it stands cannot hold the configured workers.
+
+    A cluster that listens on loopback cannot grow: there it is a UserError. Elsewhere nodes may
+    come, so it is a line.
+    """
     import ray
 
     have = ray.cluster_resources()
@@ -56,8 +91,12 @@ def check_resources(config: RayConfig) -> None:
     if config.gpu:
         need["GPU"] = float(config.workers)
     for kind, amount in need.items():
-        if amount > have.get(kind, 0.0):
-            raise UserError(
-                f"ray.workers {config.workers} need {amount:g} {kind}s, the cluster has "
-                f"{have.get(kind, 0.0):g}; lower ray.workers or ray.cpus_per_worker"
-            )
+        if amount <= have.get(kind, 0.0):
+            continue
+        text = (
+            f"ray.workers {config.workers} need {amount:g} {kind}s, the cluster has "
+            f"{have.get(kind, 0.0):g}"
+        )
+        if ray.get_runtime_context().gcs_address.startswith("127.0.0.1"):
+            raise UserError(f"{text}; lower ray.workers or ray.cpus_per_worker")
+        print(f"{text}; waiting for more nodes", file=sys.stderr, flush=True)

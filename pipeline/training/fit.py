@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pipeline.pretrained import check_start
 from pipeline.registry import register
 from pipeline.tracking import create_run, finish_run, resolve_uri, resume_run
 from pipeline.training.checkpoint import load_averaged_weights
+from pipeline.training.cluster import check_cluster_paths
 from pipeline.training.ray_train import train_in_ray
 from pipeline.training.runs import Resume, RunRecord, storage_root
 from pipeline.training.session import local_session
@@ -55,6 +57,7 @@ def fit(
     began = time.monotonic()
     config = absolute_paths(config)
     manifests = check_data(config)
+    check_cluster_paths(config)
     uri = resolve_uri(config.tracking)
     record = RunRecord(storage_root(config), run)
     run_id = record.resumable(resume, config)
@@ -126,16 +129,18 @@ def closing_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Ite
         yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        finish_run(uri, run_id, "KILLED" if stopped else "FAILED")  # never raises
         record.write(run_id, "stopped" if stopped else "failed", config)
-        finish_run(uri, run_id, "KILLED" if stopped else "FAILED")
         raise
-    record.write(run_id, "finished", config)
     finish_run(uri, run_id, "FINISHED")
+    record.write(run_id, "finished", config)
 
 
 def _train_here(config: Config, record: RunRecord, uri: str, run_id: str) -> dict[str, Any]:
     if "://" in record.uri:
         raise UserError(f"without Ray, ray.storage must be a local folder, not {record.storage}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("ray.enabled false trains alone, but $WORLD_SIZE is set; unset it")
     with local_session(config, Path(record.uri)) as session:
         return run_rank(config, session, uri, run_id)
 

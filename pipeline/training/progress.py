@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from pipeline.pretrained import TransferReport
 from pipeline.tracking import Tracker
 
 PRINT_SECONDS = 5.0
+
+_LOG = logging.getLogger(__name__)
 
 
 class Plan(Protocol):
@@ -87,7 +90,10 @@ class RunLog:
         self._print(f"step {step}: {split} {', '.join(shown) or 'has no objects to find'}")
         if self.tracker is not None:
             self.tracker.log({f"{split}/{name}": value for name, value in metrics.items()}, step)
-            report_evaluation(self.tracker, split, evaluation, uri, classes, pictures)
+            try:
+                report_evaluation(self.tracker, split, evaluation, uri, classes, pictures)
+            except Exception as error:  # a picture less, while other ranks wait
+                _LOG.warning("no pictures of %s at step %d: %s", split, step, error)
         self._last_time = time.monotonic()  # an evaluation is no slow step
 
     def _line(self, step: int, parts: Mapping[str, float], rate: float, now: float) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -72,14 +74,29 @@ def train_in_ray(
     with ray_cluster(config.ray):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
-        try:
-            result = _trainer(config, record, uri, run_id, callbacks).fit()
-        except TrainingFailedError as error:
-            raise _reason(error, record) from error
+        with _interrupts():
+            try:
+                result = _trainer(config, record, uri, run_id, callbacks).fit()
+            except TrainingFailedError as error:
+                raise _reason(error, record) from error
     if noted := record.noted_failure():
         raise noted
     outcome: dict[str, Any] = result.return_value
     return outcome
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C stays KeyboardInterrupt: Ray Train's own handler exits as if all was well."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _trainer(

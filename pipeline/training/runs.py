@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,15 +49,13 @@ class RunRecord:
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace the record."""
-        record = {"run_id": run_id, "status": status, "config": config.model_dump(mode="json")}
-        with self._files.open_output_stream(self._path) as stream:
-            stream.write(json.dumps(record, indent=1).encode())
+        record = {"run_id": run_id, "status": status, "config": config.recorded()}
+        self._replace(self._path, record)
 
     def note_failure(self, reason: Exception) -> None:
         """Leave word that a restart would only fail again; the workers' restart reads it."""
         kind = "user" if isinstance(reason, UserError) else "training"
-        with self._files.open_output_stream(self._note) as stream:
-            stream.write(json.dumps({"kind": kind, "reason": str(reason)}).encode())
+        self._replace(self._note, {"kind": kind, "reason": str(reason)})
 
     def noted_failure(self) -> UserError | TrainingFailed | None:
         """The failure that a worker has noted, if any."""
@@ -70,11 +70,20 @@ class RunRecord:
         if self._files.get_file_info(self._note).type != fs.FileType.NotFound:
             self._files.delete_file(self._note)
 
-    def resumable(self, resume: Resume, config: Config) -> str | None:
+    def _replace(self, path: str, content: dict[str, Any]) -> None:
+        # Several ranks may note a failure at once, and a reader must never see half of it.
+        draft = f"{path}.{uuid.uuid4().hex}.part"
+        with self._files.open_output_stream(draft) as stream:
+            stream.write(json.dumps(content, indent=1).encode())
+        self._files.move(draft, path)
+
+    def resumable(
+        self, resume: Resume, config: Config, fixed: Sequence[str] = FIXED_SECTIONS
+    ) -> str | None:
         """The MLflow run to go on with, None to begin a new one.
 
-        Raises UserError where the name is taken, finished, absent, or was begun with a
-        configuration that this one cannot continue.
+        ``fixed`` are the sections that must not change. Raises UserError where the name is taken,
+        finished, absent, or was begun with a configuration that this one cannot continue.
         """
         record = self.read()
         if record is None:
@@ -88,7 +97,7 @@ class RunRecord:
                 f"--resume never: run {self.name!r} exists in {self.storage}; "
                 "choose another --run name or delete it"
             )
-        _check_same(self.name, record["config"], config.model_dump(mode="json"))
+        _check_same(self.name, record["config"], config.recorded(), fixed)
         return str(record["run_id"])
 
 
@@ -97,8 +106,8 @@ def storage_root(config: Config) -> str:
     return config.ray.storage or str(Path("runs").absolute())
 
 
-def _check_same(name: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    fields = [f"{section}.{key}" for section in FIXED_SECTIONS for key in new[section]]
+def _check_same(name: str, old: dict[str, Any], new: dict[str, Any], fixed: Sequence[str]) -> None:
+    fields = [f"{section}.{key}" for section in fixed for key in new[section]]
     for path in (*fields, *FIXED_FIELDS):
         section, key = path.split(".")
         before, now = old[section].get(key), new[section][key]

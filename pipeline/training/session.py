@@ -45,9 +45,12 @@ class Session(Protocol):
         """Commit a checkpoint that rank 0 writes into a folder. Every rank calls it."""
 
 
+SCORE = "score"
+
+
 def score_name(config: Config) -> str | None:
-    """The metric that ranks checkpoints; None where no set is evaluated during training."""
-    return "val/ap" if config.data.val else None
+    """The figure that ranks checkpoints; None where no set is evaluated during training."""
+    return SCORE if config.data.val else None
 
 
 class LocalSession:

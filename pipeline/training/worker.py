@@ -18,12 +18,13 @@ from pipeline.data import (
     load_manifest,
     require_classes,
 )
+from pipeline.data.order import total_steps
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.tracking import Tracker
 from pipeline.training.checkpoint import load_meta, load_state, save_checkpoint
 from pipeline.training.progress import RunLog
-from pipeline.training.session import Session, best_of, score_name
+from pipeline.training.session import SCORE, Session, best_of, score_name
 from pipeline.training.trainer import Trainer
 from pipeline.world import mean_over_ranks
 
@@ -60,12 +61,14 @@ def train_worker(
             metrics = {"step": step, "epoch": steps.epoch(step)}
             if config.data.val and step in steps.evaluations:
                 metrics |= validate("val", config.data.val, trainer, log)
+            if config.data.val:  # what was not evaluated is kept as the latest alone
+                metrics[SCORE] = metrics.get("val/ap", -1.0)
             meta = {
                 **metrics,
                 "classes": manifest.classes,
                 "spec": trainer.detector.spec,
                 "data": manifest.content_hash,
-                "config": config.model_dump(mode="json"),
+                "config": config.recorded(),
             }
             write = partial(save_checkpoint, state=trainer.state(), meta=meta)
             session.report(metrics, f"step-{step:08d}", write)
@@ -136,15 +139,15 @@ class Steps:
 
     def __init__(self, config: Config, samples: int) -> None:
         self.samples, self.batch = samples, config.train.batch_size
-        self.total = math.ceil(config.train.epochs * samples / self.batch)
+        self.total = total_steps(config.train.epochs, samples, self.batch)
         self.checkpoints = self._every(config.train.checkpoint_every)
-        self.evaluations = self._every(config.evaluate.every)
+        self.evaluations = self._every(config.evaluate.every) if config.data.val else set()
 
     def epoch(self, step: int) -> float:
         """Passes over the training set after a step."""
         return step * self.batch / self.samples
 
     def _every(self, epochs: float) -> set[int]:
-        times = range(1, math.floor(self.total * self.batch / (epochs * self.samples)) + 1)
-        ends = (math.ceil(k * epochs * self.samples / self.batch) for k in times)
-        return {step for step in ends if step <= self.total} | {self.total}
+        times = range(1, math.ceil(self.total * self.batch / (epochs * self.samples)) + 1)
+        ends = {total_steps(k * epochs, self.samples, self.batch) for k in times}
+        return {step for step in ends if 0 < step < self.total} | {self.total}

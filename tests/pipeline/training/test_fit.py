@@ -51,6 +51,22 @@ def test_a_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
     assert Path(result.checkpoint).is_dir()
 
 
+def test_evaluating_less_often_than_saving_still_finds_the_best(small: Config) -> None:
+    config = small.replace({"train.checkpoint_every": 0.4, "evaluate.every": 1.0})
+    config = config.replace({"train.keep_checkpoints": 4})
+    result = fit(config, run="one")
+    meta = json.loads((Path(result.checkpoint) / "meta.json").read_text())
+    assert meta["step"] in (5, 10)
+    assert meta["val/ap"] == result.metrics["val/ap"]
+
+
+def test_no_password_lies_beside_the_checkpoints(small: Config) -> None:
+    config = small.replace({"data.val": None, "train.epochs": 0.4})
+    result = fit(config, run="one")
+    for path in Path(result.checkpoint).parent.rglob("*.json"):
+        assert "mlflow.db" not in path.read_text()
+
+
 def test_a_finished_run_is_never_resumed_silently(small: Config) -> None:
     config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
     fit(config, run="one")
@@ -105,7 +121,11 @@ def test_other_classes_in_the_test_set_are_named(small: Config, tmp_path: Path) 
     [
         ({"data.train": None}, "data.train is not set"),
         ({"data.train": "/nowhere"}, r"/nowhere: no manifest\.json"),
-        ({"train.batch_size": 4, "ray.storage": "s3://bucket/x"}, "ray.storage"),
+        (
+            {"ray.enabled": True, "ray.address": "auto", "ray.storage": None},
+            "ray.storage is not set",
+        ),
+        ({"ray.enabled": True, "ray.address": "auto", "tracking.uri": None}, "tracking.uri is not"),
     ],
 )
 def test_what_can_be_known_at_once_fails_at_once(

@@ -5,16 +5,19 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.config import Config, TrainConfig
+from pipeline.data.order import total_steps
 from pipeline.training.ema import WeightAverage
 from pipeline.training.optimizer import build_optimizer, build_schedule, warmup_cosine
 from pipeline.training.worker import Steps
 
 
-def steps(samples: int, **train: float) -> Steps:
-    return Steps(Config.from_dict({"train": train}), samples)
+def steps(samples: int, val: str | None = "val", **train: float) -> Steps:
+    return Steps(Config.from_dict({"train": train, "data": {"val": val}}), samples)
 
 
 def test_epochs_end_where_the_global_order_says() -> None:
@@ -34,6 +37,26 @@ def test_a_set_smaller_than_a_batch_still_trains() -> None:
     plan = steps(3, epochs=4, batch_size=8)
     assert plan.total == 2
     assert plan.checkpoints == {1, 2}
+
+
+def test_without_a_validation_set_nothing_is_evaluated_on_the_way() -> None:
+    assert steps(20, val=None, epochs=3, batch_size=4, checkpoint_every=3).evaluations == set()
+    assert steps(20, val=None, epochs=3, batch_size=4, checkpoint_every=3).checkpoints == {15}
+
+
+@given(
+    samples=st.integers(1, 500),
+    batch=st.integers(1, 64),
+    epochs=st.integers(1, 60).map(lambda tenths: tenths / 10),
+    every=st.integers(1, 30).map(lambda tenths: tenths / 10),
+)
+def test_the_last_step_of_the_loader_is_always_due(
+    samples: int, batch: int, epochs: float, every: float
+) -> None:
+    plan = steps(samples, epochs=epochs, batch_size=batch, checkpoint_every=every)
+    assert plan.total == total_steps(epochs, samples, batch)
+    assert max(plan.checkpoints) == plan.total
+    assert min(plan.checkpoints) > 0
 
 
 def test_schedule_warms_up_and_ends_at_the_final_share() -> None:

@@ -2,14 +2,19 @@
 
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import TrainingFailed, UserError
 from pipeline.tracking import connect
+from pipeline.training.checkpoint import load_averaged_weights
 from pipeline.training.cluster import ray_cluster
 from pipeline.training.fit import fit
 
@@ -37,6 +42,46 @@ def test_two_workers_train_evaluate_and_register(ray_config: Config) -> None:
     assert meta["step"] in (5, 10)
     history = connect(result.tracking_uri).get_metric_history(result.run_id, "val/ap")
     assert [point.step for point in history] == [5, 10]
+
+
+def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
+    """SIGKILL one training worker as soon as a checkpoint is committed."""
+
+    def work() -> None:
+        from ray.util.state import list_actors
+
+        while not list(checkpoint.glob("step-*/meta.json")):
+            time.sleep(0.2)
+        alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+        os.kill(list_actors(filters=alive)[0].pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_training_resumes_by_name_and_ends_with_the_same_weights(
+    ray_config: Config, tmp_path: Path
+) -> None:
+    config = ray_config.replace(
+        {"data.val": None, "train.checkpoint_every": 0.4, "ray.max_failures": 0}
+    )
+    whole = fit(config, run="whole")
+
+    killer = kill_a_worker_after(tmp_path / "runs" / "killed")
+    with pytest.raises(TrainingFailed):
+        fit(config, run="killed")
+    killer.join()
+    record = json.loads((tmp_path / "runs" / "killed" / "run.json").read_text())
+    assert record["status"] == "failed"
+
+    resumed = fit(config, run="killed", resume="must")
+    assert resumed.run_id == record["run_id"]
+    assert connect(resumed.tracking_uri).get_run(resumed.run_id).info.status == "FINISHED"
+    one, other = (load_averaged_weights(Path(r.checkpoint)) for r in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert whole.metrics == resumed.metrics
 
 
 def test_unreadable_data_is_one_clear_error_and_a_failed_run(

@@ -1,0 +1,50 @@
+"""Evaluation over ranks: the same figures for any number of them."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from model import build_detector
+from pipeline.config import Config
+from pipeline.data import build_eval_loader, load_manifest
+from pipeline.evaluation.evaluate import box_scale, evaluate
+from pipeline.world import World
+
+
+def figures(uri: str, world: World) -> dict[str, float] | None:
+    torch.manual_seed(0)
+    classes = load_manifest(uri).classes
+    detector = build_detector("slim", "retinanet", len(classes), 64).eval()
+    # One image at a time, so that no figure depends on who shares a batch with whom.
+    tree = {"model": {"image_size": 64}, "evaluate": {"batch_size": 1, "score_threshold": 0.0}}
+    config = Config.from_dict({**tree, "data": {"loader_workers": 0}})
+    batches = build_eval_loader(uri, config, world.rank, world.size)
+    found = evaluate(detector, batches, classes, config.evaluate, world)
+    return None if found is None else {**found.result.metrics, "images": len(found.scored)}
+
+
+def _rank(rank: int, uri: str, folder: str) -> None:
+    store = dist.FileStore(f"{folder}/store", 4)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=4)
+    found = figures(uri, World(rank, 4))
+    assert (found is None) == (rank > 0)
+    if found is not None:
+        Path(folder, "figures.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def test_four_ranks_find_what_one_finds(scenes: dict[str, str], tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(scenes["test"], str(tmp_path)), nprocs=4)
+    alone = figures(scenes["test"], World())
+    assert json.loads((tmp_path / "figures.json").read_text()) == alone
+    assert alone is not None
+    assert alone["images"] == 6
+    assert alone["ar_100"] > 0  # an untrained detector still hits something
+
+
+def test_boxes_go_back_to_the_original_size() -> None:
+    scale = box_scale(torch.tensor([[640, 480], [100, 300]]), 320)
+    assert scale.tolist() == [[2.0, 1.5, 2.0, 1.5], [100 / 320, 300 / 320, 100 / 320, 300 / 320]]

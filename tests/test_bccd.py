@@ -1,0 +1,37 @@
+"""The blood-cell recipe reaches what it says, on the real data, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_recipe_reaches_its_figures(shared: Path, tmp_path: Path) -> None:
+    for split in ("trainval", "test"):
+        source = ("--source", "voc", "--root", str(shared / "data" / "bccd"), "--split", split)
+        prepare.main([*source, "--out", str(tmp_path / "shards" / f"bccd-{split}")])
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jobs.train", "--json", "--run", "bccd"),
+            *("--config", str(ROOT / "configs" / "bccd.yaml")),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    figures = json.loads(done.stdout)
+    print(figures["metrics"], figures["seconds"])
+    assert figures["metrics"]["test/ap"] >= 0.52
+    assert figures["metrics"]["test/ap50"] >= 0.87
+    assert figures["model_uri"] == "models:/bccd-detector/1"
