@@ -64,18 +64,36 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """All servers of a Ray that is started inside listen on 127.0.0.1.
+
+    Ray does so by itself where it supports no clusters; told so, it does on Linux too.
+    """
+    from ray._private import ray_constants as constants
+
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's own processes
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
 def _start_here() -> None:
     import ray
 
     # No one preempts this machine, and the watcher would greet with an error line.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    ray.init(
-        address="local",
-        include_dashboard=True,  # Ray Train asks its API which actors live
-        dashboard_host="127.0.0.1",
-        logging_level=logging.WARNING,
-        _node_ip_address="127.0.0.1",
-    )
+    with _loopback():
+        ray.init(
+            address="local",
+            include_dashboard=True,  # Ray Train asks its API which actors live
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+        )
 
 
 def check_resources(config: RayConfig) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
+    os.environ["GUIDANCE_TEST_SESSION"] = uuid.uuid4().hex
     with ray_cluster(Config.from_dict({"ray": {"address": "local"}}).ray):
         yield
 
@@ -30,6 +32,42 @@ def cluster() -> Iterator[None]:
 @pytest.fixture
 def ray_config(small: Config) -> Config:
     return small.replace({"ray.enabled": True, "ray.workers": 2, "ray.max_failures": 1})
+
+
+def test_nothing_listens_beyond_this_machine() -> None:
+    """Sockets of the cluster's processes, from /proc: 0100007F is 127.0.0.1."""
+    import ray
+
+    assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
+    mine = {
+        os.readlink(link)
+        for process in Path("/proc").glob("[0-9]*")
+        if os.environ["GUIDANCE_TEST_SESSION"].encode() in _environment(process)
+        for link in _sockets(process)
+    }
+    listening = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]
+        if line.split()[3] == "0A"
+    ]
+    ours = [row[1] for row in listening if f"socket:[{row[9]}]" in mine]
+    assert ours
+    assert all(address.split(":")[0].endswith("0100007F") for address in ours), ours
+
+
+def _environment(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _sockets(process: Path) -> list[Path]:
+    try:
+        return [p for p in (process / "fd").iterdir() if os.readlink(p).startswith("socket:")]
+    except OSError:
+        return []
 
 
 def test_two_workers_train_evaluate_and_register(ray_config: Config) -> None:
