@@ -100,16 +100,16 @@ class MutualGuidance:
             if self.localize_to_classify:
                 found.append(overlap(objects, regressed.at(where)))
             if self.classify_to_localize:
-                # Q = A^((sigma - p) / sigma) is ordered as log2(A) (sigma - p), which has no power.
                 score = score_of_object(pred_scores, labels, where, dtype)
-                found.append(found[0].log2().mul_(score.neg_().add_(self.sigma)))
+                found.append(_amplified(found[0], score, self.sigma))
             return found
 
         contests = hold_contests(qualities, *labels.shape, len(anchors))
         if self.classify_to_localize:
-            owner, log_quality, log_peaks = contests[-1]
-            contests[-1] = contests[-1]._replace(
-                quality=(log_quality / self.sigma).exp2_(), peaks=(log_peaks / self.sigma).exp2_()
+            amplified = contests[-1]
+            contests[-1] = amplified._replace(
+                quality=(amplified.quality / self.sigma).exp2_(),
+                peaks=(amplified.peaks / self.sigma).exp2_(),
             )
         claims = [
             claim_and_force(contest, lambda near, k=k: qualities(near)[k])  # type: ignore[misc]
@@ -118,3 +118,13 @@ class MutualGuidance:
         for_cls = claims[1] if self.localize_to_classify else claims[0]
         for_loc = claims[-1] if self.classify_to_localize else claims[0]
         return claims[0], for_cls, for_loc
+
+
+def _amplified(overlap: Tensor, score: Tensor, sigma: float) -> Tensor:
+    """sigma log2(Q) of Q = A^((sigma - p) / sigma), both (B, M, n); minus infinity where Q is 0.
+
+    Ordered as Q is, for the price of a logarithm instead of a power; takes the memory of `score`.
+    """
+    # Logarithms of 0 are slow on CPUs, so that their infinity is made by a division.
+    log = overlap.clamp(min=torch.finfo(overlap.dtype).tiny).log2_()
+    return log.mul_(score.neg_().add_(sigma)).div_(overlap.sign())
