@@ -16,7 +16,7 @@ from .overlap import Where
 
 # Qualities of one block. Eager: what an L2 cache holds. Compiled, where the passes over a block are
 # fused: only memory counts, and every block lengthens the graph.
-EAGER_BLOCK = 1 << 17
+EAGER_BLOCK = 1 << 18
 COMPILED_BLOCK = 1 << 25
 # Anchors whose best quality per object is remembered, to find an object's best anchor afterwards.
 GROUP = 64

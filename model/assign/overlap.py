@@ -23,7 +23,7 @@ class Corners(NamedTuple):
     area: Tensor
 
     def at(self, where: Where) -> "Corners":
-        """The chosen boxes along the last dimension: (..., n) for a range, (B, M, k) for indices."""
+        """The chosen boxes of the last dimension: (..., n) for a range, (B, M, k) for indices."""
         if isinstance(where, slice):
             return Corners(*(x[..., where] for x in self))
         batch, objects, _ = where.shape
@@ -54,3 +54,9 @@ def overlap(objects: Corners, boxes: Corners) -> Tensor:
     height.sub_(torch.clamp(objects.y1, boxes.y1, boxes.y2))
     shared = width.mul_(height)
     return shared.div_((objects.area + boxes.area).sub_(shared))
+
+
+def centre_inside(objects: Corners, boxes: Corners) -> Tensor:
+    """(B, M, n) whether a box's centre lies strictly inside an object (B, M, 1)."""
+    x, y = (boxes.x1 + boxes.x2) / 2, (boxes.y1 + boxes.y2) / 2
+    return (x > objects.x1) & (x < objects.x2) & (y > objects.y1) & (y < objects.y2)

@@ -97,3 +97,17 @@ def check_thresholds(positive: float, ignore: float) -> None:
         raise ValueError(f"ignore_threshold is {ignore}; it must be above 0")
     if ignore > positive:
         raise ValueError(f"ignore_threshold {ignore} is above pos_threshold {positive}")
+
+
+def check_positive(**options: float) -> None:
+    """Raises ValueError unless all options are above 0."""
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be above 0")
+
+
+def check_strides(name: str, anchor_strides: Tensor | None) -> Tensor:
+    """The strides (A,), or ValueError where there are none."""
+    if anchor_strides is None:
+        raise ValueError(f"{name} needs anchor_strides, the stride of each anchor's level")
+    return anchor_strides
