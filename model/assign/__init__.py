@@ -47,7 +47,8 @@ def build_assigner(name: str, *, anchor_strides: Tensor | None = None, **options
     """The assigner of this name.
 
     Options that belong to another assigner are dropped, so that one flat section of settings can
-    serve them all; options that belong to none raise ValueError. `anchor_strides` (A,) goes to
+    serve them all, and so are those of None, for which the assigner has its own default; options
+    that belong to none raise ValueError. `anchor_strides` (A,) goes to
     those that need each anchor's level.
     """
     own = assigner_options(name)
@@ -57,7 +58,7 @@ def build_assigner(name: str, *, anchor_strides: Tensor | None = None, **options
             raise ValueError(
                 f"no assigner has an option {option!r}; {name} takes: {', '.join(own)}"
             )
-    chosen = {key: value for key, value in options.items() if key in own}
+    chosen = {key: value for key, value in options.items() if key in own and value is not None}
     if any(field.name == "anchor_strides" for field in fields(ASSIGNERS[name])):
         chosen["anchor_strides"] = anchor_strides
     return ASSIGNERS[name](**chosen)

@@ -1,7 +1,5 @@
 """Losses of whole boxes by how they overlap: GIoU and SIoU."""
 
-import math
-
 import torch
 from torch import Tensor
 
