@@ -42,12 +42,15 @@ class Claims(NamedTuple):
 
 
 def hold_contests(
-    qualities: Callable[[Where], Sequence[Tensor]], batch: int, objects: int, anchors: int
+    qualities: Callable[[Where], Sequence[Tensor]], objects: torch.Size, anchors: int
 ) -> list[Contest]:
-    """One contest for each of the qualities (B, M, n) >= 0 that the function makes of n anchors."""
+    """One contest for each of the qualities (B, M, n) that the function makes of n anchors.
+
+    `objects` is (B, M). A quality that is higher for better anchors will do, whatever its scale.
+    """
     blocks = [
         [_reduce(quality) for quality in qualities(part)]
-        for part in _blocks(batch * objects, anchors)
+        for part in _blocks(objects.numel(), anchors)
     ]
     return [
         Contest(*(torch.cat(pieces, -1) for pieces in zip(*contest, strict=True)))

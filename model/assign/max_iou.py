@@ -63,7 +63,7 @@ def claim_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Claims
     def quality(where: Where) -> Tensor:
         return overlap(objects, static.at(where))
 
-    contest = hold_contests(lambda part: [quality(part)], *labels.shape, len(anchors))[0]
+    contest = hold_contests(lambda part: [quality(part)], labels.shape, len(anchors))[0]
     return claim_and_force(contest, quality)
 
 

@@ -104,7 +104,7 @@ class MutualGuidance:
                 found.append(_amplified(found[0], score, self.sigma))
             return found
 
-        contests = hold_contests(qualities, *labels.shape, len(anchors))
+        contests = hold_contests(qualities, labels.shape, len(anchors))
         if self.classify_to_localize:
             amplified = contests[-1]
             contests[-1] = amplified._replace(

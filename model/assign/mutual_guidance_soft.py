@@ -81,7 +81,7 @@ class MutualGuidanceSoft:
                 for_loc = score.div_(self.sigma).exp_().mul_(for_loc).clamp_(max=1.0)
             return [for_cls, for_loc]
 
-        for_cls, for_loc = hold_contests(qualities, *labels.shape, len(anchors))
+        for_cls, for_loc = hold_contests(qualities, labels.shape, len(anchors))
         return claim(for_cls), claim(for_loc)
 
     def _best(self, claims: Claims, objects: int) -> tuple[Tensor, Tensor]:
