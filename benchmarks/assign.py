@@ -9,12 +9,10 @@ them. Reported are medians with the 10th and 90th percentile, and the ratio with
 """
 
 import argparse
+import itertools
 import json
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.assign_rival import mutual_guidance_loop
 from model import build_detector
@@ -123,31 +122,29 @@ def all_assigners(repetitions: int, device: str) -> dict[str, Any]:
     return {name: summary(values, 1e3) for name, values in times.items()}
 
 
-def memory(name: str, device: str) -> int:
-    """Bytes an assigner needs beside its inputs, at their highest, with 500 objects an image."""
+def memory(device: str) -> dict[str, int]:
+    """Bytes of tensors that each needs beside its inputs, at their highest, with 500 objects."""
     strides = make_anchors(IMAGE)[1].to(device)
-    loop = name == "loop"
-    assigner = mutual_guidance_loop if loop else build_assigner(name, anchor_strides=strides)
-    assigner(*make_batch(1, 3, CLASSES, device))
     batch = make_batch(BATCH, MANY, CLASSES, device)
+    found = {"loop": highest_bytes(lambda: mutual_guidance_loop(*batch), device)}
+    for name in ASSIGNERS:
+        assigner = build_assigner(name, anchor_strides=strides)
+        found[name] = highest_bytes(lambda a=assigner: a(*batch), device)
+    return found
+
+
+def highest_bytes(call: Callable[[], Any], device: str) -> int:
+    """Largest sum of the tensors that a call holds at one time."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        assigner(*batch)
+        call()
         return torch.cuda.max_memory_allocated() - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assigner(*batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-
-
-def memory_of_all(device: str) -> dict[str, int]:
-    """The same of each, in a process of its own: the high-water mark of a process never falls."""
-    found = {}
-    for name in ("loop", *ASSIGNERS):
-        command = [sys.executable, "-m", "benchmarks.assign", "--memory", name, "--device", device]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[name] = int(done.stdout)
-    return found
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    events = record.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate(size for _, size in changes))
 
 
 def share_of_a_step(repetitions: int, device: str) -> dict[str, Any]:
@@ -223,12 +220,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=11)
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled assigner")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--memory", metavar="NAME", help="print the bytes one assigner needs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.memory:
-        print(memory(options.memory, options.device))
-        return
     results: dict[str, Any] = {
         "hardware": hardware(options.device),
         "case": {"anchors": len(make_anchors(IMAGE)[0]), "classes": CLASSES, "batch": BATCH},
@@ -243,7 +236,7 @@ def main() -> None:
     one_matrix = 4 * BATCH * MANY * len(make_anchors(IMAGE)[0])
     results["bytes_at_500_objects"] = {
         "one_float_per_pair": one_matrix,
-        **memory_of_all(options.device),
+        **memory(options.device),
     }
     results["training_step"] = share_of_a_step(options.repetitions, options.device)
     if options.device == "cuda":

@@ -116,4 +116,5 @@ class SimOTA:
 
 
 def _log(p: Tensor) -> Tensor:
-    return p.log().clamp_(min=LOWEST_LOG)
+    """Logarithm, in place."""
+    return p.log_().clamp_(min=LOWEST_LOG)
