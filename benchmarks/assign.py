@@ -102,7 +102,6 @@ def speed(objects: int, repetitions: int, device: str, compiled: bool) -> dict[s
     if compiled:
         fast = torch.compile(assigner.__call__, fullgraph=True, dynamic=False)
         calls["compiled"] = lambda: fast(*batch)
-        row["compile_s"] = round(seconds(calls["compiled"], "cpu"), 1)
     times = interleaved(calls, repetitions, device)
     row["ms"] = {name: summary(values, 1e3) for name, values in times.items()}
     row["times_faster"] = {

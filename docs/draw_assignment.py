@@ -27,7 +27,7 @@ from model.loss import DetectionLoss
 from pipeline.data.shapes import CLASSES, draw_scene
 
 SIZE, BATCH = 128, 16
-SCENE = 3
+SCENE = 21
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 TITLES = ("learns to classify", "learns to regress")
 
