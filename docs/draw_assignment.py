@@ -117,7 +117,7 @@ def rectangle(
 def main() -> None:
     """Train, draw, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=150, help="training steps before drawing")
+    parser.add_argument("--steps", type=int, default=120, help="training steps before drawing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
     options = parser.parse_args()
     detector = train(options.steps)
