@@ -40,8 +40,8 @@ format: $(INSTALLED) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## run every script in benchmarks/
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for name in $(filter-out %_rival,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
+		echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 clean: ## delete caches and what the demo left; data, runs and .venv stay
 	rm -rf demo .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build

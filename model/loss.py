@@ -1,6 +1,7 @@
-"""The training loss: assignment, class targets, offsets, normalisation."""
+"""The training loss: assignment, class targets, boxes, normalisation."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -9,34 +10,54 @@ from torch.nn import functional
 from .assign import BACKGROUND, IGNORED, Assigner, Assignment
 from .boxes import box_coverage, decode, encode
 from .detector import Predictions
-from .losses import CLASSIFICATION_LOSSES, LOCALIZATION_LOSSES, balanced_l1, focal
+from .losses import (
+    CLASSIFICATION_LOSSES,
+    LOCALIZATION_LOSSES,
+    OVERLAP_LOSSES,
+    focal,
+    quality_focal,
+)
 
 # A background anchor that lies mostly in a crowd region may show an object nobody drew a box for.
 CROWD_COVERAGE = 0.5
 
 
 class DetectionLoss(nn.Module):
-    """Class loss over classification positives, plus offset loss over localization positives.
+    """Class loss over classification positives, plus box loss over localization positives.
 
-    The answer has the same keys for every batch, with or without objects.
+    Any losses go with any assigner: `focal` takes positives as they are, `quality_focal` learns
+    their `cls_quality`; box losses are averaged by `loc_weight`. Alpha and gamma of None are those
+    of the chosen loss. The answer has the same keys for every batch, with or without objects.
     """
 
     def __init__(
         self,
         assigner: Assigner,
         classification: str = "focal",
-        alpha: float = 0.25,
-        gamma: float = 1.0,
+        alpha: float | None = None,
+        gamma: float | None = None,
+        poly: float = 1.0,
+        classification_weight: float = 1.0,
         localization: str = "balanced_l1",
         localization_weight: float = 1.0,
+        overlap: str = "none",
+        overlap_weight: float = 2.0,
     ) -> None:
         super().__init__()
         _known("classification loss", classification, CLASSIFICATION_LOSSES)
         _known("localization loss", localization, LOCALIZATION_LOSSES)
+        _known("overlap loss", overlap, OVERLAP_LOSSES)
+        usual_alpha, usual_gamma = CLASSIFICATION_LOSSES[classification]
         self.assigner = assigner
-        self.alpha = alpha
-        self.gamma = gamma
+        self.classification = classification
+        self.alpha = usual_alpha if alpha is None else alpha
+        self.gamma = usual_gamma if gamma is None else gamma
+        self.poly = poly
+        self.classification_weight = classification_weight
+        self.localization = LOCALIZATION_LOSSES[localization]
         self.localization_weight = localization_weight
+        self.overlap = OVERLAP_LOSSES[overlap]
+        self.overlap_weight = overlap_weight
 
     def normalisers(
         self,
@@ -68,18 +89,21 @@ class DetectionLoss(nn.Module):
         boxes; `valid` (B,) False drops an image; `normalisers` (2,), or None for this pass's own
         counts.
         """
-        with torch.autocast(pred.logits.device.type, enabled=False):
+        with _no_autocast(pred.logits.device.type):
             deltas, logits = _at_least_float32(pred.deltas), _at_least_float32(pred.logits)
             gt_boxes, gt_labels = _one_object_at_least(gt_boxes, _masked(gt_labels, valid))
             assigned = self._assign(deltas, logits, anchors, gt_boxes, gt_labels)
             assigned = _ignore(assigned, anchors, ignore_boxes, valid)
             counts = _counts(assigned, gt_labels)
             if normalisers is None:
-                normalisers = torch.stack([counts["positives_cls"], counts["positives_loc"]])
-            cls_norm, loc_norm = normalisers.to(logits.dtype).clamp(min=1.0).unbind()
+                weight = assigned.loc_weight.sum()
+                normalisers = torch.stack([counts["positives_cls"].to(weight.dtype), weight])
+            # Without positives there is nothing to divide; weights may well sum to less than 1.
+            norms = torch.where(normalisers > 0, normalisers, 1.0).to(logits.dtype)
+            cls_norm, loc_norm = norms.unbind()
             loss_cls = self._classification(logits, assigned, gt_labels) / cls_norm
-            loss_loc = _localization(deltas, assigned, anchors, gt_boxes) / loc_norm
-            loss = loss_cls + self.localization_weight * loss_loc
+            loss_loc = self._localization(deltas, assigned, anchors, gt_boxes) / loc_norm
+            loss = loss_cls + loss_loc
         parts = {"loss_cls": loss_cls.detach(), "loss_loc": loss_loc.detach()}
         return {"loss": loss, **parts, **counts}
 
@@ -98,23 +122,35 @@ class DetectionLoss(nn.Module):
         return self.assigner(anchors, gt_boxes, gt_labels, boxes, logits.sigmoid())
 
     def _classification(self, logits: Tensor, assigned: Assignment, gt_labels: Tensor) -> Tensor:
-        """Sum over all anchors (B, A) that are not ignored."""
+        """Weighted sum over all anchors (B, A) that are not ignored."""
         label = gt_labels.gather(1, assigned.cls_index.clamp(min=0))
         label = torch.where(assigned.cls_index >= 0, label, BACKGROUND)
         classes = torch.arange(logits.shape[-1], device=logits.device)
-        loss = focal(logits, label.unsqueeze(-1) == classes, self.alpha, self.gamma)
-        return (loss.sum(-1) * (assigned.cls_index != IGNORED)).sum()
+        positive = label.unsqueeze(-1) == classes
+        if self.classification == "focal":
+            loss = focal(logits, positive, self.alpha, self.gamma)
+        else:
+            target = positive * assigned.cls_quality.to(logits.dtype).unsqueeze(-1)
+            loss = quality_focal(logits, target, self.alpha, self.gamma, self.poly)
+        total = (loss.sum(-1) * (assigned.cls_index != IGNORED)).sum()
+        return self.classification_weight * total
 
-
-def _localization(
-    deltas: Tensor, assigned: Assignment, anchors: Tensor, gt_boxes: Tensor
-) -> Tensor:
-    """Weighted sum over localization positives of the mean loss of their four offsets."""
-    positive = (assigned.loc_index >= 0).unsqueeze(-1)
-    index = assigned.loc_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, 4)
-    target = encode(gt_boxes.to(deltas.dtype).gather(1, index), anchors.to(deltas.dtype))
-    loss = balanced_l1(torch.where(positive, deltas, 0.0), torch.where(positive, target, 0.0))
-    return (loss.mean(-1) * assigned.loc_weight).sum()
+    def _localization(
+        self, deltas: Tensor, assigned: Assignment, anchors: Tensor, gt_boxes: Tensor
+    ) -> Tensor:
+        """Sum over localization positives, by their weight, of the mean loss of their four offsets
+        and of the overlap loss of their boxes."""
+        positive = (assigned.loc_index >= 0).unsqueeze(-1)
+        index = assigned.loc_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, 4)
+        # Elsewhere the anchor itself is predicted and wanted: no loss, and a gradient of zero.
+        anchors = anchors.to(deltas.dtype)
+        boxes = torch.where(positive, gt_boxes.to(deltas.dtype).gather(1, index), anchors)
+        deltas = torch.where(positive, deltas, 0.0)
+        target = torch.where(positive, encode(boxes, anchors), 0.0)
+        loss = self.localization_weight * self.localization(deltas, target).mean(-1)
+        if self.overlap is not None:
+            loss = loss + self.overlap_weight * self.overlap(decode(deltas, anchors), boxes)
+        return (loss * assigned.loc_weight).sum()
 
 
 def _ignore(
@@ -160,6 +196,13 @@ def _one_object_at_least(gt_boxes: Tensor, gt_labels: Tensor) -> tuple[Tensor, T
     if gt_labels.shape[1] > 0:
         return gt_boxes, gt_labels
     return functional.pad(gt_boxes, (0, 0, 0, 1)), functional.pad(gt_labels, (0, 1), value=-1)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    """Full precision, also on devices that know no other."""
+    if not torch.amp.autocast_mode.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

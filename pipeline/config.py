@@ -36,6 +36,7 @@ from pydantic_settings import (
 from model import NECKS
 from model.assign import ASSIGNERS
 from model.backbones import build_backbone, check_backbone
+from model.losses import CLASSIFICATION_LOSSES, LOCALIZATION_LOSSES, OVERLAP_LOSSES
 from pipeline.errors import UserError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -179,7 +180,17 @@ class AssignConfig(Section):
         2.0,
         gt=1.0,
         le=100.0,
-        description="mutual_guidance: how little scores amplify overlap",
+        description="mutual_guidance(_soft): how little scores amplify overlap",
+    )
+    localize_to_classify: bool = Field(
+        True,
+        description="mutual_guidance(_soft): regressed boxes choose what learns to classify; "
+        "false: static anchors do",
+    )
+    classify_to_localize: bool = Field(
+        True,
+        description="mutual_guidance(_soft): class scores choose what learns to regress; "
+        "false: static anchors do",
     )
     pos_threshold: float = Field(
         0.5,
@@ -193,6 +204,24 @@ class AssignConfig(Section):
         lt=1.0,
         description="anchor IoU from which an anchor counts as ignored",
     )
+    topk: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="anchors per object that count towards its number of positives "
+        "(mutual_guidance_soft, sim_ota) or become positive (task_aligned); unset: 15, 10, 13",
+    )
+    candidates: int = Field(
+        9, ge=1, le=1000, description="atss: nearest cells per level and object"
+    )
+    radius: float = Field(
+        2.5, gt=0.0, le=100.0, description="sim_ota: half side of the centre region, in strides"
+    )
+    iou_weight: float = Field(
+        3.0, gt=0.0, le=1000.0, description="sim_ota: factor of -log(IoU) beside the class cost"
+    )
+    alpha: float = Field(1.0, gt=0.0, le=100.0, description="task_aligned: exponent of the score")
+    beta: float = Field(6.0, gt=0.0, le=100.0, description="task_aligned: exponent of the IoU")
 
     @field_validator("name")
     @classmethod
@@ -212,11 +241,39 @@ class AssignConfig(Section):
 class LossConfig(Section):
     """Losses and their weights. Flat over all losses."""
 
-    classification: Literal["focal"] = Field("focal", description="loss of the class scores")
-    alpha: Probability = Field(0.25, description="focal: weight of positives")
-    gamma: float = Field(1.0, ge=0.0, le=10.0, description="focal: exponent that mutes easy ones")
-    localization: Literal["balanced_l1"] = Field("balanced_l1", description="loss of the offsets")
+    classification: str = Field("focal", description="loss of the class scores")
+    alpha: Probability | None = Field(
+        None,
+        description="focal: weight of positives; quality_focal: weight of the others; "
+        "unset: 0.25, 0.75",
+    )
+    gamma: float | None = Field(
+        None,
+        ge=0.0,
+        le=10.0,
+        description="exponent that mutes easy scores; unset: 1 (focal), 2 (quality_focal)",
+    )
+    poly: float = Field(1.0, ge=0.0, description="quality_focal: factor of the term (1 - p_t)^3")
+    classification_weight: float = Field(1.0, ge=0.0, description="factor of the class loss")
+    localization: str = Field("balanced_l1", description="loss of the offsets")
     localization_weight: float = Field(1.0, ge=0.0, description="factor of the offset loss")
+    overlap: str = Field("none", description="further loss of the decoded boxes")
+    overlap_weight: float = Field(2.0, ge=0.0, description="factor of the overlap loss")
+
+    @field_validator("classification")
+    @classmethod
+    def _known_classification(cls, value: str) -> str:
+        return _one_of(value, CLASSIFICATION_LOSSES)
+
+    @field_validator("localization")
+    @classmethod
+    def _known_localization(cls, value: str) -> str:
+        return _one_of(value, LOCALIZATION_LOSSES)
+
+    @field_validator("overlap")
+    @classmethod
+    def _known_overlap(cls, value: str) -> str:
+        return _one_of(value, OVERLAP_LOSSES)
 
 
 class TrainConfig(Section):

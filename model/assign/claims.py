@@ -1,18 +1,37 @@
-"""Which object each anchor belongs to, and how anchors rank within their object.
+"""Which object each anchor belongs to: the one of highest quality.
 
-Step 1 of Mutual Guidance and all of max-IoU: each object's best anchor gets quality 1, then each
-anchor stays only with its best object. From then on an anchor has one object and one quality, so
-ranking anchors within objects is one sort of (B, A) instead of a top-k for each object.
+Step 1 of Mutual Guidance and all of max-IoU. Qualities of all pairs of objects and anchors are
+never held at once: they are made for a block of anchors at a time and reduced on the spot, so that
+memory stays bounded and a CPU's cache holds a block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-# Objects taken at a time: bounds memory by B x 8 x A, however many objects an image has.
-CHUNK = 8
+from .overlap import Where
+
+# Qualities of one block. Eager: few enough to stay in a CPU's cache from pass to pass, enough to
+# outweigh the start of each pass (2^18 was fastest of 2^14 to 2^19). Compiled, where passes are
+# fused: only memory counts, and every block lengthens the graph.
+EAGER_BLOCK = 1 << 18
+COMPILED_BLOCK = 1 << 25
+# Anchors whose best quality per object is remembered, to find an object's best anchor afterwards.
+GROUP = 64
+
+
+class Contest(NamedTuple):
+    """The best object of each anchor, and each object's best quality among groups of anchors."""
+
+    owner: Tensor
+    """(B, A) lowest object of the highest quality."""
+    quality: Tensor
+    """(B, A) that quality."""
+    peaks: Tensor
+    """(B, M, G) each object's highest quality in anchors [g * GROUP, (g + 1) * GROUP)."""
 
 
 class Claims(NamedTuple):
@@ -23,36 +42,57 @@ class Claims(NamedTuple):
     quality: Tensor
 
 
-def no_claims(batch: int, anchors: int, like: Tensor) -> Claims:
-    """Claims (B, A) of an image without objects."""
-    owner = torch.full((batch, anchors), -1, dtype=torch.int64, device=like.device)
-    return Claims(owner, torch.zeros(batch, anchors, dtype=like.dtype, device=like.device))
+def hold_contests(
+    qualities: Callable[[Where], Sequence[Tensor]], objects: torch.Size, anchors: int
+) -> list[Contest]:
+    """One contest for each of the qualities (B, M, n) that the function makes of n anchors.
 
-
-def chunks(objects: int) -> Iterator[slice]:
-    """Slices that cover the objects, a chunk at a time."""
-    return (slice(start, start + CHUNK) for start in range(0, objects, CHUNK))
-
-
-def add_claims(claims: Claims, quality: Tensor, first: int) -> Claims:
-    """Claims after objects first, first + 1, ... of qualities (B, m, A), which is changed.
-
-    Equal qualities go to the lowest anchor and to the lowest object. Quality 0 is never chosen.
+    `objects` is (B, M). A quality that is higher for better anchors will do, whatever its scale.
     """
-    best, anchor = _first_max(quality, dim=2)
-    quality.scatter_(2, anchor, torch.where(best > 0, 1.0, best))
-    value, index = (x.squeeze(1) for x in _first_max(quality, dim=1))
-    better = value > claims.quality
-    return Claims(
-        torch.where(better, index + first, claims.owner),
-        torch.where(better, value, claims.quality),
-    )
+    blocks = [
+        [_reduce(quality) for quality in qualities(part)]
+        for part in _blocks(objects.numel(), anchors)
+    ]
+    return [
+        Contest(*(torch.cat(pieces, -1) for pieces in zip(*contest, strict=True)))
+        for contest in zip(*blocks, strict=True)
+    ]
 
 
-def _first_max(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def claim(contest: Contest) -> Claims:
+    """Each anchor with its best object; an anchor of quality 0 with none."""
+    return Claims(torch.where(contest.quality > 0, contest.owner, -1), contest.quality)
+
+
+def claim_and_force(contest: Contest, quality: Callable[[Tensor], Tensor]) -> Claims:
+    """The same, after each object's best anchor was given quality 1.
+
+    Equal qualities go to the lowest anchor and to the lowest object. `quality` makes those of
+    anchors (B, M, k) picked for each object.
+    """
+    batch, anchors = contest.owner.shape
+    objects = contest.peaks.shape[1]
+    best, group = first_max(contest.peaks, 2)
+    near = group * GROUP + torch.arange(GROUP, device=group.device)
+    near = near.clamp(max=anchors - 1)
+    anchor = near.gather(2, first_max(quality(near), 2)[1])
+    # The slot behind the last anchor takes objects that overlap none.
+    slot = torch.where(best > 0, anchor, anchors).squeeze(2)
+    index = torch.arange(objects, device=slot.device).expand(batch, -1)
+    forced = slot.new_full((batch, anchors + 1), objects)
+    forced = forced.scatter_reduce_(1, slot, index, "amin")[:, :anchors]
+    is_forced = forced < objects
+    # An object that an anchor fits exactly has quality 1 there without being forced.
+    rival = torch.where(contest.quality >= 1, contest.owner, objects)
+    free = claim(contest)
+    owner = torch.where(is_forced, torch.minimum(forced, rival), free.owner)
+    return Claims(owner, torch.where(is_forced, 1.0, free.quality))
+
+
+def first_max(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Maximum along a dimension, which stays with size 1, and the lowest index that has it.
 
-    `torch.max` says the same but is not vectorised on CPUs when asked for indices: four times as
+    `torch.max` says the same but is not vectorised on CPUs when asked for indices: several times as
     long. Exact up to 2^23 entries, where float32 stops counting.
     """
     best = x.amax(dim, keepdim=True)
@@ -61,42 +101,22 @@ def _first_max(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     position = position.view([-1 if axis == dim else 1 for axis in range(x.ndim)])
     # 0 where the maximum is, -1 elsewhere: all others are moved behind every true position.
     elsewhere = (x - best).sign_()
-    index = elsewhere.mul_(-size).add_(position).amin(dim, keepdim=True)
-    return best, index.long()
+    index = torch.add(position, elsewhere, alpha=-size).amin(dim, keepdim=True)
+    # Minus infinity everywhere differs from itself by NaN.
+    return best, index.nan_to_num_(nan=0.0).long()
 
 
-def count_per_object(claims: Claims, threshold: float, objects: int) -> Tensor:
-    """(B, M + 1) anchors of at least this quality per object; the last column is zero."""
-    counted = (claims.owner >= 0) & (claims.quality >= threshold)
-    slot = torch.where(counted, claims.owner, objects)
-    counts = _count_slots(slot, objects)
-    counts[:, objects] = 0
-    return counts
+def _reduce(quality: Tensor) -> Contest:
+    """Contest of one block (B, M, n)."""
+    best, owner = first_max(quality, 1)
+    missing = -quality.shape[2] % GROUP
+    padded = functional.pad(quality, (0, missing), value=-torch.inf) if missing else quality
+    peaks = padded.unflatten(2, (-1, GROUP)).amax(3)
+    return Contest(owner.squeeze(1), best.squeeze(1), peaks)
 
 
-def rank_in_object(claims: Claims, objects: int) -> Tensor:
-    """(B, A) rank of each anchor among those of its object, best first; equals by index."""
-    slot = torch.where(claims.owner >= 0, claims.owner, objects)
-    order = _order(slot, claims.quality)
-    counts = _count_slots(slot, objects)
-    start = counts.cumsum(1) - counts
-    position = torch.arange(slot.shape[1], device=slot.device)
-    rank = position - start.gather(1, slot.gather(1, order))
-    return torch.empty_like(rank).scatter_(1, order, rank)
-
-
-def _count_slots(slot: Tensor, objects: int) -> Tensor:
-    """(B, M + 1) how often each value of slot (B, A) occurs."""
-    counts = slot.new_zeros(slot.shape[0], objects + 1)
-    return counts.scatter_add_(1, slot, torch.ones_like(slot))
-
-
-def _order(slot: Tensor, quality: Tensor) -> Tensor:
-    """(B, A) anchors by slot, then by falling quality, then by index."""
-    if quality.dtype == torch.float32:
-        # The bits of non-negative floats are ordered as they are: both keys fit one integer.
-        key = (slot << 32) - quality.view(torch.int32)
-        return key.sort(dim=1, stable=True).indices
-    by_quality = quality.sort(dim=1, descending=True, stable=True).indices
-    by_slot = slot.gather(1, by_quality).sort(dim=1, stable=True).indices
-    return by_quality.gather(1, by_slot)
+def _blocks(rows: int, anchors: int) -> Iterator[slice]:
+    """Ranges that cover the anchors, each of whole groups, of which `rows` rows fit the budget."""
+    budget = COMPILED_BLOCK if torch.compiler.is_compiling() else EAGER_BLOCK
+    size = GROUP * max(1, budget // (rows * GROUP))
+    return (slice(start, min(start + size, anchors)) for start in range(0, anchors, size))

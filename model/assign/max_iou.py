@@ -6,15 +6,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..boxes import box_iou
-from .claims import Claims, add_claims, chunks, no_claims
+from .claims import Claims, claim_and_force, hold_contests
+from .overlap import Where, box_corners, object_corners, overlap
 from .types import (
     BACKGROUND,
     IGNORED,
     Assignment,
-    blank_padding,
     check_thresholds,
     hard_assignment,
+    real_objects,
     working_dtype,
 )
 
@@ -41,8 +41,9 @@ class MaxIoU:
     ) -> Assignment:
         """See `Assigner`; predictions are not looked at."""
         claims = claim_by_iou(anchors, gt_boxes, gt_labels)
-        positive = (claims.owner >= 0) & (claims.quality >= self.pos_threshold)
-        ignored = (claims.owner >= 0) & (claims.quality >= self.ignore_threshold)
+        owned = claims.owner >= 0
+        positive = owned & (claims.quality >= self.pos_threshold)
+        ignored = owned & (claims.quality >= self.ignore_threshold)
         loc_index = torch.where(positive, claims.owner, BACKGROUND)
         cls_index = torch.where(ignored & ~positive, IGNORED, loc_index)
         return hard_assignment(cls_index, loc_index, claims.quality.dtype)
@@ -56,12 +57,14 @@ class MaxIoU:
 def claim_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Claims:
     """Claims (B, A) by the IoU of anchors (A, 4) and objects (B, M, 4)."""
     dtype = working_dtype(anchors, gt_boxes)
-    anchors = anchors.to(dtype)
-    objects = blank_padding(gt_boxes, gt_labels, dtype)
-    claims = no_claims(objects.shape[0], anchors.shape[0], anchors)
-    for part in chunks(objects.shape[1]):
-        claims = add_claims(claims, box_iou(objects[:, part], anchors), part.start)
-    return claims
+    boxes, labels = real_objects(gt_boxes, gt_labels, dtype)
+    objects, static = object_corners(boxes), box_corners(anchors.to(dtype).unsqueeze(0))
+
+    def quality(where: Where) -> Tensor:
+        return overlap(objects, static.at(where))
+
+    contest = hold_contests(lambda part: [quality(part)], labels.shape, len(anchors))[0]
+    return claim_and_force(contest, quality)
 
 
 def count_by_iou(anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor, threshold: float) -> Tensor:

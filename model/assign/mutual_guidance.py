@@ -11,35 +11,36 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..boxes import box_iou
-from .claims import (
-    Claims,
-    add_claims,
-    chunks,
-    count_per_object,
-    no_claims,
-    rank_in_object,
-)
+from .claims import Claims, claim_and_force, hold_contests
 from .max_iou import count_by_iou
+from .overlap import Where, box_corners, object_corners, overlap
+from .ranking import count_per_object, pick, rank_in_object
 from .types import (
     BACKGROUND,
     IGNORED,
     Assignment,
-    blank_padding,
     check_thresholds,
     finite_boxes,
     hard_assignment,
+    real_objects,
+    score_of_object,
     working_dtype,
 )
 
 
 @dataclass(frozen=True)
 class MutualGuidance:
-    """Ranks an object's anchors by predicted box and by predicted score, and takes the best."""
+    """Ranks an object's anchors by predicted box and by predicted score, and takes the best.
+
+    With a task's guidance switched off, that task ranks by the IoU of the static anchors, as
+    max-IoU does.
+    """
 
     sigma: float = 2.0
     pos_threshold: float = 0.5
     ignore_threshold: float = 0.4
+    localize_to_classify: bool = True
+    classify_to_localize: bool = True
     uses_predictions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -58,17 +59,19 @@ class MutualGuidance:
     ) -> Assignment:
         """See `Assigner`."""
         assert pred_boxes is not None and pred_scores is not None
-        static, regressed, amplified = self._claims(
+        static, for_cls, for_loc = self._claims(
             anchors, gt_boxes, gt_labels, pred_boxes, pred_scores
         )
-        objects = gt_labels.shape[1]
+        objects = max(gt_labels.shape[1], 1)
         positives = count_per_object(static, self.pos_threshold, objects)
         ignored = count_per_object(static, self.ignore_threshold, objects)
-        learns_to_classify, spared = _select(regressed, objects, positives, ignored)
-        learns_to_regress, _ = _select(amplified, objects, positives, positives)
-        cls_index = torch.where(learns_to_classify, regressed.owner, BACKGROUND)
-        cls_index = torch.where(spared, IGNORED, cls_index)
-        loc_index = torch.where(learns_to_regress, amplified.owner, BACKGROUND)
+        by_cls = rank_in_object(for_cls, ignored)
+        learns_to_classify = pick(by_cls, positives, len(anchors))
+        spared = pick(by_cls, ignored, len(anchors))
+        learns_to_regress = pick(rank_in_object(for_loc, positives), positives, len(anchors))
+        cls_index = torch.where(spared, IGNORED, BACKGROUND)
+        cls_index = torch.where(learns_to_classify, for_cls.owner, cls_index)
+        loc_index = torch.where(learns_to_regress, for_loc.owner, BACKGROUND)
         return hard_assignment(cls_index, loc_index, static.quality.dtype)
 
     @torch.no_grad()
@@ -85,35 +88,43 @@ class MutualGuidance:
         pred_boxes: Tensor,
         pred_scores: Tensor,
     ) -> tuple[Claims, Claims, Claims]:
-        """Claims (B, A) by the paper's A (static IoU), R (regressed IoU) and Q (amplified)."""
+        """Claims (B, A) by the paper's A (static IoU), and for each task by what guides it: R
+        (IoU of the regressed box) for classification, Q (amplified) for localization."""
         dtype = working_dtype(anchors, gt_boxes, pred_boxes, pred_scores)
-        anchors, boxes = anchors.to(dtype), finite_boxes(pred_boxes, dtype)
-        objects = blank_padding(gt_boxes, gt_labels, dtype)
-        scores = pred_scores.to(dtype).nan_to_num(nan=0.0).transpose(1, 2)
-        image = torch.arange(len(objects), device=objects.device).unsqueeze(1)
-        static = regressed = amplified = no_claims(len(objects), len(anchors), anchors)
-        for part in chunks(objects.shape[1]):
-            overlap = box_iou(objects[:, part], anchors)
-            score = scores[image, gt_labels[:, part].clamp(min=0)]
-            quality = _power(overlap, (self.sigma - score) / self.sigma)
-            static = add_claims(static, overlap, part.start)
-            regressed = add_claims(regressed, box_iou(objects[:, part], boxes), part.start)
-            amplified = add_claims(amplified, quality, part.start)
-        return static, regressed, amplified
+        boxes, labels = real_objects(gt_boxes, gt_labels, dtype)
+        objects, static = object_corners(boxes), box_corners(anchors.to(dtype).unsqueeze(0))
+        regressed = box_corners(finite_boxes(pred_boxes, dtype))
+
+        def qualities(where: Where) -> list[Tensor]:
+            found = [overlap(objects, static.at(where))]
+            if self.localize_to_classify:
+                found.append(overlap(objects, regressed.at(where)))
+            if self.classify_to_localize:
+                score = score_of_object(pred_scores, labels, where, dtype)
+                found.append(_amplified(found[0], score, self.sigma))
+            return found
+
+        contests = hold_contests(qualities, labels.shape, len(anchors))
+        if self.classify_to_localize:
+            amplified = contests[-1]
+            contests[-1] = amplified._replace(
+                quality=(amplified.quality / self.sigma).exp2_(),
+                peaks=(amplified.peaks / self.sigma).exp2_(),
+            )
+        claims = [
+            claim_and_force(contest, lambda near, k=k: qualities(near)[k])  # type: ignore[misc]
+            for k, contest in enumerate(contests)
+        ]
+        for_cls = claims[1] if self.localize_to_classify else claims[0]
+        for_loc = claims[-1] if self.classify_to_localize else claims[0]
+        return claims[0], for_cls, for_loc
 
 
-def _power(base: Tensor, exponent: Tensor) -> Tensor:
-    """Base ** exponent for 0 <= base <= 1, less than half the time of `torch.pow` on a CPU."""
-    tiny = torch.finfo(base.dtype).tiny
-    return base.clamp(min=tiny).log2_().mul_(exponent).exp2_().mul_(base.sign())
+def _amplified(overlap: Tensor, score: Tensor, sigma: float) -> Tensor:
+    """sigma log2(Q) of Q = A^((sigma - p) / sigma), both (B, M, n); minus infinity where Q is 0.
 
-
-def _select(claims: Claims, objects: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, A) masks of each object's best anchors: ranks below first, and from there below second.
-
-    `first` and `second` are counts (B, M + 1) per object.
+    Ordered as Q is, for the price of a logarithm instead of a power; takes the memory of `score`.
     """
-    rank = rank_in_object(claims, objects)
-    slot = torch.where(claims.owner >= 0, claims.owner, objects)
-    chosen = rank < first.gather(1, slot)
-    return chosen, (rank < second.gather(1, slot)) & ~chosen
+    # Logarithms of 0 are slow on CPUs, so that their infinity is made by a division.
+    log = overlap.clamp(min=torch.finfo(overlap.dtype).tiny).log2_()
+    return log.mul_(score.neg_().add_(sigma)).div_(overlap.sign())

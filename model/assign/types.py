@@ -4,6 +4,9 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from .overlap import Where
 
 BACKGROUND = -1
 IGNORED = -2
@@ -63,9 +66,29 @@ def finite_boxes(boxes: Tensor, dtype: torch.dtype) -> Tensor:
     return boxes.to(dtype).nan_to_num(nan=0.0, posinf=1e18, neginf=-1e18).clamp(-1e18, 1e18)
 
 
-def blank_padding(gt_boxes: Tensor, gt_labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Objects (B, M, 4) with padded ones emptied, so that they overlap nothing."""
-    return torch.where(gt_labels.unsqueeze(-1) >= 0, gt_boxes.to(dtype), 0.0)
+def real_objects(gt_boxes: Tensor, gt_labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Objects (B, M, 4) with padded ones emptied, so that they overlap nothing, and labels (B, M).
+
+    M is at least 1, so that there is always something to reduce over.
+    """
+    if gt_labels.shape[1] == 0:
+        gt_boxes = functional.pad(gt_boxes, (0, 0, 0, 1))
+        gt_labels = functional.pad(gt_labels, (0, 1), value=-1)
+    return torch.where(gt_labels.unsqueeze(-1) >= 0, gt_boxes.to(dtype), 0.0), gt_labels
+
+
+def score_of_object(
+    pred_scores: Tensor, gt_labels: Tensor, where: Where, dtype: torch.dtype
+) -> Tensor:
+    """Scores (B, A, C) that the chosen anchors give to the class of each object, (B, M, n) in
+    memory of their own; NaN counts as 0."""
+    image = torch.arange(len(gt_labels), device=gt_labels.device).unsqueeze(1)
+    label = gt_labels.clamp(min=0)
+    if isinstance(where, slice):
+        score = pred_scores[:, where].transpose(1, 2)[image, label]
+    else:
+        score = pred_scores[image.unsqueeze(2), where, label.unsqueeze(2)]
+    return score.to(dtype).nan_to_num_(nan=0.0)
 
 
 def check_thresholds(positive: float, ignore: float) -> None:
@@ -74,3 +97,17 @@ def check_thresholds(positive: float, ignore: float) -> None:
         raise ValueError(f"ignore_threshold is {ignore}; it must be above 0")
     if ignore > positive:
         raise ValueError(f"ignore_threshold {ignore} is above pos_threshold {positive}")
+
+
+def check_positive(**options: float) -> None:
+    """Raises ValueError unless all options are above 0."""
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be above 0")
+
+
+def check_strides(name: str, anchor_strides: Tensor | None) -> Tensor:
+    """The strides (A,), or ValueError where there are none."""
+    if anchor_strides is None:
+        raise ValueError(f"{name} needs anchor_strides, the stride of each anchor's level")
+    return anchor_strides

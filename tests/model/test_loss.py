@@ -1,5 +1,7 @@
 """The training loss: normalisation, empty images, masks, and that it can be learned from."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,15 @@ from model.anchors import make_anchors
 from model.assign import ASSIGNERS, build_assigner
 from model.boxes import box_iou, decode, encode
 from model.loss import DetectionLoss
-from model.losses import balanced_l1, focal
+from model.losses import (
+    CLASSIFICATION_LOSSES,
+    LOCALIZATION_LOSSES,
+    OVERLAP_LOSSES,
+    balanced_l1,
+    focal,
+    quality_focal,
+    siou,
+)
 from model.postprocess import postprocess
 
 IMAGE, CLASSES = 128, 3
@@ -19,9 +29,25 @@ KEYS = {
 }  # fmt: skip
 
 
+STRIDES = make_anchors(IMAGE)[1]
+COUNTED = ("atss", "max_iou", "mutual_guidance")  # positives known before the predictions
+SOFT = {
+    "classification": "quality_focal", "classification_weight": 2.0, "overlap": "siou",
+}  # fmt: skip
+
+
+def build(name: str, **options: Any) -> DetectionLoss:
+    return DetectionLoss(build_assigner(name, anchor_strides=STRIDES), **options)
+
+
 @pytest.fixture(params=sorted(ASSIGNERS))
 def criterion(request: pytest.FixtureRequest) -> DetectionLoss:
-    return DetectionLoss(build_assigner(request.param))
+    return build(request.param)
+
+
+@pytest.fixture(params=COUNTED)
+def counted(request: pytest.FixtureRequest) -> DetectionLoss:
+    return build(request.param)
 
 
 def predictions(images: int, seed: int = 0) -> Predictions:
@@ -57,8 +83,9 @@ def test_equals_its_definition(criterion: DetectionLoss) -> None:
         cls = cls + focal(pred.logits[i], positive, 0.25, 1.0)[counted].sum()
         regressing = a.loc_index[i] >= 0
         goal = encode(boxes[i, a.loc_index[i, regressing]], anchors[regressing])
-        loc = loc + balanced_l1(pred.deltas[i, regressing], goal).sum()
-    cls, loc = cls / (a.cls_index >= 0).sum(), loc / (4 * (a.loc_index >= 0).sum())
+        error = balanced_l1(pred.deltas[i, regressing], goal).mean(-1)
+        loc = loc + (error * a.loc_weight[i, regressing]).sum()
+    cls, loc = cls / (a.cls_index >= 0).sum(), loc / a.loc_weight.sum()
     torch.testing.assert_close(parts["loss_cls"], cls.detach())
     torch.testing.assert_close(parts["loss_loc"], loc.detach())
     torch.testing.assert_close(parts["loss"], cls + loc)
@@ -90,27 +117,27 @@ def test_an_empty_image_beside_a_full_one(criterion: DetectionLoss) -> None:
     assert (pred.logits.grad[1] > 0).all()
 
 
-def test_known_normalisers_equal_own_counts(criterion: DetectionLoss) -> None:
+def test_known_normalisers_equal_own_counts(counted: DetectionLoss) -> None:
     pred, (anchors, boxes, labels) = predictions(3), targets(3, 5)
-    known = criterion.normalisers(anchors, boxes, labels)
+    known = counted.normalisers(anchors, boxes, labels)
     assert known is not None
-    parts = criterion(pred, anchors, boxes, labels)
+    parts = counted(pred, anchors, boxes, labels)
     assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
     assert known.is_contiguous()  # a collective sums it in place
-    again = criterion(pred, anchors, boxes, labels, normalisers=known)
+    again = counted(pred, anchors, boxes, labels, normalisers=known)
     assert torch.equal(again["loss"], parts["loss"])
 
 
-def test_passes_add_up_to_the_whole_batch(criterion: DetectionLoss) -> None:
+def test_passes_add_up_to_the_whole_batch(counted: DetectionLoss) -> None:
     """Gradient accumulation over uneven passes gives the gradient of one pass."""
     whole, (anchors, boxes, labels) = predictions(3), targets(3, 5)
     labels[1, 1:] = -1
-    known = criterion.normalisers(anchors, boxes, labels)
-    criterion(whole, anchors, boxes, labels)["loss"].backward()
+    known = counted.normalisers(anchors, boxes, labels)
+    counted(whole, anchors, boxes, labels)["loss"].backward()
     split = predictions(3)
     for part in (slice(0, 2), slice(2, 3)):
         pred = Predictions(split.deltas[part], split.logits[part])
-        criterion(pred, anchors, boxes[part], labels[part], normalisers=known)["loss"].backward()
+        counted(pred, anchors, boxes[part], labels[part], normalisers=known)["loss"].backward()
     torch.testing.assert_close(split.logits.grad, whole.logits.grad)
     torch.testing.assert_close(split.deltas.grad, whole.deltas.grad)
 
@@ -124,8 +151,8 @@ def test_a_masked_image_contributes_nothing(criterion: DetectionLoss) -> None:
     for key in KEYS:
         torch.testing.assert_close(parts[key], expected[key])
     known = criterion.normalisers(anchors, boxes, labels, valid)
-    assert known is not None
-    assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
+    if known is not None:
+        assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
     parts["loss"].backward()
     assert pred.logits.grad is not None
     assert (pred.logits.grad[1] == 0).all()
@@ -182,8 +209,92 @@ def test_extreme_predictions_give_finite_gradients(criterion: DetectionLoss) -> 
 def test_unknown_losses_are_named() -> None:
     with pytest.raises(ValueError, match="choose from: focal"):
         DetectionLoss(build_assigner("max_iou"), classification="hinge")
-    with pytest.raises(ValueError, match="choose from: balanced_l1"):
+    with pytest.raises(ValueError, match="choose from: balanced_l1, smooth_l1"):
         DetectionLoss(build_assigner("max_iou"), localization="l3")
+    with pytest.raises(ValueError, match="choose from: none, giou, siou"):
+        DetectionLoss(build_assigner("max_iou"), overlap="diou")
+
+
+def test_the_soft_recipe_equals_its_definition() -> None:
+    """Quality focal with poly term, twice, and Balanced L1 + 2 SIoU with weights that sum to 1."""
+    criterion = build("mutual_guidance_soft", **SOFT)
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
+    parts = criterion(pred, anchors, boxes, labels)
+    decoded = decode(pred.deltas, anchors)
+    a = criterion.assigner(anchors, boxes, labels, decoded, pred.logits.sigmoid())
+    quality = torch.zeros_like(pred.logits)
+    weight = a.loc_weight / a.loc_weight.sum()
+    loc = torch.tensor(0.0)
+    for image, anchor in (a.cls_index >= 0).nonzero().tolist():
+        label = labels[image, a.cls_index[image, anchor]]
+        quality[image, anchor, label] = a.cls_quality[image, anchor]
+    for image, anchor in (a.loc_index >= 0).nonzero().tolist():
+        box = boxes[image, a.loc_index[image, anchor]]
+        error = balanced_l1(pred.deltas[image, anchor], encode(box, anchors[anchor])).mean()
+        error = error + 2 * siou(decoded[image, anchor], box)
+        loc = loc + weight[image, anchor] * error
+    loss = quality_focal(pred.logits, quality, alpha=0.75, gamma=2.0, poly=1.0)
+    cls = 2 * loss.sum() / (a.cls_index >= 0).sum()
+    torch.testing.assert_close(parts["loss_cls"], cls.detach())
+    torch.testing.assert_close(parts["loss_loc"], loc.detach())
+    torch.testing.assert_close(parts["loss"], cls + loc)
+
+
+@pytest.mark.parametrize("classification", sorted(CLASSIFICATION_LOSSES))
+@pytest.mark.parametrize("localization", sorted(LOCALIZATION_LOSSES))
+@pytest.mark.parametrize("overlap", sorted(OVERLAP_LOSSES))
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_any_choice_of_losses_gives_finite_gradients(
+    classification: str, localization: str, overlap: str, scale: float
+) -> None:
+    criterion = build(
+        "task_aligned", classification=classification, localization=localization, overlap=overlap
+    )
+    for label in (-1, 1):
+        pred, (anchors, boxes, labels) = predictions(2), targets(2, 3)
+        pred = Predictions(*((x.detach() * scale).requires_grad_() for x in pred))
+        parts = criterion(pred, anchors, boxes, labels.fill_(label))
+        parts["loss"].backward()
+        assert torch.isfinite(parts["loss"])
+        for x in pred:
+            assert x.grad is not None
+            assert torch.isfinite(x.grad).all()
+        if label < 0:
+            assert (pred.deltas.grad == 0).all()
+            assert (pred.logits.grad >= 0).all()
+            assert (pred.logits.grad > 0).any()
+
+
+def test_weights_that_sum_to_less_than_one_are_normalised_all_the_same() -> None:
+    criterion = build("task_aligned")
+    pred, (anchors, boxes, labels) = predictions(1), targets(1, 1)
+    a = criterion.assigner(
+        anchors, boxes, labels, decode(pred.deltas, anchors), pred.logits.sigmoid()
+    )
+    assert 0 < a.loc_weight.sum() < 1
+    goal = encode(boxes[:, 0], anchors)
+    error = balanced_l1(pred.deltas, goal).mean(-1)
+    expected = (error * a.loc_weight).sum() / a.loc_weight.sum()
+    found = criterion(pred, anchors, boxes, labels)["loss_loc"]
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_nothing_waits_for_the_device(criterion: DetectionLoss) -> None:
+    """Tensors without data cannot be read on the host: asking for a value raises."""
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 5)
+    pred, crowd = Predictions(*(x.to("meta") for x in pred)), torch.zeros(2, 1, 4, device="meta")
+    valid = torch.ones(2, dtype=torch.bool, device="meta")
+    given = [x.to("meta") for x in (anchors, boxes, labels)]
+    parts = criterion(pred, *given, ignore_boxes=crowd, valid=valid)
+    assert all(value.shape == () for value in parts.values())
+
+
+def test_traced_as_one_graph(criterion: DetectionLoss) -> None:
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 5)
+    compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)
+    parts, expected = (f(pred, anchors, boxes, labels) for f in (compiled, criterion))
+    for key in KEYS:
+        torch.testing.assert_close(parts[key], expected[key])
 
 
 def test_one_picture_can_be_learned() -> None:

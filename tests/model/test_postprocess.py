@@ -2,14 +2,28 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.anchors import make_anchors
 from model.boxes import box_iou, decode
-from model.postprocess import TILE, nms, postprocess
+from model.detector import build_detector
+from model.postprocess import TILE, Detections, nms, postprocess
 
 IMAGE = 64
 Detection = tuple[float, int, list[float]]
+
+
+class Whole(nn.Module):
+    """A detector and its post-processing, as one would deploy them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.detector = build_detector("slim", "retinanet", 3, IMAGE)
+
+    def forward(self, images: Tensor) -> Detections:
+        pred = self.detector(images)
+        return postprocess(*pred, self.detector.anchors, IMAGE, 0.0, 0.5, 300, 20)
 
 
 def plain(
@@ -91,6 +105,52 @@ def test_a_chain_across_tiles_is_resolved_greedily() -> None:
         boxes[None], torch.zeros(1, count, dtype=torch.int64), torch.ones(1, count).bool(), 0.4
     )
     assert torch.equal(keep[0], torch.arange(count) % 2 == 0)
+
+
+def test_one_loop_equals_the_tiles() -> None:
+    """What a compiled or exported graph runs is another way to the same answer."""
+    deltas, _, anchors = case(3, False)
+    boxes = decode(deltas, anchors)[:, : 2 * TILE + 9]
+    labels = torch.arange(boxes.shape[1]).expand(3, -1) % 3
+    valid = torch.rand(3, boxes.shape[1], generator=torch.Generator().manual_seed(0)) < 0.9
+    keep = nms(boxes, labels, valid, 0.4)
+    assert keep.any() and (keep != valid).any()
+    compiled = torch.compile(nms, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(boxes, labels, valid, 0.4), keep)
+
+
+def test_exports_with_its_detector_for_any_batch() -> None:
+    whole = Whole().eval()
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(whole, (images,), dynamic_shapes=({0: batch},))
+    assert len(program.graph.nodes) < 1000
+    for some in (images, images[:1]):
+        for one, other in zip(program.module()(some), whole(some), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """Tensors without data cannot be read on the host: asking for a value raises."""
+    deltas, logits, anchors = (x.to("meta") for x in case(0, False))
+    assert postprocess(deltas, logits, anchors, IMAGE).boxes.shape == (3, 100, 4)
+
+
+def test_without_classes_all_boxes_compete() -> None:
+    deltas, logits, anchors = case(4, False)
+    answer = postprocess(deltas, logits, anchors, IMAGE, 0.05, 0.4, 300, 50, class_agnostic=True)
+    for i in range(3):
+        scores, pairs = logits[i].flatten().sort(descending=True, stable=True)
+        boxes = decode(deltas[i], anchors).clamp(0, IMAGE)[pairs[:300] // 3]
+        overlap = box_iou(boxes, boxes)
+        kept: list[int] = []
+        for k in range(300):
+            solid = bool((boxes[k, 2:] > boxes[k, :2]).all()) and scores[k].sigmoid() >= 0.05
+            if solid and all(overlap[k, j] <= 0.4 for j in kept):
+                kept.append(k)
+        kept = kept[:50]
+        assert answer.labels[i, : len(kept)].tolist() == (pairs[kept] % 3).tolist()
+        torch.testing.assert_close(answer.boxes[i, : len(kept)], boxes[kept])
 
 
 def test_classes_do_not_compete() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from jobs._cli import make_parser
+from model.assign import build_assigner
+from model.loss import DetectionLoss
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
 
@@ -33,6 +35,16 @@ def test_dict_and_command_line_build_the_same_tree() -> None:
     assert Config.from_dict(tree) == load("--train.epochs", "3", "--assign.name", "max_iou")
 
 
+def test_choices_by_name_reach_what_they_choose() -> None:
+    argv = ["--assign.name=task_aligned", "--assign.topk=9", "--loss.classification=quality_focal"]
+    config = load(*argv)
+    assigner = build_assigner(**config.assign.model_dump())
+    assert assigner == build_assigner("task_aligned", topk=9)
+    loss = DetectionLoss(assigner, **config.loss.model_dump())
+    assert (loss.alpha, loss.gamma) == (0.75, 2.0)
+    assert build_assigner(**Config().assign.model_dump()) == build_assigner("mutual_guidance")
+
+
 def test_replace_changes_dotted_fields_and_validates() -> None:
     config = Config().replace({"assign.sigma": 3.0, "train.epochs": 2})
     assert (config.assign.sigma, config.train.epochs) == (3.0, 2.0)
@@ -55,6 +67,9 @@ def test_replace_changes_dotted_fields_and_validates() -> None:
         (["--model.image_size", "100"], r"100 is not divisible by 64; the nearest are 64 and 128"),
         (["--ray.storage", "here"], r"ray\.storage: 'here' is relative"),
         (["--assign.pos_threshold", "0.1"], r"ignore_threshold 0\.4 is above pos_threshold 0\.1"),
+        (["--loss.classification", "x"], r"'x' does not exist; choose from: focal, quality_focal"),
+        (["--loss.overlap", "x"], r"loss\.overlap: 'x' does not exist.*giou, none, siou"),
+        (["--assign.topk", "0"], r"assign\.topk: got '0'.*greater than or equal to 1.*unset: 15"),
         (["--config", "absent.yaml"], r"--config absent\.yaml: No such file"),
     ],
 )

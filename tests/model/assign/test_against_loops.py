@@ -1,4 +1,4 @@
-"""Assigners against plain loops that follow the paper's steps, on random and adversarial images."""
+"""Assigners against plain loops that follow the papers' steps, on random and adversarial images."""
 
 import math
 
@@ -9,66 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.anchors import make_anchors
-from model.assign import build_assigner
-
-Rows = list[list[float]]
-
-
-def iou(a: list[float], b: list[float]) -> float:
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    areas = [max(x2 - x1, 0.0) * max(y2 - y1, 0.0) for x1, y1, x2, y2 in (a, b)]
-    return width * height / max(areas[0] + areas[1] - width * height, 1e-300)
-
-
-def claim(quality: Rows) -> tuple[list[int], list[float]]:
-    """Step 1: each object's best anchor is set to 1, each anchor stays with its best object."""
-    quality = [list(row) for row in quality]
-    for row in quality:
-        if max(row) > 0:
-            row[row.index(max(row))] = 1.0
-    owners, values = [], []
-    for column in zip(*quality, strict=True):
-        best = max(column)
-        owners.append(column.index(best) if best > 0 else -1)
-        values.append(best)
-    return owners, values
-
-
-def ranked(owners: list[int], values: list[float], g: int) -> list[int]:
-    return sorted((i for i, o in enumerate(owners) if o == g), key=lambda i: -values[i])
-
-
-def mutual_guidance(
-    anchors: Rows, objects: Rows, labels: list[int], boxes: Rows, scores: Rows, sigma: float
-) -> tuple[list[int], list[int]]:
-    a = [[iou(g, x) for x in anchors] for g in objects]
-    r = [[iou(g, x) for x in boxes] for g in objects]
-    q = [
-        [v ** ((sigma - p[label]) / sigma) for v, p in zip(row, scores, strict=True)]
-        for row, label in zip(a, labels, strict=True)
-    ]
-    static, regressed, amplified = claim(a), claim(r), claim(q)
-    cls, loc = [-1] * len(anchors), [-1] * len(anchors)
-    for g in range(len(objects)):
-        held = [v for o, v in zip(*static, strict=True) if o == g]
-        positives, spared = sum(v >= 0.5 for v in held), sum(v >= 0.4 for v in held)
-        for rank, i in enumerate(ranked(*regressed, g)):
-            cls[i] = g if rank < positives else -2 if rank < spared else -1
-        for i in ranked(*amplified, g)[:positives]:
-            loc[i] = g
-    return cls, loc
-
-
-def max_iou(anchors: Rows, objects: Rows) -> tuple[list[int], list[int]]:
-    owners, values = claim([[iou(g, x) for x in anchors] for g in objects])
-    pairs = list(zip(owners, values, strict=True))
-    loc = [o if v >= 0.5 else -1 for o, v in pairs]
-    cls = [-2 if o >= 0 and 0.4 <= v < 0.5 else x for (o, v), x in zip(pairs, loc, strict=True)]
-    return cls, loc
-
+from model.assign import ASSIGNERS, Assignment, build_assigner
+from tests.model.assign.loops import (
+    LOOPS,
+    Answer,
+    Image,
+    mutual_guidance,
+    mutual_guidance_soft,
+)
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+STRIDES = make_anchors(64)[1]
+ADVERSITIES = ("none", "ties", "identical", "far away", "inverted", "on anchors", "perfect")
 
 
 def random_case(seed: int, objects: int, adversity: str) -> Case:
@@ -96,52 +48,80 @@ def random_case(seed: int, objects: int, adversity: str) -> Case:
     elif adversity == "on anchors":
         gt[0, :] = anchors[torch.randint(0, len(anchors), (objects,), generator=draw)]
         boxes = anchors[None].clone()
+    elif adversity == "perfect":
+        boxes = gt[:, torch.arange(len(anchors)) % objects]
+        scores = torch.ones_like(scores)
     return anchors, gt, labels, boxes, scores
 
 
-ADVERSITIES = ("none", "ties", "identical", "far away", "inverted", "on anchors")
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    objects=st.sampled_from([1, 2, 5, 9, 20]),
-    adversity=st.sampled_from(ADVERSITIES),
-)
-def test_mutual_guidance(seed: int, objects: int, adversity: str) -> None:
-    anchors, gt, labels, boxes, scores = random_case(seed, objects, adversity)
-    # sigma 2 and scores of 0 or 1 keep equal qualities exactly equal in both ways of computing.
-    answer = build_assigner("mutual_guidance")(anchors, gt, labels, boxes, scores)
-    cls, loc = mutual_guidance(
-        anchors.tolist(), gt[0].tolist(), labels[0].tolist(), boxes[0].tolist(),
-        scores[0].tolist(), 2.0,
+def as_image(case: Case) -> Image:
+    anchors, gt, labels, boxes, scores = case
+    return Image(
+        anchors.tolist(), STRIDES.tolist(), gt[0].tolist(), labels[0].tolist(), boxes[0].tolist(),
+        scores[0].tolist(),
     )  # fmt: skip
-    assert answer.cls_index[0].tolist() == cls
-    assert answer.loc_index[0].tolist() == loc
 
 
-@settings(max_examples=30, deadline=None)
+def assert_equal(answer: Assignment, expected: Answer) -> None:
+    assert answer.cls_index[0].tolist() == expected.cls_index
+    assert answer.loc_index[0].tolist() == expected.loc_index
+    assert answer.cls_quality[0].tolist() == pytest.approx(expected.cls_quality, abs=1e-12)
+    assert answer.loc_weight[0].tolist() == pytest.approx(expected.loc_weight, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(ASSIGNERS))
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     objects=st.sampled_from([1, 2, 5, 9, 20]),
     adversity=st.sampled_from(ADVERSITIES),
 )
-def test_max_iou(seed: int, objects: int, adversity: str) -> None:
-    anchors, gt, labels, _, _ = random_case(seed, objects, adversity)
-    answer = build_assigner("max_iou")(anchors, gt, labels)
-    cls, loc = max_iou(anchors.tolist(), gt[0].tolist())
-    assert answer.cls_index[0].tolist() == cls
-    assert answer.loc_index[0].tolist() == loc
+def test_equals_the_plain_loops(name: str, seed: int, objects: int, adversity: str) -> None:
+    case = random_case(seed, objects, adversity)
+    answer = build_assigner(name, anchor_strides=STRIDES)(*case)
+    assert_equal(answer, LOOPS[name](as_image(case)))
+
+
+@pytest.mark.parametrize("guide_cls", [False, True])
+@pytest.mark.parametrize("guide_loc", [False, True])
+@pytest.mark.parametrize("adversity", ["none", "ties"])
+def test_each_guidance_can_be_switched_off(
+    guide_cls: bool, guide_loc: bool, adversity: str
+) -> None:
+    case = random_case(5, 9, adversity)
+    switches = {"localize_to_classify": guide_cls, "classify_to_localize": guide_loc}
+    for name, loop in (
+        ("mutual_guidance", mutual_guidance),
+        ("mutual_guidance_soft", mutual_guidance_soft),
+    ):
+        expected = loop(as_image(case), 2.0, guide_cls, guide_loc)
+        assert_equal(build_assigner(name, **switches)(*case), expected)
+
+
+def test_mutual_guidance_without_guidance_is_max_iou() -> None:
+    case = random_case(6, 9, "none")
+    neither = build_assigner(
+        "mutual_guidance", localize_to_classify=False, classify_to_localize=False
+    )
+    for one, other in zip(neither(*case), build_assigner("max_iou")(*case), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("adversity", ["none", "ties", "identical", "far away", "on anchors"])
 def test_positives_are_known_beforehand(adversity: str) -> None:
     anchors, gt, labels, boxes, scores = random_case(3, 9, adversity)
-    for name in ("mutual_guidance", "max_iou"):
-        assigner = build_assigner(name)
+    for name in ("mutual_guidance", "max_iou", "atss"):
+        assigner = build_assigner(name, anchor_strides=STRIDES)
         answer = assigner(anchors, gt, labels, boxes, scores)
         expected = assigner.expected_positives(anchors, gt, labels)
         assert expected is not None
         counts = [int((index >= 0).sum()) for index in (answer.cls_index, answer.loc_index)]
         assert expected.tolist() == counts
         assert math.prod(counts) > 0
+
+
+@pytest.mark.parametrize("name", ["mutual_guidance_soft", "sim_ota", "task_aligned"])
+def test_positives_of_dynamic_assigners_are_not_known_beforehand(name: str) -> None:
+    anchors, gt, labels, _, _ = random_case(3, 9, "none")
+    assigner = build_assigner(name, anchor_strides=STRIDES)
+    assert assigner.expected_positives(anchors, gt, labels) is None

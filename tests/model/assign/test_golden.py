@@ -12,6 +12,11 @@ from model.assign import Assignment, build_assigner
 CASES = ("single", "few", "many", "crowd", "tiny", "huge", "calm", "wild")
 
 
+def load(shared: Path, name: str) -> dict[str, Tensor]:
+    with np.load(shared / "golden" / f"{name}.npz") as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
 def assign(name: str, case: dict[str, Tensor]) -> Assignment:
     return build_assigner(name)(
         case["anchors"],
@@ -30,11 +35,23 @@ def as_labels(index: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("assigner", "prefix"), [("mutual_guidance", "paper"), ("max_iou", "iou")])
 def test_equals_the_authors_code(shared: Path, name: str, assigner: str, prefix: str) -> None:
-    with np.load(shared / "golden" / f"{name}.npz") as arrays:
-        case = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    case = load(shared, name)
     answer = assign(assigner, case)
     assert torch.equal(as_labels(answer.cls_index[0], case["gt_labels"]), case[f"{prefix}_cls"])
     assert torch.equal(answer.loc_index[0], case[f"{prefix}_loc"])
     assert answer.cls_quality.dtype == torch.float64
     assert torch.equal(answer.cls_quality, (answer.cls_index >= 0).double())
     assert torch.equal(answer.loc_weight, (answer.loc_index >= 0).double())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_soft_version_equals_the_authors_code(shared: Path, name: str) -> None:
+    case = load(shared, name)
+    answer = assign("mutual_guidance_soft", case)
+    assert torch.equal(as_labels(answer.cls_index[0], case["gt_labels"]), case["soft_cls"])
+    assert torch.equal(answer.loc_index[0], case["soft_loc"])
+    for mine, theirs in (
+        (answer.cls_quality[0], case["soft_quality"]),
+        (answer.loc_weight[0], case["soft_loc_weight"]),
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)

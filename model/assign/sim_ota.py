@@ -1,0 +1,120 @@
+"""SimOTA (YOLOX, Ge et al., 2021): each object takes the anchors that cost it least."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .overlap import Corners, box_corners, centre_inside, object_corners, overlap
+from .selection import first_k, object_chunks, settle
+from .types import (
+    Assignment,
+    check_positive,
+    check_strides,
+    finite_boxes,
+    hard_assignment,
+    real_objects,
+    score_of_object,
+    working_dtype,
+)
+
+# Logarithms are held at -100, as binary cross-entropy holds them.
+LOWEST_LOG = -100.0
+LOWEST_IOU = 1e-8
+
+
+@dataclass(frozen=True)
+class SimOTA:
+    """Each object takes its k anchors of lowest cost = class BCE + iou_weight x -log(IoU).
+
+    Candidates have their centre inside the object, or within `radius` strides of its centre (per
+    axis); those with both come first. k is the sum of the object's `topk` highest IoUs, at least
+    one. An anchor that several objects take goes to the one it costs least.
+    """
+
+    anchor_strides: Tensor | None = field(default=None, repr=False, compare=False)
+    topk: int = 10
+    radius: float = 2.5
+    iou_weight: float = 3.0
+    uses_predictions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive(topk=self.topk, radius=self.radius, iou_weight=self.iou_weight)
+        check_strides("sim_ota", self.anchor_strides)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        anchors: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        pred_boxes: Tensor | None = None,
+        pred_scores: Tensor | None = None,
+    ) -> Assignment:
+        """See `Assigner`. Both tasks learn the same anchors; none is ignored."""
+        assert pred_boxes is not None and pred_scores is not None
+        dtype = working_dtype(anchors, gt_boxes, pred_boxes, pred_scores)
+        boxes, labels = real_objects(gt_boxes, gt_labels, dtype)
+        static = box_corners(anchors.to(dtype).unsqueeze(0))
+        regressed = box_corners(finite_boxes(pred_boxes, dtype))
+        scores = pred_scores.to(dtype).nan_to_num(nan=0.0).clamp_(0.0, 1.0)
+        background = -_log(1 - scores).sum(-1)
+        chunks = [
+            self._choose(boxes[:, part], labels[:, part], static, regressed, scores, background)
+            for part in object_chunks(labels.shape[1])
+        ]
+        taken, cost, chosen = (torch.cat(pieces, 1) for pieces in zip(*chunks, strict=True))
+        index, _ = settle(taken, -cost, chosen, len(anchors))
+        return hard_assignment(index, index, dtype)
+
+    def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> None:
+        """None: the predictions decide."""
+
+    def _choose(
+        self,
+        boxes: Tensor,
+        labels: Tensor,
+        static: Corners,
+        regressed: Corners,
+        scores: Tensor,
+        background: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The cheapest anchors of objects (B, m, 4), their cost, and which are taken, (B, m, k).
+
+        `background` (B, A) is the cross-entropy of naming no class at all.
+        """
+        objects = object_corners(boxes)
+        inside, near = centre_inside(objects, static), self._near_centre(objects, static)
+        candidate = (inside | near) & (labels >= 0).unsqueeze(-1)
+        iou = overlap(objects, regressed)
+        score = score_of_object(scores, labels, slice(None), iou.dtype)
+        cost = background.unsqueeze(1) + _log(1 - score) - _log(score)
+        cost = (cost - self.iou_weight * iou.clamp(min=LOWEST_IOU).log()).clamp_(min=0.0)
+        cost = torch.where(inside & near, cost, cost + self._highest_cost(background))
+        cost = torch.where(candidate, cost, torch.inf)
+        highest = torch.where(candidate, iou, 0.0).topk(min(self.topk, iou.shape[-1]), dim=-1)
+        count = highest.values.sum(-1, keepdim=True).long().clamp(min=1)
+        taken = first_k(cost, self.topk, largest=False)
+        price = cost.gather(2, taken)
+        rank = torch.arange(taken.shape[-1], device=taken.device)
+        return taken, price, (rank < count) & price.isfinite()
+
+    def _highest_cost(self, background: Tensor) -> Tensor:
+        """(B, 1, 1) a bound on all costs of an image. Those of second choice are put above it; a
+        constant that is surely large enough would cost them their precision."""
+        rest = -LOWEST_LOG - self.iou_weight * math.log(LOWEST_IOU)
+        return background.amax(1).view(-1, 1, 1) + rest
+
+    def _near_centre(self, objects: Corners, static: Corners) -> Tensor:
+        """(B, m, A) whether an anchor's centre is within `radius` of its strides of an object's."""
+        reach = check_strides("sim_ota", self.anchor_strides).to(static.x1) * self.radius
+        x = (static.x1 + static.x2 - objects.x1 - objects.x2).abs() / 2
+        y = (static.y1 + static.y2 - objects.y1 - objects.y2).abs() / 2
+        return torch.maximum(x, y) < reach
+
+
+def _log(p: Tensor) -> Tensor:
+    """Logarithm, in place."""
+    return p.log_().clamp_(min=LOWEST_LOG)
