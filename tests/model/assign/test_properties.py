@@ -225,6 +225,7 @@ def test_traced_as_one_graph(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @each_assigner
 def test_compiled_code_gives_the_same_answers(name: str) -> None:
     case, assigner = batch(2, 9), build(name)
