@@ -32,7 +32,7 @@ def test_objects_are_of_all_classes_inside_and_of_fair_size(some):
 def test_boxes_are_tight_around_what_is_drawn(monkeypatch):
     # On plain ground, alone in its scene, an object is all that differs from the ground.
     def plain(rng, size):
-        return np.full((size, size, 3), 20, np.float32), np.full(3, 20.0)
+        return np.full((size, size, 3), 20, np.float32)
 
     monkeypatch.setattr("pipeline.data.shapes._background", plain)
     monkeypatch.setattr("pipeline.data.shapes.MOST_OBJECTS", 1)
@@ -51,8 +51,8 @@ def test_objects_overlap_but_stay_visible(monkeypatch):
 
     place = shapes._place
 
-    def spy(rng, image, ground, placed):
-        place(rng, image, ground, placed)
+    def spy(rng, image, placed):
+        place(rng, image, placed)
         kept.append([mask > 127 for _, mask in placed])
 
     monkeypatch.setattr(shapes, "_place", spy)
