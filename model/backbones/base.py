@@ -1,12 +1,13 @@
 """What every backbone offers to the necks, and how a part of it is kept from learning."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
 from torch import Tensor, nn
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Maps (B, 3, H, W) to feature maps of widths `channels`, finest (stride 8) first."""
 
     channels: tuple[int, ...]
@@ -16,13 +17,13 @@ class Backbone(nn.Module):
         super().__init__()
         self._held: list[nn.Module] = []
 
+    @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> one (B, channels[i], H / stride_i, W / stride_i) per map."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stage_layers(self) -> list[Sequence[nn.Module]]:
         """All layers that learn, in the groups that `freeze` counts, first to last."""
-        raise NotImplementedError
 
     def own_name(self, published: str) -> str:
         """The name in this module of a tensor in the checkpoints that others publish for it."""
