@@ -20,7 +20,7 @@ def test_upload_of_this_checkout_is_small_and_complete(tmp_path):
     target = tmp_path / "upload.zip"
     names = packed(ROOT, target)
     assert target.stat().st_size < LIMIT
-    assert {"pipeline/config.py", "jobs/train.py", "model/__init__.py"} <= names
+    assert {"pipeline/config/tree.py", "jobs/train.py", "model/__init__.py"} <= names
     assert any(name.startswith("configs/") for name in names)
     assert any(name.startswith("pipeline/data/") for name in names)
 

@@ -1,0 +1,30 @@
+"""One typed tree of settings, the same for jobs, sweeps and tests.
+
+Built from a recipe (YAML), then the environment (``MG_TRAIN__EPOCHS=3``), then the command line
+(``--train.epochs 3``); each later source wins. Every field says its unit or meaning, unknown keys
+are errors, and everything that can be checked without touching the data is checked here.
+"""
+
+from pipeline.config.data import DataConfig
+from pipeline.config.detector import AssignConfig, LossConfig, ModelConfig
+from pipeline.config.services import RegistryConfig, SweepConfig, TrackingConfig
+from pipeline.config.sources import load_config, read_recipe
+from pipeline.config.training import EvaluateConfig, RayConfig, TrainConfig
+from pipeline.config.tree import Config, set_dotted
+
+__all__ = [
+    "AssignConfig",
+    "Config",
+    "DataConfig",
+    "EvaluateConfig",
+    "LossConfig",
+    "ModelConfig",
+    "RayConfig",
+    "RegistryConfig",
+    "SweepConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "load_config",
+    "read_recipe",
+    "set_dotted",
+]

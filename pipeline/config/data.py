@@ -1,0 +1,49 @@
+"""Shard sets, order, augmentation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.config.base import Probability, Section
+
+
+class DataConfig(Section):
+    """Shard sets, how samples are read and how they are augmented."""
+
+    train: str | None = Field(None, description="folder of the shard set to train on")
+    val: str | None = Field(
+        None,
+        description="shard set that selects the best checkpoint; none: the last one is kept",
+    )
+    test: str | None = Field(None, description="shard set scored once, at the end")
+    parts: int = Field(
+        64,
+        ge=1,
+        le=65536,
+        description="parts P of the global order; at least the world size",
+    )
+    window: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="shards shuffled together in sets over 65,536 samples",
+    )
+    loader_workers: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="loader processes per rank; 0 decodes in the training process",
+    )
+    prefetch: int = Field(4, ge=1, le=64, description="batches each loader process keeps ready")
+    flip: Probability = Field(0.5, description="probability of a horizontal flip")
+    flip_vertical: Probability = Field(
+        0.0, description="probability of a vertical flip, for images without an up"
+    )
+    crop: Probability = Field(0.0, description="probability of an IoU-constrained random crop")
+    zoom_out: Probability = Field(0.0, description="probability of placing the image on a canvas")
+    zoom_out_max: float = Field(3.0, ge=1.0, le=8.0, description="largest canvas, in image sides")
+    photometric: Probability = Field(0.0, description="probability of a colour change")
+    max_bad_fraction: Probability = Field(
+        0.01,
+        description="share of unreadable samples above which training stops (and over 10)",
+    )

@@ -1,0 +1,85 @@
+"""How long and where training runs, and how it is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.config.base import Probability, Section
+
+
+class TrainConfig(Section):
+    """Length, batch, optimizer and numerics of one training."""
+
+    epochs: float = Field(20.0, gt=0.0, description="passes over the training set")
+    batch_size: int = Field(8, ge=1, description="global batch G, images over all workers")
+    micro_batch: int = Field(32, ge=1, description="most images per forward pass and worker")
+    lr: float = Field(0.05, gt=0.0, description="peak learning rate of SGD, for the global batch")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="SGD momentum")
+    weight_decay: float = Field(5e-4, ge=0.0, description="L2 decay; none on norms and biases")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up before the cosine")
+    final_lr: Probability = Field(0.01, description="last learning rate, as a share of lr")
+    clip_norm: float = Field(10.0, gt=0.0, description="largest gradient norm")
+    ema_decay: float = Field(
+        0.998,
+        ge=0.0,
+        lt=1.0,
+        description="decay of the averaged weights, per step; 0: no average",
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="fixes weights, order and augmentation")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast or full precision; auto: bf16 on GPU"
+    )
+    channels_last: bool = Field(True, description="memory layout of images and weights")
+    checkpoint_every: float = Field(1.0, gt=0.0, description="epochs between checkpoints")
+    keep_checkpoints: int = Field(
+        2,
+        ge=1,
+        description="best checkpoints kept, or last ones without data.val; the latest stays too",
+    )
+    log_every: int = Field(10, ge=1, description="steps between logged loss values")
+
+
+class EvaluateConfig(Section):
+    """Post-processing and scoring."""
+
+    every: float = Field(1.0, gt=0.0, description="epochs between evaluations on data.val")
+    batch_size: int = Field(16, ge=1, description="images per forward pass and worker")
+    score_threshold: Probability = Field(0.01, description="lowest score of a scored detection")
+    nms_iou: Probability = Field(0.5, description="overlap above which the weaker box is dropped")
+    max_candidates: int = Field(1000, ge=1, description="boxes per image that enter NMS")
+    max_detections: int = Field(100, ge=1, description="boxes per image that leave NMS")
+    pictures: int = Field(8, ge=0, description="images drawn with truth beside detections")
+
+
+class RayConfig(Section):
+    """Workers and where their files go."""
+
+    enabled: bool = Field(
+        True,
+        description="train in Ray workers; false: alone, in this process",
+    )
+    address: str | None = Field(
+        None,
+        description="cluster to join; unset: $RAY_ADDRESS, else a local one is started",
+    )
+    workers: int = Field(1, ge=1, description="training workers (ranks)")
+    cpus_per_worker: float = Field(1.0, gt=0.0, description="CPUs reserved for each worker")
+    gpu: bool = Field(False, description="give each worker one GPU")
+    threads_per_worker: int = Field(
+        0, ge=0, description="compute threads of a worker; 0: its CPUs, at least one"
+    )
+    storage: str | None = Field(
+        None,
+        description="absolute folder or URI for checkpoints, seen by all nodes; unset: ./runs",
+    )
+    max_failures: int = Field(3, ge=0, description="restarts after a worker fails")
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value and not Path(value).is_absolute():
+            raise ValueError(f"{value!r} is relative; give an absolute folder or a URI")
+        return value

@@ -1,0 +1,107 @@
+"""The whole tree, and mistakes in it as lines for people."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from pipeline.config.base import Section
+from pipeline.config.data import DataConfig
+from pipeline.config.detector import AssignConfig, LossConfig, ModelConfig
+from pipeline.config.services import RegistryConfig, SweepConfig, TrackingConfig
+from pipeline.config.training import EvaluateConfig, RayConfig, TrainConfig
+from pipeline.errors import UserError
+
+
+class Config(Section):
+    """Everything one training needs."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    data: DataConfig = Field(default_factory=DataConfig, description=DataConfig.__doc__)
+    model: ModelConfig = Field(default_factory=ModelConfig, description=ModelConfig.__doc__)
+    assign: AssignConfig = Field(default_factory=AssignConfig, description=AssignConfig.__doc__)
+    loss: LossConfig = Field(default_factory=LossConfig, description=LossConfig.__doc__)
+    train: TrainConfig = Field(default_factory=TrainConfig, description=TrainConfig.__doc__)
+    evaluate: EvaluateConfig = Field(
+        default_factory=EvaluateConfig, description=EvaluateConfig.__doc__
+    )
+    sweep: SweepConfig = Field(default_factory=SweepConfig, description=SweepConfig.__doc__)
+    tracking: TrackingConfig = Field(
+        default_factory=TrackingConfig, description=TrackingConfig.__doc__
+    )
+    registry: RegistryConfig = Field(
+        default_factory=RegistryConfig, description=RegistryConfig.__doc__
+    )
+    ray: RayConfig = Field(default_factory=RayConfig, description=RayConfig.__doc__)
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Config:
+        """Validate a nested dict; raises UserError with one line per mistake."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise UserError(explain(error)) from None
+
+    def recorded(self) -> dict[str, Any]:
+        """The tree for files beside checkpoints, without the tracking URI, which may hold a
+        password and is no property of the training."""
+        return self.model_dump(mode="json", exclude={"tracking": {"uri"}})
+
+    def replace(self, overrides: Mapping[str, Any]) -> Config:
+        """A validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""
+        tree = self.model_dump()
+        for path, value in overrides.items():
+            set_dotted(tree, path, value)
+        return Config.from_dict(tree)
+
+
+def set_dotted(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set ``tree["a"]["b"]`` for the path ``a.b``, making sections on the way."""
+    *sections, leaf = path.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[leaf] = value
+
+
+def explain(error: ValidationError) -> str:
+    """One line per mistake: the field, what was given, what was expected."""
+    return "\n".join(_explain_one(item) for item in error.errors())
+
+
+def _explain_one(item: Any) -> str:
+    # Unions add the tried type to the location; the field itself is enough for a reader.
+    path, kind = [str(part) for part in item["loc"]], item["type"]
+    known = _fields(path[:-1])
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"{'.'.join(path)}: unknown key; {hint}"
+    if kind == "value_error":
+        return f"{'.'.join(path)}: {item['ctx']['error']}"
+    field = _field(path)
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    return f"{'.'.join(path)}: got {item['input']!r}; {item['msg'].lower()}{meaning}"
+
+
+def _field(path: Sequence[str]) -> FieldInfo | None:
+    model: Any = Config
+    field = None
+    for part in path:
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            break
+        field = fields[part]
+        model = field.annotation
+    return field
+
+
+def _fields(section: Sequence[str]) -> list[str]:
+    if not section:
+        return list(Config.model_fields)
+    field = _field(section)
+    return list(getattr(field.annotation, "model_fields", {})) if field else []
