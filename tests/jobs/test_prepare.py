@@ -65,7 +65,10 @@ def test_coco(shared, tmp_path):
         (["--source", "voc", "--split", "train"], "--source voc needs --root"),
         (["--source", "coco", "--images", "x"], "--source coco needs --annotations"),
         ([*SHAPES, "--root", "x"], "--root does not go with --source shapes"),
-        (["--source", "voc", "--root", "no", "--split", "train"], "--root no: no folder"),
+        (
+            ["--source", "voc", "--root", "no", "--split", "train"],
+            "--root no: no such folder or archive",
+        ),
         ([*SHAPES, "--classes", "a,,b"], "empty or repeated name"),
         ([*SHAPES, "--classes-from", "nowhere"], r"nowhere: no manifest\.json"),
         ([*SHAPES, "--classes", "cube", "--strict"], "unknown class"),
@@ -84,7 +87,7 @@ def test_wrong_use_is_one_line(tmp_path, options, message):
         ("--seed=-1", "--seed: '-1' is not a whole number from 0"),
         ("--count=many", "--count: 'many' is not a whole number from 1"),
         ("--surce=voc", "unknown option --surce; did you mean --source"),
-        ("--source=yolo", "invalid choice: 'yolo'"),
+        ("--source=kitti", "invalid choice: 'kitti'"),
     ],
 )
 def test_wrong_values_name_the_option(tmp_path, option, message):
