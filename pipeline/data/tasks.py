@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from pipeline.errors import UserError
 
 SAY_EVERY_S = 2.0
+STOP_S = 30.0
 Result = TypeVar("Result")
 ResultOut = TypeVar("ResultOut", covariant=True)
 
@@ -85,41 +86,65 @@ def _on_ray(tasks: Iterable[Task[Result]], workers: int, progress: Progress) -> 
     from pipeline.training.cluster import ray_cluster
 
     with ray_cluster(RayConfig(workers=1)):
+        pool = _Pool(workers, progress)
+        progress.began = time.monotonic()  # the start of Ray is no part of the rate
+        try:
+            for number, task in enumerate(tasks):
+                pool.give(number, task)
+                yield from pool.next_results()
+            while pool.running:
+                pool.collect()
+                yield from pool.next_results()
+        finally:
+            pool.stop()
+
+
+class _Pool:
+    """Up to so many tasks at a time on Ray, and their results in order."""
+
+    def __init__(self, workers: int, progress: Progress) -> None:
         import ray
 
-        remote: Any = ray.remote(num_cpus=1)(_run)
-        running: dict[Any, tuple[int, int]] = {}
-        results: dict[int, Result] = {}
-        ahead = 0
+        self.ray: Any = ray
+        self.remote: Any = ray.remote(num_cpus=1)(_run)
+        self.workers, self.progress = workers, progress
+        self.running: dict[Any, tuple[int, int]] = {}  # number and images of a task
+        self.results: dict[int, Any] = {}
+        self.told = 0
 
-        def collect() -> None:
-            ready, _ = ray.wait(list(running), num_returns=1)
-            number, images = running.pop(ready[0])
-            try:
-                results[number] = ray.get(ready[0])
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                raise (cause if isinstance(cause, UserError | OSError) else error) from None
-            progress.tick(images)
+    def give(self, number: int, task: Task[Any]) -> None:
+        """Start a task, unless it was finished before; waits for a free worker."""
+        if (known := task.finished()) is not None:
+            self.results[number] = known
+            self.progress.keep(len(task.items))
+            return
+        while len(self.running) >= self.workers:
+            self.collect()
+        self.running[self.remote.remote(task)] = (number, len(task.items))
 
-        progress.began = time.monotonic()  # the start of Ray is no part of the rate
-        for number, task in enumerate(tasks):
-            if (known := task.finished()) is not None:
-                results[number] = known
-                progress.keep(len(task.items))
-            else:
-                while len(running) >= workers:
-                    collect()
-                running[remote.remote(task)] = (number, len(task.items))
-            while ahead in results:
-                yield results.pop(ahead)
-                ahead += 1
-        while running or results:
-            if ahead not in results:
-                collect()
-            while ahead in results:
-                yield results.pop(ahead)
-                ahead += 1
+    def collect(self) -> None:
+        """Wait for a result. Raises what the task raised."""
+        ready, _ = self.ray.wait(list(self.running), num_returns=1)
+        number, images = self.running.pop(ready[0])
+        try:
+            self.results[number] = self.ray.get(ready[0])
+        except self.ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise (cause if isinstance(cause, UserError | OSError) else error) from None
+        self.progress.tick(images)
+
+    def next_results(self) -> Iterator[Any]:
+        """Those that are next in order."""
+        while self.told in self.results:
+            yield self.results.pop(self.told)
+            self.told += 1
+
+    def stop(self) -> None:
+        """End what still runs, so that nothing writes any more."""
+        for reference in self.running:
+            self.ray.cancel(reference)
+        if self.running:
+            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOP_S)
 
 
 def _run(task: Task[Result]) -> Result:

@@ -79,7 +79,8 @@ def _read_split(files: Files, root: Path, split: str) -> list[str]:
         raise UserError(f"--split {split}: {LISTS}/{split}.txt {error}") from None
     for line in text.splitlines():
         image_id, _, flag = line.strip().rpartition(" ")
-        if flag not in ("-1", "0", "1"):  # the lists of one class have such a second column
+        # The lists of one class have such a second column. An image may be called 1, too.
+        if flag not in ("-1", "0", "1") or not image_id:
             image_id = line
         ids.append(image_id.strip())
     return [image_id for image_id in ids if image_id]

@@ -53,9 +53,10 @@ def test_classes_are_those_of_all_splits(voc):
 def test_lists_with_flags_and_blank_lines(voc, convert_voc):
     voc.add("a", [("cat", 1, 1, 9, 9)], split="other")
     voc.add("my cat 1", [("cat", 1, 1, 9, 9)], split="other")
-    for line in ("a  1", "", "my cat 1 -1"):
+    voc.add("0", split="other")
+    for line in ("a  1", "", "my cat 1 -1", "0"):
         voc.list(line)
-    assert list(convert_voc()[0]) == ["a", "my cat 1"]
+    assert list(convert_voc()[0]) == ["a", "my cat 1", "0"]
 
 
 @pytest.mark.parametrize(
