@@ -19,14 +19,16 @@ from pipeline.data.manifest import Problem
 from pipeline.data.records import Item, Object, Ready, Record, Source, given_up
 from pipeline.errors import UserError
 
+SHOWN = 5
+
 
 def coco_source(images: Path, annotations: Path) -> Source:
     """All images of an annotation file; ``images`` is what its file names start from.
 
     Both may lie in a tar or zip: ``train2017.zip`` and ``annotations.zip/annotations/x.json``.
     """
-    files = open_files(images, "--images")
     tree = _read(annotations)
+    files = _placed(open_files(images, "--images"), tree["images"], images)
     problems = files.problems()
     classes, names, ids = _categories(tree, annotations, problems)
     objects = _by_image(tree, names, annotations.name, problems)
@@ -114,9 +116,6 @@ def _object(row: dict[str, Any], names: dict[int, str]) -> Object:
 def _items(
     rows: list[dict[str, Any]], files: Files, objects: dict[Any, list[Object]], file: str
 ) -> Iterator[Item]:
-    # An archive often holds the folder that file names start from.
-    tops = {name.partition("/")[0] for name in files}
-    top = f"{tops.pop()}/" if len(tops) == 1 else ""
     for row in rows:
         name = str(row.get("file_name") or f"image {row.get('id')}")
         plain = plain_name(name)
@@ -125,13 +124,36 @@ def _items(
             yield given_up(str(row.get("id")), name, reason)
             continue
         try:
-            image = files.file(plain if plain in files else top + plain)
+            image = files.file(plain)
         except FileError as error:
             yield given_up(str(row["id"]), name, f"image file {error}")
             continue
         blamed = f"{file} image {row['id']}"
         boxes = objects.get(row["id"], [])
         yield Ready(Record(str(row["id"]), name, image, blamed, _size(row), boxes))
+
+
+def _placed(files: Files, rows: list[dict[str, Any]], images: Path) -> Files:
+    """The files as seen from the folder that the file names start from, if it lies deeper."""
+    listed = [plain for row in rows if (plain := plain_name(str(row.get("file_name") or "")))]
+    if not listed or any(name in files for name in listed):
+        return files
+    paths = defaultdict(list)
+    for path in files:
+        paths[path.rpartition("/")[2]].append(path)
+    folders = {
+        path.removesuffix(f"/{name}")
+        for name in listed
+        for path in paths[name.rpartition("/")[2]]
+        if path.endswith(f"/{name}")
+    }
+    if not folders:
+        few = f"none of the {len(listed)} pictures is there, such as {listed[0]}"
+        raise UserError(f"--images {images}: {few}")
+    if len(folders) > 1:
+        some = ", ".join(str(images / folder) for folder in sorted(folders)[:SHOWN])
+        raise UserError(f"--images {images}: several folders hold the pictures; name one: {some}")
+    return files.below(folders.pop())
 
 
 def _has_id(row: dict[str, Any]) -> bool:

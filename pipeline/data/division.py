@@ -32,7 +32,7 @@ def divide(
     grouped = {index for group in groups for index in group}
     units = groups + [[index] for index in range(len(images)) if index not in grouped]
     units.sort(key=lambda unit: min(_lot(seed, images[index].image_id) for index in unit))
-    wanted = round(ratio * len(images))
+    wanted = min(max(round(ratio * len(images)), 1), len(images) - 1)
     train: set[int] = set()
     for unit in units:
         if len(train) + len(unit) / 2 <= wanted:

@@ -72,6 +72,12 @@ class Files:
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
 
+    @property
+    def name(self) -> str:
+        """What to call the data set: its folder, or its archive without the suffix."""
+        name = Path(self.place).resolve().name
+        return name.removesuffix(".tar").removesuffix(".zip")
+
     def problems(self) -> list[Problem]:
         """What was not taken from the archive."""
         return [
@@ -131,7 +137,7 @@ def open_files(path: Path, option: str) -> Files:
     archive, inside = _archive_of(path)
     if archive is None:
         if path.is_file():
-            raise UserError(f"{option} {path}: neither a folder, nor a tar or zip")
+            raise UserError(f"{option} {path}: {_what_it_is(path)}")
         raise UserError(f"{option} {path}: no such folder or archive")
     members, refused = list_archive(archive)
     found = {name: member for name, member in members.items() if not _litter(name)}
@@ -158,6 +164,13 @@ def open_file(path: Path, option: str, limit: int = LARGEST_TEXT) -> bytes:
         raise UserError(f"{option} {path}: {error.strerror}") from None
     except FileError as error:
         raise UserError(f"{option} {path}: {error}") from None
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return "a zip whose end is missing; fetch it again"
+    return "neither a folder, nor a tar or zip"
 
 
 def plain_name(name: str) -> str | None:

@@ -1,5 +1,6 @@
 """PASCAL VOC, any year and own data in its form: Annotations, ImageSets/Main, JPEGImages.
 
+What annotation tools leave is read too: ``annotations`` beside ``images``, or both in one folder.
 Boxes are 1-based with inclusive ends: x1 = xmin - 1, x2 = xmax.
 """
 
@@ -20,7 +21,10 @@ from pipeline.data.records import Item, Object, Record, Source, given_up, label_
 from pipeline.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-ANNOTATIONS, IMAGES, LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
+# Folders of the XML and of the images; the first layout that is found counts.
+LAYOUTS = (("Annotations/", "JPEGImages/"), ("annotations/", "images/"), ("", ""))
+LISTS = "ImageSets/Main"
+SHOWN = 5
 LARGEST_XML = 16 * 2**20
 
 
@@ -32,46 +36,53 @@ def voc_source(root: Path, split: str | None, classes: list[str] | None = None) 
     """The images of one split, or all that are annotated if ``split`` is None.
 
     ``root`` is a folder, a tar or a zip, or a folder inside one; the data set may lie deeper.
-    Unless given, the classes are those of *all* annotations, so that splits agree.
+    Where there are no lists of splits, ``split`` is only a name. Unless given, the classes are
+    those of *all* annotations, so that splits agree.
     """
-    files = _data_set(open_files(root, "--root"), root)
-    annotations = _by_stem(files, ANNOTATIONS, (".xml",))
-    ids = sorted(annotations) if split is None else _read_split(files, root, split)
+    files, (xml_folder, image_folder) = _data_set(open_files(root, "--root"), root)
+    annotations = _by_stem(files, xml_folder, (".xml",))
+    images = _by_stem(files, image_folder, SUFFIXES)
+    lists = files.names(LISTS, (".txt",))
+    if split is None or not lists:
+        ids = sorted(annotations)
+    else:
+        ids = _read_split(files, lists, root, split)
     return Source(
         kind="voc",
-        name=Path(files.place).resolve().name,
+        name=files.name,
         classes=_class_names(files, annotations) if classes is None else classes,
-        records=_items(files, annotations, ids),
+        records=_items(files, images, annotations, ids),
         total=len(ids),
         problems=files.problems(),
     )
 
 
-def _data_set(files: Files, root: Path) -> Files:
-    """The one folder with Annotations and JPEGImages, at any depth."""
-    tops = [
-        {n[: n.rfind(f"{part}/")] for n in files if f"/{part}/" in f"/{n}"}
-        for part in (ANNOTATIONS, IMAGES)
-    ]
-    places = sorted(top for top in tops[0] & tops[1])
-    if "" in places:
-        return files
-    if len(places) > 1:
-        some = ", ".join(f"{root}/{place.rstrip('/')}" for place in places)
-        raise UserError(f"--root {root}: holds several data sets; name one: {some}")
-    if not places:
-        raise UserError(
-            f"--root {root}: no folder {ANNOTATIONS} beside a folder {IMAGES}, so no VOC data set"
-        )
-    return files.below(places[0].rstrip("/"))
+def _data_set(files: Files, root: Path) -> tuple[Files, tuple[str, str]]:
+    """The one place that has a known layout, at any depth, and its folders."""
+    for xml_folder, image_folder in LAYOUTS:
+        with_xml = _places(files, xml_folder, (".xml",))
+        places = sorted(with_xml & _places(files, image_folder, SUFFIXES))
+        if len(places) > 1 and "" not in places:
+            some = ", ".join(str(root / place) for place in places[:SHOWN])
+            raise UserError(f"--root {root}: {len(places)} data sets there; name one: {some}")
+        if places:
+            # Without the slashes at the end, as names of folders have none.
+            return files.below(places[0]), (xml_folder[:-1], image_folder[:-1])
+    raise UserError(
+        f"--root {root}: no folder Annotations with XML beside a folder JPEGImages: no VOC data set"
+    )
 
 
-def _read_split(files: Files, root: Path, split: str) -> list[str]:
-    known = [Path(name).stem for name in files.names(LISTS, (".txt",))]
+def _places(files: Files, folder: str, suffixes: tuple[str, ...]) -> set[str]:
+    """Folders, "" or ending in a slash, whose subfolder ``folder`` holds such files."""
+    parents = {name[: name.rfind("/") + 1] for name in files if name.lower().endswith(suffixes)}
+    return {p.removesuffix(folder) for p in parents if f"/{p}".endswith(f"/{folder}")}
+
+
+def _read_split(files: Files, lists: list[str], root: Path, split: str) -> list[str]:
+    known = [Path(name).stem for name in lists]
     if split not in known:
-        raise UserError(
-            f"--split {split}: not in {LISTS} of {root}; there are: {', '.join(known) or 'none'}"
-        )
+        raise UserError(f"--split {split}: not in {LISTS} of {root}; there are: {', '.join(known)}")
     ids = []
     try:
         text = files.text(f"{LISTS}/{split}.txt", 2**30).decode("utf-8", errors="replace")
@@ -127,14 +138,15 @@ class VocItem:
         )
 
 
-def _items(files: Files, annotations: dict[str, str], ids: list[str]) -> Iterator[Item]:
+def _items(
+    files: Files, images: dict[str, str], annotations: dict[str, str], ids: list[str]
+) -> Iterator[Item]:
     # Looking names up in listings keeps an id such as ../x inside the folders.
-    images = _by_stem(files, IMAGES, SUFFIXES)
     for image_id in ids:
         image, xml = images.get(image_id), annotations.get(image_id)
         if image is None or xml is None:
             missing = (
-                f"no {image_id}.xml in {ANNOTATIONS}" if image else f"no such image in {IMAGES}"
+                f"no {image_id}.xml in Annotations" if image else "no such image in JPEGImages"
             )
             yield given_up(image_id, image_id, missing)
             continue

@@ -59,7 +59,7 @@ def yolo_source(root: Path, split: str | None, classes: list[str] | None = None)
         )
     return Source(
         kind="yolo",
-        name=re.sub(r"\.(zip|tar)$", "", root.resolve().name),
+        name=files.name,
         classes=list(dict.fromkeys(names[number] for number in sorted(names))),
         records=_items(files, images, names, kpts),
         total=len(images),

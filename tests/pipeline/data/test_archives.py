@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.data.archives import list_archive
 from pipeline.data.files import open_file, open_files
+from pipeline.data.voc import voc_source
 from pipeline.errors import UserError
 
 CONTENT = {"set/a.txt": b"a" * 700, "set/deep/b.bin": bytes(range(256)) * 5, "set/empty": b""}
@@ -159,7 +160,9 @@ def test_a_corrupt_header_does_not_end_the_tar_silently(tmp_path):
 def test_a_cut_zip_and_a_compressed_tar_are_one_line(tmp_path):
     path = make_zip(tmp_path / "x.zip")
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match=r"--root .*x\.zip: neither a folder, nor a tar or zip"):
+    with pytest.raises(
+        UserError, match=r"--root .*x\.zip: a zip whose end is missing; fetch it again"
+    ):
         open_files(path, "--root")
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a"))
@@ -194,3 +197,19 @@ def test_a_circle_of_links_ends(tmp_path):
     make_folder(tmp_path / "f", {"a/x": b"1"})
     (tmp_path / "f/a/loop").symlink_to(tmp_path / "f")
     assert list(open_files(tmp_path / "f", "--root")) == ["a/x"]
+
+
+def test_a_damaged_picture_in_a_zip_is_skipped_by_name(shared, tmp_path, written):
+    root = shared / "data/mini"
+    path = tmp_path / "mini.zip"
+    make_zip(path, {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.*"))})
+    bad = sorted(root.glob("JPEGImages/*.jpg"))[3].name
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo(f"JPEGImages/{bad}").header_offset
+    data = bytearray(path.read_bytes())
+    data[at + 3000 : at + 3100] = bytes(100)
+    path.write_bytes(data)
+    manifest = written(voc_source(path, None), tmp_path / "out")
+    assert manifest.samples == 19
+    (problem,) = manifest.problems
+    assert problem.file == bad and problem.reason.startswith("the zip is damaged: ")

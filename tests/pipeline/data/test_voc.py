@@ -1,6 +1,7 @@
 """VOC folders with one fault each; the report names the file and the reason."""
 
 import re
+import shutil
 
 import pytest
 
@@ -169,8 +170,39 @@ def test_a_missing_root_or_folder_or_split(voc, tmp_path):
     with pytest.raises(UserError, match=r"--root .*nowhere: no such folder or archive"):
         voc_source(tmp_path / "nowhere", "train")
     voc.add("a", [("cat", 1, 1, 9, 9)])
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match=r"--root .*bare: no folder Annotations with XML beside"):
+        voc_source(tmp_path / "bare", "train")
     with pytest.raises(UserError, match=r"--split trian: .*there are: train"):
         voc_source(voc.root, "trian")
+
+
+@pytest.mark.parametrize(
+    ("xml_folder", "image_folder"), [("annotations", "images"), ("set", "set"), (".", ".")]
+)
+def test_what_annotation_tools_leave(voc, convert_voc, tmp_path, xml_folder, image_folder):
+    voc.add("b", [("cat", 1, 1, 9, 9)])
+    voc.add("a", [("dog", 1, 1, 9, 9)])
+    (tmp_path / "own" / xml_folder).mkdir(parents=True)
+    (tmp_path / "own" / image_folder).mkdir(parents=True, exist_ok=True)
+    for path in (*voc.root.glob("Annotations/*"), *voc.root.glob("JPEGImages/*")):
+        folder = xml_folder if path.suffix == ".xml" else image_folder
+        path.rename(tmp_path / "own" / folder / path.name)
+    voc.root = tmp_path / "own"
+    samples, problems = convert_voc("any name")
+    assert list(samples) == ["a", "b"] and samples["b"].labels == [0] and problems == ""
+
+
+def test_two_years_below_one_root_are_named(voc, convert_voc, tmp_path):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    for year in ("VOC2007", "VOC2012"):
+        shutil.copytree(voc.root, tmp_path / "VOCdevkit" / year)
+    with pytest.raises(UserError, match=r"2 data sets there; name one: .*VOC2007, .*VOC2012$"):
+        voc_source(tmp_path / "VOCdevkit", "train")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "VOCdevkit/VOC2007").rename(tmp_path / "one/VOC2007")
+    voc.root = tmp_path / "one"
+    assert list(convert_voc()[0]) == ["a"]
 
 
 def test_bccd_whole(shared, tmp_path, written):
