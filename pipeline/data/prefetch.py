@@ -1,4 +1,7 @@
-"""Remote shards through the node's cache, fetched before they are needed."""
+"""Remote shards through the node's cache, fetched before they are needed.
+
+While the windows of some parts are read, the next window of each is fetched.
+"""
 
 from __future__ import annotations
 
