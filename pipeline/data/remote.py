@@ -86,8 +86,9 @@ class Remote:
                 raise
             except Exception as error:  # each protocol has its own kinds
                 if _is_final(error) or number == self.retries:
+                    hint = "; set $AWS_ACCESS_KEY_ID and its kind" if _is_nameless(error) else ""
                     tries = f" ({number + 1} attempts)" if number else ""
-                    raise UserError(f"{self.uri}/{name}: {_line(error)}{tries}") from None
+                    raise UserError(f"{self.uri}/{name}: {_line(error)}{hint}{tries}") from None
                 # Spread, or all processes of a cluster would come back at the same moment.
                 delay = min(LONGEST_DELAY, FIRST_DELAY * 2**number) * random.uniform(0.5, 1.0)
                 log.warning(
@@ -165,8 +166,14 @@ def _is_final(error: Exception) -> bool:
         return status not in _AGAIN
     if isinstance(error, OSError) and error.errno in _HERE:
         return True
-    named = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
-    return named or isinstance(error, PermissionError | NotImplementedError | ValueError)
+    return _is_nameless(error) or isinstance(
+        error, PermissionError | NotImplementedError | ValueError
+    )
+
+
+def _is_nameless(error: Exception) -> bool:
+    # By name, so that botocore is loaded for s3 alone.
+    return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
 
 
 def _line(error: Exception) -> str:
