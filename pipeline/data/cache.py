@@ -47,14 +47,13 @@ class ShardCache:
 
         Returns whether it is here.
         """
-        tar = self._path(shard, "tar")
-        if tar.exists():
+        if self._is_here(shard):
             return True
         self._make_folder()
         with _locked(self._path(shard, "lock"), wait) as held:
             if not held:
                 return False
-            if not tar.exists():
+            if not self._is_here(shard):
                 # The name carries the size, so that others count the room it will take.
                 size = shard.bytes + shard.samples * 32
                 partial = self._path(shard, f"{size}.partial")
@@ -74,7 +73,7 @@ class ShardCache:
         try:
             index = np.fromfile(self._path(shard, "index"), dtype="<i8").reshape(-1, 4)
             descriptor = os.open(self._path(shard, "tar"), os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if len(index) == shard.samples and os.fstat(descriptor).st_size == shard.bytes:
             os.utime(descriptor)
@@ -154,6 +153,9 @@ class ShardCache:
 
     def _path(self, shard: Shard, suffix: str) -> Path:
         return self.folder / f"{shard.sha256}.{suffix}"
+
+    def _is_here(self, shard: Shard) -> bool:
+        return self._path(shard, "tar").exists() and self._path(shard, "index").exists()
 
     def _make_folder(self) -> None:
         try:

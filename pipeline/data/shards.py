@@ -174,8 +174,11 @@ class ShardSet:
             second = parse_header(block[between - begin : json_at - begin], between)
         except TarError as error:
             return Raw(image, json, where, f"{error}, or a wrong index")
-        if (first.size, second.size, second.name) != (image_size, json_size, f"{first.key}.json"):
+        if (first.size, second.size) != (image_size, json_size):
             return Raw(image, json, where, f"its index does not fit {entry.name}")
+        if second.name != f"{first.key}.json":
+            fault = f"member {first.name!r} has {second.name!r} for its JSON"
+            return Raw(image, json, where, fault)
         return Raw(image, json, where)
 
     def shard_of(self, index: int) -> int:
