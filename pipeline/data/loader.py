@@ -103,7 +103,7 @@ class EvalLoader:
     """Iterates over samples ``rank, rank + world_size, ...``: each once over all ranks."""
 
     def __init__(self, shards: ShardSet, config: Config, rank: int, world_size: int) -> None:
-        self.manifest = shards.manifest
+        self.shards, self.manifest = shards, shards.manifest
         self.bad = BadSamples(config.data.max_bad_fraction)
         size = config.evaluate.batch_size
         mine = range(rank, len(shards), world_size)
