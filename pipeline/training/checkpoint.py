@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.training.storage import Storage
+from pipeline.training.storage import Storage, absolute
 
 FORMAT_VERSION = 2
 META, STATE = "meta.json", "state.pt"
@@ -136,9 +136,7 @@ def _own_sha256(content: Mapping[str, Any]) -> str:
 
 
 def _storage(folder: Storage | Path | str) -> Storage:
-    if isinstance(folder, Path):
-        folder = folder.absolute()
-    return folder if isinstance(folder, Storage) else Storage(folder)
+    return folder if isinstance(folder, Storage) else Storage(absolute(str(folder)))
 
 
 class _Hashing:

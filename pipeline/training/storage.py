@@ -30,8 +30,8 @@ class Storage:
     Operations raise OSError.
     """
 
-    def __init__(self, uri: str | Path) -> None:
-        self.uri = str(uri)
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
         try:
             self._files, self._root = fs.FileSystem.from_uri(self.uri)
         except (ArrowInvalid, OSError) as error:
@@ -135,6 +135,11 @@ class Storage:
     def _list(self, recursive: bool = False) -> list[Any]:
         selector = fs.FileSelector(self._root, recursive=recursive, allow_not_found=True)
         return list(self._files.get_file_info(selector))
+
+
+def absolute(uri: str) -> str:
+    """A URI as it is, a folder from the root on."""
+    return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def join(uri: str, name: str) -> str:

@@ -57,7 +57,7 @@ class CheckpointStore:
     """All checkpoints below a run's folder or URI."""
 
     def __init__(self, uri: str | Path) -> None:
-        self.storage = Storage(uri)
+        self.storage = Storage(str(uri))
 
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step. Raises OSError, leaving none."""
