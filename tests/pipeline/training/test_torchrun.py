@@ -29,7 +29,7 @@ def command(config: Config, name: str, ranks: int, *options: str) -> list[str]:
         for key, value in fields.items()
         for part in (f"--{section}.{key}", str(value).lower() if value is False else str(value))
     ]
-    job = ["-m", "jobs.train", "--run", name, "--json"]
+    job = ["-m", "--", "jobs.train", "--run", name, "--json"]
     return [*launcher, "--nproc-per-node", str(ranks), *job, *fields, *options]
 
 
