@@ -25,9 +25,13 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.assign_rival import mutual_guidance_loop
 from model import build_detector
 from model.anchors import make_anchors
-from model.assign import ASSIGNERS, Assigner, build_assigner
+from model.assign import ASSIGNERS, Assigner, Assignment, build_assigner
 from model.boxes import decode
 from model.loss import DetectionLoss
+from pipeline.config import Config, read_recipe
+from pipeline.data import build_train_loader, load_manifest
+from pipeline.training.trainer import Trainer
+from pipeline.world import World
 
 IMAGE, CLASSES, BATCH = 320, 80, 16
 OBJECTS = (3, 8, 20, 100)
@@ -182,6 +186,51 @@ def share_of_a_step(repetitions: int, device: str) -> dict[str, Any]:
     }
 
 
+class Timed:
+    """An assigner that adds up the seconds it takes."""
+
+    def __init__(self, assigner: Assigner) -> None:
+        self.assigner, self.seconds = assigner, 0.0
+        self.uses_predictions = assigner.uses_predictions
+
+    def __call__(self, *args: Any) -> Assignment:
+        """The assigner's answer."""
+        return self._timed(self.assigner, *args)
+
+    def expected_positives(self, *args: Any) -> Tensor | None:
+        """The assigner's answer."""
+        return self._timed(self.assigner.expected_positives, *args)
+
+    def _timed(self, call: Callable[..., Any], *args: Any) -> Any:
+        begin = time.perf_counter()
+        answer = call(*args)
+        self.seconds += time.perf_counter() - begin
+        return answer
+
+
+def share_of_real_training(shards: str, steps: int) -> dict[str, Any]:
+    """The same share in steps of the recipe `configs/bccd.yaml`, on the CPU, loading left out."""
+    config = Config.from_dict(read_recipe(Path("configs/bccd.yaml")))
+    config = config.replace({"data.train": shards, "train.batch_size": STEP["batch"]})
+    classes = load_manifest(shards).classes
+    trainer = Trainer(config, World(), len(classes), total_steps=steps)
+    timed = Timed(trainer.loss.assigner)
+    trainer.loss.assigner = timed
+    shares, whole = [], []
+    for batch in build_train_loader(shards, config, rank=0, world_size=1):
+        timed.seconds = 0.0
+        whole.append(seconds(lambda batch=batch: trainer.step(batch), "cpu"))
+        shares.append(timed.seconds / whole[-1])
+        if trainer.step_count == steps:
+            break
+    return {
+        "batch": config.train.batch_size,
+        "steps": steps,
+        "step_ms": summary(whole, 1e3),
+        "share": summary(shares),
+    }
+
+
 def without_synchronisation() -> list[str]:
     """Assigners that never make the host wait for the GPU; raises where one does."""
     batch, strides = make_batch(BATCH, 20, CLASSES, "cuda"), make_anchors(IMAGE)[1].cuda()
@@ -219,6 +268,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=11)
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled assigner")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--bccd", metavar="SHARDS", help="also measure real steps, on this shard set of blood cells"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, Any] = {
@@ -238,6 +290,8 @@ def main() -> None:
         **memory(options.device),
     }
     results["training_step"] = share_of_a_step(options.repetitions, options.device)
+    if options.bccd:
+        results["real_training_step"] = share_of_real_training(options.bccd, steps=60)
     if options.device == "cuda":
         results["never_wait_for_the_gpu"] = without_synchronisation()
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,30 +6,27 @@ many anchors an object gets is fixed by the static anchors.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .claims import Claims, claim_and_force, hold_contests
 from .max_iou import count_by_iou
-from .overlap import Where, box_corners, object_corners, overlap
+from .overlap import Where, overlap
 from .ranking import count_per_object, pick, rank_in_object
+from .scene import Scene
 from .types import (
     BACKGROUND,
     IGNORED,
+    Assigner,
     Assignment,
     check_thresholds,
-    finite_boxes,
     hard_assignment,
-    real_objects,
-    score_of_object,
-    working_dtype,
 )
 
 
 @dataclass(frozen=True)
-class MutualGuidance:
+class MutualGuidance(Assigner):
     """Ranks an object's anchors by predicted box and by predicted score, and takes the best.
 
     With a task's guidance switched off, that task ranks by the IoU of the static anchors, as
@@ -41,70 +38,47 @@ class MutualGuidance:
     ignore_threshold: float = 0.4
     localize_to_classify: bool = True
     classify_to_localize: bool = True
-    uses_predictions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_thresholds(self.pos_threshold, self.ignore_threshold)
         if not self.sigma > 1:
             raise ValueError(f"sigma is {self.sigma}; it must be above 1, the highest score")
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        anchors: Tensor,
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
-        pred_boxes: Tensor | None = None,
-        pred_scores: Tensor | None = None,
-    ) -> Assignment:
+    def assign(self, scene: Scene) -> Assignment:
         """See `Assigner`."""
-        assert pred_boxes is not None and pred_scores is not None
-        static, for_cls, for_loc = self._claims(
-            anchors, gt_boxes, gt_labels, pred_boxes, pred_scores
-        )
-        objects = max(gt_labels.shape[1], 1)
+        static, for_cls, for_loc = self._claims(scene)
+        objects, anchors = scene.labels.shape[1], len(scene.anchors)
         positives = count_per_object(static, self.pos_threshold, objects)
         ignored = count_per_object(static, self.ignore_threshold, objects)
         by_cls = rank_in_object(for_cls, ignored)
-        learns_to_classify = pick(by_cls, positives, len(anchors))
-        spared = pick(by_cls, ignored, len(anchors))
-        learns_to_regress = pick(rank_in_object(for_loc, positives), positives, len(anchors))
+        learns_to_classify = pick(by_cls, positives, anchors)
+        spared = pick(by_cls, ignored, anchors)
+        learns_to_regress = pick(rank_in_object(for_loc, positives), positives, anchors)
         cls_index = torch.where(spared, IGNORED, BACKGROUND)
         cls_index = torch.where(learns_to_classify, for_cls.owner, cls_index)
         loc_index = torch.where(learns_to_regress, for_loc.owner, BACKGROUND)
         return hard_assignment(cls_index, loc_index, static.quality.dtype)
 
-    @torch.no_grad()
-    def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
+    def count(self, scene: Scene) -> Tensor:
         """(2,) positives of both tasks, n_pos summed; fewer anchors are found only where almost no
         regressed box meets an object."""
-        return count_by_iou(anchors, gt_boxes, gt_labels, self.pos_threshold).repeat(2)
+        return count_by_iou(scene, self.pos_threshold).repeat(2)
 
-    def _claims(
-        self,
-        anchors: Tensor,
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
-        pred_boxes: Tensor,
-        pred_scores: Tensor,
-    ) -> tuple[Claims, Claims, Claims]:
+    def _claims(self, scene: Scene) -> tuple[Claims, Claims, Claims]:
         """Claims (B, A) by the paper's A (static IoU), and for each task by what guides it: R
         (IoU of the regressed box) for classification, Q (amplified) for localization."""
-        dtype = working_dtype(anchors, gt_boxes, pred_boxes, pred_scores)
-        boxes, labels = real_objects(gt_boxes, gt_labels, dtype)
-        objects, static = object_corners(boxes), box_corners(anchors.to(dtype).unsqueeze(0))
-        regressed = box_corners(finite_boxes(pred_boxes, dtype))
+        objects, regressed = scene.objects, scene.regressed()
 
         def qualities(where: Where) -> list[Tensor]:
-            found = [overlap(objects, static.at(where))]
+            found = [overlap(objects, scene.static.at(where))]
             if self.localize_to_classify:
                 found.append(overlap(objects, regressed.at(where)))
             if self.classify_to_localize:
-                score = score_of_object(pred_scores, labels, where, dtype)
+                score = scene.score_of_object(where)
                 found.append(_amplified(found[0], score, self.sigma))
             return found
 
-        contests = hold_contests(qualities, labels.shape, len(anchors))
+        contests = hold_contests(qualities, scene.labels.shape, len(scene.anchors))
         if self.classify_to_localize:
             amplified = contests[-1]
             contests[-1] = amplified._replace(

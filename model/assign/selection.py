@@ -4,18 +4,25 @@ ATSS, SimOTA and TaskAligned let every object choose a few anchors on its own an
 afterwards; Mutual Guidance settles first and chooses then (`claims`, `ranking`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from .scene import Scene
 
 # Objects taken at a time: bounds memory by B x 8 x A, however many objects an image has.
 CHUNK = 8
 
 
-def object_chunks(objects: int) -> Iterator[slice]:
-    """Slices that cover the objects, a chunk at a time."""
-    return (slice(start, start + CHUNK) for start in range(0, objects, CHUNK))
+def in_chunks(
+    choose: Callable[[Scene], tuple[Tensor, Tensor, Tensor]], scene: Scene
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the objects of a scene choose, three tensors (B, M, k), a few objects at a time."""
+    starts = range(0, scene.labels.shape[1], CHUNK)
+    chosen = [choose(scene.part(slice(start, start + CHUNK))) for start in starts]
+    first, second, third = (torch.cat(pieces, 1) for pieces in zip(*chosen, strict=True))
+    return first, second, third
 
 
 def first_k(x: Tensor, k: int, largest: bool) -> Tensor:

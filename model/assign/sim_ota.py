@@ -2,22 +2,19 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .overlap import Corners, box_corners, centre_inside, object_corners, overlap
-from .selection import first_k, object_chunks, settle
+from .overlap import Corners, centre_inside, overlap
+from .scene import Scene
+from .selection import first_k, in_chunks, settle
 from .types import (
+    Assigner,
     Assignment,
     check_positive,
     check_strides,
-    finite_boxes,
     hard_assignment,
-    real_objects,
-    score_of_object,
-    working_dtype,
 )
 
 # Logarithms are held at -100, as binary cross-entropy holds them.
@@ -26,7 +23,7 @@ LOWEST_IOU = 1e-8
 
 
 @dataclass(frozen=True)
-class SimOTA:
+class SimOTA(Assigner):
     """Each object takes its k anchors of lowest cost = class BCE + iou_weight x -log(IoU).
 
     Candidates have their centre inside the object, or within `radius` strides of its centre (per
@@ -38,58 +35,36 @@ class SimOTA:
     topk: int = 10
     radius: float = 2.5
     iou_weight: float = 3.0
-    uses_predictions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive(topk=self.topk, radius=self.radius, iou_weight=self.iou_weight)
         check_strides("sim_ota", self.anchor_strides)
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        anchors: Tensor,
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
-        pred_boxes: Tensor | None = None,
-        pred_scores: Tensor | None = None,
-    ) -> Assignment:
+    def assign(self, scene: Scene) -> Assignment:
         """See `Assigner`. Both tasks learn the same anchors; none is ignored."""
-        assert pred_boxes is not None and pred_scores is not None
-        dtype = working_dtype(anchors, gt_boxes, pred_boxes, pred_scores)
-        boxes, labels = real_objects(gt_boxes, gt_labels, dtype)
-        static = box_corners(anchors.to(dtype).unsqueeze(0))
-        regressed = box_corners(finite_boxes(pred_boxes, dtype))
-        scores = pred_scores.to(dtype).nan_to_num(nan=0.0).clamp_(0.0, 1.0)
+        assert scene.pred_scores is not None
+        scores = scene.pred_scores.to(scene.dtype).nan_to_num(nan=0.0).clamp_(0.0, 1.0)
+        scene, regressed = scene._replace(pred_scores=scores), scene.regressed()
         background = -_log(1 - scores).sum(-1)
-        chunks = [
-            self._choose(boxes[:, part], labels[:, part], static, regressed, scores, background)
-            for part in object_chunks(labels.shape[1])
-        ]
-        taken, cost, chosen = (torch.cat(pieces, 1) for pieces in zip(*chunks, strict=True))
-        index, _ = settle(taken, -cost, chosen, len(anchors))
-        return hard_assignment(index, index, dtype)
-
-    def expected_positives(self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> None:
-        """None: the predictions decide."""
+        taken, cost, chosen = in_chunks(
+            lambda part: self._choose(part, regressed, background), scene
+        )
+        index, _ = settle(taken, -cost, chosen, len(scene.anchors))
+        return hard_assignment(index, index, scene.dtype)
 
     def _choose(
-        self,
-        boxes: Tensor,
-        labels: Tensor,
-        static: Corners,
-        regressed: Corners,
-        scores: Tensor,
-        background: Tensor,
+        self, scene: Scene, regressed: Corners, background: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The cheapest anchors of objects (B, m, 4), their cost, and which are taken, (B, m, k).
+        """The cheapest anchors of m objects, their cost, and which are taken, all (B, m, k).
 
         `background` (B, A) is the cross-entropy of naming no class at all.
         """
-        objects = object_corners(boxes)
-        inside, near = centre_inside(objects, static), self._near_centre(objects, static)
-        candidate = (inside | near) & (labels >= 0).unsqueeze(-1)
+        objects = scene.objects
+        inside = centre_inside(objects, scene.static)
+        near = self._near_centre(objects, scene.static)
+        candidate = (inside | near) & (scene.labels >= 0).unsqueeze(-1)
         iou = overlap(objects, regressed)
-        score = score_of_object(scores, labels, slice(None), iou.dtype)
+        score = scene.score_of_object(slice(None))
         cost = background.unsqueeze(1) + _log(1 - score) - _log(score)
         cost = (cost - self.iou_weight * iou.clamp(min=LOWEST_IOU).log()).clamp_(min=0.0)
         cost = torch.where(inside & near, cost, cost + self._highest_cost(background))

@@ -57,6 +57,9 @@ class EvaluateConfig(Section):
     batch_size: int = Field(16, ge=1, description="images per forward pass and worker")
     score_threshold: Probability = Field(0.01, description="lowest score of a scored detection")
     nms_iou: Probability = Field(0.5, description="overlap above which the weaker box is dropped")
+    class_agnostic: bool = Field(
+        False, description="let boxes of different classes suppress each other too"
+    )
     max_candidates: int = Field(1000, ge=1, description="boxes per image that enter NMS")
     max_detections: int = Field(100, ge=1, description="boxes per image that leave NMS")
     pictures: int = Field(8, ge=0, description="images drawn with truth beside detections")

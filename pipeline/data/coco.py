@@ -1,7 +1,8 @@
 """COCO instance annotations: one JSON file with images, annotations and categories.
 
 Boxes are x, y, width, height, 0-based. Category ids may have gaps; labels count through the
-categories in the order of their ids. Segmentations are not needed, and not kept.
+categories in the order of their ids. Segmentations, as polygons or RLE, are dropped while the file
+is parsed, so that they take no memory.
 """
 
 from __future__ import annotations
@@ -13,24 +14,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.files import FileError, Files, open_file, open_files, plain_name
 from pipeline.data.manifest import Problem
-from pipeline.data.records import Object, Record, Source
+from pipeline.data.records import Item, Object, Ready, Record, Source, given_up
 from pipeline.errors import UserError
+
+SHOWN = 5
 
 
 def coco_source(images: Path, annotations: Path) -> Source:
-    """All images of an annotation file; ``images`` is the folder that its file names start from."""
-    if not images.is_dir():
-        raise UserError(f"--images {images}: no such folder")
+    """All images of an annotation file; ``images`` is what its file names start from.
+
+    Both may lie in a tar or zip: ``train2017.zip`` and ``annotations.zip/annotations/x.json``.
+    """
     tree = _read(annotations)
-    problems: list[Problem] = []
+    files = _placed(open_files(images, "--images"), tree["images"], images)
+    problems = files.problems()
     classes, names, ids = _categories(tree, annotations, problems)
     objects = _by_image(tree, names, annotations.name, problems)
     return Source(
         kind="coco",
         name=annotations.stem,
         classes=classes,
-        records=_records(tree["images"], images, objects, annotations.name, problems),
+        records=_items(tree["images"], files, objects, annotations.name),
         total=len(tree["images"]),
         problems=problems,
         category_ids=ids,
@@ -39,10 +45,10 @@ def coco_source(images: Path, annotations: Path) -> Source:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"--annotations {path}: {error.strerror}") from None
-    except ValueError as error:
+        tree = json.loads(open_file(path, "--annotations"), object_hook=_lean)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--annotations {path}: not valid JSON: {error}") from None
     for key in ("images", "annotations", "categories"):
         rows = tree.get(key) if isinstance(tree, dict) else None
@@ -51,13 +57,18 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _lean(row: dict[str, Any]) -> dict[str, Any]:
+    row.pop("segmentation", None)
+    return row
+
+
 def _categories(
     tree: dict[str, Any], path: Path, problems: list[Problem]
 ) -> tuple[list[str], dict[int, str], list[int]]:
     """Class names in the order of their ids, the name of each id, and the id of each class."""
     try:
         names = {int(row["id"]): str(row["name"]) for row in tree["categories"]}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"--annotations {path}: a category lacks its id or name") from None
     first: dict[str, int] = {}
     for number in sorted(names):
@@ -71,7 +82,7 @@ def _categories(
 def _by_image(
     tree: dict[str, Any], names: dict[int, str], file: str, problems: list[Problem]
 ) -> dict[Any, list[Object]]:
-    known = {row.get("id") for row in tree["images"]}
+    known = {row["id"] for row in tree["images"] if _has_id(row)}
     objects: dict[Any, list[Object]] = defaultdict(list)
     for row in tree["annotations"]:
         try:
@@ -80,7 +91,7 @@ def _by_image(
             objects[row["image_id"]].append(_object(row, names))
         except KeyError as error:
             problems.append(_dropped(file, row, f"no {error.args[0]}"))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             problems.append(_dropped(file, row, str(error)))
     return objects
 
@@ -102,21 +113,55 @@ def _object(row: dict[str, Any], names: dict[int, str]) -> Object:
     )
 
 
-def _records(
-    rows: list[dict[str, Any]],
-    images: Path,
-    objects: dict[Any, list[Object]],
-    file: str,
-    problems: list[Problem],
-) -> Iterator[Record]:
-    root = images.resolve()
+def _items(
+    rows: list[dict[str, Any]], files: Files, objects: dict[Any, list[Object]], file: str
+) -> Iterator[Item]:
     for row in rows:
         name = str(row.get("file_name") or f"image {row.get('id')}")
-        path = (root / name).resolve()
-        if "id" not in row or "file_name" not in row or not path.is_relative_to(root):
+        plain = plain_name(name)
+        if not _has_id(row) or "file_name" not in row or plain is None:
             reason = f"no id or file_name in {file}, or a path that leaves --images"
-            problems.append(Problem(file=name, kind="image skipped", reason=reason))
+            yield given_up(str(row.get("id")), name, reason)
             continue
-        size = (row["width"], row["height"]) if "width" in row and "height" in row else None
+        try:
+            image = files.file(plain)
+        except FileError as error:
+            yield given_up(str(row["id"]), name, f"image file {error}")
+            continue
         blamed = f"{file} image {row['id']}"
-        yield Record(str(row["id"]), name, path, blamed, size, objects.get(row["id"], []))
+        boxes = objects.get(row["id"], [])
+        yield Ready(Record(str(row["id"]), name, image, blamed, _size(row), boxes))
+
+
+def _placed(files: Files, rows: list[dict[str, Any]], images: Path) -> Files:
+    """The files as seen from the folder that the file names start from, if it lies deeper."""
+    listed = [plain for row in rows if (plain := plain_name(str(row.get("file_name") or "")))]
+    if not listed or any(name in files for name in listed):
+        return files
+    paths = defaultdict(list)
+    for path in files:
+        paths[path.rpartition("/")[2]].append(path)
+    folders = {
+        path.removesuffix(f"/{name}")
+        for name in listed
+        for path in paths[name.rpartition("/")[2]]
+        if path.endswith(f"/{name}")
+    }
+    if not folders:
+        few = f"none of the {len(listed)} pictures is there, such as {listed[0]}"
+        raise UserError(f"--images {images}: {few}")
+    if len(folders) > 1:
+        some = ", ".join(str(images / folder) for folder in sorted(folders)[:SHOWN])
+        raise UserError(f"--images {images}: several folders hold the pictures; name one: {some}")
+    return files.below(folders.pop())
+
+
+def _has_id(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("id"), int | str)
+
+
+def _size(row: dict[str, Any]) -> tuple[int, int] | None:
+    try:
+        return int(row["width"]), int(row["height"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None

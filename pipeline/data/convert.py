@@ -1,43 +1,77 @@
-"""From the records of any source to a shard set: checks, mends, counts and names what is wrong."""
+"""From any source to a shard set: shards are planned, written, and published all at once."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
-import math
 import re
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.data.decode import ImageError
-from pipeline.data.images import read_image, stored_image
+from pipeline.data.duplicates import Looks, alike
 from pipeline.data.manifest import (
     MANIFEST,
     Manifest,
     Problem,
+    Shard,
     sync_folder,
     write_manifest,
 )
-from pipeline.data.records import Object, Record
-from pipeline.data.sample import Box, Sample
-from pipeline.data.shards import ShardWriter, index_path
+from pipeline.data.records import Item
+from pipeline.data.shard_task import DONE, ShardResult, plan_shards
+from pipeline.data.shards import index_path
+from pipeline.data.tasks import Progress, run_tasks
 from pipeline.errors import UserError
 
 SHARD_SAMPLES = 10_000
 SHARD_BYTES = 48 * 2**20
 PARTIAL = ".partial"
-# Annotation files round; what is less than this outside the image is not worth a report.
-ROUNDING = 0.05
 LISTED = 20
+TOLD = ("near duplicate",)  # no mistake in the source, so that --strict lets it pass
+
+
+@dataclass(frozen=True)
+class Built:
+    """A set whose shards are written and which may be published; ``looks`` are its pictures'."""
+
+    out: Path
+    manifest: Manifest
+    results: list[ShardResult]
+    looks: Looks
+
+    def publish(self) -> Manifest:
+        """Put the shards in place, the manifest last. Raises UserError."""
+        with _disk(self.out):
+            _publish(self.results, self.out, self.manifest)
+        return self.manifest
+
+    def drop(self) -> None:
+        """Delete what was written."""
+        _clear(self.out)
 
 
 def convert(
-    records: Iterable[Record],
-    problems: list[Problem],
+    records: Iterable[Item],
+    problems: Sequence[Problem],
+    out: Path,
+    name: str,
+    split: str,
+    classes: Sequence[str],
+    **options: Any,
+) -> Manifest:
+    """Write a shard set into the folder ``out`` and return its manifest: build, then publish."""
+    return build(records, problems, out, name, split, classes, **options).publish()
+
+
+def build(
+    records: Iterable[Item],
+    problems: Sequence[Problem],
     out: Path,
     name: str,
     split: str,
@@ -50,48 +84,42 @@ def convert(
     strict: bool = False,
     shard_samples: int = SHARD_SAMPLES,
     shard_bytes: int = SHARD_BYTES,
-) -> Manifest:
-    """Write a shard set into the folder ``out`` and return its manifest.
+    workers: int = 1,
+    others: Sequence[Looks] = (),
+) -> Built:
+    """Write the shards of a set, to be published in the folder ``out``.
 
-    ``problems`` takes in what is found wrong; the source may add to it while it is read. An
-    existing set is replaced only with ``overwrite``, and only once the new one is whole. Raises
+    ``problems`` are those of the source as a whole. More than one worker means Ray; the bytes are
+    the same. Pictures that look like those of ``others`` are reported as leaks. An existing set is
+    replaced only with ``overwrite``, and only once the new one is whole. A conversion that was
+    interrupted leaves its finished shards below ``out``, and the same call takes them over. Raises
     UserError: an ``out`` in use, nothing left to write, or, with ``strict``, any problem.
     """
-    _check_out(out, overwrite)
+    check_out(out, overwrite)
     if not classes:
         raise UserError(f"{name} {split}: no class names found; give them with --classes")
-    partial = out / PARTIAL
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        tally = _Tally(classes)
-        writer = ShardWriter(partial, shard_samples, shard_bytes)
-        for record in _progress(records, total):
-            _add(record, writer, tally, problems)
-        shards = writer.close()
-        _refuse(writer.samples, problems, strict, f"{name} {split}")
-        manifest = Manifest(
-            name=name,
-            split=split,
-            source=source,
-            fingerprint=tally.hash.hexdigest(),
-            classes=list(classes),
-            category_ids=category_ids,
-            samples=writer.samples,
-            samples_without_objects=tally.empty,
-            boxes=sum(tally.boxes.values()),
-            boxes_per_class={c: tally.boxes[i] for i, c in enumerate(classes)},
-            shards=shards,
-            problems=problems,
-        )
-        _publish(partial, out, manifest)
-        return manifest
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror}; nothing was written") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: it holds a set, the new or the old one
-            out.rmdir()
+    progress = Progress(f"converting {split}", total or 0)
+    partial = _partial(out)
+    with _disk(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        with _alone(partial, out):
+            tasks = plan_shards(records, classes, partial, shard_samples, shard_bytes)
+            results = list(run_tasks(tasks, workers, progress))
+        progress.end()
+        looks = Looks(f"{name} {split}")
+        for result in results:
+            looks.names += result.names
+            looks.hashes += [bytes.fromhex(look) for look in result.looks]
+        found = [*problems, *(p for result in results for p in result.problems)]
+        found += near_duplicates(looks, others)
+        manifest = _manifest(results, found, name, split, source, classes, category_ids)
+        built = Built(out, manifest, results, looks)
+        try:
+            _refuse(manifest, strict)
+        except UserError:
+            built.drop()
+            raise
+    return built
 
 
 def report(problems: Sequence[Problem]) -> str:
@@ -108,84 +136,61 @@ def report(problems: Sequence[Problem]) -> str:
     return "\n".join(lines)
 
 
-class _Tally:
-    """Running counts and the fingerprint of what was taken from the source."""
+def near_duplicates(own: Looks, others: Sequence[Looks]) -> list[Problem]:
+    """Pictures that look like others of their set, or like one of another split."""
+    found = []
+    for group in alike(own.hashes):
+        first = own.names[group[0]]
+        for index in group[1:]:
+            reason = f"looks like {first}"
+            found.append(Problem(file=own.names[index], kind="near duplicate", reason=reason))
+    for other in others:
+        for group in alike([*own.hashes, *other.hashes]):
+            there = [i - len(own.names) for i in group if i >= len(own.names)]
+            for index in group:
+                if index < len(own.names) and there:
+                    reason = f"looks like {other.names[there[0]]} of {other.title}"
+                    found.append(Problem(file=own.names[index], kind="leak", reason=reason))
+    return found
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.labels = {name: i for i, name in enumerate(classes)}
-        self.boxes: Counter[int] = Counter()
-        self.empty = 0
-        self.ids: set[str] = set()
-        self.hash = hashlib.sha256("\n".join(classes).encode())
 
-    def add(self, sample: Sample, image: bytes, json: bytes) -> None:
-        self.boxes.update(sample.labels)
-        self.empty += not sample.boxes
-        self.hash.update(hashlib.sha256(image).digest() + hashlib.sha256(json).digest())
-
-
-def _add(record: Record, writer: ShardWriter, tally: _Tally, problems: list[Problem]) -> None:
-    try:
-        if record.image_id in tally.ids:
-            raise ImageError(f"the source lists {record.image_id} twice; the first one is kept")
-        tally.ids.add(record.image_id)
-        image = stored_image(read_image(record.image), record.file_name, record.size)
-    except ImageError as error:
-        problems.append(Problem(file=record.file_name, kind="image skipped", reason=str(error)))
-        return
-    for note in image.notes:
-        problems.append(Problem(file=record.file_name, kind="mended", reason=note))
-    kept = []
-    for item in record.objects:
-        problem, box = _checked(item, image.width, image.height, tally.labels)
-        if problem:
-            kind = "box clipped" if box else "box dropped"
-            problems.append(Problem(file=record.annotation, kind=kind, reason=problem))
-        if box:
-            kept.append((item, box))
-    sample = Sample(
-        image_id=record.image_id,
-        file_name=record.file_name,
-        width=image.width,
-        height=image.height,
-        boxes=[box for _, box in kept],
-        labels=[tally.labels[item.name] for item, _ in kept],
-        difficult=[item.difficult for item, _ in kept],
-        crowd=[item.crowd for item, _ in kept],
-        area=[_area(item, box) for item, box in kept],
+def _manifest(
+    results: Sequence[ShardResult],
+    problems: list[Problem],
+    name: str,
+    split: str,
+    source: str,
+    classes: Sequence[str],
+    category_ids: list[int] | None,
+) -> Manifest:
+    boxes: Counter[int] = Counter()
+    content = hashlib.sha256("\n".join(classes).encode())
+    shards: list[Shard] = []
+    for result in results:
+        boxes.update(result.boxes)
+        for sample in result.contents:
+            content.update(bytes.fromhex(sample))
+        if result.shard:
+            name_now = f"shard-{len(shards):06d}.tar"
+            shards.append(result.shard.model_copy(update={"name": name_now}))
+    return Manifest(
+        name=name,
+        split=split,
+        source=source,
+        fingerprint=content.hexdigest(),
+        classes=list(classes),
+        category_ids=category_ids,
+        samples=sum(len(result.names) for result in results),
+        samples_without_objects=sum(result.empty for result in results),
+        boxes=sum(boxes.values()),
+        boxes_per_class={c: boxes[i] for i, c in enumerate(classes)},
+        shards=shards,
+        problems=problems,
     )
-    json = sample.to_json()
-    writer.add(image.extension, image.data, json)
-    tally.add(sample, image.data, json)
 
 
-def _checked(
-    item: Object, width: int, height: int, labels: dict[str, int]
-) -> tuple[str | None, Box | None]:
-    """What is wrong with an object, if anything, and the box to keep, if any."""
-    shown = f"{item.name} {[round(v, 2) for v in item.box]}"
-    if item.name not in labels:
-        return f"unknown class {item.name!r}; known: {', '.join(labels)}", None
-    if not all(math.isfinite(v) for v in item.box):
-        return f"{shown}: not finite", None
-    x1, y1, x2, y2 = item.box
-    if x2 <= x1 or y2 <= y1:
-        return f"{shown}: empty", None
-    inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-    if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        return f"{shown}: outside the image of {width}x{height}", None
-    if max(abs(a - b) for a, b in zip(inside, item.box, strict=True)) > ROUNDING:
-        return f"{shown}: reached out of the image of {width}x{height}", inside
-    return None, inside
-
-
-def _area(item: Object, box: Box) -> float:
-    if item.area is not None and math.isfinite(item.area) and item.area >= 0:
-        return item.area
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raise UserError unless a set may be written there."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -206,37 +211,84 @@ def _ours(path: Path) -> bool:
     return path.name in known or bool(re.fullmatch(r"shard-\d+\.(tar|index)", path.name))
 
 
-def _refuse(samples: int, problems: Sequence[Problem], strict: bool, what: str) -> None:
-    if strict and problems:
-        print(report(problems), file=sys.stderr)
+@contextlib.contextmanager
+def _alone(partial: Path, out: Path) -> Iterator[None]:
+    """Hold the folder of finished shards; it stays where any are left by an interruption."""
+    lock = partial / "lock"
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {out}: another conversion is writing there") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _refuse(manifest: Manifest, strict: bool) -> None:
+    what = f"{manifest.name} {manifest.split}"
+    wrong = [problem for problem in manifest.problems if problem.kind not in TOLD]
+    if strict and wrong:
+        print(report(manifest.problems), file=sys.stderr)
         raise UserError(
-            f"{what}: {len(problems)} problems and --strict; the first: {problems[0]}; "
+            f"{what}: {len(wrong)} problems and --strict; the first: {wrong[0]}; "
             "nothing was written"
         )
-    if not samples:
-        first = f"; the first problem: {problems[0]}" if problems else ""
+    if not manifest.samples:
+        first = f"; the first problem: {wrong[0]}" if wrong else ""
         raise UserError(f"{what}: no image could be taken{first}; nothing was written")
 
 
-def _publish(partial: Path, out: Path, manifest: Manifest) -> None:
+def _partial(out: Path) -> Path:
+    return out.absolute() / PARTIAL
+
+
+def _clear(out: Path) -> None:
+    """Delete what is unpublished; and the folder, if it holds nothing else."""
+    shutil.rmtree(_partial(out), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()
+
+
+@contextlib.contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    """Turn errors of the file system into one line; leave finished shards alone behind."""
+    try:
+        yield
+    except OSError as error:
+        _tidy(out)
+        left = "; the same command goes on from there" if _partial(out).exists() else ""
+        raise UserError(
+            f"{error.filename or out}: {error.strerror}; no set was written{left}"
+        ) from None
+    finally:
+        _tidy(out)
+
+
+def _tidy(out: Path) -> None:
+    """Delete unfinished shards, and folders that are empty then."""
+    partial = _partial(out)
+    for path in partial.iterdir() if partial.is_dir() else ():
+        if not (path / DONE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+    for folder in (partial, out):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _publish(results: Sequence[ShardResult], out: Path, manifest: Manifest) -> None:
     """Put the finished shards in place, the manifest last."""
     (out / MANIFEST).unlink(missing_ok=True)
     sync_folder(out)
     for path in out.glob("shard-*"):
         path.unlink()
-    for shard in manifest.shards:
-        for path in (partial / shard.name, index_path(partial / shard.name)):
-            path.replace(out / path.name)
+    made = (number for number, result in enumerate(results) if result.shard)
+    for number, shard in zip(made, manifest.shards, strict=True):
+        written = _partial(out) / f"{number:06d}" / "shard-000000.tar"
+        written.replace(out / shard.name)
+        index_path(written).replace(index_path(out / shard.name))
     write_manifest(manifest, out)
-
-
-def _progress(records: Iterable[Record], total: int | None) -> Iterator[Record]:
-    """The same records, with a line on stderr every few seconds."""
-    began = said = time.monotonic()
-    for count, record in enumerate(records, 1):
-        yield record
-        now = time.monotonic()
-        if now - said >= 2:
-            said, rate = now, count / (now - began)
-            left = f", {max(total - count, 0) / rate:.0f} s left" if total else ""
-            print(f"  {count}/{total or '?'} images, {rate:.0f}/s{left}", file=sys.stderr)
+    _clear(out)

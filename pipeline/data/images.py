@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -18,51 +18,68 @@ from pipeline.data.decode import (
     orientation,
     turn_upright,
 )
+from pipeline.data.duplicates import look
+from pipeline.data.files import File, LooseFile
+from pipeline.errors import UserError
 
 # Beyond four bytes a pixel at the pixel limit no honest picture goes.
 MAX_BYTES = 4 * MAX_PIXELS
 
 
 class StoredImage(NamedTuple):
-    """Bytes to store, their extension and size; ``notes`` say what had to be mended."""
+    """Bytes to store, their extension and size; ``notes`` say what had to be mended.
+
+    ``look`` is the hash by which near duplicates are found.
+    """
 
     data: bytes
     extension: str
     width: int
     height: int
     notes: list[str]
+    look: bytes
 
 
-def read_image(image: Path | bytes) -> bytes:
-    """The bytes of a picture file. Raises ImageError."""
+def read_image(image: File | bytes) -> bytes:
+    """The bytes of a picture file. Raises ImageError, or UserError where the file is gone."""
     if isinstance(image, bytes):
         return image
     try:
-        if image.stat().st_size > MAX_BYTES:
-            raise ImageError(f"file is larger than the limit of {MAX_BYTES} bytes")
-        return image.read_bytes()
-    except FileNotFoundError:
-        raise ImageError("image file not found") from None
+        return image.read(MAX_BYTES)
+    except FileNotFoundError as error:
+        # It was there when the source was listed, so nothing is wrong with the data.
+        where = image.path if isinstance(image, LooseFile) else error.filename
+        raise UserError(
+            f"{where}: gone, or not seen by all nodes; keep the source where it is until the end"
+        ) from None
     except OSError as error:
         raise ImageError(f"image file cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ImageError(str(error)) from None
 
 
-def stored_image(data: bytes, file_name: str, size: tuple[int, int] | None) -> StoredImage:
+def stored_image(
+    data: bytes, file_name: str, size: tuple[int, int] | None, *, upright: bool = False
+) -> StoredImage:
     """Decode bytes completely and decide how to store them. Raises ImageError.
 
     ``size`` (width, height) is what the annotation says. Boxes are taken to mean the pixels as
     they are stored, as most annotation tools ignore the EXIF orientation; only where the size of
-    the annotation is that of the upright picture alone, the picture is turned. Either way, what
-    is stored has no orientation left, so that every reader sees the pixels that the boxes mean.
+    the annotation is that of the upright picture alone, or with ``upright``, the picture is turned.
+    Either way, what is stored has no orientation left, so that every reader sees the pixels that
+    the boxes mean.
     """
     pixels = decode_image(data, upright=False)
     extension, turn = image_format(data), orientation(data)
     notes = []
     height, width = pixels.shape[:2]
-    if turn >= 5 and size == (height, width) != (width, height):
+    sideways = turn >= 5 and size == (height, width) != (width, height)
+    if sideways or (upright and turn != 1):
         pixels = turn_upright(pixels, turn)
-        data, width, height = _encode(pixels, extension), height, width
-        notes.append("turned upright, as the annotated size asks")
+        data = _encode(pixels, extension)
+        height, width = pixels.shape[:2]
+        why = "the annotated size" if sideways else "the format of the labels"
+        notes.append(f"turned upright, as {why} asks")
     elif turn != 1:
         data = _without_exif(data) if extension == "jpg" else _encode(pixels, extension)
         notes.append("EXIF orientation removed; boxes mean the pixels as stored")
@@ -72,7 +89,7 @@ def stored_image(data: bytes, file_name: str, size: tuple[int, int] | None) -> S
     if extension and not _named_right(file_name, extension):
         notes.append(f"{extension.upper()} bytes under another name; stored as .{extension}")
     notes += _size_notes(size, width, height)
-    return StoredImage(data, extension or "png", width, height, notes)
+    return StoredImage(data, extension or "png", width, height, notes, look(pixels))
 
 
 def _size_notes(size: tuple[int, int] | None, width: int, height: int) -> list[str]:
@@ -82,7 +99,7 @@ def _size_notes(size: tuple[int, int] | None, width: int, height: int) -> list[s
 
 
 def _named_right(file_name: str, extension: str) -> bool:
-    suffix = Path(file_name).suffix.lower().lstrip(".")
+    suffix = PurePosixPath(file_name).suffix.lower().lstrip(".")
     return suffix == extension or (suffix in ("jpeg", "jpe", "jfif") and extension == "jpg")
 
 

@@ -24,12 +24,23 @@ MANIFEST = "manifest.json"
 
 
 class Problem(BaseModel):
-    """One thing found wrong in the source, and what was done about it."""
+    """One thing found wrong in the source, and what was done about it.
+
+    Near duplicates and leaks (a near duplicate in another split) are kept, and only told.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str
-    kind: Literal["image skipped", "box dropped", "box clipped", "mended"]
+    kind: Literal[
+        "member refused",
+        "image skipped",
+        "box dropped",
+        "box clipped",
+        "mended",
+        "near duplicate",
+        "leak",
+    ]
     reason: str
 
     def __str__(self) -> str:

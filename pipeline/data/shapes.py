@@ -11,13 +11,14 @@ import colorsys
 import math
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import simplejpeg
 
 from pipeline.data.randomness import generator
-from pipeline.data.records import Object, Record, Source
+from pipeline.data.records import Object, Record, Source, label_weight
 
 CLASSES = ["circle", "cross", "square", "star", "triangle"]
 MOST_OBJECTS = 6
@@ -31,7 +32,7 @@ SHIFT = 4  # cv2 draws in 1/16 pixels
 
 def shapes_source(count: int, split: str, size: int = 128, seed: int = 0) -> Source:
     """``count`` scenes of size x size pixels, as JPEG; other ones for every split."""
-    return Source("shapes", "shapes", list(CLASSES), _records(count, split, size, seed), count)
+    return Source("shapes", "shapes", list(CLASSES), _scenes(count, split, size, seed), count)
 
 
 def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[Object]]:
@@ -46,12 +47,40 @@ def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray
     return image, [Object(name, _extent(mask)) for name, mask in placed]
 
 
-def _records(count: int, split: str, size: int, seed: int) -> Iterator[Record]:
-    for index in range(count):
-        image, objects = draw_scene(seed, split, index, size)
+@dataclass(frozen=True)
+class Scene:
+    """A scene that is drawn when it is converted."""
+
+    seed: int
+    split: str
+    index: int
+    size: int
+
+    @property
+    def image_id(self) -> str:
+        """Its split, seed and index."""
+        return f"{self.split}-{self.seed}-{self.index:06d}"
+
+    @property
+    def file_name(self) -> str:
+        """The id, as a JPEG's name."""
+        return f"{self.image_id}.jpg"
+
+    @property
+    def weight(self) -> int:
+        """Noise at this quality takes about one byte per pixel."""
+        return self.size**2 + label_weight(MOST_OBJECTS // 2)
+
+    def record(self) -> Record:
+        """Draw it."""
+        image, objects = draw_scene(self.seed, self.split, self.index, self.size)
         data = bytes(simplejpeg.encode_jpeg(image, quality=92, colorsubsampling="444"))
-        name = f"{split}-{seed}-{index:06d}"
-        yield Record(name, f"{name}.jpg", data, name, (size, size), objects)
+        size = (self.size, self.size)
+        return Record(self.image_id, self.file_name, data, self.image_id, size, objects)
+
+
+def _scenes(count: int, split: str, size: int, seed: int) -> Iterator[Scene]:
+    return (Scene(seed, split, index, size) for index in range(count))
 
 
 def _place(

@@ -30,10 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class ShardWriter:
-    """Writes samples into ``shard-000000.tar``, ...; a new one when a limit would be passed."""
+    """Writes samples into ``shard-000000.tar``, ...; a new one when a limit would be passed.
 
-    def __init__(self, folder: Path, max_samples: int, max_bytes: int) -> None:
+    The keys of samples count from ``first_key``.
+    """
+
+    def __init__(self, folder: Path, max_samples: int, max_bytes: int, first_key: int = 0) -> None:
         self.folder, self.max_samples, self.max_bytes = folder, max_samples, max_bytes
+        self.first_key = first_key
         self.shards: list[Shard] = []
         self.samples = 0
         self._file: Any = None
@@ -47,7 +51,7 @@ class ShardWriter:
             self._finish()
         if not self._file:
             self._start()
-        key = f"{self.samples:09d}"
+        key = f"{self.first_key + self.samples:09d}"
         self._rows.append(
             (*self._member(f"{key}.{extension}", image), *self._member(f"{key}.json", json))
         )

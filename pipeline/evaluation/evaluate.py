@@ -72,6 +72,7 @@ def infer(detector: Detector, images: Tensor, config: EvaluateConfig) -> Detecti
         nms_iou=config.nms_iou,
         max_candidates=config.max_candidates,
         max_detections=config.max_detections,
+        class_agnostic=config.class_agnostic,
     )
 
 

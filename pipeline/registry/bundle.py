@@ -159,6 +159,7 @@ def _description(content: Content, package: str) -> dict[str, Any]:
         "classes": list(content.classes),
         "defaults": content.defaults,
         "max_candidates": content.config.evaluate.max_candidates,
+        "class_agnostic": content.config.evaluate.class_agnostic,
         "origin": dict(content.origin),
     }
 

@@ -86,6 +86,7 @@ class RegisteredDetector(PythonModel):
             self.detector.anchors,
             side,
             max_candidates=self.about["max_candidates"],
+            class_agnostic=self.about["class_agnostic"],
             **settings,
         )
         boxes, scores, labels = (part.cpu() for part in found)

@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.tracking import Tracker
 from pipeline.training.manager import CheckpointManager
+from pipeline.training.memory import keep_freed_memory
 from pipeline.training.progress import RunLog
 from pipeline.training.session import Session
 from pipeline.training.store import SCORE
@@ -39,6 +40,7 @@ def train_worker(
     Returns the final figures and the name of the checkpoint that holds the chosen weights.
     """
     torch.set_num_threads(compute_threads(config))
+    keep_freed_memory()
     assert config.data.train is not None, "fit() has checked it"
     manifest, world = load_manifest(config.data.train), session.world
     steps = Steps(config, manifest.samples)

@@ -1,14 +1,19 @@
 """The job ``prepare``: its options, its answers, its errors."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.prepare import main
 from pipeline.data.manifest import load_manifest
+from pipeline.data.shards import ShardSet
 from pipeline.errors import UserError
 
 SHAPES = ["--source", "shapes", "--count", "3", "--size", "64"]
@@ -64,8 +69,18 @@ def test_coco(shared, tmp_path):
         (["--source", "voc", "--root", "x"], "--source voc needs --split"),
         (["--source", "voc", "--split", "train"], "--source voc needs --root"),
         (["--source", "coco", "--images", "x"], "--source coco needs --annotations"),
+        (["--source", "yolo", "--root", "x"], "needs --split NAME, or --split-by RATIO"),
+        ([*SHAPES, "--split-by", "0.5"], "--split-by does not go with --source shapes"),
+        (
+            ["--source", "voc", "--root", "x", "--split", "a", "--seed", "1"],
+            "--seed does not go with --source voc without --split-by",
+        ),
+        ([*SHAPES, "--compare-with", "nowhere"], r"nowhere: no manifest\.json"),
         ([*SHAPES, "--root", "x"], "--root does not go with --source shapes"),
-        (["--source", "voc", "--root", "no", "--split", "train"], "--root no: no folder"),
+        (
+            ["--source", "voc", "--root", "no", "--split", "train"],
+            "--root no: no such folder or archive",
+        ),
         ([*SHAPES, "--classes", "a,,b"], "empty or repeated name"),
         ([*SHAPES, "--classes-from", "nowhere"], r"nowhere: no manifest\.json"),
         ([*SHAPES, "--classes", "cube", "--strict"], "unknown class"),
@@ -82,9 +97,12 @@ def test_wrong_use_is_one_line(tmp_path, options, message):
     [
         ("--count=0", "--count: '0' is not a whole number from 1"),
         ("--seed=-1", "--seed: '-1' is not a whole number from 0"),
+        ("--split-by=1", "--split-by: '1' is not a number between 0 and 1"),
+        ("--split-by=nan", "--split-by: 'nan' is not a number between 0 and 1"),
+        ("--workers=0", "--workers: '0' is not a whole number from 1"),
         ("--count=many", "--count: 'many' is not a whole number from 1"),
         ("--surce=voc", "unknown option --surce; did you mean --source"),
-        ("--source=yolo", "invalid choice: 'yolo'"),
+        ("--source=kitti", "invalid choice: 'kitti'"),
     ],
 )
 def test_wrong_values_name_the_option(tmp_path, option, message):
@@ -99,3 +117,116 @@ def test_as_a_command(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2 and again.stderr.count("\n") == 1
     assert again.stderr.startswith("error: --out") and "--overwrite" in again.stderr
+
+
+@pytest.fixture
+def yolo(tmp_path, shared):
+    """The mini set in YOLO's form."""
+    from pipeline.data.decode import decode_image
+
+    root = tmp_path / "yolo"
+    for folder in ("images/train", "labels/train"):
+        (root / folder).mkdir(parents=True)
+    tree = json.loads((shared / "data/mini/annotations/instances_all.json").read_text())
+    numbers = {row["id"]: i for i, row in enumerate(sorted(tree["categories"], key=_id))}
+    names = [row["name"] for row in sorted(tree["categories"], key=_id)]
+    (root / "data.yaml").write_text(json.dumps({"train": "images/train", "names": names}))
+    for image in tree["images"]:
+        data = (shared / "data/mini/JPEGImages" / image["file_name"]).read_bytes()
+        height, width = decode_image(data).shape[:2]
+        (root / "images/train" / image["file_name"]).write_bytes(data)
+        lines = []
+        for row in tree["annotations"]:
+            if row["image_id"] == image["id"]:
+                x, y, w, h = row["bbox"]
+                place = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+                lines.append(" ".join(map(str, (numbers[row["category_id"]], *place))))
+        name = Path(image["file_name"]).with_suffix(".txt")
+        (root / "labels/train" / name).write_text("\n".join(lines))
+    return root
+
+
+def _id(row):
+    return row["id"]
+
+
+def test_yolo_has_the_boxes_of_coco(yolo, shared, tmp_path):
+    coco = ["--source", "coco", "--images", str(shared / "data/mini/JPEGImages")]
+    coco += ["--annotations", str(shared / "data/mini/annotations/instances_all.json")]
+    main([*coco, "--out", str(tmp_path / "c")])
+    main(
+        ["--source", "yolo", "--root", str(yolo), "--split", "train", "--out", str(tmp_path / "y")]
+    )
+    assert load_manifest(tmp_path / "c").classes == load_manifest(tmp_path / "y").classes
+    boxes = []
+    for folder in ("c", "y"):
+        shards = ShardSet(tmp_path / folder)
+        samples = [json.loads(shards.read(i).json) for i in range(len(shards))]
+        boxes.append({Path(s["file_name"]).name: (s["labels"], s["boxes"]) for s in samples})
+    assert boxes[0].keys() == boxes[1].keys()
+    for name, (labels, places) in boxes[0].items():
+        assert boxes[1][name][0] == labels
+        assert np.allclose(np.reshape(boxes[1][name][1], -1), np.reshape(places, -1), atol=1e-6)
+
+
+def test_archives_give_the_bytes_of_the_folder(shared, tmp_path):
+    root = shared / "data/mini"
+    with tarfile.open(tmp_path / "mini.tar", "w") as tar:
+        tar.add(root, "VOCdevkit/VOC2012")
+    with zipfile.ZipFile(tmp_path / "mini.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(root.rglob("*")):
+            archive.write(path, f"mini/{path.relative_to(root)}")
+    shards = set()
+    for number, place in enumerate((root, tmp_path / "mini.tar", tmp_path / "mini.zip/mini")):
+        out = tmp_path / f"out{number}"
+        main(["--source", "voc", "--root", str(place), "--split", "train", "--out", str(out)])
+        shards.add((out / "shard-000000.tar").read_bytes())
+    assert len(shards) == 1
+    coco = ["--source", "coco", "--images", str(tmp_path / "mini.zip/mini/JPEGImages")]
+    coco += ["--annotations", str(tmp_path / "mini.zip/mini/annotations/instances_all.json")]
+    assert main([*coco, "--out", str(tmp_path / "c")])["samples"] == 20
+
+
+def test_split_by_makes_two_sets_and_finds_leaks_of_a_third(shared, tmp_path, capsys):
+    root = str(shared / "data/mini")
+    options = ["--source", "voc", "--root", root, "--split-by", "0.75", "--out"]
+    result = main([*options, str(tmp_path / "a"), "--seed", "1", "--shard-samples", "4"])
+    train, val = (load_manifest(tmp_path / "a" / split) for split in ("train", "val"))
+    assert [one["samples"] for one in result["sets"]] == [15, 5] == [train.samples, val.samples]
+    assert train.classes == val.classes and (train.split, val.split) == ("train", "val")
+    assert f"--data.train {tmp_path}/a/train --data.val {tmp_path}/a/val" in capsys.readouterr().out
+    again = main([*options, str(tmp_path / "b"), "--seed", "1"])
+    assert [s["fingerprint"] for s in again["sets"]] == [s["fingerprint"] for s in result["sets"]]
+    leaky = ["--source", "voc", "--root", root, "--split", "val", "--out", str(tmp_path / "v")]
+    compared = ["--compare-with", str(tmp_path / "a/train")]
+    with pytest.raises(UserError, match="leak: looks like .* of mini train"):
+        main([*leaky, *compared, "--strict"])
+    found = main([*leaky, *compared])["problems"]["leak"]
+    listed = (shared / "data/mini/ImageSets/Main/val.txt").read_text().split()
+    shards = ShardSet(tmp_path / "a/train")
+    ids = {json.loads(shards.read(i).json)["image_id"] for i in range(len(shards))}
+    assert found == len(ids & set(listed)) > 0
+
+
+def test_strict_writes_neither_side(voc_with_a_bad_box, tmp_path):
+    options = ["--source", "voc", "--root", str(voc_with_a_bad_box), "--split-by", "0.5"]
+    with pytest.raises(UserError, match="--strict; the first: "):
+        main([*options, "--strict", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.glob("out/*/*"))
+
+
+@pytest.fixture
+def voc_with_a_bad_box(shared, tmp_path):
+    root = Path(shutil.copytree(shared / "data/mini", tmp_path / "bad"))
+    for path in root.glob("Annotations/*2.xml"):
+        path.chmod(0o644)
+        path.write_text(path.read_text().replace("<xmin>", "<xmin>9", 1))
+    return root
+
+
+def test_few_large_shards_are_told_of(tmp_path, capsys, monkeypatch):
+    main([*SHAPES, "--out", str(tmp_path / "a")])
+    assert "are few" not in capsys.readouterr().out
+    monkeypatch.setattr("jobs.prepare.LARGE_SET", 8 * 2**10)
+    main([*SHAPES, "--out", str(tmp_path / "b")])
+    assert "shards: 1 are few" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """COCO annotation files: ids with gaps, crowds, areas, and faults that are named."""
 
 import json
+import shutil
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_categories_of_one_name_are_one_class(coco, convert_coco):
 
 def test_what_is_no_instances_file(coco, tmp_path):
     images, file = coco([])
-    with pytest.raises(UserError, match=r"--images .*none: no such folder"):
+    with pytest.raises(UserError, match=r"--images .*none: no such folder or archive"):
         coco_source(tmp_path / "none", file)
     with pytest.raises(UserError, match=r"--annotations .*none\.json: No such file"):
         coco_source(images, tmp_path / "none.json")
@@ -125,3 +126,40 @@ def test_mini_coco_whole(shared, convert_coco):
     by_id = {s.image_id: s for s in samples}
     got = sorted((s.image_id, a) for s in by_id.values() for a in s.area)
     assert got == sorted((str(a["image_id"]), a["area"]) for a in truth["annotations"])
+
+
+def test_pictures_that_lie_deeper_are_found_if_it_is_clear_where(coco, convert_coco, tmp_path):
+    images, file = coco([])
+    images.rename(tmp_path / "deep")
+    (tmp_path / "top/data").mkdir(parents=True)
+    (tmp_path / "deep").rename(tmp_path / "top/data/train")
+    manifest, _ = convert_coco(tmp_path / "top", file)
+    assert manifest.samples == 1 and manifest.problems == []
+    shutil.copytree(tmp_path / "top/data/train", tmp_path / "top/data/val")
+    with pytest.raises(UserError, match=r"several folders .* name one: .*top/data/train, .*/val"):
+        coco_source(tmp_path / "top", file)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(
+        UserError, match=r"other: none of the 1 pictures is there, such as one\.jpg"
+    ):
+        coco_source(tmp_path / "other", file)
+
+
+def test_segmentations_are_dropped_while_parsing(coco, monkeypatch):
+    images, file = coco([{"bbox": [1, 2, 3, 4], "segmentation": [[0.5] * 1000]}])
+    trees = []
+    read = json.loads
+    monkeypatch.setattr(
+        "pipeline.data.coco.json.loads", lambda *a, **k: trees.append(read(*a, **k)) or trees[-1]
+    )
+    coco_source(images, file)
+    assert set(trees[0]["annotations"][0]) == {"image_id", "category_id", "bbox"}
+
+
+@pytest.mark.parametrize("broken", [[], {}, None, 1.5])
+def test_ids_of_a_wrong_kind_are_named(coco, convert_coco, broken):
+    images = [{"id": 7, "file_name": "one.jpg"}, {"id": broken, "file_name": "one.jpg"}]
+    rows = [{"bbox": [1, 2, 3, 4], "image_id": broken}, {"bbox": [1, 1, 2, 2]}]
+    manifest, (sample,) = convert_coco(*coco(rows, images=images))
+    assert len(sample.boxes) == 1
+    assert manifest.problem_counts() == {"box dropped": 1, "image skipped": 1}

@@ -86,7 +86,7 @@ def test_a_full_disk_is_one_line(tmp_path, written, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="No space left on device; nothing was written"):
+    with pytest.raises(UserError, match="No space left on device; no set was written"):
         written(shapes_source(2, "train", 64), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from pipeline.data.decode import ImageError, decode_image, orientation
+from pipeline.data.files import LooseFile
 from pipeline.data.images import read_image, stored_image
+from pipeline.errors import UserError
 
 
 def rotated(encode, kind: str, turn: int) -> bytes:
@@ -20,7 +22,7 @@ def rotated(encode, kind: str, turn: int) -> bytes:
 def test_sound_bytes_are_kept(encode, kind, extension):
     data = encode(kind)
     got = stored_image(data, f"x.{extension}", (40, 30))
-    assert got == (data, extension, 40, 30, [])
+    assert got[:5] == (data, extension, 40, 30, [])
 
 
 @pytest.mark.parametrize("name", ["x.jpeg", "x.JPG", "x.jfif"])
@@ -74,11 +76,19 @@ def test_other_metadata_survives_the_removal_of_exif(encode):
 
 
 def test_missing_and_oversized_files(tmp_path, monkeypatch):
-    with pytest.raises(ImageError, match="not found"):
-        read_image(tmp_path / "none.jpg")
+    with pytest.raises(UserError, match=r"none\.jpg: gone, or not seen by all nodes"):
+        read_image(LooseFile(str(tmp_path / "none.jpg"), 1, 0))
     with pytest.raises(ImageError, match="cannot be read"):
-        read_image(tmp_path)
+        read_image(LooseFile(str(tmp_path), 1, 0))
     (tmp_path / "big.jpg").write_bytes(bytes(11))
     monkeypatch.setattr("pipeline.data.images.MAX_BYTES", 10)
     with pytest.raises(ImageError, match="larger than the limit"):
-        read_image(tmp_path / "big.jpg")
+        read_image(LooseFile.of(tmp_path / "big.jpg"))
+
+
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_labels_of_the_upright_picture_turn_it(encode, turn):
+    data = rotated(encode, "PNG", turn)
+    got = stored_image(data, "x.png", None, upright=True)
+    assert np.array_equal(decode_image(got.data, upright=False), decode_image(data))
+    assert got.notes == ["turned upright, as the format of the labels asks"]

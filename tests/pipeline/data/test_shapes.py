@@ -70,7 +70,7 @@ def test_objects_overlap_but_stay_visible(monkeypatch):
 
 def test_a_source_says_how_many_and_names_them():
     source = shapes_source(3, "val", size=64, seed=5)
-    records = list(source.records)
+    records = [item.record() for item in source.records]
     assert source.total == 3 and source.classes == CLASSES and source.problems == []
     assert [r.image_id for r in records] == [f"val-5-{i:06d}" for i in range(3)]
     assert all(r.size == (64, 64) and r.image[:2] == b"\xff\xd8" for r in records)

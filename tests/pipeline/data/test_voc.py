@@ -1,6 +1,7 @@
 """VOC folders with one fault each; the report names the file and the reason."""
 
 import re
+import shutil
 
 import pytest
 
@@ -19,7 +20,9 @@ def convert_voc(voc, tmp_path, written):
         written(voc_source(voc.root, split), tmp_path / "out", split=split, **options)
         shards = ShardSet(tmp_path / "out")
         samples = [Sample.model_validate_json(shards.read(i).json) for i in range(len(shards))]
-        return {s.image_id: s for s in samples}, "\n".join(map(str, shards.manifest.problems))
+        # All pictures of these tests are the same one.
+        told = [str(p) for p in shards.manifest.problems if p.kind != "near duplicate"]
+        return {s.image_id: s for s in samples}, "\n".join(told)
 
     return run
 
@@ -51,9 +54,10 @@ def test_classes_are_those_of_all_splits(voc):
 def test_lists_with_flags_and_blank_lines(voc, convert_voc):
     voc.add("a", [("cat", 1, 1, 9, 9)], split="other")
     voc.add("my cat 1", [("cat", 1, 1, 9, 9)], split="other")
-    for line in ("a  1", "", "my cat 1 -1"):
+    voc.add("0", split="other")
+    for line in ("a  1", "", "my cat 1 -1", "0"):
         voc.list(line)
-    assert list(convert_voc()[0]) == ["a", "my cat 1"]
+    assert list(convert_voc()[0]) == ["a", "my cat 1", "0"]
 
 
 @pytest.mark.parametrize(
@@ -163,11 +167,42 @@ def test_an_image_listed_twice(voc, convert_voc):
 
 
 def test_a_missing_root_or_folder_or_split(voc, tmp_path):
-    with pytest.raises(UserError, match=r"--root .*nowhere: no folder Annotations there"):
+    with pytest.raises(UserError, match=r"--root .*nowhere: no such folder or archive"):
         voc_source(tmp_path / "nowhere", "train")
     voc.add("a", [("cat", 1, 1, 9, 9)])
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match=r"--root .*bare: no folder Annotations with XML beside"):
+        voc_source(tmp_path / "bare", "train")
     with pytest.raises(UserError, match=r"--split trian: .*there are: train"):
         voc_source(voc.root, "trian")
+
+
+@pytest.mark.parametrize(
+    ("xml_folder", "image_folder"), [("annotations", "images"), ("set", "set"), (".", ".")]
+)
+def test_what_annotation_tools_leave(voc, convert_voc, tmp_path, xml_folder, image_folder):
+    voc.add("b", [("cat", 1, 1, 9, 9)])
+    voc.add("a", [("dog", 1, 1, 9, 9)])
+    (tmp_path / "own" / xml_folder).mkdir(parents=True)
+    (tmp_path / "own" / image_folder).mkdir(parents=True, exist_ok=True)
+    for path in (*voc.root.glob("Annotations/*"), *voc.root.glob("JPEGImages/*")):
+        folder = xml_folder if path.suffix == ".xml" else image_folder
+        path.rename(tmp_path / "own" / folder / path.name)
+    voc.root = tmp_path / "own"
+    samples, problems = convert_voc("any name")
+    assert list(samples) == ["a", "b"] and samples["b"].labels == [0] and problems == ""
+
+
+def test_two_years_below_one_root_are_named(voc, convert_voc, tmp_path):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    for year in ("VOC2007", "VOC2012"):
+        shutil.copytree(voc.root, tmp_path / "VOCdevkit" / year)
+    with pytest.raises(UserError, match=r"2 data sets there; name one: .*VOC2007, .*VOC2012$"):
+        voc_source(tmp_path / "VOCdevkit", "train")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "VOCdevkit/VOC2007").rename(tmp_path / "one/VOC2007")
+    voc.root = tmp_path / "one"
+    assert list(convert_voc()[0]) == ["a"]
 
 
 def test_bccd_whole(shared, tmp_path, written):
@@ -176,4 +211,7 @@ def test_bccd_whole(shared, tmp_path, written):
     assert manifest.samples == 222 and manifest.classes == ["Platelets", "RBC", "WBC"]
     # Two RBC have xmin = xmax and ymin = ymax: one pixel with inclusive ends, and so they stay.
     assert manifest.boxes_per_class == {"Platelets": 218, "RBC": 2563, "WBC": 231}
-    assert manifest.problems == [] and manifest.name == "bccd"
+    assert [str(p) for p in manifest.problems] == [
+        "BloodImage_00038.jpg: near duplicate: looks like BloodImage_00037.jpg"
+    ]
+    assert manifest.name == "bccd"

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from model import build_detector
+from model.boxes import box_iou
 from pipeline.config import Config
 from pipeline.data import build_eval_loader, load_manifest
-from pipeline.evaluation.evaluate import box_scale, evaluate
+from pipeline.evaluation.evaluate import box_scale, evaluate, infer
 from pipeline.world import World
 
 
@@ -43,6 +45,25 @@ def test_four_ranks_find_what_one_finds(scenes: dict[str, str], tmp_path: Path) 
     assert alone is not None
     assert alone["images"] == 6
     assert alone["ar_100"] > 0  # an untrained detector still hits something
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_classes_suppress_each_other_where_asked(class_agnostic: bool) -> None:
+    torch.manual_seed(0)
+    detector = build_detector("slim", "retinanet", 3, 64).eval()
+    config = Config.from_dict(
+        {"evaluate": {"class_agnostic": class_agnostic, "score_threshold": 0.0}}
+    )
+    images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        found = infer(detector, images, config.evaluate)
+    overlaps = box_iou(found.boxes, found.boxes).triu(1)
+    real = found.labels >= 0
+    overlaps = overlaps * (real[:, :, None] & real[:, None, :])
+    same = found.labels[:, :, None] == found.labels[:, None, :]
+    limit = config.evaluate.nms_iou
+    assert overlaps[same].max() <= limit
+    assert (overlaps[~same].max() <= limit) == class_agnostic
 
 
 def test_boxes_go_back_to_the_original_size() -> None:

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,20 @@ def rows(whole: Batch, start: int, end: int) -> Batch:
     return Batch(*(value[start:end] for value in whole[:6]), problems=[])
 
 
-def make_trainer(world: World | None = None, **train: Any) -> Trainer:
-    config = Config.from_dict({**SETTINGS, "train": {**SETTINGS["train"], **train}})
+# Every assigner whose positives are known beforehand, and every loss, at least once.
+KINDS: list[dict[str, Any]] = [
+    {"assign": {"name": "mutual_guidance"}},
+    {"assign": {"name": "max_iou"}, "loss": {"localization": "smooth_l1", "overlap": "giou"}},
+    {"assign": {"name": "max_iou"}, "loss": {"classification": "quality_focal"}},
+    {"assign": {"name": "mutual_guidance"}, "loss": {"overlap": "siou"}},
+]
+
+
+def make_trainer(
+    world: World | None = None, kind: Mapping[str, Any] | None = None, **train: Any
+) -> Trainer:
+    tree = {**SETTINGS, **(kind or {}), "train": {**SETTINGS["train"], **train}}
+    config = Config.from_dict(tree)
     trainer = Trainer(config, world or World(), num_classes=3, total_steps=10)
     # Batch statistics depend on how a batch is split, by nature; the gradients must not.
     trainer.network.eval()
@@ -64,20 +77,23 @@ def _rank(rank: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    trainer = make_trainer(World(rank, 2), micro_batch=2)
-    # Unequal shares, passes and positives.
-    trainer.step(rows(batch(), 0, 3) if rank == 0 else rows(batch(), 3, 4))
-    torch.save(weights(trainer), f"{folder}/{rank}.pt")
+    # Unequal shares, passes and positives: rank 1 has none.
+    share = rows(batch(), 0, 3) if rank == 0 else rows(batch(), 3, 4)
+    for number, kind in enumerate(KINDS):
+        trainer = make_trainer(World(rank, 2), kind, micro_batch=2)
+        trainer.step(share)
+        torch.save(weights(trainer), f"{folder}/{rank}-{number}.pt")
     dist.destroy_process_group()
 
 
 def test_two_unequal_ranks_make_the_step_of_one_process(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
-    alone = make_trainer()
-    alone.step(batch())
-    for rank in (0, 1):
-        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(got, weights(alone), rtol=1e-5, atol=1e-7)
+    for number, kind in enumerate(KINDS):
+        alone = make_trainer(kind=kind)
+        alone.step(batch())
+        for rank in (0, 1):
+            got = torch.load(tmp_path / f"{rank}-{number}.pt", weights_only=True)
+            torch.testing.assert_close(got, weights(alone), rtol=1e-5, atol=1e-7, msg=str(kind))
 
 
 def test_a_batch_without_objects_still_teaches_the_background() -> None:
