@@ -34,6 +34,14 @@ class TrainConfig(Section):
     )
     channels_last: bool = Field(True, description="memory layout of images and weights")
     checkpoint_every: float = Field(1.0, gt=0.0, description="epochs between checkpoints")
+    checkpoint_steps: int = Field(
+        0, ge=0, description="steps between checkpoints, besides those of the epochs; 0: none"
+    )
+    checkpoint_minutes: float = Field(
+        10.0,
+        ge=0.0,
+        description="most minutes without a checkpoint, at least 5 s; 0: no limit",
+    )
     keep_checkpoints: int = Field(
         2,
         ge=1,

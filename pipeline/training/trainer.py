@@ -150,7 +150,7 @@ class Trainer:
         return self.average.module
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """All tensors that the next step depends on, and where it is; none of them copied."""
         return {
             "model": self.detector.state_dict(),
             "ema": self.average.module.state_dict(),
@@ -158,7 +158,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step_count,
-            "rng": torch.get_rng_state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -169,7 +168,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step_count = state["step"]
-        torch.set_rng_state(state["rng"].cpu())
 
 
 def seed_everything(seed: int) -> None:
