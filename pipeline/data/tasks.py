@@ -49,7 +49,7 @@ class Progress:
             self.said = now
             have = self.done + self.kept
             left = max(self.total - have, 0) * (now - self.began) / self.done
-            line = f"{have}/{self.total} images, {self.rate():.0f}/s, {left:.0f} s left"
+            line = f"{have}/{self.total or '?'} images, {self.rate():.0f}/s, {left:.0f} s left"
             print(f"  {self.verb}: {line}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
