@@ -19,6 +19,8 @@ GRID = 8
 NEAR_BITS = 7  # one less than the bands of 16 bits, so that near hashes share one of them
 TELLING = 32  # comparisons that must be clear for the pattern to say anything
 CLEAR = 2.0  # grey levels
+# Of so many that share a band each is compared with the next ones by hash: time stays linear.
+CROWD = 1000
 
 
 @dataclass
@@ -67,7 +69,7 @@ def _near(unique: np.ndarray) -> set[tuple[int, int]]:
         order = np.argsort(band, kind="stable")
         value = band[order]
         at = np.arange(len(order))
-        for apart in range(1, len(order)):
+        for apart in range(1, min(len(order), CROWD)):
             at = at[at + apart < len(order)]
             at = at[value[at] == value[at + apart]]
             if not len(at):
