@@ -245,7 +245,7 @@ def _object(fields: list[str], names: dict[int, str], keypoints: bool) -> Object
         raise ValueError("a value is not finite")
     number, *place = values
     if number != int(number) or int(number) not in names:
-        raise ValueError(f"unknown class {fields[0]}; known: 0 to {max(names)}")
+        raise ValueError(f"unknown class {fields[0]}; known: {min(names)} to {max(names)}")
     polygon = len(place) >= 6 and len(place) % 2 == 0 and not keypoints
     if len(place) < 4 or (len(place) > 4 and not polygon and not keypoints):
         raise ValueError(f"{len(fields)} values; expected class, cx, cy, w, h or a polygon")
