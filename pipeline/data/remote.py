@@ -16,17 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-import fsspec
-
+from pipeline.data.transfer import transfer
 from pipeline.errors import UserError
 
 RETRIES = 6
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds before the first retry, and at most
-CONNECT_SECONDS, SILENT_SECONDS = 10, 30
 SMALL_FILE = 2**30
 _HERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _AGAIN = (408, 425, 429)  # answers of the 400s that may differ the next time
@@ -71,14 +67,9 @@ class Remote:
 
     def _transfer(self, name: str, to: Path, most: int | None) -> None:
         try:
-            # The client is made anew in each process and thread, and kept there by fsspec.
-            system, path = fsspec.url_to_fs(f"{self.uri}/{name}", **_options(self.uri))
+            transfer(f"{self.uri}/{name}", to, most)
         except (ImportError, ValueError) as error:
             raise UserError(f"{self.uri}: cannot be read: {_line(error)}") from None
-        if hasattr(system, "retries"):
-            system.retries = 1  # ours are the only ones
-        try:
-            system.get_file(path, str(to), callback=_Limit(most))
         except OSError as error:
             if error.errno in _HERE:
                 raise UserError(f"{to.parent}: {error.strerror}; it cannot take {name}") from None
@@ -101,19 +92,6 @@ class Remote:
                     "%s/%s: %s; trying again in %.1f s", self.uri, name, _line(error), delay
                 )
                 time.sleep(delay)
-
-
-class _Limit(fsspec.Callback):
-    """Stops a transfer that brings too much, before it fills the disk."""
-
-    def __init__(self, most: int | None) -> None:
-        super().__init__()
-        self.most = most
-
-    def relative_update(self, inc: int = 1) -> None:
-        super().relative_update(inc)
-        if self.most is not None and self.value > self.most:
-            raise OSError(f"more than the {self.most} bytes came that are expected")
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -141,28 +119,6 @@ def file_sha256(path: Path) -> str:
     """The sha256 of a local file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_http(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
-def _options(uri: str) -> dict[str, Any]:
-    """Timeouts, and no retries of the client's own: one rule for all protocols."""
-    if _is_http(uri):
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
-        )
-        return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
-    if uri.startswith(("s3://", "s3a://")):
-        return {
-            "config_kwargs": {
-                "connect_timeout": CONNECT_SECONDS,
-                "read_timeout": SILENT_SECONDS,
-                "retries": {"total_max_attempts": 1},
-            }
-        }
-    return {}
 
 
 def _is_final(error: Exception) -> bool:

@@ -1,5 +1,6 @@
 """Shard sets from a real nginx: behaving, failing, cutting, and serving what is wrong."""
 
+import asyncio
 import hashlib
 import logging
 import shutil
@@ -50,7 +51,7 @@ def test_the_same_bytes_as_from_a_folder_each_shard_fetched_once(server, scenes,
     assert server.requests(".tar") == 5
 
 
-def test_the_same_batches_with_loader_processes(server, scenes, make_config, tmp_path):
+def test_the_same_batches_with_loader_processes(server, scenes, make_config, tmp_path, caplog):
     server.start()
     options = {
         "data.loader_workers": 2,
@@ -59,11 +60,22 @@ def test_the_same_batches_with_loader_processes(server, scenes, make_config, tmp
         "data.cache": str(tmp_path / "cache"),
     }
     config = make_config(**options)
-    for build in (build_train_loader, build_eval_loader):
+    # Again and again: connections that forked processes share with this one would stall.
+    for build in (build_train_loader, build_eval_loader) * 3:
         here, there = build(scenes, config, 0, 1), build(server.uri, config, 0, 1)
         for a, b in zip(here, there, strict=True):
             assert a.image_ids == b.image_ids and bool((a.images == b.images).all())
     assert server.requests(".tar", 200) == 5
+    assert "trying again" not in caplog.text
+
+
+def test_reading_from_within_an_event_loop(server, scenes, cache):
+    server.start()
+
+    async def as_in_a_notebook() -> list:
+        return contents(server.uri, cache)
+
+    assert asyncio.run(as_in_a_notebook()) == contents(scenes)
 
 
 def test_errors_and_hung_up_connections_are_tried_again(server, scenes, cache, caplog):
