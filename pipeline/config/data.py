@@ -10,7 +10,10 @@ from pipeline.config.base import Probability, Section
 class DataConfig(Section):
     """Shard sets, how samples are read and how they are augmented."""
 
-    train: str | None = Field(None, description="folder of the shard set to train on")
+    train: str | None = Field(
+        None,
+        description="shard set to train on: a folder, or an http, https or s3 address",
+    )
     val: str | None = Field(
         None,
         description="shard set that selects the best checkpoint; none: the last one is kept",
@@ -35,6 +38,20 @@ class DataConfig(Section):
         description="loader processes per rank; 0 decodes in the training process",
     )
     prefetch: int = Field(4, ge=1, le=64, description="batches each loader process keeps ready")
+    cache: str = Field(
+        "~/.cache/guidance-train/shards",
+        min_length=1,
+        description="folder on each node for shards that are read from elsewhere",
+    )
+    cache_gib: float = Field(
+        32.0, gt=0.0, description="most GiB in that folder; the least recently used go first"
+    )
+    retries: int = Field(
+        6,
+        ge=0,
+        le=50,
+        description="how often a transfer is tried again, after 0.5 s, 1 s, 2 s, ... up to 30 s",
+    )
     flip: Probability = Field(0.5, description="probability of a horizontal flip")
     flip_vertical: Probability = Field(
         0.0, description="probability of a vertical flip, for images without an up"

@@ -23,6 +23,14 @@ from pipeline.data.bad import BadSamples
 from pipeline.data.decode import ImageError, decode_image
 from pipeline.data.order import Order, epoch_end, share, total_steps
 from pipeline.data.randomness import generator
+from pipeline.data.read_ahead import (
+    Ahead,
+    EvalAhead,
+    TrainAhead,
+    batches_of,
+    check_cache,
+    open_shards,
+)
 from pipeline.data.resize import to_input
 from pipeline.data.sample import Sample
 from pipeline.data.shards import Raw, ShardSet
@@ -75,7 +83,14 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         steps = range(self.start_step, self.total_steps)
-        for batch in _in_order(self._dataset, steps, self._config):
+        ahead = TrainAhead(
+            self._dataset.shards,
+            self._dataset.order,
+            self.batch_size,
+            self._dataset.rank,
+            self._dataset.world_size,
+        )
+        for batch in _in_order(Ahead(self._dataset, ahead), steps, self._config):
             self.bad.count(len(batch.image_ids), batch.problems)
             yield batch
 
@@ -88,7 +103,7 @@ class EvalLoader:
     """Iterates over samples ``rank, rank + world_size, ...``: each once over all ranks."""
 
     def __init__(self, shards: ShardSet, config: Config, rank: int, world_size: int) -> None:
-        self.manifest = shards.manifest
+        self.shards, self.manifest = shards, shards.manifest
         self.bad = BadSamples(config.data.max_bad_fraction)
         size = config.evaluate.batch_size
         mine = range(rank, len(shards), world_size)
@@ -100,7 +115,8 @@ class EvalLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        for batch in _in_order(self._dataset, self._batches, self._config):
+        ahead = EvalAhead(self._dataset.shards)
+        for batch in _in_order(Ahead(self._dataset, ahead), self._batches, self._config):
             self.bad.count(len(batch.image_ids) + len(batch.problems), batch.problems)
             if batch.image_ids:
                 yield batch
@@ -110,7 +126,7 @@ def build_train_loader(
     uri: str, config: Config, rank: int, world_size: int, start_step: int = 0
 ) -> TrainLoader:
     """The training batches of one rank, from ``start_step`` on. Raises UserError."""
-    shards, batch = ShardSet(uri), config.train.batch_size
+    shards, batch = open_shards(uri, config), config.train.batch_size
     if world_size > batch:
         raise UserError(
             f"train.batch_size {batch} is smaller than the {world_size} workers; "
@@ -118,12 +134,14 @@ def build_train_loader(
         )
     if len(shards) < batch and rank == 0:
         log.warning("%s has %d samples, fewer than train.batch_size %d", uri, len(shards), batch)
-    return TrainLoader(shards, config, rank, world_size, start_step)
+    loader = TrainLoader(shards, config, rank, world_size, start_step)
+    check_cache(shards, loader._dataset.order, world_size)
+    return loader
 
 
 def build_eval_loader(uri: str, config: Config, rank: int, world_size: int) -> EvalLoader:
     """The evaluation batches of one rank. Raises UserError."""
-    return EvalLoader(ShardSet(uri), config, rank, world_size)
+    return EvalLoader(open_shards(uri, config), config, rank, world_size)
 
 
 class _TrainSteps(Dataset[Batch]):
@@ -197,6 +215,8 @@ class Unreadable(NamedTuple):
 
 def parse_sample(raw: Raw, classes: int) -> Sample:
     """The sample's JSON. Raises ImageError if it is damaged or does not fit the class list."""
+    if raw.fault:
+        raise ImageError(raw.fault)
     try:
         sample = Sample.model_validate_json(raw.json)
     except ValidationError as error:
@@ -255,12 +275,12 @@ def _decode(raw: Raw, sample: Sample, plan: Plan | None = None, size: int = 0) -
     return image
 
 
-def _in_order(dataset: Dataset[Any], items: Sequence[Any], config: Config) -> DataLoader[Any]:
+def _in_order(dataset: Ahead, items: Sequence[Any], config: Config) -> Iterator[Any]:
     """Items of the dataset in the order given, made by loader processes."""
     workers = min(config.data.loader_workers, len(items))
     # Forked processes start at once; they touch neither CUDA nor the parent's threads.
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-    return DataLoader(
+    made = DataLoader(
         dataset,
         sampler=items,
         generator=torch.Generator(),  # or starting would move the global one
@@ -272,6 +292,7 @@ def _in_order(dataset: Dataset[Any], items: Sequence[Any], config: Config) -> Da
         multiprocessing_context="fork" if fork else None,
         pin_memory=torch.cuda.is_available(),
     )
+    return batches_of(made)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlparse
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.data.remote import Remote, is_remote
 from pipeline.errors import UserError
 
 FORMAT_VERSION = 1
@@ -99,24 +100,27 @@ class Manifest(BaseModel):
 def local_folder(uri: str | Path) -> Path:
     """The folder that a shard set's path or ``file://`` URI means."""
     parsed = urlparse(str(uri))
-    if parsed.scheme == "file":
-        return Path(unquote(parsed.path))
-    if "://" in str(uri):
-        raise UserError(
-            f"{uri}: shard sets are read from folders; copy it to a folder and name that"
-        )
-    return Path(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(uri)
 
 
 def load_manifest(uri: str | Path) -> Manifest:
-    """Read the manifest of a shard set. Raises UserError if there is none that can be used."""
-    path = local_folder(uri) / MANIFEST
+    """Read the manifest of a shard set, in a folder or somewhere else.
+
+    Raises UserError if there is none that can be used.
+    """
+    path = f"{str(uri).rstrip('/')}/{MANIFEST}"
     try:
-        tree = json.loads(path.read_bytes())
+        if is_remote(uri):
+            data = Remote(str(uri), retries=3).read(MANIFEST)
+        else:
+            data = (local_folder(uri) / MANIFEST).read_bytes()
+        tree = json.loads(data)
     except FileNotFoundError:
         raise UserError(
             f"{uri}: no {MANIFEST}, so no shard set; make one with python -m jobs.prepare"
         ) from None
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     version = tree.get("format_version") if isinstance(tree, dict) else None

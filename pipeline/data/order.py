@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,14 @@ from pipeline.data.randomness import permute
 
 WHOLE = 65536
 CACHED_WINDOWS = 4096
+
+
+class Window(NamedTuple):
+    """Samples that are shuffled together: window ``number`` of a part, in an epoch."""
+
+    epoch: int
+    part: int
+    number: int
 
 
 class Order:
@@ -34,6 +43,36 @@ class Order:
         """(sample, epoch) at a position of the stream."""
         epoch, i = divmod(position, self.n)
         return self._epoch(epoch).sample(i), epoch
+
+    def window_at(self, position: int) -> Window:
+        """The window that holds a position: what is shuffled together."""
+        epoch, i = divmod(position, self.n)
+        return Window(epoch, *self._epoch(epoch).window_at(i))
+
+    def next_window(self, window: Window) -> Window:
+        """What the readers of a window need after it: the next of its part, in the next epoch too.
+
+        In a set that is permuted whole it is the set itself.
+        """
+        epoch, part, number = window
+        if number + 1 < self._epoch(epoch).windows(part):
+            return Window(epoch, part, number + 1)
+        return Window(epoch + 1, part, 0)
+
+    def shards_of(self, window: Window, position: int = 0) -> list[int]:
+        """The shards of a window: as they lie, or, permuted whole, as they are needed.
+
+        ``position``, in a set permuted whole, is the first that will be read.
+        """
+        return self._epoch(window.epoch).shards_of(window.part, window.number, position % self.n)
+
+    def working_set(self, world_size: int, ranks: int) -> int:
+        """At most this many shards are read at a time by ``ranks`` of the ``world_size`` ranks."""
+        if self.n <= WHOLE:
+            return len(self.counts)
+        # Position t is of part t mod P and of rank t mod W, so a rank meets P / gcd(P, W) parts.
+        parts = self.parts // math.gcd(self.parts, world_size)
+        return min(len(self.counts), min(self.parts, parts * ranks) * self.window)
 
     def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:
@@ -57,11 +96,26 @@ class _Epoch:
 
     def sample(self, i: int) -> int:
         """Sample at place ``i`` of the epoch: parts take turns."""
+        part, number = self.window_at(i)
+        bounds = self._part_bounds(part)
+        position = int(bounds[0]) + i // self.order.parts
+        return int(self._window(part, number)[position - int(bounds[number])])
+
+    def window_at(self, i: int) -> tuple[int, int]:
+        """(part, window) of place ``i`` of the epoch."""
         place, part = divmod(i, self.order.parts)
         bounds = self._part_bounds(part)
-        position = int(bounds[0]) + place
-        number = int(np.searchsorted(bounds, position, side="right")) - 1
-        return int(self._window(part, number)[position - int(bounds[number])])
+        return part, int(np.searchsorted(bounds, int(bounds[0]) + place, side="right")) - 1
+
+    def windows(self, part: int) -> int:
+        """Number of windows of a part."""
+        return len(self._part_bounds(part)) - 1
+
+    def shards_of(self, part: int, number: int, _: int) -> list[int]:
+        """The shards of a window, as they lie."""
+        begin, end = self._part_bounds(part)[number : number + 2].tolist()
+        first, last = np.searchsorted(self.ends, [begin, end - 1], side="right").tolist()
+        return list(self.shards[first : last + 1].tolist()) if end > begin else []
 
     def _part_bounds(self, part: int) -> np.ndarray:
         """Where the windows of a part begin, and the part ends, in the epoch's row of shards."""
@@ -98,11 +152,26 @@ class _WholeEpoch(_Epoch):
     """A small set: one permutation. Part p is ``o[p::P]``, so taking turns gives o itself."""
 
     def __init__(self, order: Order, epoch: int) -> None:
+        self.order = order
         self.samples = permute(order.n, "order", order.seed, epoch)
 
     def sample(self, i: int) -> int:
         """Sample at place ``i`` of the epoch."""
         return int(self.samples[i])
+
+    def window_at(self, i: int) -> tuple[int, int]:
+        """The whole set is one window."""
+        return 0, 0
+
+    def windows(self, part: int) -> int:
+        """The whole set is one window."""
+        return 1
+
+    def shards_of(self, part: int, number: int, i: int) -> list[int]:
+        """All shards, those first that are needed first from place ``i`` on."""
+        ends = self.order.starts + self.order.counts
+        shards = np.searchsorted(ends, np.roll(self.samples, -i), side="right")
+        return list(dict.fromkeys(shards.tolist()))
 
 
 def total_steps(epochs: float, n: int, batch: int) -> int:

@@ -12,17 +12,23 @@ import itertools
 import logging
 import os
 import tarfile
+import time
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.data.cache import ShardCache
 from pipeline.data.manifest import Manifest, Shard, load_manifest, local_folder
+from pipeline.data.prefetch import CachedShards
+from pipeline.data.remote import RETRIES, Remote, is_remote
+from pipeline.data.tar import BLOCK, TarError, parse_header
 from pipeline.errors import UserError
 
-BLOCK = 512
 OPEN_SHARDS = 128
+TOUCH_SECONDS = 1.0
 INDEX_TYPE = np.dtype("<i8")
 INDEX_ROW = 4 * INDEX_TYPE.itemsize
 
@@ -100,30 +106,41 @@ class ShardWriter:
 
 
 class Raw(NamedTuple):
-    """One sample as stored; ``where`` names its place for messages."""
+    """One sample as stored; ``where`` names its place for messages.
+
+    ``fault`` says why it cannot be trusted, if so: a cut, a damaged header, a wrong index.
+    """
 
     image: bytes
     json: bytes
     where: str
+    fault: str = ""
 
 
 class ShardSet:
-    """Random access to the stored samples of a shard set in a folder.
+    """Random access to the stored samples of a shard set, in a folder or somewhere else.
 
-    Every read is one positioned read; nothing is read at construction but the manifest and the
-    sizes of the files. Safe to hand to forked or spawned loader processes.
+    Every read is one positioned read. Nothing is read at construction but the manifest and, of a
+    folder, the sizes of the files; remote shards are fetched whole into ``cache`` when they are
+    first needed. Safe to hand to forked or spawned loader processes.
     """
 
-    def __init__(self, uri: str | Path) -> None:
+    def __init__(
+        self, uri: str | Path, cache: ShardCache | None = None, retries: int = RETRIES
+    ) -> None:
         self.uri = str(uri)
-        self.folder = local_folder(uri).absolute()
         self.manifest: Manifest = load_manifest(uri)
         if not self.manifest.samples:
             raise UserError(f"{uri}: the shard set has no samples; convert the data again")
+        self.remote = is_remote(uri)
+        self._files = (
+            CachedShards(Remote(self.uri, retries), cache or ShardCache())
+            if self.remote
+            else _Folder(uri, self.manifest)
+        )
         counts = (shard.samples for shard in self.manifest.shards)
         self._ends = list(itertools.accumulate(counts))
-        self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
-        self._check_files()
+        self._open: OrderedDict[int, _Open] = OrderedDict()
 
     def __len__(self) -> int:
         return self.manifest.samples
@@ -132,38 +149,120 @@ class ShardSet:
         return {**self.__dict__, "_open": OrderedDict()}
 
     def __del__(self) -> None:
-        for descriptor, _ in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+        for opened in getattr(self, "_open", {}).values():
+            os.close(opened.descriptor)
 
     def read(self, index: int) -> Raw:
-        """The bytes of sample ``index``: fewer where the shard is cut, none for a wrong index."""
-        shard = bisect.bisect_right(self._ends, index)
+        """The bytes of sample ``index``; with a ``fault`` where they cannot be trusted.
+
+        Raises UserError if its shard cannot be had at all.
+        """
+        shard = self.shard_of(index)
         row = index - (self._ends[shard] - self.manifest.shards[shard].samples)
-        descriptor, offsets = self._shard(shard)
+        opened = self._shard(shard)
         entry = self.manifest.shards[shard]
         where = f"{entry.name} sample {row}"
-        image_at, image_size, json_at, json_size = offsets[row].tolist()
-        end = json_at + json_size
-        if not 0 <= image_at <= image_at + image_size <= json_at <= end <= entry.bytes:
-            return Raw(b"", b"", where)
-        # Image and JSON are neighbours: one read brings both.
-        block = os.pread(descriptor, end - image_at, image_at)
-        return Raw(block[:image_size], block[json_at - image_at :], where)
+        image_at, image_size, json_at, json_size = opened.offsets[row].tolist()
+        begin, between, end = image_at - BLOCK, json_at - BLOCK, json_at + json_size
+        if not (begin >= 0 <= image_size and image_at + image_size <= between) or not (
+            between < json_at <= end <= entry.bytes
+        ):
+            return Raw(b"", b"", where, f"its index does not fit {entry.name}")
+        # Image and JSON are neighbours: one read brings both, with their headers.
+        block = os.pread(opened.descriptor, end - begin, begin)
+        image, json = block[BLOCK : BLOCK + image_size], block[json_at - begin :]
+        if len(block) < end - begin:
+            return Raw(image, json, where, f"{entry.name} is cut at byte {begin + len(block)}")
+        try:
+            first = parse_header(block[:BLOCK], begin)
+            second = parse_header(block[between - begin : json_at - begin], between)
+        except TarError as error:
+            return Raw(image, json, where, f"{error}, or a wrong index")
+        if (first.size, second.size) != (image_size, json_size):
+            return Raw(image, json, where, f"its index does not fit {entry.name}")
+        if second.name != f"{first.key}.json":
+            fault = f"member {first.name!r} has {second.name!r} for its JSON"
+            return Raw(image, json, where, fault)
+        return Raw(image, json, where)
 
-    def _shard(self, shard: int) -> tuple[int, np.ndarray]:
+    def read_json(self, index: int) -> Raw:
+        """The same with its JSON alone, for those who look at many samples and few pictures."""
+        shard = self.shard_of(index)
+        row = index - (self._ends[shard] - self.manifest.shards[shard].samples)
+        opened = self._shard(shard)
+        entry = self.manifest.shards[shard]
+        where = f"{entry.name} sample {row}"
+        at, size = opened.offsets[row, 2:].tolist()
+        if not 0 <= at <= at + size <= entry.bytes:
+            return Raw(b"", b"", where, f"its index does not fit {entry.name}")
+        return Raw(b"", os.pread(opened.descriptor, size, at), where)
+
+    def shard_of(self, index: int) -> int:
+        """The number of the shard that holds sample ``index``."""
+        return bisect.bisect_right(self._ends, index)
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Begin to fetch these shards, in this order, if they are elsewhere; returns at once."""
+        self._files.prefetch([self.manifest.shards[shard] for shard in shards])
+
+    @property
+    def cache_limit(self) -> int | None:
+        """Bytes that the cache may hold; None for a folder, which needs none."""
+        return self._files.cache.limit if isinstance(self._files, CachedShards) else None
+
+    def _shard(self, shard: int) -> _Open:
         if shard in self._open:
+            opened = self._open[shard]
             self._open.move_to_end(shard)
-            return self._open[shard]
-        path = self.folder / self.manifest.shards[shard].name
-        offsets = np.fromfile(index_path(path), dtype=INDEX_TYPE).reshape(-1, 4)
-        opened = os.open(path, os.O_RDONLY), offsets
+            if self.remote:
+                opened.touch()
+            return opened
+        self._close_evicted()
+        opened = _Open(*self._files.open(self.manifest.shards[shard]))
         self._open[shard] = opened
         if len(self._open) > OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1][0])
+            os.close(self._open.popitem(last=False)[1].descriptor)
         return opened
 
-    def _check_files(self) -> None:
-        for shard in self.manifest.shards:
+    def _close_evicted(self) -> None:
+        """Close files that the cache has deleted, or their space would not be free."""
+        gone = [n for n, o in self._open.items() if not os.fstat(o.descriptor).st_nlink]
+        for number in gone:
+            os.close(self._open.pop(number).descriptor)
+
+
+class _Open:
+    """An open shard with its index (samples, 4)."""
+
+    def __init__(self, descriptor: int, offsets: np.ndarray) -> None:
+        self.descriptor, self.offsets = descriptor, offsets
+        self._touched = time.monotonic()
+
+    def touch(self) -> None:
+        """Tell the cache, now and then, that this shard is in use."""
+        if (now := time.monotonic()) > self._touched + TOUCH_SECONDS:
+            os.utime(self.descriptor)
+            self._touched = now
+
+
+class _Folder:
+    """Shards that lie in a local folder, each with its index."""
+
+    def __init__(self, uri: str | Path, manifest: Manifest) -> None:
+        self.folder = local_folder(uri).absolute()
+        self._check(manifest)
+
+    def open(self, shard: Shard) -> tuple[int, np.ndarray]:
+        """A descriptor of the shard and its index."""
+        path = self.folder / shard.name
+        offsets = np.fromfile(index_path(path), dtype=INDEX_TYPE).reshape(-1, 4)
+        return os.open(path, os.O_RDONLY), offsets
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Nothing: they are here."""
+
+    def _check(self, manifest: Manifest) -> None:
+        for shard in manifest.shards:
             path = self.folder / shard.name
             index = index_path(path)
             for needed in (path, index):

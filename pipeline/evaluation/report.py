@@ -23,7 +23,7 @@ def report_evaluation(
     tracker: Tracker,
     split: str,
     evaluation: Evaluation,
-    uri: str,
+    shards: ShardSet,
     classes: Sequence[str],
     pictures: int,
 ) -> None:
@@ -39,18 +39,17 @@ def report_evaluation(
         }
         recall = np.linspace(0.0, 1.0, len(result.precision))
         tracker.figure(pr_curves(recall, curves), f"curves/{split}.png")
-    pairs = dict(_pairs(evaluation, uri, len(classes), pictures))
+    pairs = dict(_pairs(evaluation, shards, len(classes), pictures))
     if pairs:
         sheet = contact_sheet(list(pairs.values()), classes, names=list(pairs))
         tracker.picture(sheet, f"pictures/{split}.jpg")
 
 
 def _pairs(
-    evaluation: Evaluation, uri: str, classes: int, count: int
+    evaluation: Evaluation, shards: ShardSet, classes: int, count: int
 ) -> Iterator[tuple[str, Pair]]:
     """The first images of the set, with their objects and the detections worth drawing."""
     detections = {sample.image_id: found for sample, found in evaluation.scored}
-    shards = ShardSet(uri)
     for index in range(min(count, len(shards))):
         raw = shards.read(index)
         try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from pipeline.data.shards import ShardSet
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
@@ -78,7 +79,7 @@ class RunLog:
         split: str,
         step: int,
         evaluation: Evaluation,
-        uri: str,
+        shards: ShardSet,
         classes: Sequence[str],
         pictures: int,
     ) -> None:
@@ -91,7 +92,7 @@ class RunLog:
         if self.tracker is not None:
             self.tracker.log({f"{split}/{name}": value for name, value in metrics.items()}, step)
             try:
-                report_evaluation(self.tracker, split, evaluation, uri, classes, pictures)
+                report_evaluation(self.tracker, split, evaluation, shards, classes, pictures)
             except Exception as error:  # a picture less, while other ranks wait
                 _LOG.warning("no pictures of %s at step %d: %s", split, step, error)
         self._last_time = time.monotonic()  # an evaluation is no slow step

@@ -113,7 +113,8 @@ def validate(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, f
     classes = load_manifest(uri).classes
     result = evaluate(trainer.averaged(), loader, classes, config.evaluate, world)
     if result is not None:
-        log.evaluated(split, trainer.step_count, result, uri, classes, config.evaluate.pictures)
+        pictures = config.evaluate.pictures
+        log.evaluated(split, trainer.step_count, result, loader.shards, classes, pictures)
     metrics = result.result.metrics if result is not None else {}
     return world.share({f"{split}/{name}": value for name, value in metrics.items()})
 

@@ -58,9 +58,19 @@ def test_broken_json_is_refused(tmp_path):
         load_manifest(tmp_path)
 
 
-def test_a_remote_set_is_refused_in_words():
-    with pytest.raises(UserError, match="s3://bucket/set: shard sets are read from folders"):
-        load_manifest("s3://bucket/set")
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("https://me:secret@host/set", "https://...@host/set: credentials do not belong"),
+        ("https://host/set?token=secret", "https://host/set: .* plain prefix"),
+        ("simplecache::s3://bucket/set", "plain prefix"),
+        ("nothing://host/set", "nothing://host/set: cannot be read: .*not known"),
+    ],
+)
+def test_addresses_that_are_no_plain_prefix_are_refused_without_their_secrets(uri, reason):
+    with pytest.raises(UserError, match=reason) as caught:
+        load_manifest(uri)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_crash_while_writing_leaves_no_manifest(scenes, tmp_path, monkeypatch):

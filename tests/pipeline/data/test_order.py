@@ -101,6 +101,21 @@ def test_ranks_share_each_batch_evenly(world_size):
         assert max(sizes) - min(sizes) <= 1
 
 
+@given(st.integers(1, 60), st.integers(1, 32), st.integers(1, 32), st.floats(0.1, 3))
+@settings(deadline=None)
+def test_all_ranks_make_equally_many_steps_of_at_least_one_sample(n, batch, world_size, epochs):
+    world_size = min(world_size, batch)
+    order, steps = Order([n], seed=0), total_steps(epochs, n, batch)
+    read = []
+    for step in range(steps):
+        shares = [share(step, batch, rank, world_size) for rank in range(world_size)]
+        assert all(shares)
+        read += sorted(t for positions in shares for t in positions)
+    assert read == list(range(steps * batch))  # nothing dropped, repeated or padded
+    counts = Counter(order.sample(t) for t in range(min(len(read), 200)))
+    assert set(counts.values()) <= {1}
+
+
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 5))
 def test_epochs_end_at_the_first_step_that_completes_them(n, batch, epochs):
     ends = [epoch_end(e, n, batch) for e in range(epochs)]
@@ -117,3 +132,55 @@ def test_a_large_set_is_planned_quickly_and_any_place_reached_at_once():
     order = Order([1000] * 2000, seed=0, parts=64, window=4)
     got = [order.sample(t)[0] for t in range(1_500_000, 1_500_256)]
     assert len(set(got)) == 256 and len(order._epochs[0]._windows) == 64
+
+
+@given(
+    counts_lists,
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 8),
+    st.integers(1, 8),
+)
+@settings(max_examples=40, deadline=None)
+def test_windows_tell_which_shards_are_read_and_how_many_at_a_time(
+    counts, parts, window, world_size, ranks
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "WHOLE", 0)
+        order = Order(counts, 5, parts, window)
+        ends = np.cumsum(counts)
+        ranks = min(ranks, world_size)
+        for epoch in range(2):
+            present: dict[int, set[int]] = {}
+            for t in range(epoch * order.n, (epoch + 1) * order.n):
+                at = order.window_at(t)
+                shard = int(np.searchsorted(ends, order.sample(t)[0], side="right"))
+                assert shard in order.shards_of(at)
+                if t % world_size < ranks:
+                    present[at.part] = set(order.shards_of(at))
+                    read = set().union(*present.values())
+                    assert len(read) <= order.working_set(world_size, ranks)
+
+
+def test_the_next_window_is_the_one_that_its_part_meets_next(regime):
+    order = Order([7, 5, 9, 6, 8, 4, 10, 3], 1, parts=3, window=2)
+    last: dict[int, object] = {}
+    for t in range(3 * order.n):
+        at = order.window_at(t)
+        if at.part in last and last[at.part] != at:
+            assert order.next_window(last[at.part]) == at
+        last[at.part] = at
+
+
+def test_a_set_permuted_whole_needs_its_shards_in_the_order_of_their_first_samples():
+    counts = [6, 3, 8, 5]
+    order, ends = Order(counts, seed=4), np.cumsum(counts)
+    for start in (0, 9, 22, 30):
+        window = order.window_at(start)
+        rest = range(start, (window.epoch + 1) * order.n)
+        needed = dict.fromkeys(
+            int(np.searchsorted(ends, order.sample(t)[0], "right")) for t in rest
+        )
+        found = order.shards_of(window, start)
+        assert found[: len(needed)] == list(needed) and sorted(found) == [0, 1, 2, 3]
+        assert order.working_set(8, 1) == 4

@@ -1,0 +1,103 @@
+"""Look into a shard set, in a folder or at an http, https or s3 address.
+
+python -m jobs.shards verify URI                  check every hash, sample and count
+python -m jobs.shards describe URI [--html FILE]  classes, counts, box sizes, problems, pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs._cli import make_parser, run_job
+from pipeline.data.verify import verify
+from pipeline.errors import UserError
+from pipeline.reports.shard_set import as_page, as_text, describe
+
+LISTED = 100
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run one of the commands; its figures."""
+    parser = make_parser("shards", str(__doc__))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_verify, _add_describe):
+        add(commands)
+    options = parser.parse_args(argv)
+    result: dict[str, Any] = options.run(options)
+    return result
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    """A command with the argument and the option that all of them have."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("uri", metavar="URI", help="folder or address of the shard set")
+    # Its default is left to the main parser, or it would undo a --json before the command.
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print one final JSON line"
+    )
+    return parser
+
+
+def _add_verify(commands: Any) -> None:
+    _command(commands, "verify", _verify, "check every hash, every sample and all counts")
+
+
+def _verify(options: argparse.Namespace) -> dict[str, Any]:
+    began = time.monotonic()
+    found = verify(options.uri)
+    shards = len(found.manifest.shards)
+    if found.faults:
+        lines = [f"{options.uri}: {len(found.faults)} faults", *found.faults[:LISTED]]
+        more = len(found.faults) - LISTED
+        raise UserError("\n".join([*lines, *([f"... and {more} more"] if more > 0 else [])]))
+    seconds = round(time.monotonic() - began, 2)
+    print(f"{options.uri}: sound: {found.samples} samples in {shards} shards, {seconds} s")
+    return {
+        "uri": options.uri,
+        "samples": found.samples,
+        "shards": shards,
+        "content_hash": found.manifest.content_hash,
+        "seconds": seconds,
+    }
+
+
+def _add_describe(commands: Any) -> None:
+    parser = _command(
+        commands, "describe", _describe, "classes, counts, box sizes, empty images and problems"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write one page with pictures"
+    )
+
+
+def _describe(options: argparse.Namespace) -> dict[str, Any]:
+    shards, found = describe(options.uri)
+    print(as_text(found))
+    if options.html:
+        try:
+            options.html.write_text(as_page(shards, found), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--html {options.html}: {error.strerror}") from None
+        print(f"\npage: {options.html}")
+    return {
+        "uri": options.uri,
+        **found.facts(),
+        "samples": found.manifest.samples,
+        "samples_without_objects": found.empty,
+        "boxes_per_class": {name: found.boxes[name] for name in found.manifest.classes},
+        "images_per_class": {name: found.images[name] for name in found.manifest.classes},
+        "box_sides": dict(found.histogram()),
+        "problems": found.problems(),
+        "html": str(options.html.absolute()) if options.html else None,
+    }
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,78 @@
+"""The job that looks into shard sets."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs import prepare, shards
+from pipeline.errors import UserError
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    arguments = ["--source", "shapes", "--count", "7", "--size", "64", "--shard-samples", "3"]
+    prepare.main([*arguments, "--out", str(tmp_path / "scenes")])
+    return tmp_path / "scenes"
+
+
+def test_a_sound_set_is_said_to_be_so(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = shards.main(["verify", str(scenes)])
+    assert (result["samples"], result["shards"]) == (7, 3)
+    assert "sound: 7 samples in 3 shards" in capsys.readouterr().out
+
+
+def test_every_fault_is_a_line(scenes: Path) -> None:
+    with (scenes / "shard-000001.tar").open("r+b") as file:
+        file.truncate(700)
+    (scenes / "shard-000002.tar").unlink()
+    with pytest.raises(UserError) as caught:
+        shards.main(["verify", str(scenes)])
+    text = str(caught.value)
+    assert "shard-000001.tar: cut at byte 700, inside member '000000003.jpg'" in text
+    assert "shard-000002.tar: absent" in text and "samples 7, the shards have 3" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["verify"], ["mend", "x"]])
+def test_a_wrong_command_is_one_line(arguments: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        shards.main(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_set_is_described(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = shards.main(["describe", str(scenes)])
+    text = capsys.readouterr().out
+    tree = json.loads((scenes / "manifest.json").read_text())
+    assert result["boxes_per_class"] == tree["boxes_per_class"]
+    assert sum(result["box_sides"].values()) == tree["boxes"]
+    assert "3 shards" in text and "problems: none" in text and "width 64 to 64" in text
+    for name, count in tree["boxes_per_class"].items():
+        assert re.search(rf"^{name} +{count} ", text, flags=re.M)
+
+
+def test_the_page_stands_alone_and_trusts_no_name(scenes: Path, tmp_path: Path) -> None:
+    tree = json.loads((scenes / "manifest.json").read_text())
+    evil = "<script>alert(1)</script>"
+    tree["classes"][0] = evil
+    tree["problems"] = [{"file": evil, "kind": "mended", "reason": "r"}]
+    (scenes / "manifest.json").write_text(json.dumps(tree))
+    page = tmp_path / "page.html"
+    shards.main(["describe", str(scenes), "--html", str(page)])
+    text = page.read_text()
+    assert text.count('<img src="data:image/jpeg;base64,/9j/') == 7 and evil not in text
+    assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "<script" not in text
+
+
+def test_unreadable_samples_are_described_too(scenes: Path) -> None:
+    with (scenes / "shard-000001.tar").open("r+b") as file:
+        file.truncate(700)
+    problems = shards.main(["describe", str(scenes)])["problems"]
+    assert len(problems) == 3
+    assert all(line.startswith("unreadable: shard-000001.tar sample") for line in problems)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--html .*none/page.html: No such file"):
+        shards.main(["describe", str(scenes), "--html", str(tmp_path / "none/page.html")])
