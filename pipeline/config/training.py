@@ -70,7 +70,7 @@ class RayConfig(Section):
 
     enabled: bool = Field(
         True,
-        description="train in Ray workers; false: alone, in this process",
+        description="train in Ray workers; false: in this process, or in those of torchrun",
     )
     address: str | None = Field(
         None,

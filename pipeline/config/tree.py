@@ -48,9 +48,9 @@ class Config(Section):
             raise UserError(explain(error)) from None
 
     def recorded(self) -> dict[str, Any]:
-        """The tree for files beside checkpoints, without the tracking URI, which may hold a
-        password and is no property of the training."""
-        return self.model_dump(mode="json", exclude={"tracking": {"uri"}})
+        """The tree for files beside checkpoints, without the URIs of tracking and storage: they may
+        hold passwords, and are no property of the training."""
+        return self.model_dump(mode="json", exclude={"tracking": {"uri"}, "ray": {"storage"}})
 
     def replace(self, overrides: Mapping[str, Any]) -> Config:
         """A validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""

@@ -18,7 +18,8 @@ Status = Literal["running", "finished", "failed", "stopped"]
 # What a resumed training may change: how fast and where it runs, and what is looked at, but not
 # what is learned. Everything else must stay, or the run would be neither the old one nor a new one.
 MAY_CHANGE = (
-    *("data.test", "data.loader_workers", "data.prefetch", "data.max_bad_fraction"),
+    *("data.test", "data.loader_workers", "data.prefetch", "data.cache", "data.cache_gib"),
+    *("data.retries", "data.max_bad_fraction"),
     *("train.micro_batch", "train.checkpoint_every", "train.checkpoint_steps"),
     *("train.checkpoint_minutes", "train.keep_checkpoints", "train.log_every"),
     *("evaluate", "sweep", "tracking", "registry", "ray"),

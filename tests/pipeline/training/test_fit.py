@@ -65,6 +65,7 @@ def test_no_password_lies_beside_the_checkpoints(small: Config) -> None:
     result = fit(config, run="one")
     for path in Path(result.checkpoint).parent.rglob("*.json"):
         assert "mlflow.db" not in path.read_text()
+        assert str(config.ray.storage) not in path.read_text()
 
 
 def test_a_finished_run_is_never_resumed_silently(small: Config) -> None:
@@ -90,8 +91,12 @@ def test_a_failed_run_says_so_and_is_resumed(
     first = json.loads((Path(str(config.ray.storage)) / "one" / "run.json").read_text())
     with pytest.raises(UserError, match="--resume never: run 'one' exists"):
         fit(config, run="one", resume="never")
-    with pytest.raises(UserError, match=r"assign\.sigma = 2\.0, now 3\.0"):
-        fit(config.replace({"assign.sigma": 3.0}), run="one")
+    other = {"assign.sigma": 3.0, "train.batch_size": 2, "data.flip": 0.1}
+    with pytest.raises(UserError, match=r"assign\.sigma = 2\.0, now 3\.0") as caught:
+        fit(config.replace(other), run="one")
+    for part in ("train.batch_size = 4, now 2", "data.flip = 0.5", "may change: data.test, "):
+        assert part in str(caught.value)
+    config = config.replace({"data.prefetch": 2, "train.keep_checkpoints": 3, "ray.workers": 2})
     result = fit(config, run="one", resume="must")
     assert result.run_id == first["run_id"]
     assert status(config, "one") == ("finished", "FINISHED")

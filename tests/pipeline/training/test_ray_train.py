@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.tracking import connect
-from pipeline.training.checkpoint import load_averaged_weights
+from pipeline.training.checkpoint import verify_checkpoint
 from pipeline.training.cluster import ray_cluster
 from pipeline.training.fit import fit
 
@@ -83,12 +82,12 @@ def test_two_workers_train_evaluate_and_register(ray_config: Config) -> None:
 
 
 def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
-    """SIGKILL one training worker as soon as a checkpoint is committed."""
+    """SIGKILL one training worker as soon as two checkpoints are committed."""
 
     def work() -> None:
         from ray.util.state import list_actors
 
-        while not list(checkpoint.glob("step-*/meta.json")):
+        while len(list(checkpoint.glob("step-*/meta.json"))) < 2:
             time.sleep(0.2)
         alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
         os.kill(list_actors(filters=alive)[0].pid, signal.SIGKILL)
@@ -100,11 +99,11 @@ def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
 
 @pytest.mark.timeout(600)
 def test_a_killed_training_resumes_by_name_and_ends_with_the_same_weights(
-    ray_config: Config, tmp_path: Path
+    ray_config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = ray_config.replace(
-        {"data.val": None, "train.checkpoint_every": 0.4, "ray.max_failures": 0}
-    )
+    """Though the newest checkpoint was damaged meanwhile."""
+    steps = {"train.epochs": 6, "train.checkpoint_steps": 2, "train.keep_checkpoints": 3}
+    config = ray_config.replace({"data.val": None, "ray.max_failures": 0, **steps})
     whole = fit(config, run="whole")
 
     killer = kill_a_worker_after(tmp_path / "runs" / "killed")
@@ -114,11 +113,19 @@ def test_a_killed_training_resumes_by_name_and_ends_with_the_same_weights(
     record = json.loads((tmp_path / "runs" / "killed" / "run.json").read_text())
     assert record["status"] == "failed"
 
+    newest = sorted((tmp_path / "runs" / "killed").glob("step-*/meta.json"))[-1].parent
+    with (newest / "state.pt").open("r+b") as state:
+        state.truncate(1000)
+    capfd.readouterr()
+
     resumed = fit(config, run="killed", resume="must")
+    assert f"{newest.name} is damaged: state.pt has 1000 bytes" in capfd.readouterr().err
     assert resumed.run_id == record["run_id"]
     assert connect(resumed.tracking_uri).get_run(resumed.run_id).info.status == "FINISHED"
-    one, other = (load_averaged_weights(Path(r.checkpoint)) for r in (whole, resumed))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert whole.weights_sha256 == resumed.weights_sha256
+    assert whole.ema_sha256 == resumed.ema_sha256
+    one, other = (verify_checkpoint(r.checkpoint)["files"] for r in (whole, resumed))
+    assert one == other  # optimizer, schedule and generators too
     assert whole.metrics == resumed.metrics
 
 
