@@ -105,14 +105,14 @@ def check_resources(config: RayConfig) -> None:
     import ray
 
     have = ray.cluster_resources()
-    need = {"CPU": config.workers * config.cpus_per_worker}
+    need = {"CPU": config.fewest_workers * config.cpus_per_worker}
     if config.gpu:
-        need["GPU"] = float(config.workers)
+        need["GPU"] = float(config.fewest_workers)
     for kind, amount in need.items():
         if amount <= have.get(kind, 0.0):
             continue
         text = (
-            f"ray.workers {config.workers} need {amount:g} {kind}s, the cluster has "
+            f"ray.workers {config.fewest_workers} need {amount:g} {kind}s, the cluster has "
             f"{have.get(kind, 0.0):g}"
         )
         if ray.get_runtime_context().gcs_address.startswith("127.0.0.1"):

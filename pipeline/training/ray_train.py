@@ -103,7 +103,7 @@ def _trainer(
     config: Config, record: RunRecord, uri: str, run_id: str, callbacks: Sequence[Any]
 ) -> Any:
     import ray.train as rt
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     # The annotations of ray.train still describe its first version.
     train: Any = rt
@@ -117,8 +117,12 @@ def _trainer(
             "uri": uri,
             "run_id": run_id,
         },
+        torch_config=TorchConfig(
+            backend="nccl" if config.ray.gpu else "gloo", timeout_s=config.ray.collective_timeout
+        ),
         scaling_config=train.ScalingConfig(
             num_workers=config.ray.workers,
+            elastic_resize_monitor_interval_s=config.ray.resize_seconds,
             use_gpu=config.ray.gpu,
             resources_per_worker={
                 "CPU": config.ray.cpus_per_worker,

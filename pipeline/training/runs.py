@@ -20,6 +20,7 @@ Status = Literal["running", "finished", "failed", "stopped"]
 FIXED_SECTIONS = ("model", "assign", "loss")
 FIXED_FIELDS = (
     *("data.train", "data.parts", "data.window", "train.batch_size", "train.seed"),
+    *("train.lr_scaling", "train.lr_batch"),
     *("train.epochs", "train.lr", "train.warmup_steps", "train.final_lr", "train.ema_decay"),
 )
 

@@ -57,7 +57,9 @@ class LocalSession:
     """This process, or the processes that torchrun started; checkpoints in a local folder."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        self.world, self._owns_group = world_from_environment(config.ray.gpu)
+        self.world, self._owns_group = world_from_environment(
+            config.ray.gpu, config.ray.collective_timeout
+        )
         self.folder = folder
         self._keep = config.train.keep_checkpoints
         self._score = score_name(config)

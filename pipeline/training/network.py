@@ -1,0 +1,42 @@
+"""A detector as it is trained: its device, memory layout, compilation, and its sync over ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model import Detector, build_detector
+from pipeline.config import Config
+from pipeline.world import World
+
+
+def build_trained(config: Config, world: World, num_classes: int) -> Detector:
+    """The detector with the parts frozen and the norms shared that ``config`` asks for."""
+    detector = build_detector(**config.model.network(), num_classes=num_classes)
+    if config.train.sync_batch_norm and world.size > 1:
+        detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # keeps names and weights
+    detector.backbone.freeze(config.model.freeze_stages, config.model.freeze_norm)
+    detector.to(device=world.device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    return detector
+
+
+def memory_format(config: Config) -> torch.memory_format:
+    """The layout of images and weights."""
+    return torch.channels_last if config.train.channels_last else torch.contiguous_format
+
+
+def distributed(detector: nn.Module, config: Config, world: World) -> nn.Module:
+    """The network whose gradients are averaged over all ranks; compiled where configured."""
+    network = detector
+    if world.size > 1:
+        network = DistributedDataParallel(
+            detector,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            # Only rank 0's batch statistics are ever used, so ranks need not wait to copy them.
+            broadcast_buffers=False,
+        )
+    if config.train.compile:
+        network.compile()
+    return network
