@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.data.shards import ShardSet
@@ -14,6 +16,8 @@ from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
 from pipeline.tracking import Tracker
+from pipeline.training.patience import Patience
+from pipeline.training.profile import Profile, operators
 
 PRINT_SECONDS = 5.0
 
@@ -96,6 +100,24 @@ class RunLog:
             except Exception as error:  # a picture less, while other ranks wait
                 _LOG.warning("no pictures of %s at step %d: %s", split, step, error)
         self._last_time = time.monotonic()  # an evaluation is no slow step
+
+    def stopped_early(self, step: int, patience: Patience) -> None:
+        """Why the training ends before its last step."""
+        self._print(
+            f"step {step}: val/ap is not above {patience.best:.3f} for {patience.waited} "
+            "evaluations (train.patience); stopping"
+        )
+
+    def profile(self, profiler: Profile) -> None:
+        """Keep a trace for a viewer (Perfetto, chrome://tracing) and a table of operators."""
+        if self.tracker is None:
+            return
+        self.tracker.text(operators(profiler), "profile/operators.txt")
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / "trace.json.gz"
+            profiler.export_chrome_trace(str(trace))
+            self.tracker.artifact(trace, "profile")
+        self._print("profile: in the run's artifacts")
 
     def _line(self, step: int, parts: Mapping[str, float], rate: float, now: float) -> str:
         assert self._plan is not None, "start() comes first"

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.training.cluster import ray_cluster
+from pipeline.training.failures import LOST_WORKER
 from pipeline.training.runs import RunRecord
 from pipeline.training.session import Metrics, Saved, Write, score_name
 from pipeline.training.worker import run_rank
@@ -164,6 +165,7 @@ def _reason(error: Exception, record: RunRecord) -> Exception:
         return noted
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     if failures:
-        rank, failure = min(failures.items())
+        # One that only lost another worker does not know why.
+        rank, failure = min(failures.items(), key=lambda f: (LOST_WORKER in str(f[1]), f[0]))
         return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")
     return TrainingFailed(str(error).strip())

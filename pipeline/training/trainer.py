@@ -22,6 +22,7 @@ from pipeline.pretrained import TransferReport, start_from
 from pipeline.training.ema import WeightAverage
 from pipeline.training.network import build_trained, distributed, memory_format
 from pipeline.training.optimizer import build_optimizer, build_schedule
+from pipeline.training.patience import Patience
 from pipeline.world import World
 
 
@@ -52,6 +53,7 @@ class Trainer:
         self.average = WeightAverage(self.detector, config.train.ema_decay)
         self.optimizer = build_optimizer(self.detector, config.train)
         self.schedule = build_schedule(self.optimizer, config.train, total_steps)
+        self.patience = Patience(config.train.patience, config.train.min_improvement)
         self.network = distributed(self.detector, config, world)
         self.learning_rate = 0.0
 
@@ -164,6 +166,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step_count,
+            "patience": self.patience.state(),
             "rng": torch.get_rng_state(),
         }
 
@@ -175,6 +178,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step_count = state["step"]
+        self.patience.load(state["patience"])
         torch.set_rng_state(state["rng"].cpu())
 
 

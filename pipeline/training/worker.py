@@ -23,7 +23,9 @@ from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.tracking import Tracker
 from pipeline.training.checkpoint import load_meta, load_state, save_checkpoint
+from pipeline.training.failures import explained
 from pipeline.training.memory import keep_freed_memory
+from pipeline.training.profile import traced
 from pipeline.training.progress import RunLog
 from pipeline.training.session import SCORE, Session, best_of, score_name
 from pipeline.training.trainer import Trainer
@@ -54,7 +56,10 @@ def train_worker(
     )
     title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
     log.start(trainer.step_count, steps, f"{title}, {world.size} workers")
-    for batch in loader:
+    for batch in traced(loader, config.train.profile_steps if world.is_main else 0, log.profile):
+        if trainer.patience.exhausted:
+            log.stopped_early(trainer.step_count, trainer.patience)
+            break
         parts = trainer.step(batch)
         step = trainer.step_count
         if step % config.train.log_every == 0 or step == steps.total:
@@ -63,6 +68,7 @@ def train_worker(
             metrics = {"step": step, "epoch": steps.epoch(step)}
             if config.data.val and step in steps.evaluations:
                 metrics |= validate("val", config.data.val, trainer, log)
+                trainer.patience.saw(metrics.get("val/ap", -1.0))
             if config.data.val:  # what was not evaluated is kept as the latest alone
                 metrics[SCORE] = metrics.get("val/ap", -1.0)
             meta = {
@@ -93,7 +99,8 @@ def run_rank(config: Config, session: Session, uri: str, run_id: str) -> dict[st
     began = time.monotonic()
     tracker = Tracker(uri, run_id) if session.world.is_main else None
     try:
-        outcome = train_worker(config, session, RunLog(tracker), uri)
+        with explained(config, session.world):
+            outcome = train_worker(config, session, RunLog(tracker), uri)
     finally:
         if tracker is not None:
             tracker.close()
