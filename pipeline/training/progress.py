@@ -43,14 +43,16 @@ class RunLog:
         self._first = self._last = 0
         self._last_time = self._began
         self._plan: Plan | None = None
+        self._workers = 1
 
-    def start(self, step: int, plan: Plan, title: str) -> None:
+    def start(self, step: int, plan: Plan, title: str, workers: int) -> None:
         """Begin counting speed at a step."""
         self._first = self._last = step
         self._began = self._last_time = self._printed = time.monotonic()
-        self._plan = plan
+        self._plan, self._workers = plan, workers
         went_on = f", going on after step {step}" if step else ""
-        self._print(f"{title}: {plan.total} steps of {plan.batch} images{went_on}")
+        many = f"{workers} worker{'s' if workers > 1 else ''}"
+        self._print(f"{title}, {many}: {plan.total} steps of {plan.batch} images{went_on}")
 
     def started_from(self, report: TransferReport | None) -> None:
         """What of ``model.init`` was taken, in short here and in full in the run."""
@@ -72,6 +74,7 @@ class RunLog:
             "train/lr": lr,
             "train/images_per_second": rate,
             "train/epoch": self._plan.epoch(step),
+            "train/workers": float(self._workers),
         }
         self.tracker.log(figures, step)
         if now - self._printed >= PRINT_SECONDS or step == self._plan.total:

@@ -55,7 +55,7 @@ def train_worker(
         config.data.train, config, world.rank, world.size, start_step=trainer.step_count
     )
     title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
-    log.start(trainer.step_count, steps, f"{title}, {world.size} workers")
+    log.start(trainer.step_count, steps, title, world.size)
     for batch in traced(loader, config.train.profile_steps if world.is_main else 0, log.profile):
         if trainer.patience.exhausted:
             log.stopped_early(trainer.step_count, trainer.patience)
