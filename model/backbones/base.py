@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
 
 
 class Backbone(nn.Module, ABC):
@@ -42,7 +42,7 @@ class Backbone(nn.Module, ABC):
             raise ValueError(f"{stages} stages cannot be frozen; the backbone has {len(groups)}")
         frozen = [layer for group in groups[:stages] for layer in group]
         if norm:
-            frozen += [layer for layer in self.modules() if isinstance(layer, BATCH_NORMS)]
+            frozen += [layer for layer in self.modules() if isinstance(layer, NORMS)]
         for layer in frozen:
             layer.requires_grad_(False)
         self._held = frozen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,10 +17,21 @@ def build_trained(config: Config, world: World, num_classes: int) -> Detector:
     """The detector with the parts frozen and the norms shared that ``config`` asks for."""
     detector = build_detector(**config.model.network(), num_classes=num_classes)
     if config.train.sync_batch_norm and world.size > 1:
-        detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # keeps names and weights
+        detector = _with_shared_norms(detector)
     detector.backbone.freeze(config.model.freeze_stages, config.model.freeze_norm)
     detector.to(device=world.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     return detector
+
+
+def _with_shared_norms(detector: Detector) -> Detector:
+    """Batch norms over all ranks; names and weights stay."""
+    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+    if detector.spec["backbone"].startswith("timm:"):
+        from timm import layers
+
+        convert = layers.convert_sync_batchnorm  # knows norms that also activate
+    shared: Detector = convert(detector)
+    return shared
 
 
 def memory_format(config: Config) -> torch.memory_format:

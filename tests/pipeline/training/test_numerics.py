@@ -20,11 +20,13 @@ from pipeline.world import World
 from tests.pipeline.training.test_trainer import batch, rows, weights
 
 
-def make_trainer(world: World | None = None, freeze_norm: bool = True, **train: Any) -> Trainer:
+def make_trainer(
+    world: World | None = None, freeze_norm: bool = True, norm: str = "batch", **train: Any
+) -> Trainer:
     plain = {"batch_size": 4, "warmup_steps": 0, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1}
     config = Config.from_dict(
         {
-            "model": {"image_size": 64, "freeze_norm": freeze_norm},
+            "model": {"image_size": 64, "freeze_norm": freeze_norm, "norm": norm},
             "train": {**plain, **train},
             "ray": {"gpu": train.get("sync_batch_norm", False)},
         }
@@ -175,6 +177,20 @@ def test_ranks_share_weights_and_in_the_average_rank_0s_statistics(tmp_path: Pat
     assert any(not torch.equal(value, one["own"][name]) for name, value in zero["own"].items())
     for name, value in zero["averaged"].items():
         assert torch.equal(value, one["averaged"][name]), name
+
+
+def test_with_group_norm_a_step_does_not_depend_on_its_passes() -> None:
+    """In training mode, with nothing frozen: all that differs between one rank and several."""
+
+    def after_a_step(norm: str, micro_batch: int) -> torch.Tensor:
+        trainer = make_trainer(freeze_norm=False, norm=norm, micro_batch=micro_batch)
+        trainer.step(batch())
+        return weights(trainer)
+
+    torch.testing.assert_close(
+        after_a_step("group", 4), after_a_step("group", 1), rtol=1e-5, atol=1e-6
+    )
+    assert (after_a_step("batch", 4) - after_a_step("batch", 1)).abs().max() > 1e-3
 
 
 @pytest.mark.gpu
