@@ -224,3 +224,28 @@ def test_a_gpu_that_is_too_small_says_what_to_lower() -> None:
             torch.empty(2**30, device="cuda")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _gpu_rank(rank: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1")
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("nccl", store=store, rank=rank, world_size=2)
+    options = {"freeze_norm": False, "precision": "fp32", "sync_batch_norm": True}
+    trainer = make_trainer(World(rank, 2, device), **options)
+    trainer.step(rows(batch(), 2 * rank, 2 * rank + 2))
+    torch.save(weights(trainer).cpu(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_with_norms_over_all_workers_two_gpus_make_the_step_of_one(tmp_path: Path) -> None:
+    mp.spawn(_gpu_rank, args=(str(tmp_path),), nprocs=2)
+    one = World(device=torch.device("cuda", 0))
+    alone = make_trainer(one, freeze_norm=False, precision="fp32")
+    alone.step(batch())
+    for rank in (0, 1):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(got, weights(alone).cpu(), rtol=1e-3, atol=1e-4)
