@@ -48,7 +48,7 @@ def distributed(detector: nn.Module, config: Config, world: World) -> nn.Module:
             device_ids=[world.device] if world.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             # Only rank 0's batch statistics are ever used, so ranks need not wait to copy them.
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
         )
     if config.train.compile:
         network.compile()
