@@ -29,6 +29,7 @@ from benchmarks.assign import hardware
 from jobs import prepare
 from pipeline.config import Config
 from pipeline.training.progress import Plan, RunLog
+from pipeline.training.runs import RunRecord
 from pipeline.training.session import local_session
 from pipeline.training.worker import train_worker
 
@@ -90,24 +91,12 @@ def ray_worker(settings: Mapping[str, Any]) -> None:
 
 def ray_driver(config: Config, folder: Path) -> None:
     """A cluster on this machine and a run of Ray Train in it, as `fit` makes them."""
-    import ray.train as rt
-    from ray.train.torch import TorchTrainer
-
     from pipeline.training.cluster import ray_cluster
+    from pipeline.training.ray_train import build_trainer
 
-    train: Any = rt
-    trainer: Any = TorchTrainer
+    settings = {"config": config.model_dump(mode="json"), "folder": str(folder)}
     with ray_cluster(config.ray):
-        trainer(
-            ray_worker,
-            train_loop_config={"config": config.model_dump(mode="json"), "folder": str(folder)},
-            scaling_config=train.ScalingConfig(
-                num_workers=config.ray.workers,
-                use_gpu=config.ray.gpu,
-                resources_per_worker={"CPU": 1, **({"GPU": 1} if config.ray.gpu else {})},
-            ),
-            run_config=train.RunConfig(name="ray", storage_path=str(folder)),
-        ).fit()
+        build_trainer(config, RunRecord(str(folder), "ray"), ray_worker, settings).fit()
 
 
 def run_arm(arm: str, config: Config, folder: Path) -> dict[str, float]:

@@ -7,14 +7,14 @@ import logging
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
-from pipeline.training.cluster import ray_cluster
+from pipeline.training.cluster import ray_cluster, trainer_class
 from pipeline.training.failures import LOST_WORKER
 from pipeline.training.runs import RunRecord
 from pipeline.training.session import Metrics, Saved, Write, score_name
@@ -103,21 +103,31 @@ def _interrupts() -> Iterator[None]:
 def _trainer(
     config: Config, record: RunRecord, uri: str, run_id: str, callbacks: Sequence[Any]
 ) -> Any:
-    import ray.train as rt
-    from ray.train.torch import TorchConfig, TorchTrainer
+    settings = {
+        "config": config.model_dump(mode="json"),
+        "storage": record.storage,
+        "run": record.name,
+        "uri": uri,
+        "run_id": run_id,
+    }
+    return build_trainer(config, record, _ray_worker, settings, callbacks)
 
-    # The annotations of ray.train still describe its first version.
-    train: Any = rt
-    trainer: Any = TorchTrainer
-    return trainer(
-        _ray_worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "storage": record.storage,
-            "run": record.name,
-            "uri": uri,
-            "run_id": run_id,
-        },
+
+def build_trainer(
+    config: Config,
+    record: RunRecord,
+    worker: Callable[[Mapping[str, Any]], Any],
+    settings: Mapping[str, Any],
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """Ray Train's trainer that calls ``worker(settings)`` on every rank, as configured."""
+    import ray.train as rt
+    from ray.train.torch import TorchConfig
+
+    train: Any = rt  # the annotations of ray.train still describe its first version
+    return trainer_class()(
+        worker,
+        train_loop_config=dict(settings),
         torch_config=TorchConfig(
             backend="nccl" if config.ray.gpu else "gloo", timeout_s=config.ray.collective_timeout
         ),

@@ -82,6 +82,26 @@ def test_two_workers_train_evaluate_and_register(ray_config: Config) -> None:
     assert [point.step for point in history] == [5, 10]
 
 
+def test_no_helper_outlives_a_cluster_of_our_own(ray_config: Config) -> None:
+    """One that asks every second who lives would cost a tenth of a core."""
+    from ray.util.state import list_actors
+
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.3):
+            seen.update(actor.class_name for actor in list_actors())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    fit(ray_config.replace({"data.val": None, "data.test": None}), run="alone")
+    done.set()
+    watcher.join()
+    assert "TrainController" in seen
+    assert "PlacementGroupCleaner" not in seen
+
+
 def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
     """SIGKILL one training worker as soon as a checkpoint is committed."""
 
