@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,22 +83,19 @@ def test_two_workers_train_evaluate_and_register(ray_config: Config) -> None:
     assert [point.step for point in history] == [5, 10]
 
 
-def test_no_helper_outlives_a_cluster_of_our_own(ray_config: Config) -> None:
-    """One that asks every second who lives would cost a tenth of a core."""
+def actors(**only: str) -> list[Any]:
+    """The actors of this cluster, dead or alive; others may run on the machine."""
+    import ray
     from ray.util.state import list_actors
 
-    seen: set[str] = set()
-    done = threading.Event()
+    filters = [(key, "=", value) for key, value in only.items()]
+    return list(list_actors(ray.get_runtime_context().gcs_address, filters=filters, limit=1000))
 
-    def watch() -> None:
-        while not done.wait(0.3):
-            seen.update(actor.class_name for actor in list_actors())
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def test_no_helper_outlives_a_cluster_of_our_own(ray_config: Config) -> None:
+    """One that asks every second who lives would cost a tenth of a core."""
     fit(ray_config.replace({"data.val": None, "data.test": None}), run="alone")
-    done.set()
-    watcher.join()
+    seen = {actor.class_name for actor in actors()}
     assert "TrainController" in seen
     assert "PlacementGroupCleaner" not in seen
 
@@ -106,12 +104,9 @@ def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
     """SIGKILL one training worker as soon as a checkpoint is committed."""
 
     def work() -> None:
-        from ray.util.state import list_actors
-
         while not list(checkpoint.glob("step-*/meta.json")):
             time.sleep(0.2)
-        alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
-        os.kill(list_actors(filters=alive)[0].pid, signal.SIGKILL)
+        os.kill(actors(class_name="RayTrainWorker", state="ALIVE")[0].pid, signal.SIGKILL)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
