@@ -30,7 +30,8 @@ from jobs import prepare
 from pipeline.config import Config
 from pipeline.training.progress import Plan, RunLog
 from pipeline.training.runs import RunRecord
-from pipeline.training.session import local_session
+from pipeline.training.session import LocalSession, launched_world
+from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import train_worker
 
 RESULTS = Path(__file__).parent / "results" / "ray_overhead.json"
@@ -73,9 +74,9 @@ class Clock(RunLog):
 def torchrun_rank(config: Config, folder: Path) -> None:
     """What torchrun starts: one rank."""
     clock = Clock()
-    with local_session(config, folder) as session:
-        train_worker(config, session, clock)
-        if session.world.is_main:
+    with launched_world(config.ray) as world:
+        train_worker(config, LocalSession(world, CheckpointStore(folder)), clock)
+        if world.is_main:
             (folder / "figures.json").write_text(json.dumps(clock.figures()))
 
 
@@ -83,7 +84,7 @@ def ray_worker(settings: Mapping[str, Any]) -> None:
     """What Ray Train starts: one rank."""
     from pipeline.training.ray_train import RaySession
 
-    clock, session = Clock(), RaySession()
+    clock, session = Clock(), RaySession(CheckpointStore(settings["folder"]))
     train_worker(Config.from_dict(settings["config"]), session, clock)
     if session.world.is_main:
         Path(settings["folder"], "figures.json").write_text(json.dumps(clock.figures()))
@@ -156,6 +157,8 @@ def main() -> None:
         parser.error("--pairs: an interval needs 3 at least")
     if options.arm:
         config = Config.from_dict(json.loads((options.folder / "config.json").read_text()))
+        if options.arm == "torchrun":
+            config = config.replace({"ray.enabled": False})
         {"ray": ray_driver, "torchrun": torchrun_rank}[options.arm](config, options.folder)
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # as both would set it by themselves

@@ -93,8 +93,13 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    if as_json:
+    if as_json and is_main():
         print(json.dumps(result, default=str), flush=True)
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all: false in the further ones that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager

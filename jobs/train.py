@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import add_run_options, make_parser, run_job, run_name
+from jobs._cli import add_run_options, is_main, make_parser, run_job, run_name
 from pipeline.config import load_config
 from pipeline.tracking import mask
 
@@ -23,8 +23,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.training.fit import fit
 
     result = fit(config, run=name, resume=options.resume)
-    for line in summary(asdict(result)):
-        print(line)
+    if is_main():
+        for line in summary(asdict(result)):
+            print(line)
     return asdict(result)
 
 

@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pipeline.errors import TrainingFailed, UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,22 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
+
+    def on_main(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns on rank 0, on every rank. If it raises there, all ranks raise."""
+        value: Any = None
+        if self.is_main:
+            try:
+                value = call()
+            except Exception as error:
+                kind = UserError if isinstance(error, UserError) else TrainingFailed
+                self.share((kind, str(error)))
+                raise
+        failure, value = self.share((None, value) if self.is_main else None)
+        if failure is not None:
+            raise failure(value)
+        result: T = value
+        return result
 
     def share_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite every rank's tensors by rank 0's."""

@@ -65,6 +65,14 @@ class TrainConfig(Section):
         description="steps of rank 0, after 5 others, whose trace goes to the run; 0: none",
     )
     checkpoint_every: float = Field(1.0, gt=0.0, description="epochs between checkpoints")
+    checkpoint_steps: int = Field(
+        0, ge=0, description="steps between checkpoints, besides those of the epochs; 0: none"
+    )
+    checkpoint_minutes: float = Field(
+        10.0,
+        ge=0.0,
+        description="most minutes without a checkpoint, at least 5 s; 0: no limit",
+    )
     keep_checkpoints: int = Field(
         2,
         ge=1,

@@ -70,16 +70,21 @@ class ShardCache:
         return True
 
     def _open(self, shard: Shard) -> tuple[int, np.ndarray] | None:
+        tar = self._path(shard, "tar")
         try:
-            index = np.fromfile(self._path(shard, "index"), dtype="<i8").reshape(-1, 4)
-            descriptor = os.open(self._path(shard, "tar"), os.O_RDONLY)
+            descriptor = os.open(tar, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if len(index) == shard.samples and os.fstat(descriptor).st_size == shard.bytes:
+        try:
+            # A tar is there only after its index is, and is deleted before it.
+            index = np.fromfile(self._path(shard, "index"), dtype="<i8")
+        except FileNotFoundError:
+            index = np.empty(0, "<i8")
+        if index.size == 4 * shard.samples and os.fstat(descriptor).st_size == shard.bytes:
             os.utime(descriptor)
-            return descriptor, index
-        os.close(descriptor)  # something else has been at work here: fetch it again
-        self._path(shard, "tar").unlink(missing_ok=True)
+            return descriptor, index.reshape(-1, 4)
+        os.close(descriptor)
+        tar.unlink(missing_ok=True)  # evicted just now, or spoilt by something: fetch it again
         return None
 
     def _publish(self, shard: Shard, partial: Path) -> None:
@@ -166,15 +171,28 @@ class ShardCache:
 
 @contextmanager
 def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold an advisory lock, which ends with the process; yields whether it is held."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    """Hold an advisory lock, which ends with the process; yields whether it is held.
+
+    Its file goes with it. Whoever has waited for a file that is gone meanwhile begins anew.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             yield False
             return
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        os.close(descriptor)
+    try:
         yield True
     finally:
+        path.unlink(missing_ok=True)
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile shares the lock
         os.close(descriptor)

@@ -55,7 +55,7 @@ class CachedShards:
             shard = wanted.get()
             try:
                 self.cache.fetch(shard, partial(self._fetch, shard), wait=False)
-            except UserError as error:
+            except (UserError, OSError) as error:
                 # Whoever needs the shard meets the error again, and stops.
                 log.debug("not fetched ahead: %s", error)
 

@@ -38,6 +38,7 @@ class TrainAhead:
         """Call before a step's samples are read; returns at once."""
         if not self.shards.remote:
             return
+        later: list[int] = []
         for position in share(step, self.batch, self.rank, self.world_size):
             window = self.order.window_at(position)
             known = self._present.get(window.part)
@@ -47,7 +48,8 @@ class TrainAhead:
             self.shards.prefetch(self.order.shards_of(window, position))
             following = self.order.next_window(window)
             if (following.part, following.number) != (window.part, window.number):
-                self.shards.prefetch(self.order.shards_of(following))
+                later += self.order.shards_of(following)
+        self.shards.prefetch(later)
 
 
 class EvalAhead:

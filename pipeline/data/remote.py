@@ -1,7 +1,8 @@
 """Files under a URL prefix (http, https, s3 and whatever else fsspec opens), fetched with retries.
 
-Credentials come from the environment alone, as each client reads them: $AWS_ACCESS_KEY_ID and its
-kind for s3, ``$FSSPEC_<PROTOCOL>`` with JSON of options for any protocol.
+Credentials come from the environment, as each client reads it, and from neither addresses nor the
+configuration: $AWS_ACCESS_KEY_ID and its kind for s3, ``$FSSPEC_<PROTOCOL>`` with JSON of options
+for any protocol.
 """
 
 from __future__ import annotations
@@ -76,7 +77,12 @@ class Remote:
             raise UserError(f"{self.uri}: cannot be read: {_line(error)}") from None
         if hasattr(system, "retries"):
             system.retries = 1  # ours are the only ones
-        system.get_file(path, str(to), callback=_Limit(most))
+        try:
+            system.get_file(path, str(to), callback=_Limit(most))
+        except OSError as error:
+            if error.errno in _HERE:
+                raise UserError(f"{to.parent}: {error.strerror}; it cannot take {name}") from None
+            raise
 
     def _retried(self, name: str, attempt: Callable[[], None]) -> None:
         for number in range(self.retries + 1):
@@ -164,8 +170,6 @@ def _is_final(error: Exception) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:
         return status not in _AGAIN
-    if isinstance(error, OSError) and error.errno in _HERE:
-        return True
     return _is_nameless(error) or isinstance(
         error, PermissionError | NotImplementedError | ValueError
     )

@@ -85,21 +85,15 @@ def _tensors(tree: Any, name: str) -> dict[str, Tensor]:
     return {key.removeprefix("module.") if wrapped else key: v for key, v in state.items()}
 
 
-def _read_checkpoint(folder: Path, source: str | None = None) -> Weights:
+def _read_checkpoint(folder: Path | str) -> Weights:
     meta = load_meta(folder)
-    state = load_averaged_weights(folder)
-    return Weights(source or str(folder), state, meta["spec"], meta["classes"])
+    return Weights(str(folder), load_averaged_weights(folder), meta["spec"], meta["classes"])
 
 
 def _read_remote(uri: str) -> Weights:
-    from ray.train import Checkpoint
-
     try:
-        with Checkpoint(uri).as_directory() as folder:
-            return _read_checkpoint(Path(folder), uri)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+        return _read_checkpoint(uri)
+    except OSError as error:
         raise UserError(f"{uri}: cannot be read: {' '.join(str(error).split())}") from None
 
 

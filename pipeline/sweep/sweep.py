@@ -26,7 +26,7 @@ from pipeline.tracking import connect, create_run, finish_run, mask, resolve_uri
 from pipeline.tracking.run import Status
 from pipeline.training.cluster import check_cluster_paths, ray_cluster
 from pipeline.training.fit import absolute_paths, check_data, closing_run, fit
-from pipeline.training.runs import Resume, RunRecord, storage_root
+from pipeline.training.runs import MAY_CHANGE, Resume, RunRecord, storage_root
 
 TRIAL_CPU = 0.01  # Tune refuses 0
 
@@ -75,7 +75,8 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     check_cluster_paths(config)
     uri = resolve_uri(config.tracking)
     record = RunRecord(storage_root(config), run)
-    run_id = record.resumable(resume, config, fixed=("model", "assign", "loss", "sweep"))
+    record.check_storage()
+    run_id = record.resumable(resume, config, [name for name in MAY_CHANGE if name != "sweep"])
     if run_id is None:
         run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +21,13 @@ from pipeline.training.checkpoint import load_averaged_weights
 from pipeline.training.cluster import check_cluster_paths
 from pipeline.training.ray_train import train_in_ray
 from pipeline.training.runs import Resume, RunRecord, storage_root
-from pipeline.training.session import local_session
+from pipeline.training.session import LocalSession, launched_world
+from pipeline.training.storage import join
+from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import run_rank
+
+_LOG = logging.getLogger(__name__)
+_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class FitResult:
     tracking_uri: str
     checkpoint: str
     metrics: dict[str, float]
+    weights_sha256: str  # of the last step, as is the next; a checkpoint's are in its meta.json
+    ema_sha256: str
     seconds: dict[str, float] = field(default_factory=dict)
     model_uri: str | None = None
     version: str | None = None
@@ -51,46 +58,70 @@ def fit(
     """Train, evaluate and register as the configuration says; the same for jobs and sweeps.
 
     ``run`` names the training and is the key to resume it by. ``callbacks`` are Ray Train's
-    (``ray.train.UserCallback``). Raises UserError for mistakes found before or during training,
-    TrainingFailed where workers failed for good; the MLflow run's status says the same.
+    (``ray.train.UserCallback``). Under torchrun every process calls it, with ``ray.enabled`` false;
+    rank 0 does what is done once, and all return the same. Raises UserError for mistakes found
+    before or during training, TrainingFailed where workers failed for good; the MLflow run's status
+    says the same.
     """
     began = time.monotonic()
     config = absolute_paths(config)
     manifests = check_data(config)
     check_cluster_paths(config)
-    uri = resolve_uri(config.tracking)
-    record = RunRecord(storage_root(config), run)
+    with launched_world(config.ray) as world:
+        uri = world.on_main(lambda: resolve_uri(config.tracking))
+        record = RunRecord(storage_root(config), world.share(run))
+        run_id = world.on_main(
+            lambda: _begin(config, record, uri, resume, parent_run_id, tags or {}, manifests)
+        )
+        with closing_run(uri, run_id, record, config) if world.is_main else _NOTHING:
+            if config.ray.enabled:
+                outcome = train_in_ray(config, record, uri, run_id, callbacks)
+            else:
+                session = LocalSession(world, CheckpointStore(record.uri))
+                outcome = world.share(run_rank(config, session, uri, run_id))
+            trained = time.monotonic()
+            checkpoint = join(record.uri, outcome["checkpoint"])
+            version = world.on_main(
+                lambda: _register(config, uri, run_id, checkpoint, outcome, manifests)
+            )
+        return FitResult(
+            run=record.name,
+            run_id=run_id,
+            tracking_uri=uri,
+            checkpoint=checkpoint,
+            metrics=outcome["metrics"],
+            weights_sha256=outcome["weights_sha256"],
+            ema_sha256=outcome["ema_sha256"],
+            seconds={
+                "fit": round(trained - began, 1),
+                "training": outcome["seconds"],
+                "register": round(time.monotonic() - trained, 1),
+            },
+            model_uri=version.model_uri if version else None,
+            version=str(version.version) if version else None,
+        )
+
+
+def _begin(
+    config: Config,
+    record: RunRecord,
+    uri: str,
+    resume: Resume,
+    parent_run_id: str | None,
+    tags: Mapping[str, str],
+    manifests: Mapping[str, Manifest],
+) -> str:
+    """The id of the MLflow run, made or resumed; the record says that it is running."""
+    record.check_storage()
     run_id = record.resumable(resume, config)
     if run_id is None:
         check_start(config, manifests["train"].classes, uri)
-        run_id = create_run(
-            uri, config, run, {"run": run, **(tags or {})}, parent_run_id, manifests
-        )
+        all_tags = {"run": record.name, **tags}
+        run_id = create_run(uri, config, record.name, all_tags, parent_run_id, manifests)
     else:
         resume_run(uri, run_id)
     record.write(run_id, "running", config)
-    with closing_run(uri, run_id, record, config):
-        if config.ray.enabled:
-            outcome = train_in_ray(config, record, uri, run_id, callbacks)
-        else:
-            outcome = _train_here(config, record, uri, run_id)
-        trained = time.monotonic()
-        checkpoint = f"{record.uri}/{outcome['checkpoint']}"
-        version = _register(config, uri, run_id, checkpoint, outcome, manifests)
-    return FitResult(
-        run=run,
-        run_id=run_id,
-        tracking_uri=uri,
-        checkpoint=checkpoint,
-        metrics=outcome["metrics"],
-        seconds={
-            "fit": round(trained - began, 1),
-            "training": outcome["seconds"],
-            "register": round(time.monotonic() - trained, 1),
-        },
-        model_uri=version.model_uri if version else None,
-        version=str(version.version) if version else None,
-    )
+    return run_id
 
 
 def check_data(config: Config) -> dict[str, Manifest]:
@@ -130,19 +161,13 @@ def closing_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Ite
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         finish_run(uri, run_id, "KILLED" if stopped else "FAILED")  # never raises
-        record.write(run_id, "stopped" if stopped else "failed", config)
+        try:
+            record.write(run_id, "stopped" if stopped else "failed", config)
+        except OSError as lost:  # a full disk must not hide why the training ended
+            _LOG.warning("%s/run.json still says that the run is going on: %s", record.uri, lost)
         raise
     finish_run(uri, run_id, "FINISHED")
     record.write(run_id, "finished", config)
-
-
-def _train_here(config: Config, record: RunRecord, uri: str, run_id: str) -> dict[str, Any]:
-    if "://" in record.uri:
-        raise UserError(f"without Ray, ray.storage must be a local folder, not {record.storage}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("ray.enabled false trains alone, but $WORLD_SIZE is set; unset it")
-    with local_session(config, Path(record.uri)) as session:
-        return run_rank(config, session, uri, run_id)
 
 
 def _register(
@@ -156,15 +181,11 @@ def _register(
     if config.registry.name is None:
         return None
     print(f"registering {config.registry.name} ...", file=sys.stderr, flush=True)
-    from ray.train import Checkpoint
-
-    with Checkpoint(checkpoint).as_directory() as folder:
-        weights = load_averaged_weights(Path(folder))
     return register(
         uri,
         run_id,
         config.registry.name,
-        weights=weights,
+        weights=load_averaged_weights(checkpoint),
         spec=outcome["spec"],
         classes=outcome["classes"],
         config=config,

@@ -5,66 +5,37 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.training.cluster import ray_cluster, trainer_class
 from pipeline.training.failures import LOST_WORKER
+from pipeline.training.preflight import check_here, check_nodes
 from pipeline.training.runs import RunRecord
-from pipeline.training.session import Metrics, Saved, Write, score_name
+from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import run_rank
 from pipeline.world import World
 
 
 class RaySession:
-    """A worker of Ray Train."""
+    """A worker of Ray Train. Checkpoints are ours: Ray Train restarts, we know where to go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: CheckpointStore) -> None:
         import ray.train
         from ray.train.torch import get_device
 
         context = ray.train.get_context()
         self.world = World(context.get_world_rank(), context.get_world_size(), get_device())
+        self.store = store
 
-    def latest(self) -> Saved | None:
-        """The checkpoint that Ray Train hands to a restarted worker group."""
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Tell Ray Train, and with it Ray Tune; a barrier, at most one in about 2 s."""
         import ray.train
 
-        checkpoint = ray.train.get_checkpoint()
-        return Saved({}, partial(_opened, checkpoint)) if checkpoint else None
-
-    def kept(self) -> list[Saved]:
-        """All committed checkpoints that Ray Train's retention has kept."""
-        import ray.train
-
-        reported = ray.train.get_all_reported_checkpoints(
-            consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
-        )
-        return [Saved(item.metrics, partial(_opened, item.checkpoint)) for item in reported]
-
-    def report(self, metrics: Metrics, name: str, write: Write) -> None:
-        """Write on rank 0, then upload and commit; a barrier."""
-        import ray.train
-
-        if not self.world.is_main:
-            ray.train.report(dict(metrics), checkpoint_dir_name=name)
-            return
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            write(Path(folder))
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_dir_name=name)
-
-
-@contextlib.contextmanager
-def _opened(checkpoint: Any) -> Iterator[Path]:
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
+        ray.train.report(dict(metrics))
 
 
 def train_in_ray(
@@ -75,6 +46,7 @@ def train_in_ray(
     with ray_cluster(config.ray):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
+        check_nodes(record, run_id)
         with _interrupts():
             try:
                 result = _trainer(config, record, uri, run_id, callbacks).fit()
@@ -146,10 +118,6 @@ def build_trainer(
             failure_config=train.FailureConfig(
                 max_failures=config.ray.max_failures, controller_failure_limit=3
             ),
-            checkpoint_config=train.CheckpointConfig(
-                num_to_keep=config.train.keep_checkpoints,
-                checkpoint_score_attribute=score_name(config),
-            ),
             callbacks=list(callbacks),
             logging_config=train.LoggingConfig(log_level="WARNING"),
         ),
@@ -163,10 +131,13 @@ def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
     record = RunRecord(settings["storage"], settings["run"])
     if record.noted_failure():
         return {}  # restarted, only to fail at the same place
+    check_here(record.uri, record.storage, settings["run_id"])
+    session = RaySession(CheckpointStore(record.uri))
     try:
-        return run_rank(config, RaySession(), settings["uri"], settings["run_id"])
+        return run_rank(config, session, settings["uri"], settings["run_id"])
     except (UserError, FloatingPointError) as error:
-        record.note_failure(error)
+        with contextlib.suppress(OSError):
+            record.note_failure(error)
         raise
 
 
@@ -175,6 +146,9 @@ def _reason(error: Exception, record: RunRecord) -> Exception:
         return noted
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     if failures:
+        for one in failures.values():
+            if isinstance(one, UserError):
+                return one
         # One that only lost another worker does not know why.
         rank, failure = min(failures.items(), key=lambda f: (LOST_WORKER in str(f[1]), f[0]))
         return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from pyarrow import ArrowInvalid, fs
-
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
+from pipeline.tracking import mask
+from pipeline.training.storage import Storage, join
 
 Resume = Literal["auto", "never", "must"]
 Status = Literal["running", "finished", "failed", "stopped"]
 
-# What a resumed training must share with its beginning; everything else may change.
-FIXED_SECTIONS = ("model", "assign", "loss")
-FIXED_FIELDS = (
-    *("data.train", "data.parts", "data.window", "train.batch_size", "train.seed"),
-    *("train.lr_scaling", "train.lr_batch"),
-    *("train.epochs", "train.lr", "train.warmup_steps", "train.final_lr", "train.ema_decay"),
+# What a resumed training may change: how fast and where it runs, and what is looked at, but not
+# what is learned. Everything else must stay, or the run would be neither the old one nor a new one.
+MAY_CHANGE = (
+    *("data.test", "data.loader_workers", "data.prefetch", "data.max_bad_fraction"),
+    *("train.micro_batch", "train.checkpoint_every", "train.checkpoint_steps"),
+    *("train.checkpoint_minutes", "train.keep_checkpoints", "train.log_every"),
+    *("train.patience", "train.min_improvement", "train.profile_steps", "train.compile"),
+    *("evaluate", "sweep", "tracking", "registry", "ray"),
 )
+_RECORD, _NOTE = "run.json", "failure.json"
 
 
 class RunRecord:
@@ -30,75 +32,77 @@ class RunRecord:
 
     def __init__(self, storage: str, name: str) -> None:
         self.name, self.storage = name, storage
-        self.uri = f"{storage.rstrip('/')}/{name}"
+        self.uri = join(storage, name)
+        self._files = Storage(self.uri)
+
+    def check_storage(self) -> None:
+        """Make the run's folder and try it; raises UserError where nothing can be written."""
         try:
-            self._files, folder = fs.FileSystem.from_uri(self.uri)
-            self._files.create_dir(folder, recursive=True)
-        except (ArrowInvalid, OSError) as error:
+            self._files.create()
+            self._files.probe()
+        except OSError as error:
             raise UserError(
-                f"ray.storage {storage!r} cannot be written: {error}; give a folder or URI that "
-                "this machine and all workers can write"
+                f"ray.storage {mask(self.storage)!r} cannot be written: "
+                f"{' '.join(str(error).split())}; give a folder or URI that this machine and all "
+                "workers can write"
             ) from None
-        self._path, self._note = f"{folder}/run.json", f"{folder}/failure.json"
 
     def read(self) -> dict[str, Any] | None:
         """The record; None for a run that was never begun."""
-        if self._files.get_file_info(self._path).type == fs.FileType.NotFound:
-            return None
-        with self._files.open_input_stream(self._path) as stream:
-            return dict(json.loads(stream.read()))
+        return self._read(_RECORD)
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace the record."""
-        record = {"run_id": run_id, "status": status, "config": config.recorded()}
-        self._replace(self._path, record)
+        self._write(_RECORD, {"run_id": run_id, "status": status, "config": config.recorded()})
 
     def note_failure(self, reason: Exception) -> None:
         """Leave word that a restart would only fail again; the workers' restart reads it."""
         kind = "user" if isinstance(reason, UserError) else "training"
-        self._replace(self._note, {"kind": kind, "reason": str(reason)})
+        self._write(_NOTE, {"kind": kind, "reason": str(reason)})
 
     def noted_failure(self) -> UserError | TrainingFailed | None:
         """The failure that a worker has noted, if any."""
-        if self._files.get_file_info(self._note).type == fs.FileType.NotFound:
+        note = self._read(_NOTE)
+        if note is None:
             return None
-        with self._files.open_input_stream(self._note) as stream:
-            note = json.loads(stream.read())
         return (UserError if note["kind"] == "user" else TrainingFailed)(note["reason"])
 
     def forget_failure(self) -> None:
         """Give a run that failed another try."""
-        if self._files.get_file_info(self._note).type != fs.FileType.NotFound:
-            self._files.delete_file(self._note)
+        self._files.delete(_NOTE)
 
-    def _replace(self, path: str, content: dict[str, Any]) -> None:
-        # Several ranks may note a failure at once, and a reader must never see half of it.
-        draft = f"{path}.{uuid.uuid4().hex}.part"
-        with self._files.open_output_stream(draft) as stream:
-            stream.write(json.dumps(content, indent=1).encode())
-        self._files.move(draft, path)
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self._files.read(name)))
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        self._files.write(name, json.dumps(content, indent=1).encode())
 
     def resumable(
-        self, resume: Resume, config: Config, fixed: Sequence[str] = FIXED_SECTIONS
+        self, resume: Resume, config: Config, may_change: Collection[str] = MAY_CHANGE
     ) -> str | None:
         """The MLflow run to go on with, None to begin a new one.
 
-        ``fixed`` are the sections that must not change. Raises UserError where the name is taken,
-        finished, absent, or was begun with a configuration that this one cannot continue.
+        ``may_change`` are sections and fields. Raises UserError where the name is taken, finished,
+        absent, or was begun with a configuration that this one cannot continue.
         """
         record = self.read()
         if record is None:
             if resume == "must":
-                raise UserError(f"--resume must: there is no run {self.name!r} in {self.storage}")
+                raise UserError(
+                    f"--resume must: there is no run {self.name!r} in {mask(self.storage)}"
+                )
             return None
         if record["status"] == "finished":
             raise UserError(f"run {self.name!r} is finished; choose another --run name")
         if resume == "never":
             raise UserError(
-                f"--resume never: run {self.name!r} exists in {self.storage}; "
+                f"--resume never: run {self.name!r} exists in {mask(self.storage)}; "
                 "choose another --run name or delete it"
             )
-        _check_same(self.name, record["config"], config.recorded(), fixed)
+        _check_same(self.name, record["config"], config.recorded(), may_change)
         return str(record["run_id"])
 
 
@@ -107,13 +111,23 @@ def storage_root(config: Config) -> str:
     return config.ray.storage or str(Path("runs").absolute())
 
 
-def _check_same(name: str, old: dict[str, Any], new: dict[str, Any], fixed: Sequence[str]) -> None:
-    fields = [f"{section}.{key}" for section in fixed for key in new[section]]
-    for path in (*fields, *FIXED_FIELDS):
-        section, key = path.split(".")
-        before, now = old[section].get(key), new[section][key]
-        if before != now:
-            raise UserError(
-                f"run {name!r} was begun with {path} = {before!r}, now {now!r}; "
-                "keep it to resume, or choose another --run name"
-            )
+def _check_same(
+    name: str, old: dict[str, Any], new: dict[str, Any], may_change: Collection[str]
+) -> None:
+    default = Config().recorded()  # for fields that did not exist yet
+    fixed = {
+        f"{section}.{key}": (old.get(section, {}).get(key, default[section][key]), value)
+        for section, fields in new.items()
+        for key, value in fields.items()
+        if section not in may_change and f"{section}.{key}" not in may_change
+    }
+    changed = [
+        f"{path} = {before!r}, now {now!r}"
+        for path, (before, now) in fixed.items()
+        if before != now
+    ]
+    if changed:
+        raise UserError(
+            f"run {name!r} was begun with {'; '.join(changed)}. Keep it to resume, or choose "
+            f"another --run name; what may change: {', '.join(may_change)}"
+        )

@@ -1,129 +1,58 @@
-"""Where a worker's checkpoints come from and go to; here, a plain folder without Ray.
+"""What a worker's surroundings give it: its place among the ranks, and where checkpoints are.
 
-The training loop knows only `Session`. Ray Train's is in `ray_train`.
+The training loop knows only `Session`. Ray Train's is in `ray_train`; here is the one without Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
-from pipeline.config import Config
+import torch.distributed as dist
+
+from pipeline.config import RayConfig
+from pipeline.errors import UserError
+from pipeline.training.store import CheckpointStore
 from pipeline.world import World, world_from_environment
-
-Metrics = Mapping[str, float]
-Write = Callable[[Path], None]
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A committed checkpoint: its metrics and a way to open it as a local folder."""
-
-    metrics: Metrics
-    open: Callable[[], AbstractContextManager[Path]]
 
 
 class Session(Protocol):
     """What a worker asks of its surroundings."""
 
     world: World
+    store: CheckpointStore
 
-    def latest(self) -> Saved | None:
-        """The checkpoint to go on from, if there is one."""
-
-    def kept(self) -> list[Saved]:
-        """All checkpoints that still exist, oldest first. Every rank calls it."""
-
-    def report(self, metrics: Metrics, name: str, write: Write) -> None:
-        """Commit a checkpoint that rank 0 writes into a folder. Every rank calls it."""
-
-
-SCORE = "score"
-
-
-def score_name(config: Config) -> str | None:
-    """The figure that ranks checkpoints; None where no set is evaluated during training."""
-    return SCORE if config.data.val else None
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Tell the launcher how well it goes. Every rank calls it equally often."""
 
 
 class LocalSession:
-    """This process, or the processes that torchrun started; checkpoints in a local folder."""
+    """This process alone, or one of those that torchrun started."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        self.world, self._owns_group = world_from_environment(
-            config.ray.gpu, config.ray.collective_timeout
-        )
-        self.folder = folder
-        self._keep = config.train.keep_checkpoints
-        self._score = score_name(config)
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, world: World, store: CheckpointStore) -> None:
+        self.world, self.store = world, store
 
-    def close(self) -> None:
-        """Leave the process group, if this session made it."""
-        if self._owns_group:
-            import torch.distributed as dist
-
-            dist.destroy_process_group()
-
-    def latest(self) -> Saved | None:
-        """The last complete checkpoint in the folder."""
-        return next(reversed(self.kept()), None)
-
-    def kept(self) -> list[Saved]:
-        """All complete checkpoints in the folder, oldest first."""
-        return [self._saved(folder) for folder in self._folders()]
-
-    def report(self, metrics: Metrics, name: str, write: Write) -> None:
-        """Write on rank 0 and rename into place, then apply the retention."""
-        if self.world.is_main:
-            draft = self.folder / f".{name}.part"
-            shutil.rmtree(draft, ignore_errors=True)
-            write(draft)
-            (draft / "metrics.json").write_text(json.dumps(dict(metrics)), encoding="utf-8")
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            os.replace(draft, self.folder / name)
-            self._prune()
-        self.world.share(None)
-
-    def _folders(self) -> list[Path]:
-        return sorted(path.parent for path in self.folder.glob("step-*/metrics.json"))
-
-    def _saved(self, folder: Path) -> Saved:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return Saved(metrics, lambda: contextlib.nullcontext(folder))
-
-    def _prune(self) -> None:
-        folders = self._folders()
-        ranked = folders
-        if self._score:
-            name = self._score
-            ranked = sorted(
-                folders, key=lambda path: self._saved(path).metrics.get(name, float("-inf"))
-            )
-        for folder in set(folders) - set(ranked[-self._keep :]) - {folders[-1]}:
-            shutil.rmtree(folder)
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Nobody asks."""
 
 
 @contextlib.contextmanager
-def local_session(config: Config, folder: Path) -> Iterator[LocalSession]:
-    """A `LocalSession` that leaves its process group at the end."""
-    session = LocalSession(config, folder)
+def launched_world(config: RayConfig) -> Iterator[World]:
+    """The ranks that torchrun started, in a process group for the block; else a single one.
+
+    Where Ray starts the workers, this process is their driver: a single one too. Raises UserError
+    if both would start them.
+    """
+    if config.enabled:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise UserError("torchrun starts the workers itself; add --ray.enabled false")
+        yield World()
+        return
+    world, owns_group = world_from_environment(config.gpu, config.collective_timeout)
     try:
-        yield session
+        yield world
     finally:
-        session.close()
-
-
-def best_of(saved: list[Saved], score: str | None) -> Saved | None:
-    """The checkpoint of highest score, the latest where none has one."""
-    if score is None or not saved:
-        return saved[-1] if saved else None
-    scored: list[Any] = [item for item in saved if score in item.metrics]
-    return max(scored, key=lambda item: item.metrics[score]) if scored else saved[-1]
+        if owns_group:
+            dist.destroy_process_group()

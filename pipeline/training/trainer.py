@@ -158,7 +158,7 @@ class Trainer:
         return self.average.module
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """All tensors that the next step depends on, and where it is; none of them copied."""
         return {
             "model": self.detector.state_dict(),
             "ema": self.average.module.state_dict(),
@@ -167,7 +167,6 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "step": self.step_count,
             "patience": self.patience.state(),
-            "rng": torch.get_rng_state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -179,7 +178,6 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.step_count = state["step"]
         self.patience.load(state["patience"])
-        torch.set_rng_state(state["rng"].cpu())
 
 
 def seed_everything(seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -22,12 +23,13 @@ from pipeline.data.order import total_steps
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.tracking import Tracker
-from pipeline.training.checkpoint import load_meta, load_state, save_checkpoint
 from pipeline.training.failures import explained
+from pipeline.training.manager import CheckpointManager
 from pipeline.training.memory import keep_freed_memory
 from pipeline.training.profile import traced
 from pipeline.training.progress import RunLog
-from pipeline.training.session import SCORE, Session, best_of, score_name
+from pipeline.training.session import Session
+from pipeline.training.store import SCORE
 from pipeline.training.trainer import Trainer
 from pipeline.world import mean_over_ranks
 
@@ -45,45 +47,50 @@ def train_worker(
     manifest, world = load_manifest(config.data.train), session.world
     steps = Steps(config, manifest.samples)
     trainer = Trainer(config, world, len(manifest.classes), steps.total)
-    if saved := session.latest():
-        with saved.open() as folder:
-            check_data_unchanged(load_meta(folder), config.data.train, manifest)
-            trainer.load(load_state(folder, world.device))
-    elif config.model.init:
-        log.started_from(trainer.start_from(manifest.classes, tracking_uri))
-    loader = build_train_loader(
-        config.data.train, config, world.rank, world.size, start_step=trainer.step_count
-    )
-    title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
-    log.start(trainer.step_count, steps, title, world.size)
-    for batch in traced(loader, config.train.profile_steps if world.is_main else 0, log.profile):
-        if trainer.patience.exhausted:
-            log.stopped_early(trainer.step_count, trainer.patience)
-            break
-        parts = trainer.step(batch)
-        step = trainer.step_count
-        if step % config.train.log_every == 0 or step == steps.total:
-            log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
-        if step in steps.checkpoints or step in steps.evaluations:
+    with contextlib.closing(CheckpointManager(config, session.store, trainer)) as checkpoints:
+        fits = partial(check_data_unchanged, config.data.train, manifest)
+        if not checkpoints.restore(fits) and config.model.init:
+            log.started_from(trainer.start_from(manifest.classes, tracking_uri))
+        loader = build_train_loader(
+            config.data.train, config, world.rank, world.size, start_step=trainer.step_count
+        )
+        title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
+        log.start(trainer.step_count, steps, title, world.size)
+        traced_steps = config.train.profile_steps if world.is_main else 0
+        for batch in traced(loader, traced_steps, log.profile):
+            if trainer.patience.exhausted:
+                log.stopped_early(trainer.step_count, trainer.patience)
+                break
+            parts = trainer.step(batch)
+            step = trainer.step_count
+            if step % config.train.log_every == 0 or step == steps.total:
+                log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
             metrics = {"step": step, "epoch": steps.epoch(step)}
             if config.data.val and step in steps.evaluations:
                 metrics |= validate("val", config.data.val, trainer, log)
                 trainer.patience.saw(metrics.get("val/ap", -1.0))
-            if config.data.val:  # what was not evaluated is kept as the latest alone
-                metrics[SCORE] = metrics.get("val/ap", -1.0)
-            meta = {
-                **metrics,
-                "classes": manifest.classes,
-                "spec": trainer.detector.spec,
-                "data": manifest.content_hash,
-                "config": config.recorded(),
-            }
-            write = partial(save_checkpoint, state=trainer.state(), meta=meta)
-            session.report(metrics, f"step-{step:08d}", write)
-    return finish(config, session, trainer, log)
+                session.report(metrics)
+            if step in steps.checkpoints or checkpoints.due(step):
+                checkpoints.save(describe(config, manifest, trainer, metrics))
+        return finish(config, checkpoints, log)
 
 
-def check_data_unchanged(meta: Mapping[str, Any], uri: str, manifest: Manifest) -> None:
+def describe(
+    config: Config, manifest: Manifest, trainer: Trainer, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """The readable half of a checkpoint."""
+    score = {SCORE: metrics.get("val/ap", -1.0)} if config.data.val else {}
+    return {
+        **metrics,
+        **score,  # what was not evaluated is kept as the latest alone
+        "classes": manifest.classes,
+        "spec": trainer.detector.spec,
+        "data": manifest.content_hash,
+        "config": config.recorded(),
+    }
+
+
+def check_data_unchanged(uri: str, manifest: Manifest, meta: Mapping[str, Any]) -> None:
     """Raise UserError if a checkpoint was made on other data: its position would mean nothing."""
     require_classes(uri, manifest, meta["classes"], "the checkpoint to go on from")
     if meta["data"] != manifest.content_hash:
@@ -120,22 +127,20 @@ def validate(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, f
     return world.share({f"{split}/{name}": value for name, value in metrics.items()})
 
 
-def finish(config: Config, session: Session, trainer: Trainer, log: RunLog) -> dict[str, Any]:
+def finish(config: Config, checkpoints: CheckpointManager, log: RunLog) -> dict[str, Any]:
     """Choose the weights (best on ``data.val``, else the last) and score ``data.test`` once."""
-    chosen = best_of(session.kept(), score_name(config))
-    assert chosen is not None, "the last step always writes a checkpoint"
-    with chosen.open() as folder:
-        meta = load_meta(folder)
-        trainer.load(load_state(folder, trainer.world.device))
-    metrics = {name: value for name, value in chosen.metrics.items() if "/" in name}
+    last, chosen = checkpoints.finish()
+    metrics = {name: value for name, value in chosen.meta.items() if "/" in name}
     if config.data.test:
-        metrics |= validate("test", config.data.test, trainer, log)
+        metrics |= validate("test", config.data.test, checkpoints.trainer, log)
     return {
-        "checkpoint": f"step-{meta['step']:08d}",
-        "step": meta["step"],
-        "classes": meta["classes"],
-        "spec": meta["spec"],
+        "checkpoint": chosen.name,
+        "step": chosen.step,
+        "classes": chosen.meta["classes"],
+        "spec": chosen.meta["spec"],
         "metrics": metrics,
+        "weights_sha256": last.meta["weights_sha256"],
+        "ema_sha256": last.meta["ema_sha256"],
     }
 
 
@@ -150,8 +155,10 @@ class Steps:
     def __init__(self, config: Config, samples: int) -> None:
         self.samples, self.batch = samples, config.train.batch_size
         self.total = total_steps(config.train.epochs, samples, self.batch)
-        self.checkpoints = self._every(config.train.checkpoint_every)
         self.evaluations = self._every(config.evaluate.every) if config.data.val else set()
+        self.checkpoints = self._every(config.train.checkpoint_every) | self.evaluations
+        if every := config.train.checkpoint_steps:
+            self.checkpoints |= set(range(every, self.total, every))
 
     def epoch(self, step: int) -> float:
         """Passes over the training set after a step."""

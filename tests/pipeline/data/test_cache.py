@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.cache import ShardCache
+from pipeline.data.cache import ShardCache, _locked
 from pipeline.data.manifest import Shard
 from pipeline.data.shards import ShardWriter
 from pipeline.errors import UserError
@@ -158,6 +158,25 @@ def test_processes_that_need_more_than_fits_still_get_the_right_bytes(source, tm
     assert space(cache) <= cache.limit
 
 
+def test_locks_exclude_though_their_files_come_and_go(tmp_path):
+    def work() -> None:
+        for _ in range(200):
+            with _locked(tmp_path / "a.lock", wait=True) as held:
+                assert held
+                count = int(counter.read_text())
+                counter.write_text(str(count + 1))
+
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    processes = [FORK.Process(target=work) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert counter.read_text() == "800" and not (tmp_path / "a.lock").exists()
+
+
 def test_a_process_killed_in_mid_transfer_leaves_neither_lock_nor_space(source, tmp_path):
     cache = ShardCache(tmp_path / "cache", limit=2 * source.size)
     shard = source.shards[0]
@@ -179,6 +198,7 @@ def test_a_process_killed_in_mid_transfer_leaves_neither_lock_nor_space(source, 
     for number in (3, 4):
         get(cache, source, number)
     assert not list(cache.folder.glob("*.partial")) and kept(cache, source) == [3, 4]
+    assert not list(cache.folder.glob("*.lock"))
     get(cache, source, 0)
     assert kept(cache, source) == [0, 4]
 

@@ -101,6 +101,21 @@ def test_ranks_share_each_batch_evenly(world_size):
         assert max(sizes) - min(sizes) <= 1
 
 
+@given(st.integers(1, 60), st.integers(1, 32), st.integers(1, 32), st.floats(0.1, 3))
+@settings(deadline=None)
+def test_all_ranks_make_equally_many_steps_of_at_least_one_sample(n, batch, world_size, epochs):
+    world_size = min(world_size, batch)
+    order, steps = Order([n], seed=0), total_steps(epochs, n, batch)
+    read = []
+    for step in range(steps):
+        shares = [share(step, batch, rank, world_size) for rank in range(world_size)]
+        assert all(shares)
+        read += sorted(t for positions in shares for t in positions)
+    assert read == list(range(steps * batch))  # nothing dropped, repeated or padded
+    counts = Counter(order.sample(t) for t in range(min(len(read), 200)))
+    assert set(counts.values()) <= {1}
+
+
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 5))
 def test_epochs_end_at_the_first_step_that_completes_them(n, batch, epochs):
     ends = [epoch_end(e, n, batch) for e in range(epochs)]

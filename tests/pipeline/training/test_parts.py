@@ -39,6 +39,11 @@ def test_a_set_smaller_than_a_batch_still_trains() -> None:
     assert plan.checkpoints == {1, 2}
 
 
+def test_every_so_many_steps_besides_the_epochs() -> None:
+    plan = steps(20, val=None, epochs=2, batch_size=4, checkpoint_steps=3)
+    assert plan.checkpoints == {3, 5, 6, 9, 10}
+
+
 def test_without_a_validation_set_nothing_is_evaluated_on_the_way() -> None:
     assert steps(20, val=None, epochs=3, batch_size=4, checkpoint_every=3).evaluations == set()
     assert steps(20, val=None, epochs=3, batch_size=4, checkpoint_every=3).checkpoints == {15}

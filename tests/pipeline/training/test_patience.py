@@ -8,8 +8,10 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.training.patience import Patience
 from pipeline.training.progress import RunLog
-from pipeline.training.session import local_session
+from pipeline.training.session import LocalSession
+from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import train_worker
+from pipeline.world import World
 
 
 def waits(patience: Patience, scores: list[float]) -> list[bool]:
@@ -51,11 +53,10 @@ def test_a_training_stops_early_keeps_the_best_and_stays_stopped(
     # A rise by 1.0 is out of reach, so the second and third evaluations are in vain.
     change = {"train.patience": 2, "train.min_improvement": 1.0, "train.epochs": 50}
     config = small.replace({**change, "train.keep_checkpoints": 9})
-    outcomes = []
+    store, outcomes = CheckpointStore(tmp_path / "run"), []
     for _ in range(2):
-        with local_session(config, tmp_path / "run") as session:
-            outcomes.append(train_worker(config, session, RunLog(None)))
-            assert [saved.metrics["step"] for saved in session.kept()] == [5, 10, 15]
-            best = max(saved.metrics["val/ap"] for saved in session.kept())
+        outcomes.append(train_worker(config, LocalSession(World(), store), RunLog(None)))
+        assert [saved.step for saved in store.saved()] == [5, 10, 15]
+        best = max(saved.meta["val/ap"] for saved in store.saved())
     assert outcomes[0] == outcomes[1]
     assert outcomes[0]["metrics"]["val/ap"] == best

@@ -17,7 +17,8 @@ from pipeline.errors import UserError
 from pipeline.training.checkpoint import load_state
 from pipeline.training.fit import fit
 from pipeline.training.progress import RunLog
-from pipeline.training.session import local_session
+from pipeline.training.session import LocalSession
+from pipeline.training.store import CheckpointStore
 from pipeline.training.trainer import Trainer
 from pipeline.training.worker import train_worker
 from pipeline.world import World
@@ -140,24 +141,25 @@ def test_ranks_begin_alike_and_train_around_what_is_frozen(weights: str, tmp_pat
     assert [rank["reports"] for rank in ranks] == [True, False]
 
 
+def session(folder: Path) -> LocalSession:
+    return LocalSession(World(), CheckpointStore(folder))
+
+
 def test_a_run_is_a_starting_point_and_a_resumed_run_is_not_started_again(
     small: Config, tmp_path: Path
 ) -> None:
     config = small.replace({"data.val": None, "data.test": None, "train.epochs": 0.4})
-    with local_session(config, tmp_path / "first") as session:
-        first = train_worker(config, session, RunLog(None))
+    first = train_worker(config, session(tmp_path / "first"), RunLog(None))
     end = load_state(tmp_path / "first" / first["checkpoint"])["ema"]
     frozen = {"model.freeze_stages": 4, "train.epochs": 0.4}
     config = config.replace({"model.init": str(tmp_path / "first"), **frozen})
-    with local_session(config, tmp_path / "second") as session:
-        second = train_worker(config, session, RunLog(None))
+    second = train_worker(config, session(tmp_path / "second"), RunLog(None))
     state_ = load_state(tmp_path / "second" / second["checkpoint"])["model"]
     moved = changed(end, state_)
     assert moved and not any(name.startswith("backbone.") for name in moved)
     # The folder to start from is gone, and a resumed run has no need of it.
     (tmp_path / "first").rename(tmp_path / "gone")
-    with local_session(config, tmp_path / "second") as session:
-        train_worker(config, session, RunLog(None))
+    train_worker(config, session(tmp_path / "second"), RunLog(None))
 
 
 def test_weights_that_do_not_fit_end_before_a_run_is_made(small: Config, tmp_path: Path) -> None:

@@ -11,31 +11,31 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.training.checkpoint import load_meta, load_state
 from pipeline.training.progress import RunLog
-from pipeline.training.session import LocalSession, local_session
+from pipeline.training.session import LocalSession
+from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import train_worker
+from pipeline.world import World
 
 
 class Killed(Exception):
     """Stands for the end of the process."""
 
 
-class KilledAfter(LocalSession):
-    """A session whose process dies right after its n-th checkpoint."""
+class DiesAt(RunLog):
+    """A process that dies after a step, before whatever would have followed it."""
 
-    def __init__(self, config: Config, folder: Path, reports: int) -> None:
-        super().__init__(config, folder)
-        self.left = reports
+    def __init__(self, last: int) -> None:
+        super().__init__(None)
+        self.last = last
 
-    def report(self, *args: Any) -> None:
-        super().report(*args)
-        self.left -= 1
-        if not self.left:
+    def step(self, step: int, *args: Any) -> None:
+        if step == self.last:
             raise Killed
 
 
-def train(config: Config, folder: Path) -> dict[str, Any]:
-    with local_session(config, folder) as session:
-        return train_worker(config, session, RunLog(None))
+def train(config: Config, folder: Path, log: RunLog | None = None) -> dict[str, Any]:
+    session = LocalSession(World(), CheckpointStore(folder))
+    return train_worker(config, session, log or RunLog(None))
 
 
 def last_state(folder: Path) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one.keys() == other.keys()
         for key in one:
             assert_equal(one[key], other[key])
-    elif isinstance(one, list):
+    elif isinstance(one, list | tuple):
         for a, b in zip(one, other, strict=True):
             assert_equal(a, b)
     else:
@@ -65,15 +65,34 @@ def test_training_ends_with_figures_and_a_checkpoint(small: Config, tmp_path: Pa
     assert meta["config"]["train"]["batch_size"] == 4
 
 
-def test_a_killed_training_ends_with_the_same_weights(small: Config, tmp_path: Path) -> None:
-    # Checkpoints in the middle of epochs; no validation, so that the last state is the chosen one.
-    config = small.replace({"data.val": None, "train.checkpoint_every": 0.6})
+@pytest.mark.parametrize(
+    ("change", "deaths", "resumed_at"),
+    [
+        # Between checkpoints in the middle of epochs, before the first, and twice.
+        ({"train.checkpoint_steps": 3}, [5, 8], [3, 6]),
+        ({"train.checkpoint_every": 0.6}, [1, 3], [0, 0]),
+        ({"train.checkpoint_steps": 1, "train.keep_checkpoints": 1}, [10], [9]),
+    ],
+)
+def test_a_training_killed_anywhere_ends_with_the_same_bits(
+    small: Config,
+    tmp_path: Path,
+    change: dict[str, Any],
+    deaths: list[int],
+    resumed_at: list[int],
+) -> None:
+    config = small.replace({"evaluate.every": 1.0, **change})
     whole = train(config, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train_worker(config, KilledAfter(config, tmp_path / "killed", reports=2), RunLog(None))
+    for step, expected in zip(deaths, resumed_at, strict=True):
+        with pytest.raises(Killed):
+            train(config, tmp_path / "killed", DiesAt(step))
+        saved = [item.step for item in CheckpointStore(tmp_path / "killed").saved()]
+        assert max(saved, default=0) == expected
     resumed = train(config, tmp_path / "killed")
     assert_equal(last_state(tmp_path / "whole"), last_state(tmp_path / "killed"))
-    assert whole["metrics"] == resumed["metrics"]
+    assert whole == resumed
+    kept = [[p.name for p in sorted((tmp_path / d).iterdir())] for d in ("whole", "killed")]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +119,6 @@ def test_other_data_under_the_same_name_is_refused(
 def test_the_best_checkpoint_is_chosen_not_the_last(small: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = train(small, folder)
-    with local_session(small, folder) as session:
-        scores = {item.metrics["step"]: item.metrics["val/ap"] for item in session.kept()}
+    scores = {item.step: item.meta["val/ap"] for item in CheckpointStore(folder).saved()}
     assert outcome["metrics"]["val/ap"] == max(scores.values())
     assert scores[outcome["step"]] == max(scores.values())

@@ -1,0 +1,122 @@
+"""Look after a run's checkpoints: ``python -m jobs.checkpoints list|verify|prune URI``.
+
+list    what there is, and what is damaged or was never finished
+verify  read every byte and compare the sums; exit code 1 if one is damaged
+prune   delete all but the best and the latest, and what killed trainings left behind
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from jobs._cli import make_parser, run_job
+from pipeline.errors import TrainingFailed, UserError
+from pipeline.training.checkpoint import STATE, DamagedCheckpoint
+from pipeline.training.storage import absolute
+from pipeline.training.store import SCORE, CheckpointStore, Leftover, Saved
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Act on the checkpoints below a run's folder or URI; returns what the table says."""
+    parser = make_parser("checkpoints", __doc__ or "")
+    parser.add_argument("action", choices=("list", "verify", "prune"))
+    parser.add_argument("uri", metavar="URI", help="folder or URI of a run: STORAGE/NAME")
+    parser.add_argument(
+        "--keep",
+        type=int,
+        metavar="N",
+        help="prune: best ones kept besides the latest; default: the run's keep_checkpoints",
+    )
+    parser.add_argument(
+        "--older-than",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="prune: delete unfinished ones that nobody has touched for so long; default: 10",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
+    options = parser.parse_args(argv)
+    store = CheckpointStore(absolute(options.uri))
+    try:
+        return _act(store, options)
+    except OSError as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{store.storage} cannot be read or written: {text}") from None
+
+
+def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
+    saved, leftovers = store.survey()
+    if not saved and not leftovers:
+        raise UserError(f"{store.storage} holds no checkpoints; give a run's folder or URI")
+    if options.action == "verify":
+        leftovers += [Leftover(i.name, problem, 0.0) for i in saved if (problem := _bad(store, i))]
+        bad = {item.name for item in leftovers}
+        saved = [item for item in saved if item.name not in bad]
+    rows = [_row(item) for item in saved]
+    rows += [{"name": item.name, "problem": item.problem} for item in leftovers]
+    for row in sorted(rows, key=lambda row: str(row["name"])):
+        print(_line(row))
+    result: dict[str, Any] = {"uri": str(store.storage), "checkpoints": rows}
+    damaged = [item.name for item in leftovers if "damaged" in item.problem]
+    if options.action == "verify" and damaged:
+        raise TrainingFailed(f"damaged: {', '.join(damaged)}; a resumed training passes them over")
+    if options.action == "prune":
+        result["deleted"] = _prune(store, saved, options)
+    return result
+
+
+def _prune(
+    store: CheckpointStore, saved: Sequence[Saved], options: argparse.Namespace
+) -> list[str]:
+    keep = options.keep
+    if keep is None:
+        config = saved[-1].meta.get("config", {}) if saved else {}
+        keep = config.get("train", {}).get("keep_checkpoints", 1)
+    if keep < 1:
+        raise UserError(f"--keep {keep}: keep at least 1")
+    score = SCORE if any(SCORE in item.meta for item in saved) else None
+    act = store.doomed if options.dry_run else store.prune
+    names = act(keep, score, older_than=60.0 * options.older_than)
+    for name in names:
+        print(f"{'would delete' if options.dry_run else 'deleted'} {name}")
+    return names
+
+
+def _bad(store: CheckpointStore, item: Saved) -> str | None:
+    try:
+        store.verify(item.name)
+    except DamagedCheckpoint as error:
+        return str(error)
+    return None
+
+
+def _row(item: Saved) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "step": item.step,
+        "epoch": item.meta.get("epoch"),
+        "val/ap": item.meta.get("val/ap"),
+        "bytes": item.meta["files"][STATE]["bytes"],
+        "saved": item.meta["saved"],
+        "world_size": item.meta.get("world_size"),
+        "weights_sha256": item.meta.get("weights_sha256"),
+        "ema_sha256": item.meta.get("ema_sha256"),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "problem" in row:
+        return f"{row['name']}  {row['problem']}"
+    score = "-" if row["val/ap"] is None else f"{row['val/ap']:.4f}"
+    saved = datetime.fromtimestamp(row["saved"]).isoformat(" ", "seconds")
+    return (
+        f"{row['name']}  epoch {row['epoch'] or 0:.2f}  val/ap {score}  "
+        f"{row['bytes'] / 1e6:.1f} MB  {saved}  weights {(row['weights_sha256'] or '-')[:12]}"
+    )
+
+
+if __name__ == "__main__":
+    run_job(main)

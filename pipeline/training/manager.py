@@ -1,0 +1,149 @@
+"""Saves a trainer while it trains, restores it, and chooses whose weights count in the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import TrainingFailed
+from pipeline.training.rng import restore_rng, rng_state
+from pipeline.training.snapshot import Snapshot
+from pipeline.training.store import CheckpointStore, Saved, by_score, score_name, step_name
+from pipeline.training.timer import SharedTimer
+from pipeline.training.trainer import Trainer
+
+LEAST_SECONDS = 5.0  # between a checkpoint and the next that is due by time
+RETRY_SECONDS = (2.0, 8.0)  # waits before a write is tried again
+
+_LOG = logging.getLogger(__name__)
+
+
+class CheckpointManager:
+    """Every rank calls every method, at the same step; rank 0 alone writes.
+
+    `save` copies the state into memory and returns; a thread writes, commits and prunes. One
+    checkpoint is under way at a time. A checkpoint that cannot be written costs a warning, the last
+    one of a training costs the training.
+    """
+
+    def __init__(self, config: Config, store: CheckpointStore, trainer: Trainer) -> None:
+        self.config, self.store, self.trainer, self.world = config, store, trainer, trainer.world
+        self.blocked: list[float] = []  # seconds that each `save` has kept the training waiting
+        minutes = config.train.checkpoint_minutes
+        seconds = max(LEAST_SECONDS, 60.0 * minutes) if minutes else float("inf")
+        self._timer = SharedTimer(seconds, self.world)
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+        self._snapshot = Snapshot()
+
+    def restore(self, check: Callable[[Mapping[str, Any]], None]) -> bool:
+        """Go on from the latest sound checkpoint, if there is one.
+
+        ``check`` sees its readable half and raises UserError if it does not fit.
+        """
+        newest = self.world.on_main(self._newest_sound)
+        if newest is not None:
+            check(newest.meta)
+            self._take_over(newest)
+        self._timer.restart(self.trainer.step_count)
+        if self.world.is_main:
+            parameters = list(self.trainer.detector.parameters())
+            momentum = [] if newest else parameters
+            self._snapshot.reserve([self.trainer.state(), momentum])
+        return newest is not None
+
+    def due(self, step: int) -> bool:
+        """Whether ``train.checkpoint_minutes`` have passed since the last checkpoint."""
+        if not self.config.train.checkpoint_minutes:
+            return False
+        return self._timer.due(step, lambda: self._pending is not None and not self._pending.done())
+
+    def save(self, meta: Mapping[str, Any]) -> None:
+        """Begin to write a checkpoint of the present state; waits for the one before to end."""
+        began = time.monotonic()
+        states = self.world.gather(rng_state(self.world.device))
+        if states is not None:
+            self.wait()
+            state = self._snapshot.take({**self.trainer.state(), "rng": states})
+            meta = {"world_size": self.world.size, **meta}
+            self._pending = self._writer.submit(self._write, self.trainer.step_count, state, meta)
+        self.blocked.append(time.monotonic() - began)
+        self._timer.restart(self.trainer.step_count)
+
+    def wait(self) -> None:
+        """Until what has been saved is written, or given up with a warning."""
+        if self._pending is not None:
+            self._pending.result()
+
+    def finish(self) -> tuple[Saved, Saved]:
+        """The last checkpoint and the chosen one, which is then loaded.
+
+        Chosen is the best on ``data.val``, or the last. Raises TrainingFailed if the last one could
+        not be written.
+        """
+        last, chosen = self.world.on_main(self._choose)
+        self._take_over(chosen)
+        return last, chosen
+
+    def close(self) -> None:
+        """Let the writing end."""
+        self._writer.shutdown()
+
+    def _write(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                self.store.save(step, state, meta)
+                break
+            except OSError as error:
+                if pause is None:
+                    self._give_up(step, error)
+                    return
+                time.sleep(pause)
+        try:
+            self.store.prune(self.config.train.keep_checkpoints, score_name(self.config))
+        except OSError as error:
+            _LOG.warning("old checkpoints in %s cannot be deleted: %s", self.store.storage, error)
+
+    def _give_up(self, step: int, error: OSError) -> None:
+        try:  # what half of it takes may be what the next one needs
+            self.store.storage.delete_folder(step_name(step))
+            last = self.store.saved()[-1:]
+        except OSError:
+            last = []
+        _LOG.warning(
+            "checkpoint %s cannot be written to %s: %s; training goes on, a restart would begin "
+            "%s; free space or mend the storage",
+            step_name(step),
+            self.store.storage,
+            error,
+            f"from {last[0].name}" if last else "anew",
+        )
+
+    def _newest_sound(self) -> Saved | None:
+        found = self.store.first_sound(
+            reversed(self.store.saved()), "cpu", lambda text: _LOG.warning("%s", text)
+        )
+        return found[0] if found else None
+
+    def _choose(self) -> tuple[Saved, Saved]:
+        self.wait()
+        saved = self.store.saved()
+        if not saved or saved[-1].step != self.trainer.step_count:
+            raise TrainingFailed(
+                f"the last checkpoint could not be written to {self.store.storage}; free space or "
+                "mend the storage, and resume the run by its name"
+            )
+        candidates = by_score(saved, score_name(self.config))
+        found = self.store.first_sound(candidates, "cpu", lambda text: _LOG.warning("%s", text))
+        if found is None:
+            raise TrainingFailed(f"no checkpoint in {self.store.storage} is sound any more")
+        return saved[-1], found[0]
+
+    def _take_over(self, saved: Saved) -> None:
+        state = self.store.load(saved.name, self.world.device)
+        self.trainer.load(state)
+        restore_rng(state["rng"], self.world, self.config.train.seed, saved.step)
