@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .anchors import level_strides, make_anchors
 from .backbones import build_backbone, check_backbone
 from .heads import Heads
-from .layers import initialise
+from .layers import NORMS, initialise, use_group_norm
 from .necks import NECKS
 
 # ImageNet's statistics, of pixels in 0..255: what published backbone weights expect.
@@ -43,9 +43,10 @@ class Detector(nn.Module):
         num_classes: int,
         image_size: int,
         neck_channels: int | None = None,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
-        _check(backbone, neck, num_classes, image_size, neck_channels)
+        _check(backbone, neck, num_classes, image_size, neck_channels, norm)
         self.num_classes = num_classes
         self.image_size = image_size
         self.backbone = build_backbone(backbone)
@@ -54,12 +55,15 @@ class Detector(nn.Module):
         self.neck = NECKS[neck](self.backbone.channels, width, levels)
         initialise(self.neck)
         self.heads = Heads(width, levels, num_classes)
+        if norm == "group":
+            use_group_norm(self)
         self.spec: dict[str, Any] = {
             "backbone": backbone,
             "neck": neck,
             "num_classes": num_classes,
             "image_size": image_size,
             "neck_channels": width,
+            "norm": norm,
         }
         anchors, strides = make_anchors(image_size)
         self.register_buffer("anchors", anchors, persistent=False)
@@ -84,21 +88,31 @@ def build_detector(
     num_classes: int = 1,
     image_size: int = 320,
     neck_channels: int | None = None,
+    norm: str = "batch",
 ) -> Detector:
     """A detector with random weights; `build_detector(**detector.spec)` has the same shape.
 
-    `neck_channels` is the width of the pyramid; None takes what suits the backbone. Raises
-    ValueError on unknown names and impossible sizes.
+    `neck_channels` is the width of the pyramid; None takes what suits the backbone. `norm` is
+    "batch" or "group", everywhere. Raises ValueError on unknown names and impossible sizes.
     """
-    return Detector(backbone, neck, num_classes, image_size, neck_channels)
+    return Detector(backbone, neck, num_classes, image_size, neck_channels, norm)
 
 
 def _check(
-    backbone: str, neck: str, num_classes: int, image_size: int, neck_channels: int | None
+    backbone: str,
+    neck: str,
+    num_classes: int,
+    image_size: int,
+    neck_channels: int | None,
+    norm: str,
 ) -> None:
     check_backbone(backbone)
     if neck not in NECKS:
         raise ValueError(f"neck {neck!r} does not exist; choose from: {', '.join(sorted(NECKS))}")
+    if norm not in NORMS:
+        raise ValueError(f"norm {norm!r} does not exist; choose from: {', '.join(NORMS)}")
+    if norm == "group" and backbone.startswith("timm:"):
+        raise ValueError(f"norm 'group': {backbone} has norms of its own; use 'batch'")
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
     if neck_channels is not None and (neck_channels < 2 or neck_channels % 2):

@@ -1,6 +1,10 @@
 """The convolution blocks that backbones and necks share, and how they are initialised."""
 
+import math
+
 from torch import Tensor, nn
+
+NORMS = ("batch", "group")
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -51,6 +55,21 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+
+def use_group_norm(module: nn.Module) -> None:
+    """Put group norms, of 4 channels a group or more, in the place of all batch norms.
+
+    What a group norm makes of an image does not depend on the rest of the batch, so neither does
+    training on how a batch is split.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            channels = child.num_features
+            groups = math.gcd(32, max(1, channels // 4), channels)
+            setattr(module, name, nn.GroupNorm(groups, channels))
+        else:
+            use_group_norm(child)
 
 
 def upsample_to(features: Tensor, like: Tensor) -> Tensor:

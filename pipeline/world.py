@@ -36,6 +36,17 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def begin_sum(self, value: Tensor) -> Callable[[], Tensor]:
+        """Sum a tensor over all ranks in the background; call the answer before using it."""
+        work = dist.all_reduce(value, async_op=True) if self.size > 1 else None
+
+        def finish() -> Tensor:
+            if work is not None:
+                work.wait()
+            return value
+
+        return finish
+
     def gather(self, value: Any) -> list[Any] | None:
         """All ranks' values on rank 0, in rank order; None elsewhere."""
         if self.size == 1:
@@ -75,10 +86,11 @@ class World:
                 dist.broadcast(tensor, src=0)
 
 
-def world_from_environment(gpu: bool) -> tuple[World, bool]:
+def world_from_environment(gpu: bool, timeout: float = 1800.0) -> tuple[World, bool]:
     """The world that torchrun describes in the environment, else a single process.
 
-    Returns the world and whether this call started its process group.
+    Ranks wait for each other at most ``timeout`` seconds. Returns the world and whether this call
+    started its process group.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
@@ -87,7 +99,7 @@ def world_from_environment(gpu: bool) -> tuple[World, bool]:
         torch.cuda.set_device(device)
     starts = size > 1 and not dist.is_initialized()
     if starts:
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=30))
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
     return World(rank, size, device), starts
 
 

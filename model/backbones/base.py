@@ -6,6 +6,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
+
 
 class Backbone(nn.Module, ABC):
     """Maps (B, 3, H, W) to feature maps of widths `channels`, finest (stride 8) first."""
@@ -40,7 +42,7 @@ class Backbone(nn.Module, ABC):
             raise ValueError(f"{stages} stages cannot be frozen; the backbone has {len(groups)}")
         frozen = [layer for group in groups[:stages] for layer in group]
         if norm:
-            frozen += [layer for layer in self.modules() if isinstance(layer, nn.BatchNorm2d)]
+            frozen += [layer for layer in self.modules() if isinstance(layer, NORMS)]
         for layer in frozen:
             layer.requires_grad_(False)
         self._held = frozen

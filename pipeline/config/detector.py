@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +29,10 @@ class ModelConfig(Section):
         le=4096,
         description="side of the square input, pixels; divisible by 64",
     )
+    norm: Literal["batch", "group"] = Field(
+        "batch",
+        description="norms of the network; with group, steps do not depend on how a batch is split",
+    )
     init: str | None = Field(
         None,
         description="weights to start from: a .pth or .safetensors file or http(s) URL, "
@@ -49,7 +53,12 @@ class ModelConfig(Section):
 
     def network(self) -> dict[str, Any]:
         """What `build_detector` takes, besides the number of classes."""
-        return {"backbone": self.backbone, "neck": self.neck, "image_size": self.image_size}
+        return {
+            "backbone": self.backbone,
+            "neck": self.neck,
+            "image_size": self.image_size,
+            "norm": self.norm,
+        }
 
     @field_validator("backbone")
     @classmethod
@@ -76,6 +85,12 @@ class ModelConfig(Section):
     def _hash_of_url(self) -> ModelConfig:
         if (self.init or "").startswith(("http://", "https://")) and not self.init_sha256:
             raise ValueError("init is a URL: give init_sha256, the sha256 of the file it names")
+        return self
+
+    @model_validator(mode="after")
+    def _norm_fits(self) -> ModelConfig:
+        if self.norm == "group" and self.backbone.startswith("timm:"):
+            raise ValueError(f"norm is group, but {self.backbone} has norms of its own")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from pipeline.config.base import Section
@@ -38,6 +38,14 @@ class Config(Section):
         default_factory=RegistryConfig, description=RegistryConfig.__doc__
     )
     ray: RayConfig = Field(default_factory=RayConfig, description=RayConfig.__doc__)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        if self.train.sync_batch_norm and not self.ray.gpu:
+            raise ValueError("train.sync_batch_norm needs ray.gpu; set both or neither")
+        if self.train.patience and not self.data.val:
+            raise ValueError("train.patience needs data.val, the set that says what is better")
+        return self
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Config:
@@ -82,7 +90,7 @@ def _explain_one(item: Any) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"{'.'.join(path)}: unknown key; {hint}"
     if kind == "value_error":
-        return f"{'.'.join(path)}: {item['ctx']['error']}"
+        return ": ".join([*([".".join(path)] if path else []), str(item["ctx"]["error"])])
     field = _field(path)
     meaning = f" ({field.description})" if field is not None and field.description else ""
     return f"{'.'.join(path)}: got {item['input']!r}; {item['msg'].lower()}{meaning}"

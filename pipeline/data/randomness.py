@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-_PURPOSES = {"order": 1, "windows": 2, "augment": 3, "shapes": 4}
-Purpose = Literal["order", "windows", "augment", "shapes"]
+_PURPOSES = {"order": 1, "windows": 2, "augment": 3, "shapes": 4, "network": 5}
+Purpose = Literal["order", "windows", "augment", "shapes", "network"]
 
 
 def bits(purpose: Purpose, *key: int) -> np.random.PCG64:

@@ -100,12 +100,13 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
 def concurrency(config: Config, resources: Mapping[str, float]) -> int:
     """How many whole trials the cluster holds at a time, at most ``sweep.concurrency``."""
     ray = config.ray
-    fits = math.floor(resources.get("CPU", 0) / (ray.workers * ray.cpus_per_worker + TRIAL_CPU))
+    workers = ray.most_workers
+    fits = math.floor(resources.get("CPU", 0) / (workers * ray.cpus_per_worker + TRIAL_CPU))
     if ray.gpu:
-        fits = min(fits, math.floor(resources.get("GPU", 0) / ray.workers))
+        fits = min(fits, math.floor(resources.get("GPU", 0) / workers))
     if fits < 1:
         raise UserError(
-            f"one trial takes {ray.workers} x {ray.cpus_per_worker:g} CPUs"
+            f"one trial takes {workers} x {ray.cpus_per_worker:g} CPUs"
             f"{' and GPUs' if ray.gpu else ''}, more than the cluster has; lower ray.workers or "
             "ray.cpus_per_worker"
         )

@@ -7,9 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from pipeline.config import Config, RayConfig
 from pipeline.errors import UserError
+
+_ends_with_us = False  # whether the cluster was started by this process
 
 
 def joined_address(config: RayConfig) -> str | None:
@@ -45,6 +48,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     """
     import ray
 
+    global _ends_with_us
     if ray.is_initialized():
         check_resources(config)
         yield
@@ -62,6 +66,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        _ends_with_us = False
 
 
 @contextlib.contextmanager
@@ -85,6 +90,8 @@ def _loopback() -> Iterator[None]:
 def _start_here() -> None:
     import ray
 
+    global _ends_with_us
+    _ends_with_us = True
     # No one preempts this machine, and the watcher would greet with an error line.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with _loopback():
@@ -96,6 +103,34 @@ def _start_here() -> None:
         )
 
 
+def trainer_class() -> Any:
+    """Ray Train's trainer for torch, without a helper where nothing is left to be helped.
+
+    The helper frees the workers' room after a driver that died. It asks who lives every second,
+    through the dashboard, at the price of a tenth of a core. A cluster that this process has
+    started ends with it.
+    """
+    from ray.train.torch import TorchTrainer
+
+    if not _ends_with_us:
+        return TorchTrainer
+    try:
+        from ray.train.v2._internal.callbacks.placement_group_callback import (
+            PlacementGroupCleanerCallback,
+        )
+    except ImportError:  # another version of Ray
+        return TorchTrainer
+
+    whole: Any = TorchTrainer
+
+    class WithoutCleaner(whole):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+    return WithoutCleaner
+
+
 def check_resources(config: RayConfig) -> None:
     """Say if the cluster as it stands cannot hold the configured workers.
 
@@ -105,14 +140,14 @@ def check_resources(config: RayConfig) -> None:
     import ray
 
     have = ray.cluster_resources()
-    need = {"CPU": config.workers * config.cpus_per_worker}
+    need = {"CPU": config.fewest_workers * config.cpus_per_worker}
     if config.gpu:
-        need["GPU"] = float(config.workers)
+        need["GPU"] = float(config.fewest_workers)
     for kind, amount in need.items():
         if amount <= have.get(kind, 0.0):
             continue
         text = (
-            f"ray.workers {config.workers} need {amount:g} {kind}s, the cluster has "
+            f"ray.workers {config.fewest_workers} need {amount:g} {kind}s, the cluster has "
             f"{have.get(kind, 0.0):g}"
         )
         if ray.get_runtime_context().gcs_address.startswith("127.0.0.1"):

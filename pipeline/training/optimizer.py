@@ -21,7 +21,13 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
         },
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return SGD(groups, lr=config.lr, momentum=config.momentum)
+    return SGD(groups, lr=peak_lr(config), momentum=config.momentum)
+
+
+def peak_lr(config: TrainConfig) -> float:
+    """The highest learning rate, scaled to the global batch; the number of workers is no matter."""
+    ratio = config.batch_size / config.lr_batch
+    return config.lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
 
 
 def build_schedule(optimizer: SGD, config: TrainConfig, total_steps: int) -> LambdaLR:

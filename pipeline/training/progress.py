@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.data.shards import ShardSet
@@ -14,6 +16,8 @@ from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
 from pipeline.tracking import Tracker
+from pipeline.training.patience import Patience
+from pipeline.training.profile import Profile, operators
 
 PRINT_SECONDS = 5.0
 
@@ -39,14 +43,16 @@ class RunLog:
         self._first = self._last = 0
         self._last_time = self._began
         self._plan: Plan | None = None
+        self._workers = 1
 
-    def start(self, step: int, plan: Plan, title: str) -> None:
+    def start(self, step: int, plan: Plan, title: str, workers: int) -> None:
         """Begin counting speed at a step."""
         self._first = self._last = step
         self._began = self._last_time = self._printed = time.monotonic()
-        self._plan = plan
+        self._plan, self._workers = plan, workers
         went_on = f", going on after step {step}" if step else ""
-        self._print(f"{title}: {plan.total} steps of {plan.batch} images{went_on}")
+        many = f"{workers} worker{'s' if workers > 1 else ''}"
+        self._print(f"{title}, {many}: {plan.total} steps of {plan.batch} images{went_on}")
 
     def started_from(self, report: TransferReport | None) -> None:
         """What of ``model.init`` was taken, in short here and in full in the run."""
@@ -68,6 +74,7 @@ class RunLog:
             "train/lr": lr,
             "train/images_per_second": rate,
             "train/epoch": self._plan.epoch(step),
+            "train/workers": float(self._workers),
         }
         self.tracker.log(figures, step)
         if now - self._printed >= PRINT_SECONDS or step == self._plan.total:
@@ -96,6 +103,24 @@ class RunLog:
             except Exception as error:  # a picture less, while other ranks wait
                 _LOG.warning("no pictures of %s at step %d: %s", split, step, error)
         self._last_time = time.monotonic()  # an evaluation is no slow step
+
+    def stopped_early(self, step: int, patience: Patience) -> None:
+        """Why the training ends before its last step."""
+        self._print(
+            f"step {step}: val/ap is not above {patience.best:.3f} for {patience.waited} "
+            "evaluations (train.patience); stopping"
+        )
+
+    def profile(self, profiler: Profile) -> None:
+        """Keep a trace for a viewer (Perfetto, chrome://tracing) and a table of operators."""
+        if self.tracker is None:
+            return
+        self.tracker.text(operators(profiler), "profile/operators.txt")
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / "trace.json.gz"
+            profiler.export_chrome_trace(str(trace))
+            self.tracker.artifact(trace, "profile")
+        self._print("profile: in the run's artifacts")
 
     def _line(self, step: int, parts: Mapping[str, float], rate: float, now: float) -> str:
         assert self._plan is not None, "start() comes first"

@@ -6,12 +6,13 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
-from pipeline.training.cluster import ray_cluster
+from pipeline.training.cluster import ray_cluster, trainer_class
+from pipeline.training.failures import LOST_WORKER
 from pipeline.training.preflight import check_here, check_nodes
 from pipeline.training.runs import RunRecord
 from pipeline.training.store import CheckpointStore
@@ -74,23 +75,37 @@ def _interrupts() -> Iterator[None]:
 def _trainer(
     config: Config, record: RunRecord, uri: str, run_id: str, callbacks: Sequence[Any]
 ) -> Any:
-    import ray.train as rt
-    from ray.train.torch import TorchTrainer
+    settings = {
+        "config": config.model_dump(mode="json"),
+        "storage": record.storage,
+        "run": record.name,
+        "uri": uri,
+        "run_id": run_id,
+    }
+    return build_trainer(config, record, _ray_worker, settings, callbacks)
 
-    # The annotations of ray.train still describe its first version.
-    train: Any = rt
-    trainer: Any = TorchTrainer
-    return trainer(
-        _ray_worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "storage": record.storage,
-            "run": record.name,
-            "uri": uri,
-            "run_id": run_id,
-        },
+
+def build_trainer(
+    config: Config,
+    record: RunRecord,
+    worker: Callable[[Mapping[str, Any]], Any],
+    settings: Mapping[str, Any],
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """Ray Train's trainer that calls ``worker(settings)`` on every rank, as configured."""
+    import ray.train as rt
+    from ray.train.torch import TorchConfig
+
+    train: Any = rt  # the annotations of ray.train still describe its first version
+    return trainer_class()(
+        worker,
+        train_loop_config=dict(settings),
+        torch_config=TorchConfig(
+            backend="nccl" if config.ray.gpu else "gloo", timeout_s=config.ray.collective_timeout
+        ),
         scaling_config=train.ScalingConfig(
             num_workers=config.ray.workers,
+            elastic_resize_monitor_interval_s=config.ray.resize_seconds,
             use_gpu=config.ray.gpu,
             resources_per_worker={
                 "CPU": config.ray.cpus_per_worker,
@@ -131,9 +146,10 @@ def _reason(error: Exception, record: RunRecord) -> Exception:
         return noted
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     if failures:
-        rank, failure = min(failures.items())
         for one in failures.values():
             if isinstance(one, UserError):
                 return one
+        # One that only lost another worker does not know why.
+        rank, failure = min(failures.items(), key=lambda f: (LOST_WORKER in str(f[1]), f[0]))
         return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")
     return TrainingFailed(str(error).strip())

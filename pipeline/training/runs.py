@@ -22,6 +22,7 @@ MAY_CHANGE = (
     *("data.retries", "data.max_bad_fraction"),
     *("train.micro_batch", "train.checkpoint_every", "train.checkpoint_steps"),
     *("train.checkpoint_minutes", "train.keep_checkpoints", "train.log_every"),
+    *("train.patience", "train.min_improvement", "train.profile_steps", "train.compile"),
     *("evaluate", "sweep", "tracking", "registry", "ray"),
 )
 _RECORD, _NOTE = "run.json", "failure.json"

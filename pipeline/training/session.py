@@ -50,7 +50,7 @@ def launched_world(config: RayConfig) -> Iterator[World]:
             raise UserError("torchrun starts the workers itself; add --ray.enabled false")
         yield World()
         return
-    world, owns_group = world_from_environment(config.gpu)
+    world, owns_group = world_from_environment(config.gpu, config.collective_timeout)
     try:
         yield world
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model import Detector, build_detector
+from model import Detector
 from model.assign import build_assigner
 from model.loss import DetectionLoss
 from pipeline.config import Config
 from pipeline.data import Batch
+from pipeline.data.randomness import bits
 from pipeline.pretrained import TransferReport, start_from
 from pipeline.training.ema import WeightAverage
+from pipeline.training.network import build_trained, distributed, memory_format
 from pipeline.training.optimizer import build_optimizer, build_schedule
+from pipeline.training.patience import Patience
 from pipeline.world import World
 
 
@@ -45,33 +48,27 @@ class Trainer:
     def __init__(self, config: Config, world: World, num_classes: int, total_steps: int) -> None:
         self.config, self.world, self.step_count = config, world, 0
         seed_everything(config.train.seed)
-        self.detector = build_detector(**config.model.network(), num_classes=num_classes)
-        self.detector.backbone.freeze(config.model.freeze_stages, config.model.freeze_norm)
-        memory_format = (
-            torch.channels_last if config.train.channels_last else torch.contiguous_format
-        )
-        self.detector.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.detector = build_trained(config, world, num_classes)
         self.loss = build_loss(config, self.detector)
         self.average = WeightAverage(self.detector, config.train.ema_decay)
         self.optimizer = build_optimizer(self.detector, config.train)
         self.schedule = build_schedule(self.optimizer, config.train, total_steps)
-        self.network = _distributed(self.detector, world)
+        self.patience = Patience(config.train.patience, config.train.min_improvement)
+        self.network = distributed(self.detector, config, world)
+        self.learning_rate = 0.0
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Train on this rank's share of one global batch.
+        """Train on this rank's share of one global batch, at ``learning_rate``.
 
         The share is split into passes of at most ``micro_batch`` images; gradients are summed over
         passes and ranks and normalised by the whole global batch. Returns scalars whose mean over
         ranks is the global batch's: losses, counts and ``gradient_norm``. Raises
         FloatingPointError, on every rank, before a non-finite gradient changes anything.
         """
+        seed_step(self.config.train.seed, self.step_count, self.world.rank)
         self.network.train()
-        tensors = Tensors(*(value.to(self.world.device, non_blocking=True) for value in batch[:5]))
-        normalisers = self.loss.normalisers(
-            self.detector.anchors, tensors.boxes, tensors.labels, tensors.valid
-        )
-        if normalisers is not None:
-            self.world.sum(normalisers)
+        tensors = self._on_device(batch)
+        normalisers = self._normalisers(tensors)
         parts: dict[str, Tensor] = {}
         passes = tensors.split(self.config.train.micro_batch)
         for number, part in enumerate(passes, start=1):
@@ -92,9 +89,24 @@ class Trainer:
         self.average.module.load_state_dict(self.detector.state_dict())
         return report
 
-    def _backward(self, part: Tensors, normalisers: Tensor | None) -> dict[str, Tensor]:
+    def _on_device(self, batch: Batch) -> Tensors:
+        tensors = Tensors(*(value.to(self.world.device, non_blocking=True) for value in batch[:5]))
+        images = tensors.images.contiguous(memory_format=memory_format(self.config))
+        return tensors._replace(images=images)
+
+    def _normalisers(self, tensors: Tensors) -> Callable[[], Tensor | None]:
+        counts = self.loss.normalisers(
+            self.detector.anchors, tensors.boxes, tensors.labels, tensors.valid
+        )
+        if counts is None:
+            return lambda: None
+        # Needed for the loss alone: ranks meet during the forward pass instead of before it.
+        return self.world.begin_sum(counts)
+
+    def _backward(self, part: Tensors, summed: Callable[[], Tensor | None]) -> dict[str, Tensor]:
         with self._autocast():
             predictions = self.network(part.images)
+        normalisers = summed()
         parts: dict[str, Tensor] = self.loss(
             predictions,
             self.detector.anchors,
@@ -121,6 +133,7 @@ class Trainer:
                 f"the gradient is not finite at step {self.step_count}; "
                 "lower train.lr or train.clip_norm, or look at the last images"
             )
+        self.learning_rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
@@ -139,11 +152,6 @@ class Trainer:
         enabled = precision == "bf16" or (precision == "auto" and cuda)
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled)
 
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.schedule.get_last_lr()[0])
-
     def averaged(self) -> Detector:
         """The averaged detector in eval mode, with rank 0's statistics on every rank."""
         self.world.share_tensors(self.average.module.buffers())
@@ -158,6 +166,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step_count,
+            "patience": self.patience.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -168,6 +177,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step_count = state["step"]
+        self.patience.load(state["patience"])
 
 
 def seed_everything(seed: int) -> None:
@@ -177,14 +187,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Draws of the network, such as dropout's, differ by step and rank and survive a resume."""
+    torch.manual_seed(int(bits("network", seed, step, rank).random_raw()))
+
+
 def build_loss(config: Config, detector: Detector) -> DetectionLoss:
     """The configured loss over the configured assigner."""
     assigner = build_assigner(**config.assign.model_dump(), anchor_strides=detector.anchor_strides)
     return DetectionLoss(assigner, **config.loss.model_dump())
-
-
-def _distributed(detector: nn.Module, world: World) -> nn.Module:
-    if world.size == 1:
-        return detector
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(detector, device_ids=devices, gradient_as_bucket_view=True)

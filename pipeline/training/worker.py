@@ -23,8 +23,10 @@ from pipeline.data.order import total_steps
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.tracking import Tracker
+from pipeline.training.failures import explained
 from pipeline.training.manager import CheckpointManager
 from pipeline.training.memory import keep_freed_memory
+from pipeline.training.profile import traced
 from pipeline.training.progress import RunLog
 from pipeline.training.session import Session
 from pipeline.training.store import SCORE
@@ -53,8 +55,12 @@ def train_worker(
             config.data.train, config, world.rank, world.size, start_step=trainer.step_count
         )
         title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
-        log.start(trainer.step_count, steps, f"{title}, {world.size} workers")
-        for batch in loader:
+        log.start(trainer.step_count, steps, title, world.size)
+        traced_steps = config.train.profile_steps if world.is_main else 0
+        for batch in traced(loader, traced_steps, log.profile):
+            if trainer.patience.exhausted:
+                log.stopped_early(trainer.step_count, trainer.patience)
+                break
             parts = trainer.step(batch)
             step = trainer.step_count
             if step % config.train.log_every == 0 or step == steps.total:
@@ -62,6 +68,7 @@ def train_worker(
             metrics = {"step": step, "epoch": steps.epoch(step)}
             if config.data.val and step in steps.evaluations:
                 metrics |= validate("val", config.data.val, trainer, log)
+                trainer.patience.saw(metrics.get("val/ap", -1.0))
                 session.report(metrics)
             if step in steps.checkpoints or checkpoints.due(step):
                 checkpoints.save(describe(config, manifest, trainer, metrics))
@@ -99,7 +106,8 @@ def run_rank(config: Config, session: Session, uri: str, run_id: str) -> dict[st
     began = time.monotonic()
     tracker = Tracker(uri, run_id) if session.world.is_main else None
     try:
-        outcome = train_worker(config, session, RunLog(tracker), uri)
+        with explained(config, session.world):
+            outcome = train_worker(config, session, RunLog(tracker), uri)
     finally:
         if tracker is not None:
             tracker.close()

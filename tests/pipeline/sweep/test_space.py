@@ -56,6 +56,7 @@ def test_a_mistake_names_the_field(space: dict[str, Any], expected: str) -> None
         ({"workers": 1, "cpus_per_worker": 0.9}, {"CPU": 2}, 2),
         ({"workers": 1, "cpus_per_worker": 1.0}, {"CPU": 2}, 1),  # the trials take some too
         ({"workers": 2, "cpus_per_worker": 4}, {"CPU": 64}, 7),
+        ({"workers": [1, 4], "cpus_per_worker": 4}, {"CPU": 64}, 3),  # room for the most
         ({"workers": 2, "cpus_per_worker": 1, "gpu": True}, {"CPU": 64, "GPU": 8}, 4),
     ],
 )
