@@ -44,6 +44,15 @@ class Order:
         epoch, i = divmod(position, self.n)
         return self._epoch(epoch).sample(i), epoch
 
+    def partner(self, position: int, draw: float) -> int:
+        """A sample of the same window as a position's, chosen by a draw from [0, 1).
+
+        Its shard is one that the reader of this part has at hand anyway.
+        """
+        epoch, i = divmod(position, self.n)
+        window = self._epoch(epoch).neighbours(i)
+        return int(window[int(draw * len(window))])
+
     def window_at(self, position: int) -> Window:
         """The window that holds a position: what is shuffled together."""
         epoch, i = divmod(position, self.n)
@@ -100,6 +109,10 @@ class _Epoch:
         bounds = self._part_bounds(part)
         position = int(bounds[0]) + i // self.order.parts
         return int(self._window(part, number)[position - int(bounds[number])])
+
+    def neighbours(self, i: int) -> np.ndarray:
+        """All samples of the window that place ``i`` lies in."""
+        return self._window(*self.window_at(i))
 
     def window_at(self, i: int) -> tuple[int, int]:
         """(part, window) of place ``i`` of the epoch."""
@@ -158,6 +171,10 @@ class _WholeEpoch(_Epoch):
     def sample(self, i: int) -> int:
         """Sample at place ``i`` of the epoch."""
         return int(self.samples[i])
+
+    def neighbours(self, i: int) -> np.ndarray:
+        """All samples: the whole set is one window."""
+        return self.samples
 
     def window_at(self, i: int) -> tuple[int, int]:
         """The whole set is one window."""

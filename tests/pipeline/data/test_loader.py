@@ -224,7 +224,7 @@ def test_a_label_beyond_the_classes_is_damage(scenes, tmp_path, make_config):
     batch = next(iter(build_train_loader(str(copy), make_config(), 0, 1)))
     assert "is not one of the 1 classes" in batch.problems[0]
     assert "image 'train-0-" in batch.problems[0]
-    evaluated = build_eval_loader(str(copy), make_config(), 0, 1)._dataset[range(23)]
+    evaluated = build_eval_loader(str(copy), make_config(), 0, 1)._dataset[range(23)].open()
     assert len(evaluated.problems) == 23 - len(evaluated.image_ids) > 0
     assert all("image 'train-0-" in problem for problem in evaluated.problems)
 
@@ -272,6 +272,6 @@ def test_real_pictures_load(shared, tmp_path, written, make_config):
 
 def test_loading_can_move_to_a_spawned_process(scenes, one_rank, make_config):
     dataset = build_train_loader(scenes, make_config(**AUGMENT), 0, 1)._dataset
-    assert images_of([dataset[0]]) == images_of(one_rank[:1])  # opens files, fills caches
+    assert images_of([dataset[0].open()]) == images_of(one_rank[:1])  # opens files, fills caches
     moved = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
-    assert images_of([moved[3]]) == images_of([one_rank[3]])
+    assert images_of([moved[3].open()]) == images_of([one_rank[3]])
