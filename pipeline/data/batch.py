@@ -30,6 +30,7 @@ class EvalBatch(NamedTuple):
     images: torch.Tensor  # (b,3,S,S) uint8 RGB, channels last in memory
     image_ids: list[str]
     sizes: torch.Tensor  # (b,2) int64 width, height of the originals
+    seen: torch.Tensor  # (b,2) int64 of what the input shows: with a letterbox, more than that
     samples: list[Sample]
     problems: list[str]
 

@@ -30,7 +30,7 @@ from pipeline.data.read_ahead import (
     check_cache,
     open_shards,
 )
-from pipeline.data.resize import fill_input
+from pipeline.data.resize import fill_input, seen_size
 from pipeline.data.ring import Ring
 from pipeline.data.sample import Sample
 from pipeline.data.shards import Raw, ShardSet
@@ -113,6 +113,12 @@ def build_train_loader(
             f"train.batch_size {batch} is smaller than the {world_size} workers; "
             "raise it or use fewer workers"
         )
+    sizes, size = config.data.sizes, config.model.image_size
+    if sizes and (max(sizes) < 512) != (size < 512):
+        raise UserError(
+            f"data.sizes {list(sizes)} and model.image_size {size}: detectors have 4 levels below "
+            "512 and 5 from there; stay on one side"
+        )
     if len(shards) < batch and rank == 0:
         log.warning("%s has %d samples, fewer than train.batch_size %d", uri, len(shards), batch)
     loader = TrainLoader(shards, config, rank, world_size, start_step)
@@ -151,7 +157,8 @@ class _EvalBatches(Dataset[Parcel]):
             slot = slot._replace(shape=(len(samples), *slot.shape[1:]))
         ids = [sample.image_id for sample in samples]
         sizes = np.array([(s.width, s.height) for s in samples], np.int64).reshape(-1, 2)
-        fields = (ids, sizes, samples, problems)
+        seen = [seen_size(s.width, s.height, self.fit) for s in samples]
+        fields = (ids, sizes, np.array(seen, np.int64).reshape(-1, 2), samples, problems)
         return Parcel(EvalBatch, slot or pixels[: len(samples)], fields)
 
 

@@ -18,16 +18,15 @@ View = tuple[float, float, float, float]
 
 
 def to_input(image: np.ndarray, size: int, fit: str = "stretch") -> np.ndarray:
-    """(H,W,3) uint8 to (3,size,size). ``back_to_image`` says how boxes return."""
+    """(H,W,3) uint8 to (3,size,size). Boxes go back by the factors ``seen_size`` / size."""
     out = np.empty((size, size, 3), np.uint8)
     fill_input(image, out, fit)
     return np.stack(cv2.split(out))
 
 
-def back_to_image(width: int, height: int, size: int, fit: str = "stretch") -> tuple[float, float]:
-    """Factors (x, y) from pixels of the input to pixels of the image; both begin at 0, 0."""
-    side_x, side_y = (max(width, height),) * 2 if fit == "letterbox" else (width, height)
-    return side_x / size, side_y / size
+def seen_size(width: int, height: int, fit: str = "stretch") -> tuple[int, int]:
+    """Width and height, in pixels of the image, of what the input shows, from the image's 0, 0."""
+    return (max(width, height),) * 2 if fit == "letterbox" else (width, height)
 
 
 def fill_input(image: np.ndarray, out: np.ndarray, fit: str = "stretch") -> None:

@@ -8,6 +8,7 @@ slot is free again when the trainer lets go of the last tensor on it.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import mmap
 import weakref
@@ -26,10 +27,10 @@ class Ring:
         self.slots, self.slot_bytes = slots, slot_bytes
         self.number = next(_numbers)
         # Anonymous: there is no name to clean up, and /dev/shm may be as small as it likes.
-        taken, self._pages = writers * slots, mmap.mmap(-1, writers * slots * (slot_bytes + 1))
+        taken = writers * slots
+        self._pages = mmap.mmap(-1, taken + taken * slot_bytes)
         # One byte a slot. Only its writer sets it, and only the trainer clears it.
         self._taken = np.frombuffer(self._pages, np.uint8, taken)
-        self._room = np.frombuffer(self._pages, np.uint8, offset=taken)
         _rings[self.number] = self
 
     def claim(self, writer: int, shape: tuple[int, ...]) -> tuple[np.ndarray, Slot | None]:
@@ -48,14 +49,18 @@ class Ring:
 
     def open(self, slot: Slot) -> np.ndarray:
         """The array in a slot. The slot is free once nothing refers to the array any more."""
-        array = self._view(slot)
-        weakref.finalize(array, self._free, slot.place).atexit = False
-        return array
+        size = int(np.prod(slot.shape))
+        # Views of an array refer to the owner of its memory, not to the array: so this has one.
+        owner = (ctypes.c_uint8 * size).from_buffer(self._pages, self._start(slot))
+        weakref.finalize(owner, self._free, slot.place).atexit = False
+        return np.frombuffer(memoryview(owner), np.uint8).reshape(slot.shape)
 
     def _view(self, slot: Slot) -> np.ndarray:
-        size = int(np.prod(slot.shape))
-        start = slot.place * self.slot_bytes
-        return self._room[start : start + size].reshape(slot.shape)
+        start, size = self._start(slot), int(np.prod(slot.shape))
+        return np.frombuffer(self._pages, np.uint8, size, start).reshape(slot.shape)
+
+    def _start(self, slot: Slot) -> int:
+        return len(self._taken) + slot.place * self.slot_bytes
 
     def _free(self, place: int) -> None:
         self._taken[place] = 0

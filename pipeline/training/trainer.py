@@ -65,6 +65,7 @@ class Trainer:
         ranks is the global batch's: losses, counts and ``gradient_norm``. Raises
         FloatingPointError, on every rank, before a non-finite gradient changes anything.
         """
+        self._take_size(batch.images.shape[-1])
         self.network.train()
         tensors = Tensors(*(value.to(self.world.device, non_blocking=True) for value in batch[:5]))
         normalisers = self.loss.normalisers(
@@ -91,6 +92,12 @@ class Trainer:
         self.world.share_tensors(self.detector.state_dict().values())
         self.average.module.load_state_dict(self.detector.state_dict())
         return report
+
+    def _take_size(self, side: int) -> None:
+        """Follow ``data.sizes``: anchors, and what the loss knows of them, belong to a size."""
+        if side != self.detector.image_size:
+            self.detector.resize_input(side)
+            self.loss = build_loss(self.config, self.detector)
 
     def _backward(self, part: Tensors, normalisers: Tensor | None) -> dict[str, Tensor]:
         with self._autocast():

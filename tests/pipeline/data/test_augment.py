@@ -11,13 +11,14 @@ from pipeline.data.augment import (
     decode_size,
     decoded_scale,
     draw_plan,
+    fitted,
     move_boxes,
     place,
     warp,
 )
 from pipeline.data.decode import ImageError, decode_image
 from pipeline.data.randomness import generator
-from pipeline.data.resize import FILL, Warp, to_input, view_matrix
+from pipeline.data.resize import FILL, Warp, seen_size, to_input, view_matrix
 
 SIZE = 320
 EVERYTHING = DataConfig(flip=0.5, flip_vertical=0.5, crop=1.0, zoom_out=0.5, photometric=0.0)
@@ -76,6 +77,50 @@ def test_painted_marks_are_found_within_half_a_pixel(shape, key):
     if plan.flip_vertical:
         (ay, by) = (by, ay)
     assert [ax, ay, bx, by] == pytest.approx(moved.tolist(), abs=0.5)
+
+
+@pytest.mark.parametrize("shape", [(640, 480), (375, 500), (1601, 1203)])
+@pytest.mark.parametrize("key", range(8))
+def test_marks_are_found_in_tiles_and_letterboxes_too(shape, key):
+    width, height = shape
+    config = DataConfig(flip=0.5, flip_vertical=0.5, fit="letterbox")
+    left, top, w, h = 37, 90, 210, 170  # a tile of a mosaic
+    plan = fitted(plan_of(config, key, width, height), w, h, "letterbox")
+    side = round(width / 16)
+    box = [3 * side, 2 * side, 9 * side, 7 * side]
+    image = np.zeros((height, width, 3), np.uint8)
+    for channel, (x, y) in enumerate([(box[0], box[1]), (box[2], box[3])]):
+        image[y - side : y + side, x - side : x + side, 2 * channel] = 255
+    data = simplejpeg.encode_jpeg(image, quality=98, colorsubsampling="444")
+    decoded = decode_image(data, min_size=decode_size(plan, shape, (w, h)))
+    out = np.zeros((SIZE, SIZE, 3), np.uint8)
+    warp(decoded, plan, shape, out[top : top + h, left : left + w])
+    ((x1, y1, x2, y2),), keep = move_boxes(
+        np.array([box], float), np.array(place(plan, left, top, w, h))
+    )
+    (ax, ay), (bx, by) = find_blob(out, 0), find_blob(out, 2)
+    (ax, bx), (ay, by) = sorted((ax, bx)), sorted((ay, by))
+    assert keep.all() and [ax, ay, bx, by] == pytest.approx([x1, y1, x2, y2], abs=0.5)
+    # The aspect is kept, and nothing outside the tile is touched.
+    assert (x2 - x1) / (y2 - y1) == pytest.approx((box[2] - box[0]) / (box[3] - box[1]), rel=1e-5)
+    outside = out.copy()
+    outside[top : top + h, left : left + w] = 0
+    assert not outside.any() and out[top : top + h, left : left + w].any()
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (640, 480), (200, 90)])
+def test_a_letterboxed_training_image_is_what_evaluation_sees(shape):
+    height, width = shape
+    image = generator("augment", 1, 1, 3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    plan = fitted(plan_of(NOTHING, 0, width, height), SIZE, SIZE, "letterbox")
+    expected = to_input(image, SIZE, "letterbox")
+    assert np.array_equal(warped(image, plan, width, height, SIZE).transpose(2, 0, 1), expected)
+    (a, _, _), (_, b, _) = view_matrix(Warp(plan.view, 1.0), SIZE, SIZE)
+    assert (1 / a, 1 / b) == pytest.approx(
+        [side / SIZE for side in seen_size(width, height, "letterbox")]
+    )
+    beside = expected[:, -1, -1] if width != height else None
+    assert beside.tolist() == list(FILL)
 
 
 def test_large_sources_are_decoded_reduced():
