@@ -32,7 +32,9 @@ class Window(NamedTuple):
 class Order:
     """Maps stream positions to samples. ``counts``: samples of each shard, in manifest order."""
 
-    def __init__(self, counts: Sequence[int], seed: int, parts: int = 64, window: int = 4) -> None:
+    def __init__(
+        self, counts: Sequence[int] | np.ndarray, seed: int, parts: int = 64, window: int = 4
+    ) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         self.starts = np.cumsum(self.counts) - self.counts
         self.n = int(self.counts.sum())

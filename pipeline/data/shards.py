@@ -138,8 +138,7 @@ class ShardSet:
             if self.remote
             else _Folder(uri, self.manifest)
         )
-        counts = (shard.samples for shard in self.manifest.shards)
-        self._ends = list(itertools.accumulate(counts))
+        self._ends = list(itertools.accumulate(self.manifest.counts.tolist()))
         self._open: OrderedDict[int, _Open] = OrderedDict()
 
     def __len__(self) -> int:

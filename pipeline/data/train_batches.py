@@ -43,10 +43,11 @@ class TrainBatches(Dataset[Parcel]):
     """Item k is the rank's share of global batch k."""
 
     def __init__(self, shards: ShardSet, config: Config, rank: int, world_size: int) -> None:
-        counts = [shard.samples for shard in shards.manifest.shards]
         self.shards, self.config = shards, config
         self.classes = len(shards.manifest.classes)
-        self.order = Order(counts, config.train.seed, config.data.parts, config.data.window)
+        self.order = Order(
+            shards.manifest.counts, config.train.seed, config.data.parts, config.data.window
+        )
         self.mixer = Mixer(self.order, config.data, config.train.seed)
         self.rank, self.world_size = rank, world_size
         self.ring: Ring | None = None
