@@ -95,9 +95,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         ahead = EvalAhead(self._dataset.shards)
-        for batch in _batches(
-            self._dataset, ahead, self._batches, self._config, self._slot_bytes
-        ):
+        for batch in _batches(self._dataset, ahead, self._batches, self._config, self._slot_bytes):
             self.bad.count(len(batch.image_ids) + len(batch.problems), batch.problems)
             if batch.image_ids:
                 yield batch

@@ -157,7 +157,7 @@ class ShardSet:
         Raises UserError if its shard cannot be had at all.
         """
         shard = self.shard_of(index)
-        row = index - (self._ends[shard] - self.manifest.shards[shard].samples)
+        row = index - (self._ends[shard - 1] if shard else 0)
         opened = self._shard(shard)
         entry = self.manifest.shards[shard]
         where = f"{entry.name} sample {row}"
@@ -187,7 +187,7 @@ class ShardSet:
     def read_json(self, index: int) -> Raw:
         """The same with its JSON alone, for those who look at many samples and few pictures."""
         shard = self.shard_of(index)
-        row = index - (self._ends[shard] - self.manifest.shards[shard].samples)
+        row = index - (self._ends[shard - 1] if shard else 0)
         opened = self._shard(shard)
         entry = self.manifest.shards[shard]
         where = f"{entry.name} sample {row}"
