@@ -2,7 +2,8 @@
 
 python -m jobs.shards verify URI                  check every hash, sample and count
 python -m jobs.shards describe URI [--html FILE]  classes, counts, box sizes, problems, pictures
-python -m jobs.shards preview URI --out FILE      what training sees: augmented images with boxes
+python -m jobs.shards preview URI --out FILE      what training sees: augmented images with boxes;
+                                                  takes --config FILE and --SECTION.FIELD VALUE too
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from pipeline.data.sample import Sample
 from pipeline.data.shards import Raw, ShardSet
 from pipeline.data.train_batches import TrainBatches, parse_sample, room
 from pipeline.errors import UserError
+from pipeline.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -203,5 +204,6 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
+    keep_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

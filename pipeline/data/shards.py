@@ -159,7 +159,7 @@ class ShardSet:
         shard = self.shard_of(index)
         row = index - (self._ends[shard - 1] if shard else 0)
         opened = self._shard(shard)
-        entry = self.manifest.shards[shard]
+        entry = opened.entry
         where = f"{entry.name} sample {row}"
         image_at, image_size, json_at, json_size = opened.offsets[row].tolist()
         begin, between, end = image_at - BLOCK, json_at - BLOCK, json_at + json_size
@@ -189,7 +189,7 @@ class ShardSet:
         shard = self.shard_of(index)
         row = index - (self._ends[shard - 1] if shard else 0)
         opened = self._shard(shard)
-        entry = self.manifest.shards[shard]
+        entry = opened.entry
         where = f"{entry.name} sample {row}"
         at, size = opened.offsets[row, 2:].tolist()
         if not 0 <= at <= at + size <= entry.bytes:
@@ -217,7 +217,8 @@ class ShardSet:
                 opened.touch()
             return opened
         self._close_evicted()
-        opened = _Open(*self._files.open(self.manifest.shards[shard]))
+        entry = self.manifest.shards[shard]
+        opened = _Open(entry, *self._files.open(entry))
         self._open[shard] = opened
         if len(self._open) > OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1].descriptor)
@@ -233,8 +234,8 @@ class ShardSet:
 class _Open:
     """An open shard with its index (samples, 4)."""
 
-    def __init__(self, descriptor: int, offsets: np.ndarray) -> None:
-        self.descriptor, self.offsets = descriptor, offsets
+    def __init__(self, entry: Shard, descriptor: int, offsets: np.ndarray) -> None:
+        self.entry, self.descriptor, self.offsets = entry, descriptor, offsets
         self._touched = time.monotonic()
 
     def touch(self) -> None:

@@ -345,3 +345,12 @@ def test_loading_can_move_to_a_spawned_process(scenes, one_rank, make_config):
     assert images_of([dataset[0].open()]) == images_of(one_rank[:1])  # opens files, fills caches
     moved = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
     assert images_of([moved[3].open()]) == images_of([one_rank[3]])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_beside_a_gpu_batches_are_in_page_locked_memory(scenes, one_rank, make_config, workers):
+    config = make_config(**AUGMENT, **{"data.loader_workers": workers})
+    batches = list(build_train_loader(scenes, config, 0, 1))
+    assert all(value.is_pinned() for batch in batches for value in batch[:5])
+    assert images_of(batches) == images_of(one_rank)
