@@ -32,11 +32,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     manifest = load_manifest(options.data)
     registered = options.model.startswith("models:")
     uri = resolve_uri(TrackingConfig(uri=options.tracking_uri)) if registered else None
-    spec, classes, state, settings = load_detector(options.model, uri)
+    spec, classes, state, settings, fit = load_detector(options.model, uri)
     require_classes(options.data, manifest, classes, options.model)
     detector = build_detector(**spec)
     detector.load_state_dict(state)
-    config = Config.from_dict({"model": {"image_size": spec["image_size"]}, "evaluate": settings})
+    config = Config.from_dict(
+        {
+            "data": {"fit": fit},
+            "model": {"image_size": spec["image_size"]},
+            "evaluate": settings,
+        }
+    )
     batches = build_eval_loader(options.data, config, rank=0, world_size=1)
     evaluation = evaluate(detector.eval(), batches, classes, config.evaluate, World())
     assert evaluation is not None, "this process is rank 0"

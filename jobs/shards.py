@@ -2,19 +2,26 @@
 
 python -m jobs.shards verify URI                  check every hash, sample and count
 python -m jobs.shards describe URI [--html FILE]  classes, counts, box sizes, problems, pictures
+python -m jobs.shards preview URI --out FILE      what training sees: augmented images with boxes;
+                                                  takes --config FILE and --SECTION.FIELD VALUE too
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from jobs._cli import make_parser, run_job
+from pipeline.config import load_config
 from pipeline.data.verify import verify
 from pipeline.errors import UserError
+from pipeline.reports.preview import preview
 from pipeline.reports.shard_set import as_page, as_text, describe
 
 LISTED = 100
@@ -26,7 +33,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_verify, _add_describe):
         add(commands)
-    options = parser.parse_args(argv)
+    commands.add_parser("preview", help="what training sees", add_help=False)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in arguments if not word.startswith("-")]
+    if words[:1] == ["preview"]:  # it takes every field of the configuration besides
+        arguments.remove("preview")
+        return _preview(arguments)
+    options = parser.parse_args(arguments)
     result: dict[str, Any] = options.run(options)
     return result
 
@@ -96,6 +109,35 @@ def _describe(options: argparse.Namespace) -> dict[str, Any]:
         "box_sides": dict(found.histogram()),
         "problems": found.problems(),
         "html": str(options.html.absolute()) if options.html else None,
+    }
+
+
+def _preview(argv: Sequence[str]) -> dict[str, Any]:
+    parser = make_parser(
+        "shards preview",
+        "Write a sheet of the first images of an epoch, augmented as training with this "
+        "configuration sees them, with the boxes it learns from.",
+    )
+    add = parser.add_argument
+    add("uri", metavar="URI", help="folder or address of the shard set")
+    add("--out", type=Path, required=True, metavar="FILE", help="picture to write: .png or .jpg")
+    add("--images", type=int, default=16, choices=range(1, 257), metavar="N", help="1 to 256 (16)")
+    add("--epoch", type=int, default=0, choices=range(10**6), metavar="E", help="from 0 (0)")
+    config, options = load_config(parser, argv)
+    if options.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"--out {options.out}: name a .png or .jpg file")
+    sheet, problems = preview(options.uri, config, options.images, options.epoch)
+    try:
+        Image.fromarray(sheet).save(options.out)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: {error.strerror}") from None
+    print("\n".join([*problems, f"sheet: {options.out}"]))
+    return {
+        "uri": options.uri,
+        "out": str(options.out.absolute()),
+        "images": options.images,
+        "epoch": options.epoch,
+        "problems": problems,
     }
 
 

@@ -71,6 +71,20 @@ class Detector(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
+    def resize_input(self, image_size: int) -> None:
+        """Take images of another side from now on; the weights fit any, the anchors move.
+
+        Raises ValueError if the side is not divisible by 64 or asks for other pyramid levels.
+        """
+        if image_size % 64 or level_strides(image_size) != level_strides(self.spec["image_size"]):
+            raise ValueError(
+                f"image_size {image_size} does not suit a detector built for "
+                f"{self.spec['image_size']}: divisible by 64, and on the same side of 512"
+            )
+        self.image_size = image_size
+        anchors, strides = make_anchors(image_size)
+        self.anchors, self.anchor_strides = anchors.to(self.mean), strides.to(self.mean)
+
     def forward(self, images: Tensor) -> Predictions:
         """(B, 3, S, S) -> deltas (B, A, 4), logits (B, A, C)."""
         if images.shape[-2:] != (self.image_size, self.image_size):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from pipeline.config.base import Probability, Section
 
@@ -52,6 +54,17 @@ class DataConfig(Section):
         le=50,
         description="how often a transfer is tried again, after 0.5 s, 1 s, 2 s, ... up to 30 s",
     )
+    fit: Literal["stretch", "letterbox"] = Field(
+        "stretch",
+        description="how images meet the square input, in evaluation too: stretched, or with "
+        "their aspect kept and colour beside them",
+    )
+    sizes: tuple[int, ...] = Field(
+        (),
+        description="input sides that training changes between, pixels, divisible by 64; "
+        "none: model.image_size alone. Evaluation uses model.image_size",
+    )
+    size_steps: int = Field(10, ge=1, description="steps until another of data.sizes is drawn")
     flip: Probability = Field(0.5, description="probability of a horizontal flip")
     flip_vertical: Probability = Field(
         0.0, description="probability of a vertical flip, for images without an up"
@@ -60,7 +73,26 @@ class DataConfig(Section):
     zoom_out: Probability = Field(0.0, description="probability of placing the image on a canvas")
     zoom_out_max: float = Field(3.0, ge=1.0, le=8.0, description="largest canvas, in image sides")
     photometric: Probability = Field(0.0, description="probability of a colour change")
+    mosaic: Probability = Field(
+        0.0, description="probability of setting the image in one of four tiles"
+    )
+    mixup: Probability = Field(
+        0.0, description="probability of blending the image with another one"
+    )
     max_bad_fraction: Probability = Field(
         0.01,
         description="share of unreadable samples above which training stops (and over 10)",
     )
+
+    @field_validator("sizes")
+    @classmethod
+    def _divisible(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        for size in value:
+            if not 64 <= size <= 4096 or size % 64:
+                raise ValueError(f"{size} is no input side; give multiples of 64 up to 4096")
+        if value and min(value) < 512 <= max(value):
+            raise ValueError(
+                f"{list(value)}: detectors have 4 levels below 512 and 5 from there; "
+                "stay on one side"
+            )
+        return value

@@ -1,9 +1,8 @@
 """Shard sets: made from any source, read in a global order that no cluster size changes."""
 
+from pipeline.data.batch import Batch, EvalBatch
 from pipeline.data.convert import convert
 from pipeline.data.loader import (
-    Batch,
-    EvalBatch,
     EvalLoader,
     TrainLoader,
     build_eval_loader,

@@ -1,8 +1,8 @@
-"""Crop, zoom-out, flip and resize as one affine warp; colour changes as one 3x4 matrix.
+"""What is done to one image: crop, zoom-out, flips and fit as one view, colour as one matrix.
 
-A *view* is the rectangle of the source, in its pixels, that becomes the square input; it may reach
-beyond the image (zoom-out). The same numbers move the boxes. All draws come from the generator
-given, which the loader makes from (seed, epoch, sample).
+A *view* is the rectangle of the source, in its pixels, that becomes the input; it may reach beyond
+the image (zoom-out). The same numbers move the boxes. All draws come from the generator given,
+which the loader makes from (seed, epoch, sample).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 
 from pipeline.config import DataConfig
 from pipeline.data.decode import ImageError
-from pipeline.data.resize import reduce, stretch
+from pipeline.data.resize import View, Warp, fit_view, view_matrix, warp_view
 
-FILL = (124, 116, 104)  # ImageNet's mean colour, as SSD fills its canvas
 CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 CROP_TRIALS = 50
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -26,7 +25,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 class Plan(NamedTuple):
     """What is done to one image."""
 
-    view: tuple[float, float, float, float]  # x1, y1, x2, y2 in source pixels
+    view: View  # x1, y1, x2, y2 in source pixels
     flip: bool  # left and right
     colour: np.ndarray | None = None  # (3,4)
     flip_vertical: bool = False
@@ -47,6 +46,13 @@ def draw_plan(
     return Plan(view, flip, colour, flip_vertical)
 
 
+def fitted(plan: Plan, width: int, height: int, fit: str) -> Plan:
+    """The plan with its view enlarged to the aspect of a width x height output, if so wished."""
+    return (
+        plan if fit == "stretch" else plan._replace(view=fit_view(plan.view, width / height, fit))
+    )
+
+
 def decoded_scale(image: np.ndarray, width: int, height: int) -> float:
     """The k/8 at which an image (H,W,3) was decoded. Raises ImageError if it fits none."""
     # A reduced JPEG's size is rounded up, so H / height may be larger than the scale.
@@ -56,89 +62,67 @@ def decoded_scale(image: np.ndarray, width: int, height: int) -> float:
     raise ImageError(f"the picture is not of the size {width}x{height} that its JSON says")
 
 
-def decode_size(plan: Plan, width: int, height: int, size: int) -> tuple[int, int]:
-    """Smallest (width, height) of the decoded image that loses nothing in the plan's view."""
+def decode_size(plan: Plan, source: tuple[int, int], output: tuple[int, int]) -> tuple[int, int]:
+    """Smallest (width, height) of the decoded source that loses nothing in the plan's view."""
     x1, y1, x2, y2 = plan.view
+    width, height = source
     return (
-        min(width, math.ceil(size * width / (x2 - x1))),
-        min(height, math.ceil(size * height / (y2 - y1))),
+        min(width, math.ceil(output[0] * width / (x2 - x1))),
+        min(height, math.ceil(output[1] * height / (y2 - y1))),
     )
 
 
-def warp(image: np.ndarray, plan: Plan, width: int, height: int, size: int) -> np.ndarray:
-    """The input (size,size,3) of an image (H,W,3) decoded from a source of width x height."""
-    if image.shape[:2] == (height, width) and plan.view == (0, 0, width, height):
-        out = stretch(image, size)  # the same map, in a third of the time
-        out = cv2.flip(out, 1) if plan.flip else out
-        out = cv2.flip(out, 0) if plan.flip_vertical else out
-    else:
-        out = _warp_view(image, plan, width, height, size)
-    return out if plan.colour is None else cv2.transform(out, plan.colour)
+def warp(image: np.ndarray, plan: Plan, source: tuple[int, int], out: np.ndarray) -> None:
+    """Write an image (H,W,3), decoded from a source of (width, height), into ``out`` (h,w,3)."""
+    scale = decoded_scale(image, *source)
+    warp_view(image, out, Warp(plan.view, scale, plan.flip, plan.flip_vertical), source)
+    if plan.colour is not None:
+        changed = cv2.transform(out, plan.colour, dst=out)
+        if changed is not out:
+            np.copyto(out, changed)
 
 
-def _warp_view(image: np.ndarray, plan: Plan, width: int, height: int, size: int) -> np.ndarray:
-    """(size,size,3): what of an image lies in the plan's view."""
-    scale = decoded_scale(image, width, height)
-    x1, y1, x2, y2 = plan.view
-    small = reduce(image, (x2 - x1) * scale / size, (y2 - y1) * scale / size)
-    scale_x = scale * small.shape[1] / image.shape[1]
-    scale_y = scale * small.shape[0] / image.shape[0]
-    zoomed_out = x1 < 0 or y1 < 0 or x2 > width or y2 > height
-    return cv2.warpAffine(
-        small,
-        _pixel_matrix(view_matrix(plan, size), scale_x, scale_y),
-        (size, size),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT if zoomed_out else cv2.BORDER_REPLICATE,
-        borderValue=FILL,
-    )
+class Place(NamedTuple):
+    """Where a view lies in the input: the map of its boxes, and the rectangle that clips them."""
+
+    scale_x: float
+    shift_x: float
+    scale_y: float
+    shift_y: float
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
-def view_matrix(plan: Plan, size: int) -> np.ndarray:
-    """(2,3) from source pixels to input pixels; both count from the corner of the first pixel."""
-    x1, y1, x2, y2 = plan.view
-    a, b = size / (x2 - x1), size / (y2 - y1)
-    across = [-a, 0.0, a * x2] if plan.flip else [a, 0.0, -a * x1]
-    down = [0.0, -b, b * y2] if plan.flip_vertical else [0.0, b, -b * y1]
-    return np.array([across, down])
+def place(plan: Plan, left: int, top: int, width: int, height: int) -> Place:
+    """Place of a plan's view in the rectangle of the input that it fills."""
+    warped = Warp(plan.view, 1.0, plan.flip, plan.flip_vertical)
+    (a, _, c), (_, b, d) = view_matrix(warped, width, height).tolist()
+    return Place(a, c + left, b, d + top, left, top, left + width, top + height)
 
 
 def move_boxes(
-    boxes: np.ndarray, plan: Plan, size: int, *, centre_inside: bool = True
+    boxes: np.ndarray, places: np.ndarray, centre_inside: np.ndarray | bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M,4) into input pixels, clipped: (K,4) and the mask (M,) of the K that remain.
+    """Boxes (M,4) into input pixels, clipped: (M,4) float32 and the mask (M,) of what remains.
 
-    A box remains if some of it is inside and, with ``centre_inside``, its centre is in the view.
+    ``places`` is one `Place` (8,) or one a box (M,8). A box remains if some of it is inside and,
+    where ``centre_inside``, its centre is in the view.
     """
-    if not len(boxes):
-        return np.zeros((0, 4), np.float32), np.zeros(0, bool)
-    (a, _, c), (_, b, d) = view_matrix(plan, size)
-    moved = boxes * (a, b, a, b) + (c, d, c, d)
-    if plan.flip:
-        moved = moved[:, [2, 1, 0, 3]]
-    if plan.flip_vertical:
-        moved = moved[:, [0, 3, 2, 1]]
-    clipped = np.minimum(np.maximum(moved, 0), size)
-    keep = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    if centre_inside:
-        x, y = moved[:, 0] + moved[:, 2], moved[:, 1] + moved[:, 3]
-        keep &= (x >= 0) & (x <= 2 * size) & (y >= 0) & (y <= 2 * size)
-    return clipped[keep].astype(np.float32), keep
+    places = np.asarray(places, np.float64)
+    scale, shift = places[..., [0, 2]], places[..., [1, 3]]
+    low_limit, high_limit = places[..., 4:6], places[..., 6:8]
+    first, second = boxes[:, :2] * scale + shift, boxes[:, 2:] * scale + shift
+    low, high = np.minimum(first, second), np.maximum(first, second)  # a flip swaps them
+    clipped = np.concatenate([np.maximum(low, low_limit), np.minimum(high, high_limit)], axis=1)
+    keep = (clipped[:, 2:] > clipped[:, :2]).all(1)
+    centre = (low + high) / 2
+    inside = ((centre >= low_limit) & (centre <= high_limit)).all(1)
+    return clipped.astype(np.float32), keep & (inside | np.logical_not(centre_inside))
 
 
-def _pixel_matrix(matrix: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """The same map between pixel centres, as cv2 counts them, of an image decoded at a scale."""
-    out = matrix.copy()
-    out[0, 0] /= scale_x
-    out[1, 1] /= scale_y
-    out[0, 2] += 0.5 * out[0, 0] - 0.5
-    out[1, 2] += 0.5 * out[1, 1] - 0.5
-    return out
-
-
-def _zoom_out(
-    rng: np.random.Generator, view: tuple[float, float, float, float], largest: float
-) -> tuple[float, float, float, float]:
+def _zoom_out(rng: np.random.Generator, view: View, largest: float) -> View:
     """A canvas of 1 to ``largest`` image sides with the image somewhere on it."""
     width, height = view[2], view[3]
     ratio = 1 + rng.random() * (largest - 1)
@@ -147,9 +131,7 @@ def _zoom_out(
     return x1, y1, x1 + width * ratio, y1 + height * ratio
 
 
-def _crop(
-    rng: np.random.Generator, view: tuple[float, float, float, float], boxes: np.ndarray
-) -> tuple[float, float, float, float]:
+def _crop(rng: np.random.Generator, view: View, boxes: np.ndarray) -> View:
     """SSD's crop: some object overlaps it by a drawn IoU, and some object's centre is inside."""
     least = CROP_IOUS[int(rng.random() * len(CROP_IOUS))]
     draws = rng.random((CROP_TRIALS, 4))

@@ -7,22 +7,21 @@ alone, so starting at step k costs no reading before it.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Config
-from pipeline.data.augment import Plan, decode_size, decoded_scale, draw_plan, move_boxes, warp
 from pipeline.data.bad import BadSamples
+from pipeline.data.batch import Batch, EvalBatch, Parcel
 from pipeline.data.decode import ImageError, decode_image
-from pipeline.data.order import Order, epoch_end, share, total_steps
-from pipeline.data.randomness import generator
+from pipeline.data.order import epoch_end, total_steps
 from pipeline.data.read_ahead import (
     Ahead,
     EvalAhead,
@@ -31,34 +30,15 @@ from pipeline.data.read_ahead import (
     check_cache,
     open_shards,
 )
-from pipeline.data.resize import to_input
+from pipeline.data.resize import fill_input, seen_size
+from pipeline.data.ring import Ring
 from pipeline.data.sample import Sample
 from pipeline.data.shards import Raw, ShardSet
+from pipeline.data.train_batches import TrainBatches, parse_sample, room
 from pipeline.errors import UserError
+from pipeline.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
-
-
-class Batch(NamedTuple):
-    """A rank's share of a global batch; M and K are the most in any of its b images."""
-
-    images: torch.Tensor  # (b,3,S,S) uint8 RGB
-    boxes: torch.Tensor  # (b,M,4) float32 input pixels, padded with 0
-    labels: torch.Tensor  # (b,M) int64, padded with -1
-    ignore_boxes: torch.Tensor  # (b,K,4) float32 crowd regions, padded with 0
-    valid: torch.Tensor  # (b,) bool; False: unreadable, a black image without objects
-    image_ids: list[str]
-    problems: list[str]  # one line per unreadable sample
-
-
-class EvalBatch(NamedTuple):
-    """Whole images, stretched to the input; unreadable ones are left out."""
-
-    images: torch.Tensor  # (b,3,S,S) uint8 RGB
-    image_ids: list[str]
-    sizes: torch.Tensor  # (b,2) int64 width, height of the originals
-    samples: list[Sample]
-    problems: list[str]
 
 
 class TrainLoader:
@@ -75,7 +55,9 @@ class TrainLoader:
         self.total_steps = total_steps(config.train.epochs, len(shards), self.batch_size)
         self.start_step = start_step
         self.bad = BadSamples(config.data.max_bad_fraction)
-        self._dataset = _TrainSteps(shards, config, rank, world_size)
+        self._dataset = TrainBatches(shards, config, rank, world_size)
+        side = max(config.data.sizes, default=config.model.image_size)
+        self._slot_bytes = math.ceil(self.batch_size / world_size) * side * side * 3
         self._config = config
 
     def __len__(self) -> int:
@@ -83,14 +65,11 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         steps = range(self.start_step, self.total_steps)
+        dataset = self._dataset
         ahead = TrainAhead(
-            self._dataset.shards,
-            self._dataset.order,
-            self.batch_size,
-            self._dataset.rank,
-            self._dataset.world_size,
+            dataset.shards, dataset.order, self.batch_size, dataset.rank, dataset.world_size
         )
-        for batch in _in_order(Ahead(self._dataset, ahead), steps, self._config):
+        for batch in _batches(dataset, ahead, steps, self._config, self._slot_bytes):
             self.bad.count(len(batch.image_ids), batch.problems)
             yield batch
 
@@ -108,7 +87,8 @@ class EvalLoader:
         size = config.evaluate.batch_size
         mine = range(rank, len(shards), world_size)
         self._batches = [mine[i : i + size] for i in range(0, len(mine), size)]
-        self._dataset = _EvalSamples(shards, config.model.image_size)
+        self._dataset = _EvalBatches(shards, config)
+        self._slot_bytes = size * config.model.image_size**2 * 3
         self._config = config
 
     def __len__(self) -> int:
@@ -116,7 +96,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         ahead = EvalAhead(self._dataset.shards)
-        for batch in _in_order(Ahead(self._dataset, ahead), self._batches, self._config):
+        for batch in _batches(self._dataset, ahead, self._batches, self._config, self._slot_bytes):
             self.bad.count(len(batch.image_ids) + len(batch.problems), batch.problems)
             if batch.image_ids:
                 yield batch
@@ -132,6 +112,12 @@ def build_train_loader(
             f"train.batch_size {batch} is smaller than the {world_size} workers; "
             "raise it or use fewer workers"
         )
+    sizes, size = config.data.sizes, config.model.image_size
+    if sizes and (max(sizes) < 512) != (size < 512):
+        raise UserError(
+            f"data.sizes {list(sizes)} and model.image_size {size}: detectors have 4 levels below "
+            "512 and 5 from there; stay on one side"
+        )
     if len(shards) < batch and rank == 0:
         log.warning("%s has %d samples, fewer than train.batch_size %d", uri, len(shards), batch)
     loader = TrainLoader(shards, config, rank, world_size, start_step)
@@ -144,144 +130,61 @@ def build_eval_loader(uri: str, config: Config, rank: int, world_size: int) -> E
     return EvalLoader(open_shards(uri, config), config, rank, world_size)
 
 
-class _TrainSteps(Dataset[Batch]):
-    """Item k is the rank's share of global batch k."""
-
-    def __init__(self, shards: ShardSet, config: Config, rank: int, world_size: int) -> None:
-        data = config.data
-        counts = [shard.samples for shard in shards.manifest.shards]
-        self.order = Order(counts, config.train.seed, data.parts, data.window)
-        self.shards, self.config = shards, config
-        self.rank, self.world_size = rank, world_size
-
-    def __getitem__(self, step: int) -> Batch:
-        positions = share(step, self.config.train.batch_size, self.rank, self.world_size)
-        return collate(
-            [self._item(*self.order.sample(t)) for t in positions], self.config.model.image_size
-        )
-
-    def _item(self, index: int, epoch: int) -> TrainItem | Unreadable:
-        raw = self.shards.read(index)
-        try:
-            sample = parse_sample(raw, len(self.shards.manifest.classes))
-            rng = generator("augment", self.config.train.seed, epoch, index)
-            return _augmented(raw, sample, rng, self.config)
-        except ImageError as error:
-            return Unreadable(raw.where, f"{raw.where}: {error}")
-
-
-class _EvalSamples(Dataset[EvalBatch]):
+class _EvalBatches(Dataset[Parcel]):
     """Item ``range`` is the batch of those samples."""
 
-    def __init__(self, shards: ShardSet, size: int) -> None:
-        self.shards, self.size = shards, size
+    def __init__(self, shards: ShardSet, config: Config) -> None:
+        self.shards, self.size, self.fit = shards, config.model.image_size, config.data.fit
+        self.ring: Ring | None = None
 
-    def __getitem__(self, indices: Sequence[int]) -> EvalBatch:
-        images, samples, problems = [], [], []
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "ring": None}
+
+    def __getitem__(self, indices: Sequence[int]) -> Parcel:
+        pixels, slot = room(self.ring, (len(indices), self.size, self.size, 3))
+        samples: list[Sample] = []
+        problems = []
         for index in indices:
             raw = self.shards.read(index)
             try:
                 sample = parse_sample(raw, len(self.shards.manifest.classes))
-                images.append(to_input(_decode(raw, sample), self.size))
+                fill_input(_decode(raw, sample), pixels[len(samples)], self.fit)
                 samples.append(sample)
             except ImageError as error:
                 problems.append(f"{raw.where}: {error}")
-        pixels = np.stack(images) if images else np.empty((0, 3, self.size, self.size), np.uint8)
-        return EvalBatch(
-            torch.from_numpy(pixels),
-            [sample.image_id for sample in samples],
-            torch.tensor([(s.width, s.height) for s in samples], dtype=torch.int64).view(-1, 2),
-            samples,
-            problems,
-        )
+        if slot:
+            slot = slot._replace(shape=(len(samples), *slot.shape[1:]))
+        ids = [sample.image_id for sample in samples]
+        sizes = np.array([(s.width, s.height) for s in samples], np.int64).reshape(-1, 2)
+        seen = [seen_size(s.width, s.height, self.fit) for s in samples]
+        fields = (ids, sizes, np.array(seen, np.int64).reshape(-1, 2), samples, problems)
+        return Parcel(EvalBatch, slot or pixels[: len(samples)], fields)
 
 
-class TrainItem(NamedTuple):
-    """One augmented image (S,S,3) with its objects and crowd regions in input pixels."""
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    ignore_boxes: np.ndarray
-    image_id: str
-
-
-class Unreadable(NamedTuple):
-    """Stands in a batch for a sample that could not be read."""
-
-    image_id: str
-    problem: str
-
-
-def parse_sample(raw: Raw, classes: int) -> Sample:
-    """The sample's JSON. Raises ImageError if it is damaged or does not fit the class list."""
-    if raw.fault:
-        raise ImageError(raw.fault)
-    try:
-        sample = Sample.model_validate_json(raw.json)
-    except ValidationError as error:
-        raise ImageError(f"damaged JSON: {error.errors()[0]['msg']}") from None
-    wrong = [label for label in sample.labels if not 0 <= label < classes]
-    if wrong:
+def _decode(raw: Raw, sample: Sample) -> np.ndarray:
+    image = decode_image(raw.image, upright=False)
+    if image.shape[:2] != (sample.height, sample.width):
         raise ImageError(
-            f"image {sample.image_id!r}: label {wrong[0]} is not one of the {classes} classes"
+            f"the picture is not of the size {sample.width}x{sample.height} that its JSON says"
         )
-    return sample
-
-
-def collate(items: Sequence[TrainItem | Unreadable], size: int) -> Batch:
-    """Pad objects to the most in any image; unreadable images are black and not valid."""
-    b = len(items)
-    good = [(i, item) for i, item in enumerate(items) if isinstance(item, TrainItem)]
-    most = max((len(item.boxes) for _, item in good), default=0)
-    most_ignored = max((len(item.ignore_boxes) for _, item in good), default=0)
-    images = np.zeros((b, 3, size, size), np.uint8)
-    boxes, labels = np.zeros((b, most, 4), np.float32), np.full((b, most), -1, np.int64)
-    ignored, valid = np.zeros((b, most_ignored, 4), np.float32), np.zeros(b, bool)
-    for i, item in good:
-        cv2.split(item.image, list(images[i]))
-        boxes[i, : len(item.boxes)] = item.boxes
-        labels[i, : len(item.labels)] = item.labels
-        ignored[i, : len(item.ignore_boxes)] = item.ignore_boxes
-        valid[i] = True
-    return Batch(
-        images=torch.from_numpy(images),
-        boxes=torch.from_numpy(boxes),
-        labels=torch.from_numpy(labels),
-        ignore_boxes=torch.from_numpy(ignored),
-        valid=torch.from_numpy(valid),
-        image_ids=[item.image_id for item in items],
-        problems=[item.problem for item in items if isinstance(item, Unreadable)],
-    )
-
-
-def _augmented(raw: Raw, sample: Sample, rng: np.random.Generator, config: Config) -> TrainItem:
-    size = config.model.image_size
-    boxes = np.array(sample.boxes, np.float64).reshape(-1, 4)
-    labels, crowd = np.array(sample.labels, np.int64), np.array(sample.crowd, bool)
-    plan = draw_plan(rng, config.data, sample.width, sample.height, boxes[~crowd])
-    image = warp(_decode(raw, sample, plan, size), plan, sample.width, sample.height, size)
-    objects, keep = move_boxes(boxes[~crowd], plan, size)
-    ignored, _ = move_boxes(boxes[crowd], plan, size, centre_inside=False)
-    return TrainItem(image, objects, labels[~crowd][keep], ignored, sample.image_id)
-
-
-def _decode(raw: Raw, sample: Sample, plan: Plan | None = None, size: int = 0) -> np.ndarray:
-    width, height = sample.width, sample.height
-    least = decode_size(plan, width, height, size) if plan else None
-    image = decode_image(raw.image, upright=False, min_size=least)
-    if decoded_scale(image, width, height) < 1 and not plan:
-        raise ImageError(f"the picture is smaller than the {width}x{height} that its JSON says")
     return image
 
 
-def _in_order(dataset: Ahead, items: Sequence[Any], config: Config) -> Iterator[Any]:
-    """Items of the dataset in the order given, made by loader processes."""
+def _batches(
+    dataset: TrainBatches | _EvalBatches,
+    ahead: Callable[[Any], None],
+    items: Sequence[Any],
+    config: Config,
+    slot_bytes: int,
+) -> Iterator[Any]:
+    """Batches of the dataset in the order given, made by loader processes."""
     workers = min(config.data.loader_workers, len(items))
     # Forked processes start at once; they touch neither CUDA nor the parent's threads.
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-    made = DataLoader(
-        dataset,
+    # What is waiting, what is being written, and what the trainer has and has just had.
+    dataset.ring = Ring(workers, config.data.prefetch + 3, slot_bytes) if fork else None
+    parcels = DataLoader(
+        Ahead(dataset, ahead),
         sampler=items,
         generator=torch.Generator(),  # or starting would move the global one
         batch_size=None,
@@ -292,7 +195,8 @@ def _in_order(dataset: Ahead, items: Sequence[Any], config: Config) -> Iterator[
         multiprocessing_context="fork" if fork else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return batches_of(made)
+    for parcel in batches_of(parcels):
+        yield parcel.open() if isinstance(parcel, Parcel) else parcel  # else: pinned, and open
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -300,5 +204,6 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
+    keep_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

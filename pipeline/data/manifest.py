@@ -12,12 +12,21 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 
 from pipeline.data.remote import Remote, is_remote
+from pipeline.data.shard_table import Shard, ShardParser, ShardTable
 from pipeline.errors import UserError
 
 FORMAT_VERSION = 1
@@ -48,15 +57,15 @@ class Problem(BaseModel):
         return f"{self.file}: {self.kind}: {self.reason}"
 
 
-class Shard(BaseModel):
-    """One tar file; its index of byte offsets lies beside it."""
+def _kept(value: Any, validate: Any) -> Any:
+    return value if isinstance(value, ShardTable) else validate(value)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar$")
-    samples: int = Field(gt=0)
-    bytes: int = Field(gt=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+Shards = Annotated[
+    Sequence[Shard],
+    WrapValidator(_kept),
+    PlainSerializer(lambda shards: [shard.model_dump() for shard in shards]),
+]
 
 
 class Manifest(BaseModel):
@@ -75,21 +84,30 @@ class Manifest(BaseModel):
     samples_without_objects: int
     boxes: int
     boxes_per_class: dict[str, int]
-    shards: list[Shard]
+    shards: Shards
     problems: list[Problem]
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if self.samples != sum(shard.samples for shard in self.shards):
+        if self.samples != int(self.counts.sum()):
             raise ValueError("samples is not the sum over the shards")
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError("classes must be one or more different names")
         return self
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Samples of each shard (n,), int64."""
+        if isinstance(self.shards, ShardTable):
+            return self.shards.counts
+        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+
     @cached_property
     def content_hash(self) -> str:
         """Stands for what training sees: shards in their order, and class names."""
-        rows = [self.classes, [(shard.sha256, shard.samples) for shard in self.shards]]
+        shards = self.shards
+        hashes = shards.hashes if isinstance(shards, ShardTable) else (s.sha256 for s in shards)
+        rows = [self.classes, list(zip(hashes, self.counts.tolist(), strict=True))]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def problem_counts(self) -> dict[str, int]:
@@ -108,13 +126,14 @@ def load_manifest(uri: str | Path) -> Manifest:
 
     Raises UserError if there is none that can be used.
     """
+    parser = ShardParser()
     path = f"{str(uri).rstrip('/')}/{MANIFEST}"
     try:
         if is_remote(uri):
             data = Remote(str(uri), retries=3).read(MANIFEST)
         else:
             data = (local_folder(uri) / MANIFEST).read_bytes()
-        tree = json.loads(data)
+        tree = json.loads(data, object_hook=parser)
     except FileNotFoundError:
         raise UserError(
             f"{uri}: no {MANIFEST}, so no shard set; make one with python -m jobs.prepare"
@@ -123,6 +142,8 @@ def load_manifest(uri: str | Path) -> Manifest:
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+    if isinstance(tree, dict) and "shards" in tree:
+        tree["shards"] = parser.shards(tree["shards"])
     version = tree.get("format_version") if isinstance(tree, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(

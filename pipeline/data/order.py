@@ -32,7 +32,9 @@ class Window(NamedTuple):
 class Order:
     """Maps stream positions to samples. ``counts``: samples of each shard, in manifest order."""
 
-    def __init__(self, counts: Sequence[int], seed: int, parts: int = 64, window: int = 4) -> None:
+    def __init__(
+        self, counts: Sequence[int] | np.ndarray, seed: int, parts: int = 64, window: int = 4
+    ) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         self.starts = np.cumsum(self.counts) - self.counts
         self.n = int(self.counts.sum())
@@ -43,6 +45,15 @@ class Order:
         """(sample, epoch) at a position of the stream."""
         epoch, i = divmod(position, self.n)
         return self._epoch(epoch).sample(i), epoch
+
+    def partner(self, position: int, draw: float) -> int:
+        """A sample of the same window as a position's, chosen by a draw from [0, 1).
+
+        Its shard is one that the reader of this part has at hand anyway.
+        """
+        epoch, i = divmod(position, self.n)
+        window = self._epoch(epoch).neighbours(i)
+        return int(window[int(draw * len(window))])
 
     def window_at(self, position: int) -> Window:
         """The window that holds a position: what is shuffled together."""
@@ -101,6 +112,10 @@ class _Epoch:
         position = int(bounds[0]) + i // self.order.parts
         return int(self._window(part, number)[position - int(bounds[number])])
 
+    def neighbours(self, i: int) -> np.ndarray:
+        """All samples of the window that place ``i`` lies in."""
+        return self._window(*self.window_at(i))
+
     def window_at(self, i: int) -> tuple[int, int]:
         """(part, window) of place ``i`` of the epoch."""
         place, part = divmod(i, self.order.parts)
@@ -158,6 +173,10 @@ class _WholeEpoch(_Epoch):
     def sample(self, i: int) -> int:
         """Sample at place ``i`` of the epoch."""
         return int(self.samples[i])
+
+    def neighbours(self, i: int) -> np.ndarray:
+        """All samples: the whole set is one window."""
+        return self.samples
 
     def window_at(self, i: int) -> tuple[int, int]:
         """The whole set is one window."""

@@ -138,8 +138,7 @@ class ShardSet:
             if self.remote
             else _Folder(uri, self.manifest)
         )
-        counts = (shard.samples for shard in self.manifest.shards)
-        self._ends = list(itertools.accumulate(counts))
+        self._ends = list(itertools.accumulate(self.manifest.counts.tolist()))
         self._open: OrderedDict[int, _Open] = OrderedDict()
 
     def __len__(self) -> int:
@@ -158,9 +157,9 @@ class ShardSet:
         Raises UserError if its shard cannot be had at all.
         """
         shard = self.shard_of(index)
-        row = index - (self._ends[shard] - self.manifest.shards[shard].samples)
+        row = index - (self._ends[shard - 1] if shard else 0)
         opened = self._shard(shard)
-        entry = self.manifest.shards[shard]
+        entry = opened.entry
         where = f"{entry.name} sample {row}"
         image_at, image_size, json_at, json_size = opened.offsets[row].tolist()
         begin, between, end = image_at - BLOCK, json_at - BLOCK, json_at + json_size
@@ -188,9 +187,9 @@ class ShardSet:
     def read_json(self, index: int) -> Raw:
         """The same with its JSON alone, for those who look at many samples and few pictures."""
         shard = self.shard_of(index)
-        row = index - (self._ends[shard] - self.manifest.shards[shard].samples)
+        row = index - (self._ends[shard - 1] if shard else 0)
         opened = self._shard(shard)
-        entry = self.manifest.shards[shard]
+        entry = opened.entry
         where = f"{entry.name} sample {row}"
         at, size = opened.offsets[row, 2:].tolist()
         if not 0 <= at <= at + size <= entry.bytes:
@@ -218,7 +217,8 @@ class ShardSet:
                 opened.touch()
             return opened
         self._close_evicted()
-        opened = _Open(*self._files.open(self.manifest.shards[shard]))
+        entry = self.manifest.shards[shard]
+        opened = _Open(entry, *self._files.open(entry))
         self._open[shard] = opened
         if len(self._open) > OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1].descriptor)
@@ -234,8 +234,8 @@ class ShardSet:
 class _Open:
     """An open shard with its index (samples, 4)."""
 
-    def __init__(self, descriptor: int, offsets: np.ndarray) -> None:
-        self.descriptor, self.offsets = descriptor, offsets
+    def __init__(self, entry: Shard, descriptor: int, offsets: np.ndarray) -> None:
+        self.entry, self.descriptor, self.offsets = entry, descriptor, offsets
         self._touched = time.monotonic()
 
     def touch(self) -> None:

@@ -55,8 +55,9 @@ def detect(
     """Each sample with its detections in the original image's pixels."""
     for batch in batches:
         found = infer(detector, batch.images.to(device), config)
-        scale = box_scale(batch.sizes, batch.images.shape[-1]).to(device)
-        boxes = found.boxes * scale[:, None]
+        scale = box_scale(batch.seen, batch.images.shape[-1]).to(device)
+        limits = batch.sizes.repeat(1, 2).float().to(device)  # a letterbox shows more
+        boxes = torch.minimum(found.boxes * scale[:, None], limits[:, None])
         yield from zip(batch.samples, _to_images(boxes, found), strict=True)
 
 
@@ -77,7 +78,7 @@ def infer(detector: Detector, images: Tensor, config: EvaluateConfig) -> Detecti
 
 
 def box_scale(sizes: Tensor, side: int) -> Tensor:
-    """Factors (B, 4) from the square input back to original sizes (B, 2) of width, height."""
+    """Factors (B, 4) from the square input back to what it shows (B, 2) of width, height."""
     return torch.cat([sizes, sizes], dim=1).float() / side
 
 

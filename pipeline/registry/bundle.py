@@ -157,6 +157,7 @@ def _description(content: Content, package: str) -> dict[str, Any]:
         "package": package,
         "spec": dict(content.spec),
         "classes": list(content.classes),
+        "fit": content.config.data.fit,
         "defaults": content.defaults,
         "max_candidates": content.config.evaluate.max_candidates,
         "class_agnostic": content.config.evaluate.class_agnostic,

@@ -37,6 +37,7 @@ class RegisteredDetector(PythonModel):
         self.about = json.loads(text)
         package = self.about["package"]
         self.decode = importlib.import_module(f"{package}.decode")
+        self.fit = self.about.get("fit", "stretch")
         self.resize = importlib.import_module(f"{package}.resize")
         self.postprocess = importlib.import_module(f"{package}.model.postprocess").postprocess
         detector = importlib.import_module(f"{package}.model").build_detector(**self.about["spec"])
@@ -69,7 +70,7 @@ class RegisteredDetector(PythonModel):
         except (self.decode.ImageError, ValueError) as error:
             raise _refusal(f"row {row}: not a readable image: {error}") from None
         height, width = image.shape[:2]
-        return self.resize.to_input(image, self.detector.image_size), (width, height)
+        return self.resize.to_input(image, self.detector.image_size, self.fit), (width, height)
 
     @torch.inference_mode()
     def _detect(
@@ -92,11 +93,12 @@ class RegisteredDetector(PythonModel):
         boxes, scores, labels = (part.cpu() for part in found)
         row, place = (labels >= 0).nonzero(as_tuple=True)
         # Per image (w, h, w, h): from the network's square back to the image's pixels.
-        scale = torch.tensor(sizes, dtype=torch.float32).repeat(1, 2) / side
+        limits = torch.tensor(sizes, dtype=torch.float32).repeat(1, 2)
+        seen = [self.resize.seen_size(*size, self.fit) for size in sizes]
+        scale = torch.tensor(seen, dtype=torch.float32).repeat(1, 2) / side
+        corners = torch.minimum(boxes[row, place] * scale[row], limits[row])
         names = [self.about["classes"][label] for label in labels[row, place]]
-        return _table(
-            row, boxes[row, place] * scale[row], scores[row, place], labels[row, place], names
-        )
+        return _table(row, corners, scores[row, place], labels[row, place], names)
 
 
 def _table(row: Any, boxes: Any, scores: Any, labels: Any, names: list[str]) -> pd.DataFrame:

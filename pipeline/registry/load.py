@@ -29,6 +29,8 @@ class LoadedDetector(NamedTuple):
     state: dict[str, Tensor]
     evaluate: dict[str, Any]
     """The configuration's section ``evaluate``, by which its figures were made."""
+    fit: str = "stretch"
+    """How images meet its input."""
 
 
 def fetch(model_uri: str, folder: Path, tracking_uri: str | None = None) -> Path:
@@ -109,4 +111,6 @@ def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDete
             )
         state = load_file(folder / "artifacts" / "weights.safetensors")
         recipe = yaml.safe_load((folder / "artifacts" / "config.yaml").read_text(encoding="utf-8"))
-    return LoadedDetector(about["spec"], about["classes"], state, recipe["evaluate"])
+    return LoadedDetector(
+        about["spec"], about["classes"], state, recipe["evaluate"], about.get("fit", "stretch")
+    )

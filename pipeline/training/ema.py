@@ -38,4 +38,5 @@ class WeightAverage(Generic[Model]):
 
 
 def _state(module: nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    # Not all buffers: anchors follow the input's size, which training may change.
+    return list(module.state_dict().values())

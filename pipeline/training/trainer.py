@@ -66,6 +66,7 @@ class Trainer:
         FloatingPointError, on every rank, before a non-finite gradient changes anything.
         """
         seed_step(self.config.train.seed, self.step_count, self.world.rank)
+        self._take_size(batch.images.shape[-1])
         self.network.train()
         tensors = self._on_device(batch)
         normalisers = self._normalisers(tensors)
@@ -102,6 +103,12 @@ class Trainer:
             return lambda: None
         # Needed for the loss alone: ranks meet during the forward pass instead of before it.
         return self.world.begin_sum(counts)
+
+    def _take_size(self, side: int) -> None:
+        """Follow ``data.sizes``: anchors, and what the loss knows of them, belong to a size."""
+        if side != self.detector.image_size:
+            self.detector.resize_input(side)
+            self.loss = build_loss(self.config, self.detector)
 
     def _backward(self, part: Tensors, summed: Callable[[], Tensor | None]) -> dict[str, Tensor]:
         with self._autocast():

@@ -22,10 +22,10 @@ from pipeline.data import (
 from pipeline.data.order import total_steps
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.memory import keep_freed_memory
 from pipeline.tracking import Tracker
 from pipeline.training.failures import explained
 from pipeline.training.manager import CheckpointManager
-from pipeline.training.memory import keep_freed_memory
 from pipeline.training.profile import traced
 from pipeline.training.progress import RunLog
 from pipeline.training.session import Session

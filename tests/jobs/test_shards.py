@@ -4,10 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jobs import prepare, shards
+from pipeline.data.resize import FILL
 from pipeline.errors import UserError
+from pipeline.reports.pictures import class_color
 
 
 @pytest.fixture
@@ -76,3 +80,37 @@ def test_unreadable_samples_are_described_too(scenes: Path) -> None:
 def test_a_page_that_cannot_be_written_is_one_line(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--html .*none/page.html: No such file"):
         shards.main(["describe", str(scenes), "--html", str(tmp_path / "none/page.html")])
+
+
+def test_a_preview_shows_the_augmented_images_of_an_epoch(scenes: Path, tmp_path: Path) -> None:
+    small = ["--images", "4", "--model.image_size", "64", "--data.photometric", "0.5"]
+    arguments = ["preview", str(scenes), *small, "--data.zoom_out", "1"]
+    sheets = []
+    for name, epoch in (("a.png", "0"), ("b.png", "0"), ("c.png", "1")):
+        out = tmp_path / name
+        result = shards.main([*arguments, "--out", str(out), "--epoch", epoch])
+        assert result["problems"] == [] and result["out"] == str(out)
+        sheets.append(np.asarray(Image.open(out)))
+    assert sheets[0].shape == (2 * (64 + 24), 2 * (64 + 6), 3)
+    assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
+    cell = sheets[0][18:82, :64].reshape(-1, 3)
+    assert (cell == FILL).all(1).any()  # the image is zoomed out ...
+    colours = {class_color(label) for label in range(3)}
+    assert any((cell == colour).all(1).any() for colour in colours)  # ... and has a box
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "x.txt"], r"--out x\.txt: name a \.png or \.jpg file"),
+        (["--out", "nowhere/x.png"], "--out nowhere/x.png: No such file"),
+        (["--out", "x.png", "--data.crop", "2"], "data.crop: got"),
+        ([], "--out"),
+    ],
+)
+def test_wrong_words_for_a_preview_are_one_line(
+    scenes: Path, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        shards.main(["preview", str(scenes), *arguments])
+    assert "\n" not in str(caught.value)

@@ -114,6 +114,21 @@ def test_images_of_another_size_are_refused() -> None:
         build_detector(image_size=128)(torch.zeros(1, 3, 64, 64))
 
 
+def test_the_input_may_change_its_side() -> None:
+    """Weights fit any size of as many levels; a detector built for that size answers the same."""
+    detector, other = build_detector(image_size=128).eval(), build_detector(image_size=192).eval()
+    other.load_state_dict(detector.state_dict())
+    detector.resize_input(192)
+    images = torch.rand(1, 3, 192, 192) * 255
+    with torch.no_grad():
+        assert torch.equal(detector(images).deltas, other(images).deltas)
+    assert torch.equal(detector.anchors, other.anchors)
+    assert detector.spec["image_size"] == 128
+    for side in (200, 512):
+        with pytest.raises(ValueError, match=f"image_size {side} does not suit"):
+            detector.resize_input(side)
+
+
 def test_anchors_per_cell_match_the_heads() -> None:
     detector = build_detector(num_classes=2, image_size=128)
     widths = {layer.out_channels for layer in detector.heads.classify}  # type: ignore[union-attr]

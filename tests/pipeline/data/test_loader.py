@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.data import build_eval_loader, build_train_loader, load_manifest
 from pipeline.data.coco import coco_source
 from pipeline.data.shards import ShardSet
+from pipeline.data.train_batches import input_size
 from pipeline.data.voc import voc_source
 from pipeline.errors import UserError
 
@@ -100,6 +101,75 @@ def test_resume_at_any_step_and_world_size(scenes, one_rank, make_config, start,
     assert [len(loader) for loader in loaders] == [5 - start] * world_size
     rest = [row for loader in loaders for row in images_of(loader)]
     assert sorted(rest) == sorted(images_of(one_rank[start:]))
+
+
+MIX = {**AUGMENT, "data.mosaic": 0.5, "data.mixup": 0.4, "data.fit": "letterbox"}
+
+
+def test_mixed_images_survive_resume_workers_and_world_size_too(scenes, make_config):
+    config = make_config(**MIX, **{"data.sizes": (64, 128), "data.size_steps": 1})
+    whole = list(build_train_loader(scenes, config, 0, 1))
+    assert {batch.images.shape[-1] for batch in whole} == {64, 128}
+    assert max(len(row) for row in images_of(whole)) and all(b.valid.all() for b in whole)
+    processes = config.replace({"data.loader_workers": 2})
+    assert images_of(build_train_loader(scenes, processes, 0, 1)) == images_of(whole)
+    rest = [
+        row
+        for rank in range(3)
+        for row in images_of(build_train_loader(scenes, config, rank, 3, start_step=2))
+    ]
+    assert sorted(rest) == sorted(images_of(whole[2:]))
+
+
+def test_another_size_changes_no_draw_and_no_order(scenes, make_config):
+    small, large = (
+        list(build_train_loader(scenes, make_config(**MIX, **{"data.sizes": (side,)}), 0, 1))
+        for side in (64, 128)
+    )
+    for a, b in zip(small, large, strict=True):
+        assert a.image_ids == b.image_ids
+        kept = (a.labels >= 0).sum(1)
+        assert torch.equal(kept, (b.labels >= 0).sum(1))  # the same objects ...
+        # ... in the same places, but for the rounding of where the tiles of a mosaic meet.
+        assert torch.allclose(a.boxes * 2, b.boxes, atol=4.0)
+
+
+def test_sizes_change_with_the_global_step_alone(make_config):
+    config = make_config(**{"data.sizes": (64, 128, 192), "data.size_steps": 5})
+    sides = [input_size(config, step) for step in range(100)]
+    assert set(sides) == {64, 128, 192}
+    assert all(len(set(sides[k : k + 5])) == 1 for k in range(0, 100, 5))
+    assert input_size(make_config(), 7) == 64
+
+
+def test_sizes_on_both_sides_of_a_pyramid_level_are_refused(scenes, make_config):
+    config = make_config(**{"data.sizes": (512, 576)})
+    with pytest.raises(UserError, match=r"data\.sizes \[512, 576\] and model\.image_size 64"):
+        build_train_loader(scenes, config, 0, 1)
+
+
+def test_an_unreadable_partner_leaves_a_tile_without_objects(damage, scenes, make_config):
+    config = make_config(**{"data.mosaic": 1.0, "train.epochs": 1, "data.max_bad_fraction": 1})
+    loader = build_train_loader(damage([7]), config, 0, 1)
+    batches = list(loader)
+    valid = {i: bool(v) for b in batches for i, v in zip(b.image_ids, b.valid, strict=True)}
+    assert sum(not v for v in valid.values()) == 1  # only the image that is damaged itself
+    assert sum(loader.bad.problems.values()) > 1  # it was met as a partner too
+
+
+def test_images_that_are_kept_are_not_overwritten(scenes, make_config):
+    config = make_config(**{"data.loader_workers": 1, "data.prefetch": 1, "train.epochs": 8})
+    batches, copies = [], []
+    for batch in build_train_loader(scenes, config, 0, 1):
+        batches.append(batch.images)
+        copies.append(batch.images.clone())
+    assert len(batches) == 23 and all(map(torch.equal, batches, copies))
+
+
+def test_slots_are_used_again(scenes, make_config):
+    config = make_config(**{"data.loader_workers": 1, "data.prefetch": 1, "train.epochs": 8})
+    places = {b.images.data_ptr() for b in build_train_loader(scenes, config, 0, 1)}
+    assert len(places) <= 4
 
 
 def test_resume_reads_nothing_before_its_step(scenes, make_config, monkeypatch):
@@ -224,7 +294,7 @@ def test_a_label_beyond_the_classes_is_damage(scenes, tmp_path, make_config):
     batch = next(iter(build_train_loader(str(copy), make_config(), 0, 1)))
     assert "is not one of the 1 classes" in batch.problems[0]
     assert "image 'train-0-" in batch.problems[0]
-    evaluated = build_eval_loader(str(copy), make_config(), 0, 1)._dataset[range(23)]
+    evaluated = build_eval_loader(str(copy), make_config(), 0, 1)._dataset[range(23)].open()
     assert len(evaluated.problems) == 23 - len(evaluated.image_ids) > 0
     assert all("image 'train-0-" in problem for problem in evaluated.problems)
 
@@ -272,6 +342,15 @@ def test_real_pictures_load(shared, tmp_path, written, make_config):
 
 def test_loading_can_move_to_a_spawned_process(scenes, one_rank, make_config):
     dataset = build_train_loader(scenes, make_config(**AUGMENT), 0, 1)._dataset
-    assert images_of([dataset[0]]) == images_of(one_rank[:1])  # opens files, fills caches
+    assert images_of([dataset[0].open()]) == images_of(one_rank[:1])  # opens files, fills caches
     moved = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
-    assert images_of([moved[3]]) == images_of([one_rank[3]])
+    assert images_of([moved[3].open()]) == images_of([one_rank[3]])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_beside_a_gpu_batches_are_in_page_locked_memory(scenes, one_rank, make_config, workers):
+    config = make_config(**AUGMENT, **{"data.loader_workers": workers})
+    batches = list(build_train_loader(scenes, config, 0, 1))
+    assert all(value.is_pinned() for batch in batches for value in batch[:5])
+    assert images_of(batches) == images_of(one_rank)

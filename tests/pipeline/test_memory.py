@@ -8,7 +8,7 @@ from multiprocessing.queues import SimpleQueue
 import pytest
 import torch
 
-from pipeline.training.memory import keep_freed_memory
+from pipeline.memory import keep_freed_memory
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks of glibc")
 

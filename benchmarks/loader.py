@@ -1,0 +1,319 @@
+"""How fast images reach training, against the limit and against other loaders.
+
+    python -m benchmarks.loader                          # 2,000 generated images; some minutes
+    python -m benchmarks.loader --shards SHARDSET        # any shard set of JPEGs
+    python -m benchmarks.loader --augment                # crop, zoom-out and colour too
+
+The limit is decode and one warp in a bare loop over bytes in memory. All contenders use the same
+decoder, draws and warp, and are measured in turns within every round, each in a process of its own,
+on one core with one loader process (which the consumer shares) and on two cores with two.
+Two rates are given: images per second as the clock says, and per second of CPU that the whole
+process tree used, which a busy machine distorts less. litdata is compared where it is installed
+(``pip install litdata``), nginx where it is.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import simplejpeg
+import torch
+
+from benchmarks import loader_rivals as rivals
+from benchmarks.assign import summary
+from benchmarks.loader_set import HEIGHT, QUALITY, WIDTH, convert, write_folder
+from pipeline.config import Config
+from pipeline.data import build_train_loader, load_manifest
+from pipeline.data.shards import ShardSet
+from pipeline.errors import UserError
+
+RESULTS = Path(__file__).parent / "results" / "loader.json"
+CONTENDERS = ("limit", "this", "this_nginx", "loose_files", "webdataset", "litdata")
+WARM_SECONDS = 2.0
+AUGMENT = {"data.crop": 0.5, "data.zoom_out": 0.5, "data.photometric": 0.5}
+SETUPS = ((1, 1), (2, 2))  # cores, loader processes
+NGINX = """
+daemon off; pid {root}/nginx.pid; error_log {root}/error.log; worker_processes 1;
+events {{}}
+http {{ access_log off; sendfile on;
+  client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
+  uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
+  server {{ listen 127.0.0.1:{port}; root {folder}; }} }}
+"""
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--shards", type=Path, help="shard set to use instead of generated images")
+    add("--images", type=int, default=2000, help="images to generate")
+    add("--rounds", type=int, default=5, help="at least 2")
+    add("--measured", type=int, default=3000, help="images per measurement")
+    add("--batch", type=int, default=32)
+    add("--size", type=int, default=320)
+    add("--augment", action="store_true")
+    add("--out", type=Path, default=RESULTS)
+    add("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(_child(json.loads(options.child))))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        row = _compare(options, Path(scratch))
+    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    same = ("images", "batch", "size", "augment")
+    rows = [old for old in rows if any(old[key] != row[key] for key in same)] + [row]
+    options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+
+
+def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    overrides: dict[str, Any] = {
+        "model.image_size": options.size,
+        "train.batch_size": options.batch,
+        "train.epochs": 1e6,
+        **(AUGMENT if options.augment else {}),
+    }
+    sources = _sources(options, scratch)
+    task = {"config": overrides, "measured": options.measured, **sources}
+    seen: dict[str, Any] = {}
+    with _nginx(Path(sources["shards"]), scratch) as url:
+        task["nginx"] = url
+        for _ in range(options.rounds):
+            for cores, workers in SETUPS:
+                for name in CONTENDERS:
+                    point = _start({**task, "what": name, "cores": cores, "workers": workers})
+                    seen.setdefault(f"{cores} cores", {}).setdefault(name, []).append(point)
+                    print(f"{cores} cores  {name:12} {point}", flush=True)
+    return {
+        "images": _described(options, Path(sources["shards"])),
+        "batch": options.batch,
+        "size": options.size,
+        "augment": options.augment,
+        "speed": {setup: _speeds(points) for setup, points in seen.items()},
+        "start": _start({**task, "what": "start", "cores": 2, "workers": 2}),
+        "memory": _start({**task, "what": "memory", "cores": 2, "workers": 2}),
+        "machine": _machine(),
+    }
+
+
+def _speeds(points: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians, and the ratio to the limit within rounds."""
+    out: dict[str, Any] = {}
+    for name, rows in points.items():
+        if any("absent" in row for row in rows):
+            out[name] = rows[0]
+            continue
+        out[name] = {key: summary([row[key] for row in rows]) for key in ("per_s", "per_cpu_s")}
+        for key in ("per_s", "per_cpu_s"):
+            ratios = [a[key] / b[key] for a, b in zip(rows, points["limit"], strict=True)]
+            out[name][f"{key}_of_limit"] = summary(ratios)
+    return out
+
+
+def _sources(options: argparse.Namespace, scratch: Path) -> dict[str, str]:
+    """The same images as shards, loose files and litdata's chunks."""
+    loose, shards, chunks = scratch / "loose", scratch / "shards", scratch / "chunks"
+    if options.shards:
+        shards = options.shards.absolute()
+        loose.mkdir()
+        stored = ShardSet(shards)
+        for index in range(len(stored)):
+            raw = stored.read(index)
+            (loose / f"{index:06d}.jpg").write_bytes(raw.image)
+            (loose / f"{index:06d}.json").write_bytes(raw.json)
+    else:
+        write_folder(loose, options.images)
+        convert(loose, shards)
+    if find_spec("litdata"):
+        rivals.write_litdata(str(shards), chunks)
+    return {"loose": str(loose), "shards": str(shards), "chunks": str(chunks)}
+
+
+def _start(task: dict[str, Any]) -> Any:
+    """Run one measurement in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.loader", "--child", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{task['what']}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _child(task: dict[str, Any]) -> dict[str, Any]:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["cores"]])
+    rivals.start_worker()
+    config = Config().replace({**task["config"], "data.loader_workers": task["workers"]})
+    if task["what"] == "start":
+        return _start_up(task["shards"], config)
+    if task["what"] == "memory":
+        return _memory(task["shards"], config)
+    return _speed(task, config)
+
+
+def _speed(task: dict[str, Any], config: Config) -> dict[str, Any]:
+    what, workers, batch = task["what"], task["workers"], config.train.batch_size
+    if what == "limit":
+        limit = rivals.Limit(task["shards"], config, 1000)
+        return _rate(lambda images: limit.run_in_processes(images, workers), task["measured"])
+    if what == "this_nginx" and not task["nginx"]:
+        return {"absent": "nginx is not installed"}
+    if what == "litdata" and not find_spec("litdata"):
+        return {"absent": "litdata is not installed"}
+    try:
+        batches = {
+            "this": lambda: _this(task["shards"], config),
+            "this_nginx": lambda: _this(task["nginx"], config),
+            "loose_files": lambda: rivals.loose_files(Path(task["loose"]), config, workers),
+            "webdataset": lambda: rivals.webdataset(task["shards"], config, workers),
+            "litdata": lambda: rivals.litdata(Path(task["chunks"]), config, workers),
+        }[what]()
+        next(batches)
+    except UserError as error:
+        return {"absent": str(error)}
+
+    def run(images: int) -> None:
+        for _ in range(images // batch):
+            next(batches)
+
+    return _rate(run, task["measured"])
+
+
+def _this(uri: str, config: Config) -> Iterator[Any]:
+    return iter(build_train_loader(uri, config, rank=0, world_size=1))
+
+
+def _rate(run: Callable[[int], None], images: int) -> dict[str, float]:
+    """Images per second by the clock and by the CPU time of this process and all below it."""
+    began = time.monotonic()
+    while time.monotonic() < began + WARM_SECONDS:
+        run(max(images // 10, 64))
+    clock, cpu = time.monotonic(), _cpu_seconds()
+    run(images)
+    clock, cpu = time.monotonic() - clock, _cpu_seconds() - cpu
+    return {"per_s": round(images / clock, 1), "per_cpu_s": round(images / cpu, 1)}
+
+
+def _start_up(uri: str, config: Config) -> dict[str, Any]:
+    """Seconds until the first batch: from the beginning, and from the middle of an epoch."""
+    middle = load_manifest(uri).samples * 5 // 2 // config.train.batch_size
+    times: dict[str, list[float]] = {"fresh": [], "resumed": []}
+    for _ in range(5):
+        for name, step in (("fresh", 0), ("resumed", middle)):
+            began = time.monotonic()
+            batches = iter(build_train_loader(uri, config, 0, 1, start_step=step))
+            next(batches)
+            times[name].append(time.monotonic() - began)
+            del batches
+    return {name: summary(values) for name, values in times.items()} | {"resumed_at": middle}
+
+
+def _memory(uri: str, config: Config) -> dict[str, Any]:
+    """MiB of the whole process tree, shared pages counted once, after each of ten epochs."""
+    steps = -(-load_manifest(uri).samples // config.train.batch_size)
+    batches = _this(uri, config)
+    mib = []
+    for _ in range(10):
+        for _ in range(steps):
+            next(batches)
+        mib.append(round(sum(map(_resident_bytes, _tree())) / 2**20, 1))
+    return {"mib_after_epoch": mib}
+
+
+def _tree() -> list[int]:
+    """This process and all below it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(ValueError, OSError):
+            parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+    tree = [os.getpid()]
+    for pid in tree:
+        tree += [child for child, parent in parents.items() if parent == pid]
+    return tree
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
+def _cpu_seconds() -> float:
+    ticks = 0
+    for pid in _tree()[1:]:
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            ticks += sum(map(int, _stat(pid)[11:15]))
+    return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _resident_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@contextlib.contextmanager
+def _nginx(folder: Path, scratch: Path) -> Iterator[str | None]:
+    """The URL of a folder, served by nginx on loopback; None where it is not installed."""
+    binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if binary is None:
+        yield None
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    conf = scratch / "nginx.conf"
+    conf.write_text(NGINX.format(root=scratch, port=port, folder=folder))
+    os.chmod(scratch, 0o755)  # nginx's workers may be another user
+    server = subprocess.Popen([binary, "-c", str(conf), "-e", str(scratch / "error.log")])
+    try:
+        _wait(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(port: int) -> None:
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise SystemExit("nginx did not start")
+
+
+def _described(options: argparse.Namespace, shards: Path) -> str:
+    count = load_manifest(shards).samples
+    if options.shards:
+        return f"{count} of {load_manifest(shards).name}"
+    return f"{count} generated, {WIDTH}x{HEIGHT}, quality {QUALITY}"
+
+
+def _machine() -> dict[str, Any]:
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return {
+        "cpu": cpu or platform.processor(),
+        "load": round(os.getloadavg()[1], 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "simplejpeg": getattr(simplejpeg, "__version__", ""),
+        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+if __name__ == "__main__":
+    main()

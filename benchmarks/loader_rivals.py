@@ -1,0 +1,196 @@
+"""Other ways to read the same images, with the same decoder, draws and warp as this loader.
+
+Each yields batches of (images (b,S,S,3) uint8, list of boxes, list of labels). What differs is how
+bytes are found, how they are put in an order, and how batches travel between processes.
+"""
+
+import itertools
+import json
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.config import Config
+from pipeline.data.augment import Plan, decode_size, draw_plan, move_boxes, place, warp
+from pipeline.data.decode import decode_image
+from pipeline.data.sample import Sample
+from pipeline.data.shards import ShardSet
+
+CHUNK_BYTES = 32 * 2**20
+
+
+def start_worker(_: int = 0) -> None:
+    """One thread, as in this loader's processes."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def painted(image: bytes, plan: Plan, source: tuple[int, int], size: int) -> np.ndarray:
+    """Decode and warp once: (S,S,3)."""
+    out = np.empty((size, size, 3), np.uint8)
+    least = decode_size(plan, source, (size, size))
+    warp(decode_image(image, upright=False, min_size=least), plan, source, out)
+    return out
+
+
+def augmented(image: bytes, text: bytes, config: Config) -> tuple[np.ndarray, Any, Any]:
+    """One training item, drawn by NumPy's generator of the process."""
+    tree = json.loads(text)
+    source, size = (tree["width"], tree["height"]), config.model.image_size
+    boxes = np.array(tree["boxes"], np.float64).reshape(-1, 4)
+    rng = np.random.default_rng(int(torch.randint(2**31, ())))
+    plan = draw_plan(rng, config.data, *source, boxes)
+    moved, keep = move_boxes(boxes, np.array(place(plan, 0, 0, size, size)))
+    labels = np.array(tree["labels"], np.int64)
+    return painted(image, plan, source, size), moved[keep], labels[keep]
+
+
+def collate(items: list[Any]) -> Any:
+    """Stack images; boxes and labels stay lists, as detection code usually has them."""
+    images, boxes, labels = zip(*items, strict=True)
+    return (
+        torch.from_numpy(np.stack(images)),
+        [torch.from_numpy(b) for b in boxes],
+        [torch.from_numpy(v) for v in labels],
+    )
+
+
+class Limit:
+    """Decode and warp in a bare loop over bytes in memory; plans are drawn beforehand."""
+
+    def __init__(self, uri: str, config: Config, samples: int) -> None:
+        shards, self.size = ShardSet(uri), config.model.image_size
+        rng = np.random.default_rng(0)
+        self.items = []
+        for index in rng.permutation(len(shards))[:samples]:
+            raw = shards.read(int(index))
+            sample = Sample.model_validate_json(raw.json)
+            source = sample.width, sample.height
+            plan = draw_plan(rng, config.data, *source, np.array(sample.boxes).reshape(-1, 4))
+            self.items.append((raw.image, plan, source))
+
+    def run(self, images: int) -> None:
+        """Go through that many images."""
+        for item in itertools.islice(itertools.cycle(self.items), images):
+            painted(*item, self.size)
+
+    def run_in_processes(self, images: int, processes: int) -> None:
+        """The same split over processes."""
+        fork = multiprocessing.get_context("fork")
+        share = images // processes
+        started = [fork.Process(target=self.run, args=(share,)) for _ in range(processes)]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+
+
+class LooseFiles(Dataset[Any]):
+    """A file per image; annotations in memory."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.files = sorted(folder.glob("*.jpg"))
+        self.texts = [path.with_suffix(".json").read_bytes() for path in self.files]
+        self.config = config
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Any:
+        return augmented(self.files[index].read_bytes(), self.texts[index], self.config)
+
+
+def loose_files(folder: Path, config: Config, workers: int) -> Iterator[Any]:
+    """torch's DataLoader, shuffled."""
+    loader = DataLoader(
+        LooseFiles(folder, config),
+        batch_size=config.train.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=config.data.prefetch if workers else None,
+        persistent_workers=workers > 0,
+        worker_init_fn=start_worker,
+    )
+    return _forever(loader)
+
+
+def webdataset(uri: str, config: Config, workers: int) -> Iterator[Any]:
+    """webdataset's own pipeline: shards shuffled, then a buffer of 1,000 samples."""
+    import webdataset as wds
+
+    urls = [str(path) for path in sorted(Path(uri).glob("*.tar"))]
+    dataset = (
+        wds.WebDataset(
+            urls, shardshuffle=len(urls), nodesplitter=wds.split_by_node, empty_check=False
+        )
+        .shuffle(1000)
+        .to_tuple("jpg", "json")
+        .map(lambda pair: augmented(*pair, config))
+        .batched(config.train.batch_size, collation_fn=collate, partial=False)
+    )
+    loader = wds.WebLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=config.data.prefetch if workers else None,
+        persistent_workers=workers > 0,
+        worker_init_fn=start_worker,
+    )
+    return _forever(loader)
+
+
+def write_litdata(uri: str, folder: Path) -> None:
+    """The same bytes as litdata's chunks."""
+    from litdata import optimize
+
+    shards = ShardSet(uri)
+    optimize(
+        fn=_LitItem(uri),
+        inputs=list(range(len(shards))),
+        output_dir=str(folder),
+        chunk_bytes=CHUNK_BYTES,
+        num_workers=1,
+    )
+
+
+class _LitItem:
+    def __init__(self, uri: str) -> None:
+        self.shards = ShardSet(uri)
+
+    def __call__(self, index: int) -> dict[str, bytes]:
+        raw = self.shards.read(index)
+        return {"image": raw.image, "json": raw.json}
+
+
+def litdata(folder: Path, config: Config, workers: int) -> Iterator[Any]:
+    """litdata's dataset and loader, shuffled."""
+    from litdata import StreamingDataLoader, StreamingDataset
+
+    class Augmented(StreamingDataset):  # type: ignore[misc]
+        def __getitem__(self, index: Any) -> Any:
+            item = super().__getitem__(index)
+            return augmented(item["image"], item["json"], config)
+
+    loader = StreamingDataLoader(
+        Augmented(str(folder), shuffle=True, drop_last=True),
+        batch_size=config.train.batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=config.data.prefetch if workers else None,
+        persistent_workers=workers > 0,
+        worker_init_fn=start_worker,
+    )
+    return _forever(loader)
+
+
+def _forever(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader

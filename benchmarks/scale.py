@@ -1,0 +1,217 @@
+"""Epochs of very large sets, planned for real and read in simulation.
+
+    python -m benchmarks.scale
+
+For each set a manifest is written as a conversion would write it, and a fresh process does what a
+rank does: reads it, makes the order, finds its samples, at the beginning and in the middle of an
+epoch. Its seconds and its memory are measured. Then ranks go through an epoch without pixels, and
+what they ask of their shards is counted: how many shards, how often one is already at hand in a
+cache that keeps the least recently used ones, and how even the ranks are.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.manifest import MANIFEST, load_manifest
+from pipeline.data.order import Order, share
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+# samples, shards, ranks, parts, window: parts at least the ranks; windows of one shard where shards
+# come from far, of four where they lie on local disks.
+SETS = (
+    (100_000, 100, 8, 64, 4),
+    (1_000_000, 1_000, 64, 64, 4),
+    (10_000_000, 10_000, 512, 512, 1),
+    (100_000_000, 100_000, 4096, 4096, 1),
+    (1_000_000_000, 1_000_000, 64, 64, 4),
+    (1_000_000_000, 1_000_000, 4096, 4096, 4),
+    (1_000_000_000, 1_000_000, 4096, 4096, 1),
+)
+PER_RANK = 8  # images of a rank in a global batch
+RANKS_LOOKED_AT = 4
+SAMPLES_LOOKED_AT = 100_000
+SHARD_BYTES = 50_000_000
+
+
+def main() -> None:
+    """Plan, simulate, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rank:
+        print(json.dumps(_plan(**json.loads(options.rank))))
+        return
+    rows = []
+    for samples, shards, ranks, parts, window in SETS:
+        with tempfile.TemporaryDirectory() as folder:
+            counts = _counts(samples, shards)
+            size = _write_manifest(Path(folder), counts)
+            task = {"uri": folder, "ranks": ranks, "parts": parts, "window": window}
+            plans = [_fresh({**task, "rank": rank}) for rank in (0, ranks // 2, ranks - 1)]
+        row = {
+            "samples": samples,
+            "shards": shards,
+            "ranks": ranks,
+            "parts": parts,
+            "window": window,
+            "manifest_mb": round(size / 1e6, 1),
+            **{key: max(plan[key] for plan in plans) for key in plans[0]},
+            **_read(counts, ranks, parts, window),
+        }
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "load": round(os.getloadavg()[1], 1),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    options.out.write_text(json.dumps({"rows": rows, "machine": machine}, indent=1) + "\n")
+
+
+def _counts(samples: int, shards: int) -> np.ndarray:
+    """Samples per shard (shards,): as if cut by bytes, so that they differ by a tenth or so."""
+    draws = np.random.default_rng(0).normal(1, 0.1, shards).clip(0.5, 1.5)
+    ends = np.round(np.cumsum(draws) * samples / draws.sum()).astype(np.int64)
+    return np.diff(ends, prepend=0)
+
+
+def _write_manifest(folder: Path, counts: np.ndarray) -> int:
+    """A manifest of such shards, row by row; its bytes."""
+    tree = {
+        "format_version": 1,
+        "name": "large",
+        "split": "train",
+        "source": "coco",
+        "fingerprint": "0",
+        "classes": ["object"],
+        "samples": int(counts.sum()),
+        "samples_without_objects": 0,
+        "boxes": 0,
+        "boxes_per_class": {"object": 0},
+        "problems": [],
+    }
+    path = folder / MANIFEST
+    with path.open("w") as file:
+        file.write(json.dumps(tree)[:-1] + ', "shards": [')
+        for number, count in enumerate(counts.tolist()):
+            shard = {
+                "name": f"shard-{number:06d}.tar",
+                "samples": count,
+                "bytes": SHARD_BYTES,
+                "sha256": hashlib.sha256(str(number).encode()).hexdigest(),
+            }
+            file.write((",\n" if number else "\n") + json.dumps(shard))
+        file.write("]}\n")
+    return path.stat().st_size
+
+
+def _fresh(task: dict[str, Any]) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.scale", "--rank", json.dumps(task)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+
+
+def _plan(uri: str, ranks: int, parts: int, window: int, rank: int) -> dict[str, float]:
+    """What a rank does before its first batch, and again in the middle of the third epoch."""
+    before = _peak_mib()
+    marks = [time.perf_counter()]
+    manifest = load_manifest(uri)
+    marks.append(time.perf_counter())
+    order = Order(manifest.counts, 0, parts, window)
+    batch = PER_RANK * ranks
+    for step in (0, int(2.5 * manifest.samples) // batch):
+        for position in share(step, batch, rank, ranks):
+            order.sample(position)
+        marks.append(time.perf_counter())
+    return {
+        "manifest_s": round(marks[1] - marks[0], 2),
+        "first_batch_s": round(marks[2] - marks[1], 2),
+        "resumed_batch_s": round(marks[3] - marks[2], 2),
+        "planning_s": round(marks[3] - marks[0], 2),
+        "planning_mib": round(_peak_mib() - before),
+        "process_mib": round(_peak_mib()),
+    }
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _read(counts: np.ndarray, ranks: int, parts: int, window: int) -> dict[str, Any]:
+    """Go through the first epoch of a few ranks, or its beginning, without any pixels."""
+    order = Order(counts, 0, parts, window)
+    starts = np.cumsum(counts) - counts
+    chosen = sorted({round(k * (ranks - 1) / (RANKS_LOOKED_AT - 1)) for k in range(4)})
+    hits: dict[str, list[float]] = {}
+    most = math.ceil(parts / math.gcd(parts, ranks)) if ranks < parts else 1
+    streams = max(1, parts // ranks)
+    for rank in chosen:
+        positions = range(rank, order.n, ranks)[:SAMPLES_LOOKED_AT]
+        samples = np.array([order.sample(t)[0] for t in positions])
+        shards = (np.searchsorted(starts, samples, side="right") - 1).tolist()
+        for name, room in (("one", 1), ("window", window), ("window_and_next", window + 1)):
+            hits.setdefault(name, []).append(_hit_rate(shards, room * streams))
+    ends = np.cumsum(counts[order._epoch(0).shards]) if hasattr(order._epoch(0), "shards") else None
+    return {
+        "samples_per_rank": [order.n // ranks, -(-order.n // ranks)],
+        "parts_per_rank": most if ranks < parts else 1,
+        "shards_per_rank": _shards_per_rank(order, ends, ranks),
+        "hit_rate": {name: round(float(np.mean(values)), 5) for name, values in hits.items()},
+        "hit_rate_shuffled_whole": round(min(1.0, (window + 1) * streams / len(counts)), 6),
+    }
+
+
+def _shards_per_rank(order: Order, ends: np.ndarray | None, ranks: int) -> dict[str, Any] | None:
+    """Shards that the parts of a rank touch in an epoch: least, mean and most over all ranks."""
+    if ends is None:
+        return None
+    n, parts = order.n, order.parts
+    cuts = np.array([p * (n // parts) + min(p, n % parts) for p in range(parts + 1)])
+    first = np.searchsorted(ends, cuts[:-1], side="right")
+    last = np.searchsorted(ends, cuts[1:] - 1, side="right")
+    # In the first epoch position t is of part t mod P and of rank t mod W.
+    of_rank = [range(rank % parts, parts, math.gcd(parts, ranks)) for rank in range(ranks)]
+    touched = [int((last - first + 1)[list(own)].sum()) for own in of_rank]
+    return {
+        "least": min(touched),
+        "mean": round(float(np.mean(touched)), 1),
+        "most": max(touched),
+        "fetches_per_shard": round(sum(touched) / len(ends), 4),
+    }
+
+
+def _hit_rate(shards: list[int], room: int) -> float:
+    """Share of reads whose shard is among the ``room`` least recently left ones."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    fetched = 0
+    for shard, run in itertools.groupby(shards):
+        del run
+        if shard in cache:
+            cache.move_to_end(shard)
+            continue
+        fetched += 1
+        cache[shard] = None
+        if len(cache) > room:
+            cache.popitem(last=False)
+    return 1 - fetched / len(shards)
+
+
+if __name__ == "__main__":
+    main()

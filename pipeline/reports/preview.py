@@ -1,0 +1,63 @@
+"""What training sees: a sheet of augmented images with the boxes it learns from."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.config import Config
+from pipeline.data import build_train_loader
+from pipeline.data.order import epoch_end
+from pipeline.reports.pictures import Boxes, draw_detections
+
+GAP, CAPTION = 6, 18
+IGNORED = (150, 150, 150)
+
+
+def preview(uri: str, config: Config, images: int, epoch: int = 0) -> tuple[np.ndarray, list[str]]:
+    """The first images of an epoch as one picture (H,W,3), and what could not be read.
+
+    They are those of a training with this configuration, augmentation and all. Crowd regions are
+    grey. Raises UserError.
+    """
+    config = config.replace(
+        {
+            "train.batch_size": images,
+            "train.epochs": epoch + 1,
+            "data.loader_workers": 0,
+            "data.max_bad_fraction": 1.0,
+        }
+    )
+    loader = build_train_loader(uri, config, rank=0, world_size=1)
+    # The first batch that holds the end of the epoch before may begin with its last samples.
+    first = 0 if epoch == 0 else epoch_end(epoch - 1, loader.manifest.samples, images)
+    loader.start_step = min(first, loader.total_steps - 1)
+    batch = next(iter(loader))
+    cells = []
+    for row, image_id in enumerate(batch.image_ids):
+        real = batch.labels[row] >= 0
+        found = Boxes(batch.boxes[row][real].numpy(), batch.labels[row][real].numpy())
+        pixels = np.ascontiguousarray(batch.images[row].permute(1, 2, 0).numpy())
+        for x1, y1, x2, y2 in batch.ignore_boxes[row].round().int().tolist():
+            pixels[y1:y2, x1:x2] = IGNORED
+        caption = image_id if batch.valid[row] else f"unreadable: {image_id}"
+        cells.append(_captioned(draw_detections(pixels, found, loader.manifest.classes), caption))
+    return _grid(cells), batch.problems
+
+
+def _captioned(image: np.ndarray, text: str) -> np.ndarray:
+    height, width = image.shape[:2]
+    cell = Image.new("RGB", (width + GAP, height + CAPTION + GAP), "white")
+    cell.paste(Image.fromarray(image), (0, CAPTION))
+    font = ImageFont.load_default(size=12)
+    ImageDraw.Draw(cell).text((2, 2), text[: width // 7], fill="black", font=font)
+    return np.asarray(cell)
+
+
+def _grid(cells: list[np.ndarray]) -> np.ndarray:
+    columns = math.ceil(math.sqrt(len(cells)))
+    cells = cells + [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[k : k + columns], 1) for k in range(0, len(cells), columns)]
+    return np.concatenate(rows, 0)
