@@ -17,6 +17,11 @@ class TrackingConfig(Section):
         description="MLflow tracking URI; unset: $MLFLOW_TRACKING_URI, else sqlite in ./mlflow",
     )
     experiment: str = Field("detection", min_length=1, description="MLflow experiment")
+    required: bool = Field(
+        True,
+        description="refuse to start while the run store does not answer; false: record beside "
+        "the checkpoints and send later",
+    )
 
 
 class RegistryConfig(Section):

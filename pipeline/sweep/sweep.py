@@ -22,7 +22,15 @@ from pipeline.config import Config, set_dotted
 from pipeline.errors import UserError
 from pipeline.evaluation.coco import NAMES
 from pipeline.sweep.space import build_space
-from pipeline.tracking import connect, create_run, finish_run, mask, resolve_uri, resume_run
+from pipeline.tracking import (
+    connect,
+    create_run,
+    finish_run,
+    mask,
+    resolve_uri,
+    resume_run,
+    spool_folder,
+)
 from pipeline.tracking.run import Status
 from pipeline.training.cluster import check_cluster_paths, ray_cluster
 from pipeline.training.fit import absolute_paths, check_data, closing_run, fit
@@ -78,13 +86,14 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     record.check_storage()
     run_id = record.resumable(resume, config, [name for name in MAY_CHANGE if name != "sweep"])
     if run_id is None:
+        # Without a spool: what chooses among trials asks the store, which therefore must be there.
         run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
     else:
         resume_run(uri, run_id)
     record.write(run_id, "running", config)
     with closing_run(uri, run_id, record, config), ray_cluster(config.ray):
         results = _tune(config, space, record, uri, run_id)
-        trials = _table(results, config, uri, run_id)
+        trials = _table(results, config, record, uri, run_id)
         best_yaml = _write_best(config, trials, record, uri, run_id)
     return SweepResult(
         run=run,
@@ -204,7 +213,9 @@ def _trial(
     )
 
 
-def _table(results: Any, config: Config, uri: str, parent_run_id: str) -> list[Trial]:
+def _table(
+    results: Any, config: Config, record: RunRecord, uri: str, parent_run_id: str
+) -> list[Trial]:
     metric = config.sweep.metric
     runs = _child_runs(uri, parent_run_id)
     rows = []
@@ -214,13 +225,15 @@ def _table(results: Any, config: Config, uri: str, parent_run_id: str) -> list[T
         values = history[metric].dropna() if history is not None and metric in history else []
         epochs = float((result.metrics or {}).get("epoch", 0.0))
         run = runs.get(trial_id)
+        complete = epochs >= config.train.epochs
+        spool = spool_folder(f"{record.uri}/{trial_id}")
         rows.append(
             Trial(
                 name=trial_id,
                 params={key: result.config[key] for key in config.sweep.space},
                 best=float(max(values)) if len(values) else None,
                 epochs=epochs,
-                status=_settle(uri, run, result.error is not None, epochs >= config.train.epochs),
+                status=_settle(uri, run, spool, result.error is not None, complete),
                 run_id=run.info.run_id if run else None,
             )
         )
@@ -238,14 +251,13 @@ def _child_runs(uri: str, parent_run_id: str) -> dict[str, Any]:
     return {run.data.tags["trial"]: run for run in found if "trial" in run.data.tags}
 
 
-def _settle(uri: str, run: Any, failed: bool, complete: bool) -> str:
+def _settle(uri: str, run: Any, spool: Path, failed: bool, complete: bool) -> str:
     """The trial's true end, also in MLflow where it could not close its run itself."""
     status = "failed" if failed else "finished" if complete else "stopped early"
     if run is not None and run.info.status == "RUNNING":
         end: Status = "FAILED" if failed else "FINISHED" if complete else "KILLED"
-        if end == "KILLED":
-            connect(uri).set_tag(run.info.run_id, "stopped_by", "asha")
-        finish_run(uri, run.info.run_id, end)
+        reason = "stopped early by asha" if end == "KILLED" else ""
+        finish_run(uri, run.info.run_id, spool, end, reason)
     return status
 
 

@@ -10,8 +10,11 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from pipeline.tracking.run import config_yaml, create_run, finish_run, resume_run
-from pipeline.tracking.store import connect, mask, resolve_uri
+from pipeline.tracking.params import config_yaml
+from pipeline.tracking.run import create_run, finish_run, history, known_run_id, resume_run
+from pipeline.tracking.spooled import spool_folder
+from pipeline.tracking.store import connect, mask, resolve_uri, wait_for_store
+from pipeline.tracking.sync import sync
 from pipeline.tracking.tracker import Tracker
 
 __all__ = [
@@ -20,7 +23,12 @@ __all__ = [
     "connect",
     "create_run",
     "finish_run",
+    "history",
+    "known_run_id",
     "mask",
     "resolve_uri",
     "resume_run",
+    "spool_folder",
+    "sync",
+    "wait_for_store",
 ]

@@ -1,41 +1,32 @@
-"""Making, continuing and closing one run: what the driver records once."""
+"""The driver's hand on the run: begin it, go on with it, give it its true end."""
 
 from __future__ import annotations
 
-import getpass
-import json
 import logging
-import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import yaml
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.tracking.provenance import git_state, machine, packages
-from pipeline.tracking.store import artifact_root, connect, mask
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from pipeline.tracking.begin import DataSet, begin_run, describe
+from pipeline.tracking.spooled import (
+    is_offline,
+    load_beginning,
+    make_run,
+    offline_id,
+    resolve_run,
+    save_about,
+    save_beginning,
+)
+from pipeline.tracking.store import connect, mask
+from pipeline.tracking.tracker import Tracker
 
 _LOG = logging.getLogger(__name__)
+CLOSE_SECONDS = 30.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-# The run's other sections change nothing about the result; they are in config.yaml.
-_PARAM_SECTIONS = ("data", "model", "assign", "loss", "train", "evaluate", "ray")
-_PARAM_LENGTH, _PARAMS_PER_CALL, _DIGEST_LENGTH = 6000, 100, 36
-
-
-class DataSet(Protocol):
-    """What a run needs to know of a manifest."""
-
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-
-    @property
-    def content_hash(self) -> str:
-        """Stands for what training sees."""
 
 
 def create_run(
@@ -45,163 +36,106 @@ def create_run(
     tags: Mapping[str, str] | None = None,
     parent_run_id: str | None = None,
     dataset_manifests: Mapping[str, DataSet] | None = None,
+    spool: Path | None = None,
 ) -> str:
     """Create the run and record config, revision, environment and data sets; returns its id.
 
-    ``dataset_manifests`` maps the use (train, val, test) to the data set's manifest.
+    With a ``spool`` folder the beginning is noted there first, so that a driver that is killed on
+    the way finds its run again. A store that does not answer is a UserError within seconds; with a
+    spool and ``tracking.required`` false it is a line, and the id a placeholder.
     """
-    client = connect(uri)
-    git = git_state()
-    all_tags = {"mlflow.user": _user(), "git.dirty": str(git.dirty).lower(), **(tags or {})}
-    if git.revision:
-        all_tags["mlflow.source.git.commit"] = git.revision
-    if git.branch:
-        all_tags["mlflow.source.git.branch"] = git.branch
-    if parent_run_id:
-        all_tags["mlflow.parentRunId"] = parent_run_id
-    for use, manifest in (dataset_manifests or {}).items():
-        all_tags[f"data.{use}.fingerprint"] = manifest.content_hash
-    experiment = _experiment(client, uri, config.tracking.experiment)
-    run_id: str = client.create_run(experiment, tags=all_tags, run_name=run_name).info.run_id
-    try:
-        _record_config(client, run_id, config)
-        _record_environment(client, run_id, git.diff)
-        _record_data(client, run_id, config, dataset_manifests or {})
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
+    away = _away(uri, config.tracking.required or spool is None)
+    earlier = load_beginning(spool) if spool else None
+    key = earlier["key"] if earlier else None
+    beginning = describe(config, run_name, tags, parent_run_id, dataset_manifests, key)
+    if spool is None:
+        return begin_run(uri, beginning)
+    save_beginning(spool, beginning)
+    save_about(spool, uri, offline_id(beginning))
+    if away is not None:
+        _say_offline(away, spool)
+        return offline_id(beginning)
+    run_id = make_run(spool, uri)
+    assert run_id is not None, "its beginning was just saved"
     return run_id
 
 
-def resume_run(uri: str, run_id: str) -> None:
-    """Set an existing run to RUNNING again and count the resume in its tag ``resumes``."""
-    from mlflow.exceptions import MlflowException
+def resume_run(
+    uri: str, run_id: str, spool: Path | None = None, after: str = "", required: bool = True
+) -> str:
+    """Set an existing run to RUNNING again and note the resume in its tags; returns its id.
 
-    client = connect(uri)
-    try:
-        run = client.get_run(run_id)
-    except MlflowException:
-        raise UserError(f"run {run_id} does not exist in {mask(uri)}") from None
-    client.set_tag(run_id, "resumes", str(int(run.data.tags.get("resumes", "0")) + 1))
-    client.update_run(run_id, status="RUNNING")
-
-
-def finish_run(uri: str, run_id: str, status: Status = "FINISHED", timeout: float = 30.0) -> bool:
-    """Close the run with its true end; warns and returns False if nobody answers in ``timeout`` s.
-
-    The result of a training does not depend on a tracking server, so this never raises.
+    ``after`` says how it ended before. The tag ``resumes`` counts. A store that does not answer is
+    a UserError, or a line where it is not ``required``: then the note waits in the spool.
     """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            connect(uri).set_terminated(run_id, status)
-            return True
-        except Exception as error:
-            if time.monotonic() > deadline:
-                reason = mask(str(error)).splitlines()[0] if str(error) else type(error).__name__
-                _LOG.warning("run %s ended as %s but cannot be closed: %s", run_id, status, reason)
-                return False
-            time.sleep(1.0)
+    note = history(f"resumed after {after or 'an end nobody noted'}")
+    away = _away(uri, required or spool is None)
+    if away is not None:
+        assert spool is not None, "without a spool the store must answer"
+        _say_offline(away, spool)
+        tracker = Tracker(uri, run_id, spool, system_metrics=False)
+        tracker.status("RUNNING")
+        tracker.tag(*note)
+        tracker.close(timeout=0)
+        return run_id
+    client = connect(uri)
+    run_id = resolve_run(spool or Path(), client, uri, run_id)
+    tags = client.get_run(run_id).data.tags
+    client.set_tag(run_id, "resumes", str(int(tags.get("resumes", "0")) + 1))
+    client.set_tag(run_id, *note)
+    client.update_run(run_id, status="RUNNING")
+    return run_id
 
 
-def config_yaml(config: Config) -> str:
-    """The whole config as a recipe, with the secrets in its URIs masked."""
-    return yaml.safe_dump(_masked(config.model_dump(mode="json")), sort_keys=False)
+def finish_run(
+    uri: str,
+    run_id: str,
+    spool: Path,
+    status: Status = "FINISHED",
+    reason: str = "",
+    timeout: float | None = None,
+) -> bool:
+    """Send what still waits in the spool and close the run with its true end.
 
-
-def flat_params(config: Config) -> dict[str, str]:
-    """Dotted config fields as MLflow params, without those the chosen assigner does not use."""
-    tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
-    tree["assign"] = _used_by_assigner(tree["assign"])
-    params = {key: mask(_text(value)) for key, value in _flatten(tree)}
-    return {key: value for key, value in params.items() if len(value) <= _PARAM_LENGTH}
-
-
-def _used_by_assigner(assign: dict[str, Any]) -> dict[str, Any]:
-    from model.assign import assigner_options
-
-    used = {"name", *assigner_options(assign["name"])}
-    return {key: value for key, value in assign.items() if key in used}
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _masked(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked(item) for item in value]
-    return mask(value) if isinstance(value, str) else value
-
-
-def _record_config(client: MlflowClient, run_id: str, config: Config) -> None:
-    from mlflow.entities import Param
-
-    params = [Param(key, value) for key, value in flat_params(config).items()]
-    for start in range(0, len(params), _PARAMS_PER_CALL):
-        client.log_batch(run_id, params=params[start : start + _PARAMS_PER_CALL])
-    client.log_text(run_id, config_yaml(config), "config.yaml")
-
-
-def _record_environment(client: MlflowClient, run_id: str, diff: str) -> None:
-    client.log_text(run_id, packages(), "environment/packages.txt")
-    client.log_text(run_id, json.dumps(machine(), indent=2), "environment/machine.json")
-    if diff:
-        client.log_text(run_id, diff, "environment/uncommitted.diff")
-
-
-def _record_data(
-    client: MlflowClient, run_id: str, config: Config, manifests: Mapping[str, DataSet]
-) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    inputs = []
-    for use, manifest in manifests.items():
-        source = mask(str(getattr(config.data, use, None) or ""))
-        dataset = Dataset(
-            name=manifest.name,
-            digest=manifest.content_hash[:_DIGEST_LENGTH],
-            source_type="shards",
-            source=json.dumps({"uri": source}),
-        )
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", use)]))
-    if inputs:
-        client.log_inputs(run_id, datasets=inputs)
-
-
-def _experiment(client: MlflowClient, uri: str, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            created: str = client.create_experiment(name, artifact_location=artifact_root(uri))
-            return created
-        except MlflowException:
-            # Another driver made it between the two calls.
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        raise UserError(
-            f"tracking.experiment {name!r} was deleted; restore it or choose another name"
-        )
-    identifier: str = found.experiment_id
-    return identifier
-
-
-def _user() -> str:
+    Never raises, since the result of a training does not depend on a tracking server: if nobody
+    answers in ``timeout`` seconds (30) it warns, returns False, and the end waits in the spool.
+    """
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
+        tracker = Tracker(uri, run_id, spool, system_metrics=False)
+        tracker.tag(*history(f"{status}{': ' if reason else ''}{reason}"))
+        tracker.status(status)
+        return tracker.close(CLOSE_SECONDS if timeout is None else timeout)
+    except Exception as error:
+        _LOG.warning("run %s ended as %s but cannot be closed: %s", run_id, status, error)
+        return False
+
+
+def known_run_id(uri: str, run_id: str, spool: Path) -> str:
+    """The run's id in the store, for a placeholder too. Raises UserError where it is away."""
+    return resolve_run(spool, connect(uri), uri, run_id) if is_offline(run_id) else run_id
+
+
+def history(what: str) -> tuple[str, str]:
+    """A tag that says what happened to the run, under a key that sorts by time."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return f"history.{now}", mask(what)[:500]
+
+
+def _away(uri: str, required: bool) -> UserError | None:
+    """Why the store does not answer; None if it does. Raises that where it is required."""
+    try:
+        connect(uri)
+    except UserError as error:
+        if required:
+            raise
+        return error
+    return None
+
+
+def _say_offline(error: UserError, spool: Path) -> None:
+    print(
+        f"{error}\ntracking.required is false: the run is recorded in {spool} and sent when the "
+        "store answers, or by `python -m jobs.tracking sync`",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.spool import Record
+from pipeline.tracking.spooled import resolve_run
 from pipeline.tracking.store import connect
 
 if TYPE_CHECKING:
@@ -21,13 +22,18 @@ _POINTS_PER_CALL = 1000  # MLflow's limit
 
 
 class Sender:
-    """Sends to one run; the client is made at the first record, so a server may come up later."""
+    """Sends to one run; the client is made at the first record, so a server may come up later.
 
-    def __init__(self, uri: str, run_id: str) -> None:
-        self._uri, self._run_id = uri, run_id
+    A point that the run has already, at that step, is dropped: neither a resumed training nor a
+    batch that was sent twice doubles one.
+    """
+
+    def __init__(self, uri: str, run_id: str, folder: Path) -> None:
+        self._uri, self.run_id, self._folder = uri, run_id, folder
         self._client: MlflowClient | None = None
         self._started = 0
         self._last_steps: dict[str, int] = {}
+        self._known_steps: dict[str, set[int]] = {}
 
     def send(self, records: Sequence[Record]) -> int:
         """Send the leading records that make one call; returns how many. Raises if it failed."""
@@ -40,12 +46,15 @@ class Sender:
         if "file" in first:
             self._send_file(client, Path(first["file"]), first["folder"])
         elif "tag" in first:
-            client.set_tag(self._run_id, *first["tag"])
+            client.set_tag(self.run_id, *first["tag"])
+        elif "status" in first:
+            self._set_status(client, first["status"], first["time"])
         return 1
 
     def _connect(self) -> MlflowClient:
         client = connect(self._uri)
-        run = client.get_run(self._run_id)
+        self.run_id = resolve_run(self._folder, client, self._uri, self.run_id)
+        run = client.get_run(self.run_id)
         self._started = run.info.start_time
         self._last_steps = {m.key: m.step for m in run.to_proto().data.metrics}
         self._client = client
@@ -53,9 +62,18 @@ class Sender:
 
     def _send_points(self, client: MlflowClient, records: Sequence[Record]) -> None:
         points = [point for record in records for point in self._points(record)]
-        new = [point for point in points if point.step > self._last_steps.get(point.key, -1)]
+        new = [point for point in points if self._is_new(client, point)]
         for start in range(0, len(new), _POINTS_PER_CALL):
             self._log(client, new[start : start + _POINTS_PER_CALL])
+
+    def _is_new(self, client: MlflowClient, point: Metric) -> bool:
+        if point.step > self._last_steps.get(point.key, -1):
+            return True
+        # Behind the last step lies what was sent before, or a gap that a killed process left.
+        if point.key not in self._known_steps:
+            sent = client.get_metric_history(self.run_id, point.key)
+            self._known_steps[point.key] = {item.step for item in sent}
+        return point.step not in self._known_steps[point.key]
 
     def _points(self, record: Record) -> list[Metric]:
         from mlflow.entities import Metric
@@ -69,7 +87,7 @@ class Sender:
         from mlflow.exceptions import MlflowException
 
         try:
-            client.log_batch(self._run_id, metrics=points, synchronous=True)
+            client.log_batch(self.run_id, metrics=points, synchronous=True)
         except MlflowException as error:
             # One refused point must not hold up all others for ever.
             if error.error_code != "INVALID_PARAMETER_VALUE":
@@ -78,13 +96,21 @@ class Sender:
                 for point in points:
                     self._log(client, [point])
                 return
-            _LOG.warning("run %s refused metric %s: %s", self._run_id, points[0].key, error.message)
+            _LOG.warning("run %s refused metric %s: %s", self.run_id, points[0].key, error.message)
         for point in points:
             self._last_steps[point.key] = max(point.step, self._last_steps.get(point.key, -1))
+            if point.key in self._known_steps:
+                self._known_steps[point.key].add(point.step)
+
+    def _set_status(self, client: MlflowClient, status: str, time: int) -> None:
+        if status == "RUNNING":
+            client.update_run(self.run_id, status=status)
+        else:
+            client.set_terminated(self.run_id, status, end_time=time)
 
     def _send_file(self, client: MlflowClient, path: Path, folder: str) -> None:
         if not path.is_file():
-            _LOG.warning("run %s: %s is gone and was not recorded", self._run_id, path)
+            _LOG.warning("run %s: %s is gone and was not recorded", self.run_id, path)
             return
-        client.log_artifact(self._run_id, str(path), folder or None)
+        client.log_artifact(self.run_id, str(path), folder or None)
         shutil.rmtree(path.parent, ignore_errors=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
+ABOUT = "about.json"  # whose records these are
 MAX_BYTES = 256 * 2**20
 _CHUNK = 2**20
 
@@ -39,7 +40,7 @@ class Spool:
     """First in, first out over ``folder``; ``append`` and reading may be in different threads."""
 
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-        self.folder = _writable(folder)
+        self.folder = _usable(folder)
         self.dropped = 0
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
@@ -83,6 +84,14 @@ class Spool:
                 os.ftruncate(self._files[0].descriptor, 0)
                 self._offset, self._ends = 0, []
 
+    def adopt(self) -> bool:
+        """Take over files whose writers are gone by now; whether there were any."""
+        with self._lock:
+            if len(self._files) > 1 or self._offset:
+                return False  # nothing comes before what is being read
+            self._files[:0] = found = _abandoned(self.folder)
+            return bool(found)
+
     def new_file(self, name: str) -> Path:
         """A fresh path of this name inside the folder, for a file that a record speaks of."""
         folder = self.folder / "files" / uuid.uuid4().hex
@@ -96,10 +105,12 @@ class Spool:
                 os.close(file.descriptor)
             return False
         self._files.pop().remove()
-        with contextlib.suppress(OSError):  # another process of the run still writes there
-            if (self.folder / "files").is_dir():
-                (self.folder / "files").rmdir()
-            self.folder.rmdir()
+        if not any(self.folder.glob("*.jsonl")):  # else another process of the run still writes
+            (self.folder / ABOUT).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if (self.folder / "files").is_dir():
+                    (self.folder / "files").rmdir()
+                self.folder.rmdir()
         return True
 
     def _read(self, limit: int) -> list[Record]:
@@ -123,10 +134,12 @@ class Spool:
             length *= 2
 
 
-def _writable(folder: Path) -> Path:
+def _usable(folder: Path) -> Path:
+    """The folder, or one of this process's own where it cannot be written or locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            fcntl.flock(probe, fcntl.LOCK_EX)
             return folder
     except OSError:
         return Path(tempfile.mkdtemp(prefix="tracking-"))

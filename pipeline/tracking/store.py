@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,19 @@ def connect(uri: str) -> MlflowClient:
     except Exception as error:  # drivers and databases raise nearly anything
         raise UserError(f"tracking.uri {mask(uri)}: {_first_line(error)}") from None
     return client
+
+
+def wait_for_store(uri: str, seconds: float) -> None:
+    """Return when the store answers; raises UserError if it has not after that long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connect(uri)
+            return
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2.0)
 
 
 def artifact_root(uri: str) -> str | None:

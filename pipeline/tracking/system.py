@@ -1,7 +1,9 @@
-"""Load of the machine, under the names that MLflow's system metrics page shows."""
+"""Load of a node, under the names that MLflow's system metrics page shows, one group per node."""
 
 from __future__ import annotations
 
+import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -13,10 +15,12 @@ class SystemSampler:
 
     def __init__(self) -> None:
         self._busy_total = _cpu_ticks()
+        self._prefix = f"system/{re.sub(r'[^A-Za-z0-9_.-]', '_', platform.node()) or 'node'}/"
 
     def __call__(self) -> dict[str, float]:
-        """Percentages and megabytes by metric name."""
-        return {**self._cpu(), **_memory(), **_disk(), **_gpus()}
+        """Percentages and megabytes by metric name, ``system/NODE/...``."""
+        load = {**self._cpu(), **_memory(), **_disk(), **_gpus()}
+        return {f"{self._prefix}{name}": value for name, value in load.items()}
 
     def _cpu(self) -> dict[str, float]:
         before, now = self._busy_total, _cpu_ticks()
@@ -24,7 +28,7 @@ class SystemSampler:
         if before is None or now is None or now[1] <= before[1]:
             return {}
         share = (now[0] - before[0]) / (now[1] - before[1])
-        return {"system/cpu_utilization_percentage": round(100 * share, 1)}
+        return {"cpu_utilization_percentage": round(100 * share, 1)}
 
 
 def _cpu_ticks() -> tuple[int, int] | None:
@@ -45,16 +49,16 @@ def _memory() -> dict[str, float]:
     kib = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines)}
     used = kib["MemTotal"] - kib["MemAvailable"]
     return {
-        "system/system_memory_usage_megabytes": round(used * 1024 / _MEGABYTE, 1),
-        "system/system_memory_usage_percentage": round(100 * used / kib["MemTotal"], 1),
+        "system_memory_usage_megabytes": round(used * 1024 / _MEGABYTE, 1),
+        "system_memory_usage_percentage": round(100 * used / kib["MemTotal"], 1),
     }
 
 
 def _disk() -> dict[str, float]:
     usage = shutil.disk_usage(Path.cwd())
     return {
-        "system/disk_usage_percentage": round(100 * usage.used / usage.total, 1),
-        "system/disk_usage_megabytes": round(usage.used / _MEGABYTE, 1),
+        "disk_usage_percentage": round(100 * usage.used / usage.total, 1),
+        "disk_usage_megabytes": round(usage.used / _MEGABYTE, 1),
     }
 
 
@@ -64,7 +68,7 @@ def _gpus() -> dict[str, float]:
     metrics: dict[str, float] = {}
     for index in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
         free, total = torch.cuda.mem_get_info(index)
-        prefix = f"system/gpu_{index}"
+        prefix = f"gpu_{index}"
         metrics[f"{prefix}_memory_usage_megabytes"] = round((total - free) / _MEGABYTE, 1)
         metrics[f"{prefix}_memory_usage_percentage"] = round(100 * (total - free) / total, 1)
         metrics |= _utilization(prefix, index)

@@ -1,16 +1,13 @@
 """Rank 0's way to the run: log and forget.
 
 ``log`` appends to a spool on disk and returns in microseconds; one thread sends in batches, waits
-longer after each failure and never raises into training. A point's step never goes back: at the
-first contact the run says how far each metric has come, and points up to there are dropped, so
-neither a resumed training nor a batch that was sent twice doubles a point.
+longer after each failure and never raises into training.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import shutil
 import threading
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.tracking.send import Sender
 from pipeline.tracking.spool import Record, Spool
+from pipeline.tracking.spooled import save_about
 from pipeline.tracking.store import mask
 from pipeline.tracking.system import SystemSampler
 
@@ -34,27 +32,29 @@ _RECORDS_PER_BATCH = 500
 _NOT_IN_METRIC_NAMES = re.compile(r"[^\w.\- :/]")
 
 
-def spool_folder(run_id: str) -> Path:
-    """Where a run's unsent records wait on this machine."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(cache) / "mutual-guidance" / "spool" / run_id
-
-
 class Tracker:
-    """Sends metrics, tags and files of one run from a background thread."""
+    """Sends metrics, tags and files of one run from a background thread.
 
-    def __init__(
-        self, uri: str, run_id: str, spool: Path | None = None, system_metrics: bool = True
-    ) -> None:
-        self.uri, self.run_id = uri, run_id
-        self._spool = Spool(spool or spool_folder(run_id))
-        self._sender = Sender(uri, run_id)
+    Several trackers, in several processes, may share a run and its spool folder.
+    """
+
+    def __init__(self, uri: str, run_id: str, spool: Path, system_metrics: bool = True) -> None:
+        self.uri = uri
+        self._sender = Sender(uri, run_id, spool)
+        self._spool = Spool(spool)
+        with self._never_raising("the spool's owner"):
+            save_about(self._spool.folder, uri, run_id)
         self._sampler = SystemSampler() if system_metrics else None
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._failing = False
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
+
+    @property
+    def run_id(self) -> str:
+        """The run, by a placeholder until a store knows it."""
+        return self._sender.run_id
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point per metric."""
@@ -64,6 +64,10 @@ class Tracker:
     def tag(self, key: str, value: str) -> None:
         """Set a tag of the run."""
         self._append({"tag": [key, str(value)]})
+
+    def status(self, status: str) -> None:
+        """Set the run's status: RUNNING, or one of MLflow's ends."""
+        self._append({"status": status})
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Add a copy of a file to the run's artifacts; the file may be deleted afterwards."""
@@ -104,7 +108,8 @@ class Tracker:
         sent = not self._thread.is_alive() and self._spool.close()
         if not sent:
             _LOG.warning(
-                "run %s: %s did not take everything; the rest waits in %s",
+                "run %s: %s did not take everything; the rest waits in %s for the next start of "
+                "the run or `python -m jobs.tracking sync`",
                 self.run_id,
                 mask(self.uri),
                 self._spool.folder,
@@ -140,7 +145,7 @@ class Tracker:
                 next_sample = time.monotonic() + _SAMPLE_SECONDS
             closing = self._closing.is_set()  # before sending: a record may come in meanwhile
             try:
-                emptied = self._send_all()
+                emptied = self._send_all() and not (closing and self._spool.adopt())
                 wait = _BATCH_SECONDS
                 if closing and emptied:
                     return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,17 @@ from pipeline.config import Config
 from pipeline.data import Manifest, load_manifest
 from pipeline.errors import UserError
 from pipeline.pretrained import check_start
-from pipeline.registry import register
-from pipeline.tracking import create_run, finish_run, resolve_uri, resume_run
-from pipeline.training.checkpoint import load_averaged_weights
+from pipeline.tracking import (
+    create_run,
+    finish_run,
+    known_run_id,
+    resolve_uri,
+    resume_run,
+    spool_folder,
+)
 from pipeline.training.cluster import check_cluster_paths
 from pipeline.training.ray_train import train_in_ray
+from pipeline.training.registration import register_result
 from pipeline.training.runs import Resume, RunRecord, storage_root
 from pipeline.training.session import LocalSession, launched_world
 from pipeline.training.storage import join
@@ -78,12 +83,14 @@ def fit(
                 outcome = train_in_ray(config, record, uri, run_id, callbacks)
             else:
                 session = LocalSession(world, CheckpointStore(record.uri))
-                outcome = world.share(run_rank(config, session, uri, run_id))
+                outcome = world.share(run_rank(config, session, uri, run_id, spool_folder(record.uri)))
             trained = time.monotonic()
             checkpoint = join(record.uri, outcome["checkpoint"])
             version = world.on_main(
-                lambda: _register(config, uri, run_id, checkpoint, outcome, manifests)
+                lambda: register_result(config, uri, run_id, record, checkpoint, outcome)
             )
+        # A run that began without a store may have reached it meanwhile.
+        run_id = world.on_main(lambda: _known(uri, run_id, record))
         return FitResult(
             run=record.name,
             run_id=run_id,
@@ -113,13 +120,15 @@ def _begin(
 ) -> str:
     """The id of the MLflow run, made or resumed; the record says that it is running."""
     record.check_storage()
+    spool = spool_folder(record.uri)
     run_id = record.resumable(resume, config)
     if run_id is None:
         check_start(config, manifests["train"].classes, uri)
         all_tags = {"run": record.name, **tags}
-        run_id = create_run(uri, config, record.name, all_tags, parent_run_id, manifests)
+        run_id = create_run(uri, config, record.name, all_tags, parent_run_id, manifests, spool)
     else:
-        resume_run(uri, run_id)
+        before = (record.read() or {}).get("status", "")
+        run_id = resume_run(uri, run_id, spool, before, config.tracking.required)
     record.write(run_id, "running", config)
     return run_id
 
@@ -156,38 +165,25 @@ def absolute_paths(config: Config) -> Config:
 @contextlib.contextmanager
 def closing_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Iterator[None]:
     """Give the run its true end, in MLflow and in its record, however the block ends."""
+    spool = spool_folder(record.uri)
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        finish_run(uri, run_id, "KILLED" if stopped else "FAILED")  # never raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # The record first: the store may take its time, and whoever stops us may not wait.
         try:
             record.write(run_id, "stopped" if stopped else "failed", config)
         except OSError as lost:  # a full disk must not hide why the training ended
             _LOG.warning("%s/run.json still says that the run is going on: %s", record.uri, lost)
+        finish_run(uri, run_id, spool, "KILLED" if stopped else "FAILED", reason)  # never raises
         raise
-    finish_run(uri, run_id, "FINISHED")
+    finish_run(uri, run_id, spool, "FINISHED")
     record.write(run_id, "finished", config)
 
 
-def _register(
-    config: Config,
-    uri: str,
-    run_id: str,
-    checkpoint: str,
-    outcome: Mapping[str, Any],
-    manifests: Mapping[str, Manifest],
-) -> Any:
-    if config.registry.name is None:
-        return None
-    print(f"registering {config.registry.name} ...", file=sys.stderr, flush=True)
-    return register(
-        uri,
-        run_id,
-        config.registry.name,
-        weights=load_averaged_weights(checkpoint),
-        spec=outcome["spec"],
-        classes=outcome["classes"],
-        config=config,
-        metrics=outcome["metrics"],
-    )
+def _known(uri: str, run_id: str, record: RunRecord) -> str:
+    try:
+        return known_run_id(uri, run_id, spool_folder(record.uri))
+    except UserError:
+        return run_id

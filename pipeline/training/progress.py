@@ -15,7 +15,7 @@ from pipeline.data.shards import ShardSet
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, history
 from pipeline.training.patience import Patience
 from pipeline.training.profile import Profile, operators
 
@@ -53,6 +53,9 @@ class RunLog:
         went_on = f", going on after step {step}" if step else ""
         many = f"{workers} worker{'s' if workers > 1 else ''}"
         self._print(f"{title}, {many}: {plan.total} steps of {plan.batch} images{went_on}")
+        if self.tracker is not None:
+            where = f"after step {step} of {plan.total}"
+            self.tracker.tag(*history(f"workers start {where}: {title}, {many}"))
 
     def started_from(self, report: TransferReport | None) -> None:
         """What of ``model.init`` was taken, in short here and in full in the run."""
@@ -80,6 +83,11 @@ class RunLog:
         if now - self._printed >= PRINT_SECONDS or step == self._plan.total:
             self._printed = now
             self._print(self._line(step, parts, rate, now))
+
+    def figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Further figures of a step, under their full names."""
+        if self.tracker is not None:
+            self.tracker.log(figures, step)
 
     def evaluated(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
+from pipeline.tracking import spool_folder
 from pipeline.training.cluster import ray_cluster, trainer_class
 from pipeline.training.failures import LOST_WORKER
 from pipeline.training.preflight import check_here, check_nodes
@@ -134,7 +135,8 @@ def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
     check_here(record.uri, record.storage, settings["run_id"])
     session = RaySession(CheckpointStore(record.uri))
     try:
-        return run_rank(config, session, settings["uri"], settings["run_id"])
+        spool = spool_folder(record.uri)
+        return run_rank(config, session, settings["uri"], settings["run_id"], spool)
     except (UserError, FloatingPointError) as error:
         with contextlib.suppress(OSError):
             record.note_failure(error)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from pipeline.evaluation.evaluate import evaluate
 from pipeline.memory import keep_freed_memory
 from pipeline.tracking import Tracker
 from pipeline.training.failures import explained
+from pipeline.training.health import EVERY, assignment_health
 from pipeline.training.manager import CheckpointManager
 from pipeline.training.profile import traced
 from pipeline.training.progress import RunLog
@@ -32,6 +35,8 @@ from pipeline.training.session import Session
 from pipeline.training.store import SCORE
 from pipeline.training.trainer import Trainer
 from pipeline.world import mean_over_ranks
+
+CLOSE_SECONDS = 30.0  # what the store does not take by then waits in the spool
 
 
 def train_worker(
@@ -65,6 +70,8 @@ def train_worker(
             step = trainer.step_count
             if step % config.train.log_every == 0 or step == steps.total:
                 log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
+            if step % (EVERY * config.train.log_every) == 0 or step == steps.total:
+                log.figures(step, assignment_health(trainer, batch))
             metrics = {"step": step, "epoch": steps.epoch(step)}
             if config.data.val and step in steps.evaluations:
                 metrics |= validate("val", config.data.val, trainer, log)
@@ -101,16 +108,25 @@ def check_data_unchanged(uri: str, manifest: Manifest, meta: Mapping[str, Any]) 
         )
 
 
-def run_rank(config: Config, session: Session, uri: str, run_id: str) -> dict[str, Any]:
-    """`train_worker` with rank 0 writing the MLflow run; adds the seconds it took."""
+def run_rank(
+    config: Config, session: Session, uri: str, run_id: str, spool: Path
+) -> dict[str, Any]:
+    """`train_worker` with rank 0 writing the MLflow run; adds the seconds it took.
+
+    The first rank of every other node adds that node's load.
+    """
     began = time.monotonic()
-    tracker = Tracker(uri, run_id) if session.world.is_main else None
+    first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    main = session.world.is_main
+    tracker = None
+    if main or first_of_node:
+        tracker = Tracker(uri, run_id, spool, system_metrics=first_of_node)
     try:
         with explained(config, session.world):
-            outcome = train_worker(config, session, RunLog(tracker), uri)
+            outcome = train_worker(config, session, RunLog(tracker if main else None), uri)
     finally:
         if tracker is not None:
-            tracker.close()
+            tracker.close(CLOSE_SECONDS)
     return {**outcome, "seconds": round(time.monotonic() - began, 1)}
 
 

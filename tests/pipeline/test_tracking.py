@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -21,14 +22,16 @@ from pipeline.tracking import (
     mask,
     resolve_uri,
     resume_run,
+    sync,
 )
+from pipeline.tracking.params import flat_params
 from pipeline.tracking.provenance import git_state
-from pipeline.tracking.run import flat_params
 from pipeline.tracking.spool import Spool
 from pipeline.tracking.system import SystemSampler
 from tests.stores import new_store
 
 ROOT = Path(__file__).resolve().parents[2]
+NODE = platform.node()
 
 
 class Shapes:
@@ -195,8 +198,8 @@ def test_a_deleted_experiment_is_named(uri, client):
         create_run(uri, Config.from_dict({"tracking": {"experiment": "gone"}}), "name")
 
 
-def test_resume_and_finish(uri, client, run_id):
-    assert finish_run(uri, run_id, "FAILED")
+def test_resume_and_finish(uri, client, run_id, tmp_path):
+    assert finish_run(uri, run_id, tmp_path, "FAILED")
     assert client.get_run(run_id).info.status == "FAILED"
     resume_run(uri, run_id)
     resume_run(uri, run_id)
@@ -206,9 +209,15 @@ def test_resume_and_finish(uri, client, run_id):
         resume_run(uri, "0" * 32)
 
 
-def test_finishing_without_a_server_warns(caplog):
-    assert not finish_run(f"http://127.0.0.1:{closed_port()}", "0" * 32, "FINISHED", timeout=0)
-    assert "cannot be closed" in caplog.text
+def test_an_end_without_a_server_waits_for_one(uri, client, run_id, tmp_path, caplog):
+    away = f"http://127.0.0.1:{closed_port()}"
+    assert not finish_run(away, run_id, tmp_path, "KILLED", "a reason", timeout=0)
+    assert "waits in" in caplog.text
+    with Tracker(uri, run_id, tmp_path, system_metrics=False):
+        pass
+    run = client.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert [v for k, v in run.data.tags.items() if k.startswith("history.")] == ["KILLED: a reason"]
 
 
 # Git
@@ -364,8 +373,8 @@ def test_the_machine_is_sampled(uri, client, run_id, tmp_path, monkeypatch):
     with Tracker(uri, run_id, tmp_path):
         time.sleep(2.5)
     metrics = client.get_run(run_id).data.metrics
-    assert 0 <= metrics["system/system_memory_usage_percentage"] <= 100
-    steps = [step for step, _ in points(client, run_id, "system/disk_usage_percentage")]
+    assert 0 <= metrics[f"system/{NODE}/system_memory_usage_percentage"] <= 100
+    steps = [step for step, _ in points(client, run_id, f"system/{NODE}/disk_usage_percentage")]
     assert len(steps) == len(set(steps)) >= 2
 
 
@@ -375,8 +384,8 @@ def test_system_load_is_plausible():
     while time.monotonic() < deadline:
         pass
     metrics = sampler()
-    assert 0 < metrics["system/cpu_utilization_percentage"] <= 100
-    assert metrics["system/system_memory_usage_megabytes"] > 100
+    assert 0 < metrics[f"system/{NODE}/cpu_utilization_percentage"] <= 100
+    assert metrics[f"system/{NODE}/system_memory_usage_megabytes"] > 100
 
 
 # The spool
@@ -471,3 +480,72 @@ def test_logging_is_cheap(tmp_path, caplog):
         tracker.log({"loss": 1.0, "lr": 0.1, "norm": 2.0}, step)
     assert time.perf_counter() - before < 2.0  # 2 ms a step at worst, under load
     tracker.close(timeout=0)
+
+
+# Beginnings
+
+
+def test_a_driver_killed_at_the_beginning_finds_its_run_again(uri, client, tmp_path, monkeypatch):
+    config = Config.from_dict({"tracking": {"experiment": "begun"}})
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.tracking.begin._record", killed)
+        with pytest.raises(Killed):
+            create_run(uri, config, "one", spool=tmp_path)
+    run_id = create_run(uri, config, "one", spool=tmp_path)
+    (run,) = client.search_runs([client.get_experiment_by_name("begun").experiment_id])
+    assert (run.info.run_id, run.info.status) == (run_id, "RUNNING")
+    assert run.data.params["train.epochs"] == "20.0"
+    assert create_run(uri, config, "one", spool=tmp_path) != run_id  # the name begun anew
+
+
+def test_several_processes_may_reach_the_store_first(uri, client, tmp_path):
+    away = f"http://127.0.0.1:{closed_port()}"
+    config = Config.from_dict({"tracking": {"experiment": "late", "required": False}})
+    run_id = create_run(away, config, "late", spool=tmp_path)
+    trackers = [Tracker(uri, run_id, tmp_path, system_metrics=False) for _ in range(4)]
+    for number, tracker in enumerate(trackers):
+        tracker.log({f"loss{number}": 1.0}, 1)
+    sent = [tracker.close() for tracker in trackers]
+    assert sent == [True] * 4
+    (run,) = client.search_runs([client.get_experiment_by_name("late").experiment_id])
+    assert {tracker.run_id for tracker in trackers} == {run.info.run_id}
+    assert run.data.metrics == {f"loss{number}": 1.0 for number in range(4)}
+    assert not tmp_path.exists()
+
+
+def test_a_gap_behind_the_last_step_is_filled(uri, client, run_id, tmp_path):
+    away = Tracker(
+        f"http://127.0.0.1:{closed_port()}", run_id, tmp_path / "a", system_metrics=False
+    )
+    for step in range(5, 10):
+        away.log({"loss": float(step)}, step)
+    away.close(timeout=0)
+    with Tracker(uri, run_id, tmp_path / "b", system_metrics=False) as tracker:
+        for step in (*range(7), *range(10, 15)):
+            tracker.log({"loss": float(step)}, step)
+    with Tracker(uri, run_id, tmp_path / "a", system_metrics=False):
+        pass
+    assert sorted(points(client, run_id, "loss")) == [(step, float(step)) for step in range(15)]
+
+
+def test_a_living_process_keeps_its_spool(uri, client, run_id, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "runs" / "one" / "tracking"
+    away = f"http://127.0.0.1:{closed_port()}"
+    with Tracker(uri, run_id, folder, system_metrics=False) as living:
+        dead = Tracker(away, run_id, folder, system_metrics=False)
+        dead.log({"loss": 1.0}, 1)
+        dead.close(timeout=0)
+        (sent,) = sync(tmp_path / "runs", uri, lambda: uri)
+        assert sent.complete
+        assert points(client, run_id, "loss") == [(1, 1.0)]
+        living.log({"loss": 2.0}, 2)
+    assert points(client, run_id, "loss") == [(1, 1.0), (2, 2.0)]
+    assert sync(tmp_path / "runs", uri, lambda: uri) == []

@@ -1,12 +1,14 @@
 """The driver without Ray: one run from the configuration to a registered version."""
 
 import json
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs import prepare
+from jobs import prepare, tracking
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.tracking import connect
@@ -78,7 +80,7 @@ def test_a_finished_run_is_never_resumed_silently(small: Config) -> None:
 def test_a_failed_run_says_so_and_is_resumed(
     small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small.replace({"data.val": None})
+    config = small.replace({"data.val": None, "registry.name": "shapes"})
 
     def fails(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("power cut")
@@ -100,6 +102,58 @@ def test_a_failed_run_says_so_and_is_resumed(
     result = fit(config, run="one", resume="must")
     assert result.run_id == first["run_id"]
     assert status(config, "one") == ("finished", "FINISHED")
+    tags = connect(result.tracking_uri).get_run(result.run_id).data.tags
+    told = [text for key, text in sorted(tags.items()) if key.startswith("history.")]
+    assert [line.split(":")[0] for line in told] == [
+        "workers start after step 0 of 10",
+        "FAILED",
+        "resumed after failed",
+        "workers start after step 10 of 10",
+        "FINISHED",
+    ]
+    assert told[1] == "FAILED: power cut"
+
+
+def test_without_a_store_a_training_starts_only_if_told_to(small: Config) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    config = small.replace({"tracking.uri": away})
+    began = time.monotonic()
+    with pytest.raises(UserError, match="cannot be reached"):
+        fit(config, run="one")
+    assert time.monotonic() - began < 10
+    assert not list(Path(str(config.ray.storage)).glob("one/*"))
+
+
+def test_what_no_store_heard_is_sent_later(
+    small: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small.ray.storage))
+    monkeypatch.setattr("pipeline.tracking.run.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.worker.CLOSE_SECONDS", 0.0)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    config = small.replace({"tracking.uri": away, "tracking.required": False})
+    result = fit(config, run="one")
+    assert result.run_id.startswith("offline-")
+    assert "jobs.tracking sync" in capsys.readouterr().err
+    command = ["sync", "--storage", str(config.ray.storage)]
+    with pytest.raises(UserError, match="cannot be reached"):
+        tracking.main(command)
+    store = str(small.tracking.uri)
+    (sent,) = tracking.main([*command, "--tracking-uri", store])["runs"]
+    run = connect(store).get_run(sent["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.epochs"] == "2.0"
+    assert run.inputs.dataset_inputs
+    history = connect(store).get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 11))
+    assert run.info.start_time <= history[0].timestamp <= run.info.end_time
+    assert {"config.yaml", "pictures/val.jpg"} <= artifacts(store, run.info.run_id)
+    assert tracking.main([*command, "--tracking-uri", store])["runs"] == []
+    assert len(connect(store).search_runs([run.info.experiment_id])) == 1
 
 
 def test_must_resume_needs_something_to_resume(small: Config) -> None:
