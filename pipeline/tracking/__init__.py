@@ -4,8 +4,9 @@ import os
 
 # Read by MLflow when it is first imported, so set before anything here imports it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The defaults are 7 tries of 120 s each; what cannot be sent waits in a spool instead.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# The defaults are 7 tries of 120 s each. What cannot be sent waits in a spool, and what must
+# not be done twice is looked for before it is tried again, which a repeated request would not do.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -1,6 +1,7 @@
 """The driver without Ray: one run from the configuration to a registered version."""
 
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.tracking import connect
 from pipeline.training import fit as fit_module
 from pipeline.training.fit import fit
+from tests.conftest import ROOT
 
 
 def artifacts(uri: str, run_id: str) -> set[str]:
@@ -51,6 +53,25 @@ def test_a_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
     history = connect(result.tracking_uri).get_metric_history(result.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 11))
     assert Path(result.checkpoint).is_dir()
+    documented = (ROOT / "docs" / "tracking.md").read_text()
+    for name in (*run.data.metrics, *run.data.tags):
+        assert f"`{general(name)}`" in documented or name.startswith("mlflow."), name
+    wanted = set(re.findall(r"`((?:train|assign)/\w+)`", documented))
+    absent = {name for name in wanted - set(run.data.metrics) if "_per_object_" not in name}
+    assert not absent
+
+
+def general(name: str) -> str:
+    """A metric's or tag's name as the documentation has it."""
+    for pattern, word in (
+        (r"^(val|test)/", "SPLIT/"),
+        (r"^system/[^/]+/", "system/NODE/"),
+        (r"gpu_\d+", "gpu_N"),
+        (r"^history\..*", "history.TIME"),
+        (r"^data\.\w+\.", "data.USE."),
+    ):
+        name = re.sub(pattern, word, name)
+    return name
 
 
 def test_evaluating_less_often_than_saving_still_finds_the_best(small: Config) -> None:

@@ -1,0 +1,58 @@
+"""A real MLflow server on loopback that tests may kill and start again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing, suppress
+from pathlib import Path
+
+from tests.jobs.head import free_ports
+from tests.stores import new_store
+
+START_SECONDS = 90
+
+
+class MlflowServer:
+    """Sqlite and artifacts in a folder, the same address at every start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store = folder, new_store(folder)
+        (self.port,) = free_ports(1)
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", "--workers=1"]
+        command += [f"--port={self.port}", f"--backend-store-uri={self.store}"]
+        command += [f"--artifacts-destination={self.folder / 'artifacts'}"]
+        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "server.log").open("ab") as log:
+            # In a group of its own, by which its workers are found and ended.
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=env,
+                start_new_session=True,
+            )
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until and self._process.poll() is None:
+            with suppress(OSError), closing(urllib.request.urlopen(f"{self.uri}/health", None, 5)):
+                return
+            time.sleep(0.3)
+        log_text = (self.folder / "server.log").read_text("utf-8", "replace")
+        self.kill()
+        raise RuntimeError(f"no MLflow server at {self.uri}:\n{log_text[-2000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL to the server and its workers."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(15)
+            self._process = None
