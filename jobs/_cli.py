@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 
 Main = Callable[[Sequence[str] | None], Mapping[str, Any]]
 
@@ -74,7 +74,8 @@ def run_name(options: argparse.Namespace, default: str) -> str:
 
 
 def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
-    """Run a job and exit: 0 done, 1 failed, 2 the user's mistake (one line), 130 interrupted.
+    """Run a job and exit: 0 done, 1 failed, 2 the user's mistake (one line), 130 interrupted,
+    143 stopped by SIGTERM after saving.
 
     With ``--json`` stdout holds exactly one line, whatever the libraries underneath print.
     """
@@ -90,6 +91,9 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     except TrainingFailed as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(1)
+    except TrainingStopped as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(143)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

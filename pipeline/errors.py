@@ -1,4 +1,4 @@
-"""What can go wrong: the user's mistakes, and trainings that fail."""
+"""How things end that do not end well: mistakes, failures, and being asked to stop."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class TrainingFailed(RuntimeError):
     """A training that came to an end without a result, with the reason. Jobs exit with code 1."""
+
+
+class TrainingStopped(RuntimeError):
+    """A training that was asked to stop, has saved, and can be resumed. Jobs exit with code 143."""

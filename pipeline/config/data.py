@@ -49,7 +49,7 @@ class DataConfig(Section):
         32.0, gt=0.0, description="most GiB in that folder; the least recently used go first"
     )
     retries: int = Field(
-        6,
+        8,
         ge=0,
         le=50,
         description="how often a transfer is tried again, after 0.5 s, 1 s, 2 s, ... up to 30 s",

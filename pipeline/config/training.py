@@ -127,6 +127,12 @@ class RayConfig(Section):
         description="absolute folder or URI for checkpoints, seen by all nodes; unset: ./runs",
     )
     max_failures: int = Field(3, ge=0, description="restarts after a worker fails")
+    wait_for_nodes: float = Field(
+        0.0,
+        ge=0.0,
+        description="minutes to wait for nodes that the cluster does not have yet, such as those "
+        "an autoscaler adds; 0: refuse to start without them",
+    )
 
     @property
     def fewest_workers(self) -> int:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pipeline.data.transfer import transfer
 from pipeline.errors import UserError
 
-RETRIES = 6
+RETRIES = 8  # an outage of 45 s at least is waited out
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds before the first retry, and at most
 SMALL_FILE = 2**30
 _HERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.config import Config, RayConfig
@@ -63,6 +63,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
         raise UserError(f"ray.address {address!r} does not answer: {error}") from None
     try:
         check_resources(config)
+        say_if_busy(config)
         yield
     finally:
         ray.shutdown()
@@ -132,24 +133,53 @@ def trainer_class() -> Any:
 
 
 def check_resources(config: RayConfig) -> None:
-    """Say if the cluster as it stands cannot hold the configured workers.
+    """Raise UserError if the cluster as it stands cannot hold the configured workers.
 
-    A cluster that listens on loopback cannot grow: there it is a UserError. Elsewhere nodes may
-    come, so it is a line.
+    Where nodes may come and ``ray.wait_for_nodes`` says so, it is a line, and the time that Ray
+    Train waits for its workers. A cluster that listens on loopback cannot grow.
     """
     import ray
 
-    have = ray.cluster_resources()
+    lacks = _lacking(config, ray.cluster_resources())
+    if lacks is None:
+        return
+    text = f"{lacks[0]}, the cluster has {lacks[1]}"
+    if ray.get_runtime_context().gcs_address.startswith("127.0.0.1"):
+        raise UserError(f"{text}; lower ray.workers or ray.cpus_per_worker")
+    if not config.wait_for_nodes:
+        raise UserError(
+            f"{text}; add nodes, lower ray.workers or ray.cpus_per_worker, or set "
+            "ray.wait_for_nodes to the minutes that nodes may take to come"
+        )
+    seconds = max(60.0, 60.0 * config.wait_for_nodes)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{seconds:g}"
+    print(
+        f"{text}; waiting up to {seconds / 60:g} minutes for more nodes",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def say_if_busy(config: RayConfig) -> None:
+    """A line where the cluster would hold the workers, but others are using it."""
+    import ray
+
+    lacks = _lacking(config, ray.available_resources())
+    if lacks is not None and _lacking(config, ray.cluster_resources()) is None:
+        print(
+            f"{lacks[0]}, only {lacks[1]} are free; waiting for others to end (ray status)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _lacking(config: RayConfig, have: Mapping[str, float]) -> tuple[str, str] | None:
+    """What the fewest workers need and how much of it there is, where that is too little."""
     need = {"CPU": config.fewest_workers * config.cpus_per_worker}
     if config.gpu:
         need["GPU"] = float(config.fewest_workers)
     for kind, amount in need.items():
-        if amount <= have.get(kind, 0.0):
-            continue
-        text = (
-            f"ray.workers {config.fewest_workers} need {amount:g} {kind}s, the cluster has "
-            f"{have.get(kind, 0.0):g}"
-        )
-        if ray.get_runtime_context().gcs_address.startswith("127.0.0.1"):
-            raise UserError(f"{text}; lower ray.workers or ray.cpus_per_worker")
-        print(f"{text}; waiting for more nodes", file=sys.stderr, flush=True)
+        if amount > have.get(kind, 0.0):
+            wants = f"ray.workers {config.fewest_workers} need {amount:g} {kind}s"
+            return wants, f"{have.get(kind, 0.0):g}"
+    return None

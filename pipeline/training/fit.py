@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.data import Manifest, load_manifest
-from pipeline.errors import UserError
+from pipeline.errors import TrainingStopped, UserError
 from pipeline.pretrained import check_start
 from pipeline.tracking import (
     create_run,
@@ -27,6 +27,7 @@ from pipeline.training.ray_train import train_in_ray
 from pipeline.training.registration import register_result
 from pipeline.training.runs import Resume, RunRecord, storage_root
 from pipeline.training.session import LocalSession, launched_world
+from pipeline.training.stop import stop_signal
 from pipeline.training.storage import join
 from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import run_rank
@@ -65,8 +66,8 @@ def fit(
     ``run`` names the training and is the key to resume it by. ``callbacks`` are Ray Train's
     (``ray.train.UserCallback``). Under torchrun every process calls it, with ``ray.enabled`` false;
     rank 0 does what is done once, and all return the same. Raises UserError for mistakes found
-    before or during training, TrainingFailed where workers failed for good; the MLflow run's status
-    says the same.
+    before or during training, TrainingFailed where workers failed for good, TrainingStopped after
+    SIGTERM; the MLflow run's status says the same.
     """
     began = time.monotonic()
     config = absolute_paths(config)
@@ -78,12 +79,15 @@ def fit(
         run_id = world.on_main(
             lambda: _begin(config, record, uri, resume, parent_run_id, tags or {}, manifests)
         )
-        with closing_run(uri, run_id, record, config) if world.is_main else _NOTHING:
+        closing = closing_run(uri, run_id, record, config) if world.is_main else _NOTHING
+        with stop_signal() as stop, closing:
             if config.ray.enabled:
-                outcome = train_in_ray(config, record, uri, run_id, callbacks)
+                outcome = train_in_ray(config, record, uri, run_id, callbacks, stop)
             else:
-                session = LocalSession(world, CheckpointStore(record.uri))
-                outcome = world.share(run_rank(config, session, uri, run_id, spool_folder(record.uri)))
+                session = LocalSession(world, CheckpointStore(record.uri), stop)
+                outcome = world.share(
+                    run_rank(config, session, uri, run_id, spool_folder(record.uri))
+                )
             trained = time.monotonic()
             checkpoint = join(record.uri, outcome["checkpoint"])
             version = world.on_main(
@@ -169,7 +173,7 @@ def closing_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Ite
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | TrainingStopped)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # The record first: the store may take its time, and whoever stops us may not wait.
         try:

@@ -18,6 +18,7 @@ from pipeline.pretrained import TransferReport
 from pipeline.tracking import Tracker, history
 from pipeline.training.patience import Patience
 from pipeline.training.profile import Profile, operators
+from pipeline.training.stop import Request
 
 PRINT_SECONDS = 5.0
 
@@ -88,6 +89,12 @@ class RunLog:
         """Further figures of a step, under their full names."""
         if self.tracker is not None:
             self.tracker.log(figures, step)
+
+    def asked(self, step: int, request: Request) -> None:
+        """A checkpoint out of turn, and why."""
+        self._print(f"step {step}: {request.reason}; saving")
+        if self.tracker is not None:
+            self.tracker.tag(*history(f"saved after step {step}: {request.reason}"))
 
     def evaluated(
         self,

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import spool_folder
 from pipeline.training.cluster import ray_cluster, trainer_class
 from pipeline.training.failures import LOST_WORKER
 from pipeline.training.preflight import check_here, check_nodes
 from pipeline.training.runs import RunRecord
+from pipeline.training.signals import LeavingNodes, relayed, stop_wanted, watches_nodes
+from pipeline.training.stop import Request, StopSignal
 from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import run_rank
 from pipeline.world import World
@@ -31,6 +33,7 @@ class RaySession:
         context = ray.train.get_context()
         self.world = World(context.get_world_rank(), context.get_world_size(), get_device())
         self.store = store
+        self._leaving = LeavingNodes(self.world) if watches_nodes() else None
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tell Ray Train, and with it Ray Tune; a barrier, at most one in about 2 s."""
@@ -38,13 +41,27 @@ class RaySession:
 
         ray.train.report(dict(metrics))
 
+    def asked(self) -> Request | None:
+        """To stop, after the driver has received SIGTERM; to save, while a node is drained."""
+        wanted = self.world.share(
+            stop_wanted(self.store.storage.uri) if self.world.is_main else False
+        )
+        if wanted:
+            return Request("stopped by SIGTERM", stop=True)
+        return self._leaving.look() if self._leaving else None
+
 
 def train_in_ray(
-    config: Config, record: RunRecord, uri: str, run_id: str, callbacks: Sequence[Any]
+    config: Config,
+    record: RunRecord,
+    uri: str,
+    run_id: str,
+    callbacks: Sequence[Any],
+    stop: StopSignal,
 ) -> dict[str, Any]:
     """Run the workers to the end, restarting them as configured; rank 0's outcome."""
     record.forget_failure()
-    with ray_cluster(config.ray):
+    with ray_cluster(config.ray), relayed(stop, record.uri):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
         check_nodes(record, run_id)
@@ -56,6 +73,8 @@ def train_in_ray(
     if noted := record.noted_failure():
         raise noted
     outcome: dict[str, Any] = result.return_value
+    if reason := outcome.get("stopped"):
+        raise TrainingStopped(reason)
     return outcome
 
 
@@ -137,6 +156,8 @@ def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         spool = spool_folder(record.uri)
         return run_rank(config, session, settings["uri"], settings["run_id"], spool)
+    except TrainingStopped as stopped:
+        return {"stopped": str(stopped)}  # an exception would be a failure, and make Ray restart
     except (UserError, FloatingPointError) as error:
         with contextlib.suppress(OSError):
             record.note_failure(error)

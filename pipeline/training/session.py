@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from pipeline.config import RayConfig
 from pipeline.errors import UserError
+from pipeline.training.stop import Request, StopSignal
 from pipeline.training.store import CheckpointStore
 from pipeline.world import World, world_from_environment
 
@@ -27,15 +28,25 @@ class Session(Protocol):
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tell the launcher how well it goes. Every rank calls it equally often."""
 
+    def asked(self) -> Request | None:
+        """What the surroundings want now, the same on every rank. Every rank calls it."""
+
 
 class LocalSession:
     """This process alone, or one of those that torchrun started."""
 
-    def __init__(self, world: World, store: CheckpointStore) -> None:
-        self.world, self.store = world, store
+    def __init__(
+        self, world: World, store: CheckpointStore, stop: StopSignal | None = None
+    ) -> None:
+        self.world, self.store, self._stop = world, store, stop
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody asks."""
+
+    def asked(self) -> Request | None:
+        """To stop, after rank 0 has received SIGTERM."""
+        wanted = self._stop is not None and self._stop.wanted.is_set()
+        return Request("stopped by SIGTERM", stop=True) if self.world.share(wanted) else None
 
 
 @contextlib.contextmanager

@@ -26,12 +26,14 @@ from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.memory import keep_freed_memory
 from pipeline.tracking import Tracker
+from pipeline.training.evidence import kept_if_not_finite
 from pipeline.training.failures import explained
 from pipeline.training.health import EVERY, assignment_health
 from pipeline.training.manager import CheckpointManager
 from pipeline.training.profile import traced
 from pipeline.training.progress import RunLog
 from pipeline.training.session import Session
+from pipeline.training.stop import Requests
 from pipeline.training.store import SCORE
 from pipeline.training.trainer import Trainer
 from pipeline.world import mean_over_ranks
@@ -61,12 +63,14 @@ def train_worker(
         )
         title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
         log.start(trainer.step_count, steps, title, world.size)
+        requests = Requests(session.asked, world)
         traced_steps = config.train.profile_steps if world.is_main else 0
         for batch in traced(loader, traced_steps, log.profile):
             if trainer.patience.exhausted:
                 log.stopped_early(trainer.step_count, trainer.patience)
                 break
-            parts = trainer.step(batch)
+            with kept_if_not_finite(session.store.storage, batch, trainer):
+                parts = trainer.step(batch)
             step = trainer.step_count
             if step % config.train.log_every == 0 or step == steps.total:
                 log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
@@ -77,8 +81,12 @@ def train_worker(
                 metrics |= validate("val", config.data.val, trainer, log)
                 trainer.patience.saw(metrics.get("val/ap", -1.0))
                 session.report(metrics)
-            if step in steps.checkpoints or checkpoints.due(step):
+            request = requests.at(step)
+            if step in steps.checkpoints or checkpoints.due(step) or request:
                 checkpoints.save(describe(config, manifest, trainer, metrics))
+            if request:
+                log.asked(step, request)
+                request.obey(step)
         return finish(config, checkpoints, log)
 
 

@@ -34,6 +34,7 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
     }
 
 

@@ -1,7 +1,10 @@
 """A training submitted to a running cluster ends as one started by hand does."""
 
 import json
+import os
+import signal
 import subprocess
+import time
 
 import pytest
 from mlflow import MlflowClient
@@ -73,3 +76,75 @@ def test_a_mistake_fails_the_job_with_its_line(head):
     done = submit(head, "python", "-m", "jobs.train", "--train.epoch", "3")
     assert done.returncode != 0
     assert "unknown option --train.epoch; did you mean --train.epochs?" in done.stdout + done.stderr
+
+
+STOPPED = """\
+data: {loader_workers: 0}
+model: {backbone: slim, image_size: 64}
+train: {epochs: 60, batch_size: 8, warmup_steps: 2, log_every: 1, checkpoint_steps: 5}
+ray: {workers: 2, max_failures: 0}
+"""
+STEPS = 240
+
+
+def test_a_stopped_and_a_killed_job_go_on_by_their_name(head, tmp_path):
+    prepare.main(
+        [
+            *("--source", "shapes", "--count", "32", "--size", "64", "--split", "train"),
+            *("--out", str(tmp_path / "train")),
+        ]
+    )
+    (tmp_path / "recipe.yaml").write_text(STOPPED, "utf-8")
+    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    folder, jobs = tmp_path / "runs" / "one", JobSubmissionClient(head)
+    command = f"python -m jobs.train --config {tmp_path}/recipe.yaml --run one"
+    command += f" --data.train {tmp_path}/train --ray.storage {tmp_path}/runs --tracking.uri {uri}"
+
+    def submitted():
+        return jobs.submit_job(entrypoint=command, runtime_env={"working_dir": str(ROOT)})
+
+    def reached(step, job):
+        until = time.monotonic() + 180
+        while not any(int(p.parent.name[5:]) >= step for p in folder.glob("step-*/meta.json")):
+            alive = jobs.get_job_status(job) in (JobStatus.PENDING, JobStatus.RUNNING)
+            assert alive and time.monotonic() < until, jobs.get_job_logs(job)[-3000:]
+            time.sleep(0.1)
+
+    def ended(job):
+        until = time.monotonic() + 240
+        while not jobs.get_job_status(job).is_terminal():
+            assert time.monotonic() < until, jobs.get_job_logs(job)[-3000:]
+            time.sleep(0.5)
+        return jobs.get_job_status(job)
+
+    def last_step():
+        return max(int(p.parent.name[5:]) for p in folder.glob("step-*/meta.json"))
+
+    job = submitted()
+    reached(5, job)
+    jobs.stop_job(job)
+    assert ended(job) == JobStatus.STOPPED
+    logs = jobs.get_job_logs(job)
+    assert "stopped: stopped by SIGTERM after step" in logs, logs[-3000:]
+    record = json.loads((folder / "run.json").read_text())
+    client = MlflowClient(uri, uri)
+    assert record["status"] == "stopped"
+    assert client.get_run(record["run_id"]).info.status == "KILLED"
+    stopped_at = last_step()
+    assert f"after step {stopped_at};" in logs  # what was done is what was saved
+
+    job = submitted()
+    reached(stopped_at + 10, job)
+    os.kill(int(jobs.get_job_info(job).driver_info.pid), signal.SIGKILL)
+    assert ended(job) == JobStatus.FAILED
+    assert client.get_run(record["run_id"]).info.status == "RUNNING"
+
+    job = submitted()
+    assert ended(job) == JobStatus.SUCCEEDED, jobs.get_job_logs(job)[-3000:]
+    run = client.get_run(record["run_id"])
+    assert (run.info.status, run.data.tags["resumes"]) == ("FINISHED", "2")
+    told = [text for key, text in sorted(run.data.tags.items()) if key.startswith("history.")]
+    assert f"workers start after step {stopped_at} of {STEPS}" in " ".join(told)
+    assert "resumed after stopped" in told and "resumed after running" in told
+    points = client.get_metric_history(record["run_id"], "train/loss")
+    assert sorted(point.step for point in points) == list(range(1, STEPS + 1))

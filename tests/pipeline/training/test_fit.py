@@ -107,7 +107,7 @@ def test_a_failed_run_says_so_and_is_resumed(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "_register", fails)
+        patch.setattr(fit_module, "register_result", fails)
         with pytest.raises(RuntimeError, match="power cut"):
             fit(config, run="one")
     assert status(config, "one") == ("failed", "FAILED")

@@ -1,0 +1,98 @@
+"""SIGTERM, a gradient that is not finite, a loader process that dies; in one process."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs import train
+from jobs._cli import run_job
+from pipeline.config import Config
+from pipeline.data import Batch
+from pipeline.errors import TrainingStopped
+from pipeline.tracking import connect
+from pipeline.training import stop as stop_module
+from pipeline.training.fit import fit
+from pipeline.training.trainer import Trainer
+from tests.pipeline.training.test_fit import status
+
+
+@pytest.fixture
+def config(small: Config) -> Config:
+    return small.replace({"data.val": None, "data.test": None, "train.checkpoint_every": 9.0})
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> None:
+    """Do something after that step, once."""
+    step = Trainer.step
+
+    def stepped(self: Trainer, batch: Batch) -> Any:
+        parts = step(self, batch)
+        if self.step_count == number:
+            act()
+        return parts
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+    monkeypatch.setattr(stop_module, "LOOK_SECONDS", 0.0)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_and_the_same_name_goes_on_to_the_same_weights(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(config, run="whole")
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, terminate)
+        with pytest.raises(TrainingStopped, match=r"stopped by SIGTERM after step \d"):
+            fit(config, run="one")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert status(config, "one") == ("stopped", "KILLED")
+    saved = list(Path(str(config.ray.storage)).glob("one/step-*/meta.json"))
+    assert [path.parent.name for path in saved] == ["step-00000007"]
+    resumed = fit(config, run="one", resume="must")
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.ema_sha256 == whole.ema_sha256
+    tags = connect(resumed.tracking_uri).get_run(resumed.run_id).data.tags
+    told = [text for key, text in sorted(tags.items()) if key.startswith("history.")]
+    assert "saved after step 7: stopped by SIGTERM" in told
+    assert "resumed after stopped" in told
+
+
+def test_a_second_sigterm_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_step(monkeypatch, 3, lambda: (terminate(), terminate()))
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, run="one")
+    assert status(config, "one") == ("stopped", "KILLED")
+
+
+def test_a_stopped_job_exits_as_sigterm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise TrainingStopped("stopped by SIGTERM after step 7")
+
+    monkeypatch.setattr("pipeline.training.fit.fit", stopped)
+    with pytest.raises(SystemExit) as end:
+        run_job(train.main, [])
+    assert end.value.code == 143
+
+
+def test_a_gradient_that_is_not_finite_keeps_its_batch_and_the_checkpoint_before(
+    config: Config,
+) -> None:
+    config = config.replace({"train.lr": 1e30, "train.warmup_steps": 0})
+    config = config.replace({"train.checkpoint_steps": 1})
+    with pytest.raises(FloatingPointError, match="not finite at step 1.*kept in .*not-finite"):
+        fit(config, run="one")
+    folder = Path(str(config.ray.storage)) / "one"
+    (file,) = folder.glob("not-finite/*")
+    assert file.name == "step-00000001-rank-0.pt"
+    kept = torch.load(file, weights_only=True)
+    assert kept["images"].shape == (4, 3, 64, 64) and len(kept["image_ids"]) == 4
+    assert [path.parent.name for path in folder.glob("step-*/meta.json")] == ["step-00000001"]
+    assert status(config, "one") == ("failed", "FAILED")
