@@ -63,7 +63,8 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
         raise UserError(f"ray.address {address!r} does not answer: {error}") from None
     try:
         check_resources(config)
-        say_if_busy(config)
+        if address is not None:  # nobody else uses a cluster that was started for this
+            say_if_busy(config)
         yield
     finally:
         ray.shutdown()
