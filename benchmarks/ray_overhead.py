@@ -115,7 +115,8 @@ def run_arm(arm: str, config: Config, folder: Path) -> dict[str, float]:
     if done.returncode:
         sys.exit(f"{arm} failed:\n{(folder / 'log').read_text()[-3000:]}")
     figures = json.loads((folder / "figures.json").read_text())
-    return {**figures, "startup_s": figures.pop("began") - began}
+    figures["startup_s"] = figures.pop("began") - began
+    return dict(figures)
 
 
 def interval(values: list[float]) -> dict[str, float]:
