@@ -132,6 +132,7 @@ def _plan(uri: str, ranks: int, parts: int, window: int, rank: int) -> dict[str,
     """What a rank does before its first batch, and again in the middle of the third epoch."""
     before = _peak_mib()
     marks = [time.perf_counter()]
+    cpu = time.process_time()
     manifest = load_manifest(uri)
     marks.append(time.perf_counter())
     order = Order(manifest.counts, 0, parts, window)
@@ -145,6 +146,7 @@ def _plan(uri: str, ranks: int, parts: int, window: int, rank: int) -> dict[str,
         "first_batch_s": round(marks[2] - marks[1], 2),
         "resumed_batch_s": round(marks[3] - marks[2], 2),
         "planning_s": round(marks[3] - marks[0], 2),
+        "planning_cpu_s": round(time.process_time() - cpu, 2),
         "planning_mib": round(_peak_mib() - before),
         "process_mib": round(_peak_mib()),
     }

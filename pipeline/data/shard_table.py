@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, overload
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 NAME, SHA256 = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar$", "^[0-9a-f]{64}$"
-_name, _sha256 = re.compile(NAME), re.compile(SHA256)
+_name, _sha256 = re.compile(NAME).fullmatch, re.compile(SHA256).fullmatch
 _KEYS = {"name", "samples", "bytes", "sha256"}
+_values = itemgetter("name", "samples", "bytes", "sha256")
+_MOST = 2**63
 
 
 class Shard(BaseModel):
@@ -39,14 +42,16 @@ class ShardTable(Sequence[Shard]):
 
     def add(self, row: Mapping[str, Any]) -> bool:
         """Append a shard if it is a sound one; whether it was."""
-        name, samples, size, digest = (row[key] for key in ("name", "samples", "bytes", "sha256"))
-        whole = type(samples) is int and type(size) is int and samples > 0 and size > 0
-        if not whole or max(samples, size) >= 2**63:
-            return False
-        if not isinstance(name, str) or not isinstance(digest, str):
-            return False
-        # fullmatch: a trailing line break would pass for an end.
-        if not _name.fullmatch(name) or not _sha256.fullmatch(digest):
+        name, samples, size, digest = _values(row)
+        if not (
+            type(samples) is type(size) is int
+            and 0 < samples < _MOST
+            and 0 < size < _MOST
+            and type(name) is type(digest) is str
+            # Not match: a trailing line break would pass for the end.
+            and _name(name)
+            and _sha256(digest)
+        ):
             return False
         self._names += name.encode()
         self._ends.append(len(self._names))
