@@ -19,6 +19,7 @@ from fsspec.core import split_protocol
 
 CONNECT_SECONDS, SILENT_SECONDS = 10, 30
 
+_NESTED = {"client_kwargs", "config_kwargs"}
 _local = threading.local()
 
 
@@ -44,7 +45,14 @@ def transfer(url: str, to: Path, most: int | None) -> None:
 
 
 async def _transfer(kind: Any, protocol: str, url: str, to: Path, most: int | None) -> None:
-    system = kind(asynchronous=True, skip_instance_cache=True, **_options(protocol))
+    options = _options(protocol)
+    for name in (kind.protocol,) if isinstance(kind.protocol, str) else kind.protocol:
+        # fsspec would take the whole of ours for the whole of what the environment says.
+        given = fsspec.config.conf.get(name, {})
+        options |= {
+            key: options[key] | given[key] for key in _NESTED & options.keys() & given.keys()
+        }
+    system = kind(asynchronous=True, skip_instance_cache=True, **options)
     if hasattr(system, "retries"):
         system.retries = 1  # retries are the caller's
     connect = getattr(system, "set_session", None)

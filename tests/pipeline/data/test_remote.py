@@ -3,7 +3,10 @@
 import asyncio
 import hashlib
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -219,3 +222,19 @@ def test_verification_over_http(server):
     faults = verify(server.uri).faults
     assert any("shard-000002.index: absent" in fault for fault in faults)
     assert any("shard-000004.tar: absent" in fault for fault in faults)
+
+
+def test_credentials_for_http_come_from_the_environment(server):
+    guard = 'if ($http_authorization != "Bearer secret") { return 401; }'
+    server.start(server=guard)
+    with pytest.raises(UserError, match="status 401 Unauthorized$"):
+        ShardSet(server.uri)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.shards", "verify", server.uri],
+        env={**os.environ, "FSSPEC_HTTP": '{"headers": {"Authorization": "Bearer secret"}}'},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[3],
+        check=False,
+    )
+    assert done.returncode == 0 and "sound: 23 samples" in done.stdout, done.stderr

@@ -116,6 +116,7 @@ def test_credentials_come_from_the_environment_or_are_not_needed(bucket, monkeyp
     assert "Unable to locate credentials; set $AWS_ACCESS_KEY_ID" in done.stderr
     everyone = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}
     client.put_bucket_policy(Bucket=name, Policy=json.dumps({"Statement": [everyone]}))
-    monkeypatch.setenv("FSSPEC_S3", '{"anon": true}')
+    options = {"anon": True, "config_kwargs": {"s3": {"addressing_style": "path"}}}
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(options))
     done = in_a_new_process(uri)
     assert done.returncode == 0 and "sound: 23 samples" in done.stdout, done.stderr
