@@ -21,7 +21,7 @@ from pipeline.training.trainer import Trainer
 
 pytestmark = pytest.mark.integration
 
-STEPS, BATCH, SAMPLES = 400, 4, 20
+STEPS, BATCH, SAMPLES = 300, 4, 20
 
 
 @pytest.fixture
