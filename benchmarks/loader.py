@@ -85,6 +85,7 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "model.image_size": options.size,
         "train.batch_size": options.batch,
         "train.epochs": 1e6,
+        "data.cache": str(scratch / "cache"),
         **(AUGMENT if options.augment else {}),
     }
     sources = _sources(options, scratch)
@@ -92,7 +93,7 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     with _nginx(Path(sources["shards"]), scratch) as url:
         task["nginx"] = url
-        for _ in range(options.rounds):
+        for _ in range(max(2, options.rounds)):
             for cores, workers in SETUPS:
                 for name in CONTENDERS:
                     point = _start({**task, "what": name, "cores": cores, "workers": workers})
@@ -301,6 +302,7 @@ def _described(options: argparse.Namespace, shards: Path) -> str:
 
 
 def _machine() -> dict[str, Any]:
+    cpu = ""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
