@@ -82,7 +82,7 @@ STOPPED = """\
 data: {loader_workers: 0}
 model: {backbone: slim, image_size: 64}
 train: {epochs: 60, batch_size: 8, warmup_steps: 2, log_every: 1, checkpoint_steps: 5}
-ray: {workers: 2, max_failures: 0}
+ray: {workers: 2}
 """
 STEPS = 240
 
