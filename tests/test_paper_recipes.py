@@ -45,7 +45,8 @@ def test_a_recipe_is_what_was_published_and_says_what_to_expect(
 ) -> None:
     path = recipe(data, neck, size, assigner)
     config = Config.from_dict(read_recipe(path))
-    assert config.model.network() == {"backbone": "vgg16", "neck": neck, "image_size": size}
+    network = {"backbone": "vgg16", "neck": neck, "image_size": size, "norm": "batch"}
+    assert config.model.network() == network
     assert config.assign.name == assigner
     train = config.train
     assert (train.lr, train.momentum, train.weight_decay) == (0.01, 0.9, 5e-4)
