@@ -55,7 +55,7 @@ class Trainer:
         self.schedule = build_schedule(self.optimizer, config.train, total_steps)
         self.patience = Patience(config.train.patience, config.train.min_improvement)
         self.network = distributed(self.detector, config, world)
-        self.learning_rate = 0.0
+        self.learning_rate = 0.0  # of the last step
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Train on this rank's share of one global batch, at ``learning_rate``.

@@ -37,7 +37,7 @@ def step_after(config: Config, world: World, folder: str, saved: int) -> dict[st
         if first < saved:
             manager.save({})
         before = {name: p.detach().clone() for name, p in trainer.detector.named_parameters()}
-        rate, batch = trainer.learning_rate, next(loader)
+        batch = next(loader)
         trainer.step(batch)
     return {
         "first": first,
@@ -46,7 +46,7 @@ def step_after(config: Config, world: World, folder: str, saved: int) -> dict[st
         ),
         "before": before,
         "after": {name: p.detach() for name, p in trainer.detector.named_parameters()},
-        "rate": rate,
+        "rate": trainer.learning_rate,
     }
 
 
