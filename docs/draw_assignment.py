@@ -1,13 +1,15 @@
-"""Draws the pictures of assignment.md: what each assigner says of one scene.
+"""Draws the pictures of assignment.md: what each assigner says of one image.
 
-    python -m docs.draw_assignment
+    python -m docs.draw_assignment --shards SHARDSET --without-photo
 
-Trains a small detector on generated scenes for a minute or two, so that boxes and scores are those
-of a network half-way, then lets every assigner look at the same predictions.
+Trains a small detector on the shard set for some minutes, so that boxes and scores are those of a
+network half-way, then lets every assigner look at the same predictions.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -20,61 +22,60 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from model import Detector, build_detector
+from model import Detector
 from model.assign import ASSIGNERS, build_assigner
 from model.boxes import decode
-from model.loss import DetectionLoss
-from pipeline.data.shapes import CLASSES, draw_scene
+from pipeline.config import Config
+from pipeline.data import build_eval_loader, build_train_loader, load_manifest
+from pipeline.training.trainer import Trainer
+from pipeline.world import World
 
-SIZE, BATCH = 128, 16
-SCENE = 21
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 TITLES = ("learns to classify", "learns to regress")
 
 
-def scene(split: str, index: int) -> tuple[np.ndarray, Tensor, Tensor]:
-    """Image (S, S, 3), boxes (M, 4) and labels (M,)."""
-    image, objects = draw_scene(0, split, index, SIZE)
-    labels = torch.tensor([CLASSES.index(x.name) for x in objects])
-    return image, torch.tensor([x.box for x in objects], dtype=torch.float32), labels
+class Scene(NamedTuple):
+    """An image as the network sees it."""
+
+    name: str
+    pixels: Tensor
+    """(3, S, S) uint8"""
+    boxes: Tensor
+    """(M, 4)"""
+    labels: Tensor
+    """(M,)"""
 
 
-def to_batch(images: list[np.ndarray]) -> Tensor:
-    """Images (B, 3, S, S)."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+def scenes(config: Config) -> Iterator[Scene]:
+    """All images of the set, in order."""
+    assert config.data.train is not None
+    for batch in build_eval_loader(config.data.train, config, rank=0, world_size=1):
+        for pixels, sample, size in zip(batch.images, batch.samples, batch.sizes, strict=True):
+            boxes = torch.as_tensor(np.asarray(sample.boxes), dtype=torch.float32).reshape(-1, 4)
+            boxes = boxes * (pixels.shape[-1] / size.float()).repeat(2)
+            yield Scene(sample.file_name, pixels, boxes, torch.as_tensor(np.asarray(sample.labels)))
 
 
-def train(steps: int) -> Detector:
+def train(config: Config, steps: int) -> Detector:
     """A detector that has begun to see."""
-    torch.manual_seed(0)
-    detector = build_detector("slim", "retinanet", len(CLASSES), SIZE).train()
-    loss = DetectionLoss(build_assigner("mutual_guidance"))
-    optimizer = torch.optim.SGD(detector.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
-    for step in range(steps):
-        images, boxes, labels = zip(
-            *(scene("train", step * BATCH + i) for i in range(BATCH)), strict=True
-        )
-        parts = loss(
-            detector(to_batch(list(images))),
-            detector.anchors,
-            torch.nn.utils.rnn.pad_sequence(list(boxes), batch_first=True),
-            torch.nn.utils.rnn.pad_sequence(list(labels), batch_first=True, padding_value=-1),
-        )
-        optimizer.zero_grad()
-        parts["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
-        optimizer.step()
-    return detector.eval()
+    assert config.data.train is not None
+    classes = load_manifest(config.data.train).classes
+    trainer = Trainer(config, World(), len(classes), total_steps=2 * steps)
+    for batch in build_train_loader(config.data.train, config, rank=0, world_size=1):
+        trainer.step(batch)
+        if trainer.step_count == steps:
+            break
+    return trainer.detector.eval()
 
 
-def draw(name: str, detector: Detector) -> Figure:
+def draw(name: str, detector: Detector, scene: Scene, photo: bool) -> Figure:
     """Anchors that each task learns, in the colour of their object; ignored ones are dots."""
-    image, boxes, labels = scene("test", SCENE)
+    size = detector.image_size
     with torch.no_grad():
-        deltas, logits = detector(to_batch([image]))
+        deltas, logits = detector(scene.pixels[None])
     assigner = build_assigner(name, anchor_strides=detector.anchor_strides)
     answer = assigner(
-        detector.anchors, boxes[None], labels[None], decode(deltas, detector.anchors),
+        detector.anchors, scene.boxes[None], scene.labels[None], decode(deltas, detector.anchors),
         logits.sigmoid(),
     )  # fmt: skip
     figure, axes = pyplot.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
@@ -83,12 +84,13 @@ def draw(name: str, detector: Detector) -> Figure:
         (answer.loc_index[0], answer.loc_weight[0]),
     )
     for axis, title, (index, quality) in zip(axes, TITLES, tasks, strict=True):
-        axis.imshow(image // 2 + 127)
-        for box, colour in zip(boxes.tolist(), COLOURS, strict=False):
+        if photo:
+            axis.imshow(scene.pixels.permute(1, 2, 0) // 2 + 127)
+        for box, colour in zip(scene.boxes.tolist(), COLOURS, strict=False):
             axis.add_patch(rectangle(box, colour, width=2.5, style="--"))
         draw_anchors(axis, detector.anchors, index, quality)
         axis.set_title(f"{title}: {int((index >= 0).sum())} anchors", fontsize=10)
-        axis.set(xlim=(-12, SIZE + 12), ylim=(SIZE + 12, -12), xticks=[], yticks=[])
+        axis.set(xlim=(-12, size + 12), ylim=(size + 12, -12), xticks=[], yticks=[], aspect="equal")
     figure.suptitle(name, fontsize=11)
     return figure
 
@@ -117,15 +119,35 @@ def rectangle(
 def main() -> None:
     """Train, draw, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", required=True, help="shard set to train on and draw from")
+    parser.add_argument(
+        "--objects",
+        type=int,
+        default=6,
+        help="draw the first image with at most so many, and more than one",
+    )
+    parser.add_argument("--without-photo", action="store_true", help="draw boxes alone")
+    parser.add_argument("--size", type=int, default=256, help="side of the network's input")
     parser.add_argument("--steps", type=int, default=120, help="training steps before drawing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
     options = parser.parse_args()
-    detector = train(options.steps)
+    config = Config.from_dict(
+        {
+            "data": {"train": options.shards},
+            "model": {"image_size": options.size},
+            "train": {"lr": 0.1, "batch_size": 8, "warmup_steps": 20},
+        }
+    )
+    chosen = next((s for s in scenes(config) if 1 < len(s.boxes) <= options.objects), None)
+    if chosen is None:
+        parser.error(f"no image of {options.shards} has 2 to {options.objects} objects")
+    detector = train(config, options.steps)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in sorted(ASSIGNERS):
-        figure = draw(name, detector)
+        figure = draw(name, detector, chosen, not options.without_photo)
         figure.savefig(options.out / f"{name}.png", dpi=80, metadata={"Software": None})
         pyplot.close(figure)
+    print(f"{chosen.name}: {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The blood-cell recipe learns, on the real data, as a user runs it.
 
-Its figures move by about 0.015 (AP50) with any change of rounding, so the bounds here say that
-training works; what the recipe reached is in its head.
+The recipe reaches AP 0.52 and AP50 0.87 with little to spare. AP50 moves by about 0.015 with any
+change of rounding, as another processor brings, so its bound here leaves that much room.
 """
 
 import json
@@ -36,6 +36,6 @@ def test_the_recipe_learns(shared: Path, tmp_path: Path) -> None:
     )
     figures = json.loads(done.stdout)
     print(figures["metrics"], figures["seconds"])
-    assert figures["metrics"]["test/ap"] >= 0.50
-    assert figures["metrics"]["test/ap50"] >= 0.83
+    assert figures["metrics"]["test/ap"] >= 0.52
+    assert figures["metrics"]["test/ap50"] >= 0.85
     assert figures["model_uri"] == "models:/bccd-detector/1"
