@@ -10,6 +10,10 @@ on one core with one loader process (which the consumer shares) and on two cores
 Two rates are given: images per second as the clock says, and per second of CPU that the whole
 process tree used, which a busy machine distorts less. litdata is compared where it is installed
 (``pip install litdata``), nginx where it is.
+
+From nginx every measurement begins with an empty cache of a third of the set and reads as a large
+set is read (parts and windows, not permuted whole), so that shards are fetched, checked and evicted
+all the time that it lasts.
 """
 
 import argparse
@@ -32,6 +36,7 @@ import cv2
 import simplejpeg
 import torch
 
+import pipeline.data.order
 from benchmarks import loader_rivals as rivals
 from benchmarks.assign import summary
 from benchmarks.loader_set import HEIGHT, QUALITY, WIDTH, convert, write_folder
@@ -88,6 +93,7 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "data.cache": str(scratch / "cache"),
         **(AUGMENT if options.augment else {}),
     }
+    (scratch / "cache").mkdir()
     sources = _sources(options, scratch)
     task = {"config": overrides, "measured": options.measured, **sources}
     seen: dict[str, Any] = {}
@@ -176,7 +182,7 @@ def _speed(task: dict[str, Any], config: Config) -> dict[str, Any]:
     try:
         batches = {
             "this": lambda: _this(task["shards"], config),
-            "this_nginx": lambda: _this(task["nginx"], config),
+            "this_nginx": lambda: _from_nginx(task["nginx"], config),
             "loose_files": lambda: rivals.loose_files(Path(task["loose"]), config, workers),
             "webdataset": lambda: rivals.webdataset(task["shards"], config, workers),
             "litdata": lambda: rivals.litdata(Path(task["chunks"]), config, workers),
@@ -194,6 +200,16 @@ def _speed(task: dict[str, Any], config: Config) -> dict[str, Any]:
 
 def _this(uri: str, config: Config) -> Iterator[Any]:
     return iter(build_train_loader(uri, config, rank=0, world_size=1))
+
+
+def _from_nginx(uri: str, config: Config) -> Iterator[Any]:
+    """The same in the regime of large sets, through a cache that can't keep the set."""
+    pipeline.data.order.WHOLE = 0
+    manifest = load_manifest(uri)
+    gib = max(int(manifest.sizes.sum()) / 3, 5 * int(manifest.sizes.max())) / 2**30
+    with tempfile.TemporaryDirectory(dir=config.data.cache) as cache:
+        fields = {"data.cache": cache, "data.cache_gib": gib, "data.parts": 2, "data.window": 1}
+        yield from _this(uri, config.replace(fields))
 
 
 def _rate(run: Callable[[int], None], images: int) -> dict[str, float]:

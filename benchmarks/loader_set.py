@@ -58,9 +58,10 @@ def write_folder(folder: Path, images: int) -> None:
 
 
 def convert(folder: Path, out: Path) -> None:
-    """The shard set of such a folder."""
+    """The shard set of such a folder, in shards of 4 MiB."""
     command = [sys.executable, "-m", "jobs.prepare", "--source", "coco", "--images", str(folder)]
     command += ["--annotations", str(folder / "instances.json"), "--out", str(out)]
+    command += ["--shard-mib", "4"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -57,7 +57,7 @@ class Clock(RunLog):
         """Note the time, and this process's CPU time without its loader processes."""
         self.marks.append((step, time.perf_counter(), time.process_time()))
 
-    def figures(self) -> dict[str, Any]:
+    def timing(self) -> dict[str, Any]:
         """Milliseconds per step after the warm-up, and when the training began."""
         (first, wall, cpu), (last, wall_end, cpu_end) = (
             self.marks[WARM_UP // EVERY - 1],
@@ -77,7 +77,7 @@ def torchrun_rank(config: Config, folder: Path) -> None:
     with launched_world(config.ray) as world:
         train_worker(config, LocalSession(world, CheckpointStore(folder)), clock)
         if world.is_main:
-            (folder / "figures.json").write_text(json.dumps(clock.figures()))
+            (folder / "figures.json").write_text(json.dumps(clock.timing()))
 
 
 def ray_worker(settings: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ def ray_worker(settings: Mapping[str, Any]) -> None:
     clock, session = Clock(), RaySession(CheckpointStore(settings["folder"]))
     train_worker(Config.from_dict(settings["config"]), session, clock)
     if session.world.is_main:
-        Path(settings["folder"], "figures.json").write_text(json.dumps(clock.figures()))
+        Path(settings["folder"], "figures.json").write_text(json.dumps(clock.timing()))
 
 
 def ray_driver(config: Config, folder: Path) -> None:

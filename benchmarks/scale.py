@@ -2,14 +2,16 @@
 
     python -m benchmarks.scale
 
-For each set a manifest is written as a conversion would write it, and a fresh process does what a
-rank does: reads it, makes the order, finds its samples, at the beginning and in the middle of an
+For each set a manifest is written as a conversion would write it and served over HTTP, and a fresh
+process does what a rank does before its first batch: fetches and reads it, builds the loader, makes
+the hash that checkpoints hold, and finds its samples, at the beginning and in the middle of an
 epoch. Its seconds and its memory are measured. Then ranks go through an epoch without pixels, and
 what they ask of their shards is counted: how many shards, how often one is already at hand in a
 cache that keeps the least recently used ones, and how even the ranks are.
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -22,13 +24,17 @@ import sys
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.data.manifest import MANIFEST, load_manifest
+from pipeline.config import Config
+from pipeline.data import build_train_loader
+from pipeline.data.manifest import MANIFEST
 from pipeline.data.order import Order, share
+from pipeline.data.read_ahead import open_shards
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 # samples, shards, ranks, parts, window: parts at least the ranks; windows of one shard where shards
@@ -43,6 +49,7 @@ SETS = (
     (1_000_000_000, 1_000_000, 4096, 4096, 1),
 )
 PER_RANK = 8  # images of a rank in a global batch
+RANKS_PER_NODE = 8
 RANKS_LOOKED_AT = 4
 SAMPLES_LOOKED_AT = 100_000
 SHARD_BYTES = 50_000_000
@@ -62,8 +69,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             counts = _counts(samples, shards)
             size = _write_manifest(Path(folder), counts)
-            task = {"uri": folder, "ranks": ranks, "parts": parts, "window": window}
-            plans = [_fresh({**task, "rank": rank}) for rank in (0, ranks // 2, ranks - 1)]
+            with _served(folder) as uri:
+                task = {"uri": uri, "ranks": ranks, "parts": parts, "window": window}
+                plans = [_fresh({**task, "rank": rank}) for rank in (0, ranks // 2, ranks - 1)]
         row = {
             "samples": samples,
             "shards": shards,
@@ -123,29 +131,54 @@ def _write_manifest(folder: Path, counts: np.ndarray) -> int:
     return path.stat().st_size
 
 
+@contextlib.contextmanager
+def _served(folder: str) -> Iterator[str]:
+    """The URL of a folder, served on loopback by a process of its own."""
+    server = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", folder]
+    process = subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().split(" port ")[1].split()[0]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def _fresh(task: dict[str, Any]) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.scale", "--rank", json.dumps(task)]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+    here = {"LOCAL_WORLD_SIZE": str(min(task["ranks"], RANKS_PER_NODE))}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, **here})
+    return dict(json.loads(done.stdout))
 
 
 def _plan(uri: str, ranks: int, parts: int, window: int, rank: int) -> dict[str, float]:
     """What a rank does before its first batch, and again in the middle of the third epoch."""
-    before = _peak_mib()
-    marks = [time.perf_counter()]
-    cpu = time.process_time()
-    manifest = load_manifest(uri)
-    marks.append(time.perf_counter())
-    order = Order(manifest.counts, 0, parts, window)
     batch = PER_RANK * ranks
-    for step in (0, int(2.5 * manifest.samples) // batch):
-        for position in share(step, batch, rank, ranks):
-            order.sample(position)
+    fields = {"data.parts": parts, "data.window": window, "train.batch_size": batch}
+    with tempfile.TemporaryDirectory() as cache:
+        config = Config().replace({**fields, "data.cache": cache})
+        before = _peak_mib()
+        marks = [time.perf_counter()]
+        cpu = time.process_time()
+        shards = open_shards(uri, config)
         marks.append(time.perf_counter())
+        order = build_train_loader(shards, config, rank, ranks).order
+        marks.append(time.perf_counter())
+        assert shards.manifest.content_hash
+        marks.append(time.perf_counter())
+        for step in (0, int(2.5 * len(shards)) // batch):
+            for position in share(step, batch, rank, ranks):
+                order.sample(position)
+            marks.append(time.perf_counter())
+    manifest_s, loader_s, hash_s, first_s, resumed_s = np.diff(marks).round(2).tolist()
     return {
-        "manifest_s": round(marks[1] - marks[0], 2),
-        "first_batch_s": round(marks[2] - marks[1], 2),
-        "resumed_batch_s": round(marks[3] - marks[2], 2),
-        "planning_s": round(marks[3] - marks[0], 2),
+        "manifest_s": manifest_s,
+        "loader_s": loader_s,
+        "hash_s": hash_s,
+        "first_batch_s": first_s,
+        "resumed_batch_s": resumed_s,
+        "planning_s": round(marks[-1] - marks[0], 2),
         "planning_cpu_s": round(time.process_time() - cpu, 2),
         "planning_mib": round(_peak_mib() - before),
         "process_mib": round(_peak_mib()),

@@ -8,6 +8,7 @@ import difflib
 import json
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -75,7 +76,7 @@ def run_name(options: argparse.Namespace, default: str) -> str:
 
 def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     """Run a job and exit: 0 done, 1 failed, 2 the user's mistake (one line), 130 interrupted,
-    143 stopped by SIGTERM after saving.
+    141 nobody reads stdout any more (``| head``), 143 stopped by SIGTERM after saving.
 
     With ``--json`` stdout holds exactly one line, whatever the libraries underneath print.
     """
@@ -84,6 +85,13 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     try:
         with _stdout_to_stderr() if as_json else contextlib.nullcontext():
             result = main(arguments)
+        if as_json and is_main():
+            print(json.dumps(result, default=str))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        sys.exit(141)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -97,13 +105,21 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    if as_json and is_main():
-        print(json.dumps(result, default=str), flush=True)
 
 
 def is_main() -> bool:
     """Whether this process speaks for all: false in the further ones that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _stdout_is_closed() -> bool:
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False
+    # What is still buffered goes nowhere when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 @contextlib.contextmanager

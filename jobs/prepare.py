@@ -23,7 +23,15 @@ from typing import Any
 from jobs._cli import make_parser, run_job
 from pipeline.config import RayConfig
 from pipeline.data.coco import coco_source
-from pipeline.data.convert import SHARD_BYTES, SHARD_SAMPLES, Built, build, check_out, report
+from pipeline.data.convert import (
+    SHARD_BYTES,
+    SHARD_SAMPLES,
+    Built,
+    Refused,
+    build,
+    check_out,
+    report,
+)
 from pipeline.data.division import divide
 from pipeline.data.duplicates import Looks
 from pipeline.data.looks import looks_of_set
@@ -185,7 +193,7 @@ def _build(
                 others=[*others, *(other.looks for other in built)],
             )
             built.append(one)
-    except UserError:
+    except Refused:
         for one in built:
             one.drop()
         raise
@@ -247,7 +255,7 @@ def _tell(manifest: Manifest, out: Path, seconds: float) -> None:
 
 def _shard_advice(manifest: Manifest) -> str | None:
     """What to know before a set of few large shards is read over a network."""
-    size, count = sum(shard.bytes for shard in manifest.shards), len(manifest.shards)
+    size, count = int(manifest.sizes.sum()), len(manifest.shards)
     if count >= FEW_SHARDS or size < LARGE_SET:
         return None
     return (

@@ -88,8 +88,6 @@ def list_archive(path: Path) -> tuple[dict[str, Member], list[Refused]]:
         raise
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
         raise UserError(f"{path}: damaged archive: {error}; fetch it again") from None
-    if len(listed) > MOST_MEMBERS:
-        raise UserError(f"{path}: {len(listed)} members, over the limit of {MOST_MEMBERS}")
     for name, member, why in listed:
         plain = name.removeprefix("./")
         reason = why or _unsafe(plain, member)
@@ -124,6 +122,7 @@ def _zip_members(path: Path) -> Listed:
     found: Listed = []
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
+            _check_number(path, found)
             if info.is_dir():
                 continue
             reason = None
@@ -158,7 +157,12 @@ def _tar_members(path: Path, refused: list[Refused]) -> Listed:
         ) from None
     with archive:
         try:
+            damage = None
             for info in archive:
+                _check_number(path, found)
+                if info.size < 0:  # which would lead back, and round and round
+                    damage = f"{info.name!r} has {info.size} bytes; what follows is not read"
+                    break
                 if info.isdir():
                     continue
                 reason = None if info.isreg() and not info.issparse() else "a link or special file"
@@ -166,12 +170,17 @@ def _tar_members(path: Path, refused: list[Refused]) -> Listed:
                     reason = "cut off: the tar ends inside it"
                 member = Member(str(path.absolute()), changed, info.offset_data, info.size)
                 found.append((info.name, member, reason))
-            damage = _damaged_end(path, archive.offset, length)
+            damage = damage or _damaged_end(path, archive.offset, length)
         except tarfile.ReadError as error:
             damage = f"the tar is cut after {len(found)} members: {error}"
     if damage:
         refused.append(Refused(path.name, damage))
     return found
+
+
+def _check_number(path: Path, found: Listed) -> None:
+    if len(found) > MOST_MEMBERS:
+        raise UserError(f"{path}: more than {MOST_MEMBERS} members, the limit")
 
 
 def _damaged_end(path: Path, offset: int, length: int) -> str | None:

@@ -22,6 +22,7 @@ class Batch(NamedTuple):
     valid: torch.Tensor  # (b,) bool; False: unreadable, a black image without objects
     image_ids: list[str]
     problems: list[str]  # one line per unreadable sample
+    read: int = 0  # samples that were read for it: more than b with mosaic or mixup
 
 
 class EvalBatch(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.manifest import Shard
-from pipeline.data.tar import TarError, sample_rows
+from pipeline.data.tar import TarError, sample_index
 from pipeline.errors import UserError
 
 DEFAULT_FOLDER = "~/.cache/guidance-train/shards"
 DEFAULT_LIMIT = 32 * 2**30
 POLL_SECONDS = 0.2
+# Whatever else lies in the folder is somebody's and stays.
+_OWN = re.compile(r"[0-9a-f]{64}\.(tar|index|(?P<size>\d+)\.partial)")
 
 Fetch = Callable[[Path], None]
 
@@ -91,7 +94,7 @@ class ShardCache:
         """Index a checked shard and give it its name, durably and the tar last."""
         descriptor = os.open(partial, os.O_RDONLY)
         try:
-            rows = [(*image[1:], *json[1:]) for image, json in sample_rows(descriptor)]
+            rows = sample_index(descriptor)
             os.fsync(descriptor)
         except TarError as error:
             raise UserError(f"{shard.name}: was written wrong: {error}; convert again") from None
@@ -104,7 +107,7 @@ class ShardCache:
             )
         index = self._path(shard, "index")
         with index.open("wb") as file:
-            file.write(np.array(rows, dtype="<i8").tobytes())
+            file.write(rows.tobytes())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path(shard, "tar"))
@@ -129,13 +132,16 @@ class ShardCache:
         """Delete the least recently used shards until ``size`` more bytes fit."""
         used, shards = 0, []
         for path in self.folder.iterdir():
+            own = _OWN.fullmatch(path.name)
+            if own is None:
+                continue
             with suppress(FileNotFoundError):  # one that has just been fetched changes its name
                 status = path.stat()
-                if path.suffix == ".partial" and not self._stale(path):
-                    used += int(path.name.split(".")[1])
-                elif path.suffix in (".tar", ".index"):
+                if own["size"] is None:
                     used += status.st_size
                     shards.append((status.st_mtime_ns, path))
+                elif not self._stale(path):
+                    used += int(own["size"])
         tars = sorted(entry for entry in shards if entry[1].suffix == ".tar")
         if used + size <= self.limit:
             return True

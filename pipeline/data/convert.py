@@ -36,6 +36,10 @@ LISTED = 20
 TOLD = ("near duplicate",)  # no mistake in the source, so that --strict lets it pass
 
 
+class Refused(UserError):
+    """The source, as it is, may not become a set: what was written is of no use."""
+
+
 @dataclass(frozen=True)
 class Built:
     """A set whose shards are written and which may be published; ``looks`` are its pictures'."""
@@ -93,7 +97,8 @@ def build(
     the same. Pictures that look like those of ``others`` are reported as leaks. An existing set is
     replaced only with ``overwrite``, and only once the new one is whole. A conversion that was
     interrupted leaves its finished shards below ``out``, and the same call takes them over. Raises
-    UserError: an ``out`` in use, nothing left to write, or, with ``strict``, any problem.
+    Refused where nothing is left to write or, with ``strict``, anything is wrong, and UserError for
+    all else, such as an ``out`` in use.
     """
     check_out(out, overwrite)
     if not classes:
@@ -116,7 +121,7 @@ def build(
         built = Built(out, manifest, results, looks)
         try:
             _refuse(manifest, strict)
-        except UserError:
+        except Refused:
             built.drop()
             raise
     return built
@@ -225,6 +230,9 @@ def _alone(partial: Path, out: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            for path in partial.iterdir():  # what is unfinished
+                if path.is_dir() and not (path / DONE).exists():
+                    shutil.rmtree(path, ignore_errors=True)
             lock.unlink(missing_ok=True)
 
 
@@ -233,13 +241,13 @@ def _refuse(manifest: Manifest, strict: bool) -> None:
     wrong = [problem for problem in manifest.problems if problem.kind not in TOLD]
     if strict and wrong:
         print(report(manifest.problems), file=sys.stderr)
-        raise UserError(
+        raise Refused(
             f"{what}: {len(wrong)} problems and --strict; the first: {wrong[0]}; "
             "nothing was written"
         )
     if not manifest.samples:
         first = f"; the first problem: {wrong[0]}" if wrong else ""
-        raise UserError(f"{what}: no image could be taken{first}; nothing was written")
+        raise Refused(f"{what}: no image could be taken{first}; nothing was written")
 
 
 def _partial(out: Path) -> Path:
@@ -255,28 +263,19 @@ def _clear(out: Path) -> None:
 
 @contextlib.contextmanager
 def _disk(out: Path) -> Iterator[None]:
-    """Turn errors of the file system into one line; leave finished shards alone behind."""
+    """Turn errors of the file system into one line; leave no empty folders behind."""
     try:
         yield
     except OSError as error:
-        _tidy(out)
-        left = "; the same command goes on from there" if _partial(out).exists() else ""
+        finished = any(_partial(out).glob(f"*/{DONE}"))
+        left = "; the same command goes on from there" if finished else ""
         raise UserError(
             f"{error.filename or out}: {error.strerror}; no set was written{left}"
         ) from None
     finally:
-        _tidy(out)
-
-
-def _tidy(out: Path) -> None:
-    """Delete unfinished shards, and folders that are empty then."""
-    partial = _partial(out)
-    for path in partial.iterdir() if partial.is_dir() else ():
-        if not (path / DONE).exists():
-            shutil.rmtree(path, ignore_errors=True)
-    for folder in (partial, out):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        for folder in (_partial(out), out):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _publish(results: Sequence[ShardResult], out: Path, manifest: Manifest) -> None:

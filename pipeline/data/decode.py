@@ -46,9 +46,15 @@ def decode_image(
 
 
 def orientation(data: bytes) -> int:
-    """EXIF orientation 1..8 of JPEG or PNG bytes; 1 (as stored) where there is none."""
+    """EXIF orientation 1..8 of JPEG, PNG or WebP bytes; 1 (as stored) where there is none."""
     # The marker is looked for first, as most pictures of a data set have no EXIF at all.
-    if b"Exif\x00\x00" not in data[:65536] and b"eXIf" not in data[:65536]:
+    if image_format(data) == "jpg":
+        marked = b"Exif\x00\x00" in data[:65536]
+    elif image_format(data) == "png":
+        marked = b"eXIf" in data  # it may stand behind the pixels
+    else:  # Pillow turns a TIFF by itself
+        marked = data[:4] == b"RIFF" and b"EXIF" in data
+    if not marked:
         return 1
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -75,6 +81,7 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int] | None) -> np.ndarray | 
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height)
         if colorspace not in ("RGB", "YCbCr", "Gray"):
+            simplejpeg.decode_jpeg(data, "CMYK")  # stricter than Pillow, and only that
             return None
         min_width, min_height = min_size or (0, 0)
         return simplejpeg.decode_jpeg(

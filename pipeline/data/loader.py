@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.data.bad import BadSamples
 from pipeline.data.batch import Batch, EvalBatch, Parcel
 from pipeline.data.decode import ImageError, decode_image
-from pipeline.data.order import epoch_end, total_steps
+from pipeline.data.order import Order, epoch_end, total_steps
 from pipeline.data.read_ahead import (
     Ahead,
     EvalAhead,
@@ -67,11 +67,16 @@ class TrainLoader:
         steps = range(self.start_step, self.total_steps)
         dataset = self._dataset
         ahead = TrainAhead(
-            dataset.shards, dataset.order, self.batch_size, dataset.rank, dataset.world_size
+            dataset.shards, self.order, self.batch_size, dataset.rank, dataset.world_size
         )
         for batch in _batches(dataset, ahead, steps, self._config, self._slot_bytes):
-            self.bad.count(len(batch.image_ids), batch.problems)
+            self.bad.count(batch.read, batch.problems)
             yield batch
+
+    @property
+    def order(self) -> Order:
+        """The order of the samples."""
+        return self._dataset.order
 
     def steps_per_epoch_end(self, epoch: int) -> int:
         """Number of steps after which epoch ``epoch`` (from 0) is over."""
@@ -103,10 +108,11 @@ class EvalLoader:
 
 
 def build_train_loader(
-    uri: str, config: Config, rank: int, world_size: int, start_step: int = 0
+    uri: str | ShardSet, config: Config, rank: int, world_size: int, start_step: int = 0
 ) -> TrainLoader:
     """The training batches of one rank, from ``start_step`` on. Raises UserError."""
-    shards, batch = open_shards(uri, config), config.train.batch_size
+    shards = uri if isinstance(uri, ShardSet) else open_shards(uri, config)
+    batch = config.train.batch_size
     if world_size > batch:
         raise UserError(
             f"train.batch_size {batch} is smaller than the {world_size} workers; "
@@ -119,9 +125,11 @@ def build_train_loader(
             "512 and 5 from there; stay on one side"
         )
     if len(shards) < batch and rank == 0:
-        log.warning("%s has %d samples, fewer than train.batch_size %d", uri, len(shards), batch)
+        log.warning(
+            "%s has %d samples, fewer than train.batch_size %d", shards.uri, len(shards), batch
+        )
     loader = TrainLoader(shards, config, rank, world_size, start_step)
-    check_cache(shards, loader._dataset.order, world_size)
+    check_cache(shards, loader.order, world_size)
     return loader
 
 

@@ -102,13 +102,23 @@ class Manifest(BaseModel):
             return self.shards.counts
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each shard (n,), int64."""
+        if isinstance(self.shards, ShardTable):
+            return self.shards.sizes
+        return np.array([shard.bytes for shard in self.shards], dtype=np.int64)
+
     @cached_property
     def content_hash(self) -> str:
         """Stands for what training sees: shards in their order, and class names."""
         shards = self.shards
         hashes = shards.hashes if isinstance(shards, ShardTable) else (s.sha256 for s in shards)
-        rows = [self.classes, list(zip(hashes, self.counts.tolist(), strict=True))]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        # One row after the other: a list of a million of them would take a gigabyte.
+        content = hashlib.sha256(json.dumps(self.classes).encode())
+        for digest, count in zip(hashes, self.counts.tolist(), strict=True):
+            content.update(f"{digest} {count}\n".encode())
+        return content.hexdigest()
 
     def problem_counts(self) -> dict[str, int]:
         """How many problems there are of each kind."""
@@ -121,16 +131,17 @@ def local_folder(uri: str | Path) -> Path:
     return Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(uri)
 
 
-def load_manifest(uri: str | Path) -> Manifest:
+def load_manifest(uri: str | Path, retries: int = 3) -> Manifest:
     """Read the manifest of a shard set, in a folder or somewhere else.
 
-    Raises UserError if there is none that can be used.
+    ``retries`` is how often reading it from elsewhere is tried again. Raises UserError if there is
+    none that can be used, or the set has no samples.
     """
     parser = ShardParser()
     path = f"{str(uri).rstrip('/')}/{MANIFEST}"
     try:
         if is_remote(uri):
-            data = Remote(str(uri), retries=3).read(MANIFEST)
+            data = Remote(str(uri), retries).read(MANIFEST)
         else:
             data = (local_folder(uri) / MANIFEST).read_bytes()
         tree = json.loads(data, object_hook=parser)
@@ -151,13 +162,16 @@ def load_manifest(uri: str | Path) -> Manifest:
             "here; update this program or convert the data again"
         )
     try:
-        return Manifest.model_validate(tree)
+        manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
             f"{path}: not a manifest: {where} {first['msg']}".replace("  ", " ")
         ) from None
+    if not manifest.samples:
+        raise UserError(f"{uri}: the shard set has no samples; convert the data again")
+    return manifest
 
 
 def require_classes(uri: str, manifest: Manifest, classes: Sequence[str], of: str) -> None:

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from pipeline.config import Config
 from pipeline.data.cache import ShardCache
 from pipeline.data.order import Order, Window, share
-from pipeline.data.shards import ShardSet
+from pipeline.data.shards import INDEX_ROW, ShardSet
 from pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -101,15 +102,15 @@ def check_cache(shards: ShardSet, order: Order, world_size: int) -> None:
     # Without word of the launcher all ranks may be here, which asks for the most.
     here = min(world_size, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
     count = order.working_set(world_size, here)
-    sizes = sorted((s.bytes + 32 * s.samples for s in shards.manifest.shards), reverse=True)
-    needed, limit = sum(sizes[:count]), shards.cache_limit
+    sizes = np.sort(shards.manifest.sizes + INDEX_ROW * shards.manifest.counts)[::-1]
+    needed, limit = int(sizes[:count].sum()), shards.cache_limit
     if limit < needed:
         raise UserError(
             f"data.cache_gib {limit / 2**30:.3g} is too small for {shards.uri}: a node reads "
             f"{count} of its {len(sizes)} shards at a time, {needed / 2**30:.3g} GiB; raise it"
             + ("" if count == len(sizes) else ", or lower data.window or data.parts")
         )
-    if limit < sum(sizes[: 2 * count]):
+    if limit < sizes[: 2 * count].sum():
         log.warning(
             "data.cache_gib %.3g holds the %.3g GiB that are read at a time, but not twice that: "
             "shards fetched ahead may displace each other",

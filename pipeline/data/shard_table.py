@@ -66,6 +66,11 @@ class ShardTable(Sequence[Shard]):
         return np.array(self._samples, dtype=np.int64)
 
     @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each shard (n,), int64."""
+        return np.array(self._bytes, dtype=np.int64)
+
+    @property
     def hashes(self) -> Iterator[str]:
         """sha256 of each shard."""
         return (self._hashes[at : at + 32].hex() for at in range(0, len(self._hashes), 32))

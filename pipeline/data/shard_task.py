@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.data.check import checked
 from pipeline.data.manifest import Problem, Shard, sync_folder
 from pipeline.data.records import Item, Ready, given_up
-from pipeline.data.shards import ShardWriter
+from pipeline.data.shards import ShardWriter, index_path
+from pipeline.data.tar import TarError, sample_index
 from pipeline.errors import UserError
 
 DONE = "done.json"
@@ -70,9 +71,12 @@ class ShardTask:
                 return None
             if shard := result.shard:
                 with (folder / shard.name).open("rb") as file:
-                    whole = hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
-                return result if whole else None
-        except (OSError, ValidationError):
+                    if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                        return None
+                    index = sample_index(file.fileno()).tobytes()
+                if index_path(folder / shard.name).read_bytes() != index:
+                    return None
+        except (OSError, ValidationError, TarError):
             return None
         return result
 

@@ -24,12 +24,11 @@ from pipeline.data.cache import ShardCache
 from pipeline.data.manifest import Manifest, Shard, load_manifest, local_folder
 from pipeline.data.prefetch import CachedShards
 from pipeline.data.remote import RETRIES, Remote, is_remote
-from pipeline.data.tar import BLOCK, TarError, parse_header
+from pipeline.data.tar import BLOCK, INDEX_TYPE, TarError, parse_header
 from pipeline.errors import UserError
 
-OPEN_SHARDS = 128
+OPEN_SHARDS = 512  # more than the default 64 parts of 4 shards that one rank may read in turn
 TOUCH_SECONDS = 1.0
-INDEX_TYPE = np.dtype("<i8")
 INDEX_ROW = 4 * INDEX_TYPE.itemsize
 
 log = logging.getLogger(__name__)
@@ -129,9 +128,7 @@ class ShardSet:
         self, uri: str | Path, cache: ShardCache | None = None, retries: int = RETRIES
     ) -> None:
         self.uri = str(uri)
-        self.manifest: Manifest = load_manifest(uri)
-        if not self.manifest.samples:
-            raise UserError(f"{uri}: the shard set has no samples; convert the data again")
+        self.manifest: Manifest = load_manifest(uri, retries)
         self.remote = is_remote(uri)
         self._files = (
             CachedShards(Remote(self.uri, retries), cache or ShardCache())
@@ -182,6 +179,9 @@ class ShardSet:
         if second.name != f"{first.key}.json":
             fault = f"member {first.name!r} has {second.name!r} for its JSON"
             return Raw(image, json, where, fault)
+        if not opened.in_place[row]:
+            fault = f"its index, which leads back to {first.key}, does not fit {entry.name}"
+            return Raw(image, json, where, fault)
         return Raw(image, json, where)
 
     def read_json(self, index: int) -> Raw:
@@ -216,7 +216,8 @@ class ShardSet:
             if self.remote:
                 opened.touch()
             return opened
-        self._close_evicted()
+        if self.remote:
+            self._close_evicted()
         entry = self.manifest.shards[shard]
         opened = _Open(entry, *self._files.open(entry))
         self._open[shard] = opened
@@ -236,6 +237,7 @@ class _Open:
 
     def __init__(self, entry: Shard, descriptor: int, offsets: np.ndarray) -> None:
         self.entry, self.descriptor, self.offsets = entry, descriptor, offsets
+        self.in_place = _in_place(offsets, entry.bytes)
         self._touched = time.monotonic()
 
     def touch(self) -> None:
@@ -243,6 +245,19 @@ class _Open:
         if (now := time.monotonic()) > self._touched + TOUCH_SECONDS:
             os.utime(self.descriptor)
             self._touched = now
+
+
+def _in_place(offsets: np.ndarray, size: int) -> np.ndarray:
+    """Whether each row (samples,) of an index lies behind all before it, so that none comes twice.
+
+    Rows that cannot be right by themselves say nothing about others.
+    """
+    image_at, image_size, json_at, json_size = offsets.T
+    begins, ends = image_at - BLOCK, json_at + json_size
+    likely = (begins >= 0) & (image_size >= 0) & (ends <= size)
+    likely &= json_at == image_at + image_size + -image_size % BLOCK + BLOCK
+    reached = np.maximum.accumulate(np.where(likely, ends, 0))
+    return begins >= np.concatenate(([0], reached[:-1]))
 
 
 class _Folder:

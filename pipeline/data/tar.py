@@ -11,7 +11,10 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 BLOCK = 512
+INDEX_TYPE = np.dtype("<i8")
 _CHECKSUM = slice(148, 156)
 _REGULAR = (b"0", b"\0")
 
@@ -87,17 +90,13 @@ def members(descriptor: int) -> Iterator[Member]:
 def sample_rows(descriptor: int) -> Iterator[tuple[Member, Member]]:
     """The (image, JSON) members of each sample, in order. Raises TarError.
 
-    A sample is an image and a JSON of the same key, one after the other; keys are not repeated.
+    A sample is an image and a JSON of the same key, one after the other.
     """
-    seen: set[str] = set()
     image: Member | None = None
     for member in members(descriptor):
         if image is None:
             if member.extension not in ("jpg", "png"):
                 raise TarError(f"member {member.name!r} stands where an image should be")
-            if member.key in seen:
-                raise TarError(f"key {member.key!r} occurs twice")
-            seen.add(member.key)
             image = member
         elif member.name == f"{image.key}.json":
             yield image, member
@@ -108,6 +107,15 @@ def sample_rows(descriptor: int) -> Iterator[tuple[Member, Member]]:
             )
     if image is not None:
         raise TarError(f"member {image.name!r} has no {image.key}.json after it")
+
+
+def sample_index(descriptor: int) -> np.ndarray:
+    """The index (samples, 4) of an open shard: where image and JSON lie, and their sizes.
+
+    Raises TarError.
+    """
+    rows = [(*image[1:], *json[1:]) for image, json in sample_rows(descriptor)]
+    return np.array(rows, dtype=INDEX_TYPE).reshape(-1, 4)
 
 
 def _number(field: bytes) -> int:

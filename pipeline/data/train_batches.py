@@ -189,7 +189,7 @@ def _parcel(
         for row, part in sorted(own.items())
     ]
     objects = _objects(painted, len(pixels))
-    return Parcel(Batch, slot or pixels, (*objects, valid, ids, problems))
+    return Parcel(Batch, slot or pixels, (*objects, valid, ids, problems, len(parts)))
 
 
 def _objects(parts: Sequence[Part], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,13 +16,23 @@ from pipeline.data.decode import ImageError, decode_image, image_format
 from pipeline.data.manifest import Manifest, Shard, load_manifest, local_folder
 from pipeline.data.remote import Remote, file_sha256, is_remote
 from pipeline.data.sample import Sample
-from pipeline.data.shards import INDEX_TYPE, index_path
-from pipeline.data.tar import Member, TarError, sample_rows
+from pipeline.data.shards import INDEX_ROW, index_path
+from pipeline.data.tar import (
+    BLOCK,
+    INDEX_TYPE,
+    Member,
+    TarError,
+    parse_header,
+    sample_rows,
+)
 from pipeline.errors import UserError
 
 
 class Verification:
-    """What was found: ``faults``, one line each; empty where the set is sound."""
+    """What was found: ``faults``, one line each; empty where the set is sound.
+
+    ``whole``: all samples that the shards should have were found.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -30,6 +40,7 @@ class Verification:
         self.samples = 0
         self._boxes: Counter[int] = Counter()
         self._empty = 0
+        self.whole = True
         self._keys: dict[str, str] = {}
         self._images: dict[str, str] = {}
 
@@ -37,6 +48,7 @@ class Verification:
         """Check a shard that lies in a local file, and its index."""
         if not path.is_file():
             self.faults.append(f"{shard.name}: absent, though the manifest needs it")
+            self.whole = False
             return
         if path.stat().st_size != shard.bytes:
             self._add(shard, f"{path.stat().st_size} bytes, the manifest says {shard.bytes}")
@@ -50,13 +62,19 @@ class Verification:
                     self._check_sample(shard, file.fileno(), image, annotation)
             except TarError as error:
                 self._add(shard, str(error))
-        if len(rows) != shard.samples:
-            self._add(shard, f"{len(rows)} readable samples, the manifest says {shard.samples}")
+                self.whole = False
+                self._check_rest(shard, file.fileno(), index, len(rows))
+            else:
+                if len(rows) != shard.samples:
+                    self._add(shard, f"{len(rows)} samples, the manifest says {shard.samples}")
         self._check_index(shard, index, rows)
 
     def check_totals(self) -> None:
-        """Compare the manifest's counts with those of the samples read."""
+        """Compare the manifest's counts with those of the samples, if all could be read."""
         of = self.manifest
+        if not self.whole:
+            self.faults.append("manifest.json: its counts were not compared, as samples are lost")
+            return
         names = enumerate(of.classes)
         per_class = {name: self._boxes[label] for label, name in names}
         for what, found, said in (
@@ -115,6 +133,21 @@ class Verification:
         if image_format(data) != image.extension:
             self.faults.append(f"{where}: {image.name} holds something else than its name says")
 
+    def _check_rest(self, shard: Shard, descriptor: int, index: Path, first: int) -> None:
+        """Check the samples behind a fault of the tar, as training finds them: by the index."""
+        if not index.is_file() or index.stat().st_size != shard.samples * INDEX_ROW:
+            return
+        rows = np.fromfile(index, INDEX_TYPE).reshape(-1, 4)[first:].tolist()
+        for row, (image_at, _, json_at, _) in enumerate(rows, first):
+            try:
+                image, label = (_member(descriptor, at) for at in (image_at, json_at))
+                if label.name != f"{image.key}.json":
+                    raise TarError(f"member {image.name!r} has {label.name!r} for its JSON")
+            except (TarError, OSError) as error:
+                self._add(shard, f"sample {row} is lost: {error}")
+            else:
+                self._check_sample(shard, descriptor, image, label)
+
     def _check_index(self, shard: Shard, index: Path, rows: list[tuple[int, ...]]) -> None:
         if not index.is_file():
             self.faults.append(f"{index.name}: absent, though {shard.name} needs it")
@@ -125,6 +158,15 @@ class Verification:
             found = found[: len(expected)]
         if found != expected:
             self.faults.append(f"{index.name}: does not match {shard.name}")
+
+
+def _member(descriptor: int, at: int) -> Member:
+    """The member whose data lie at a byte. Raises TarError, or OSError where no file has that."""
+    header = at - BLOCK
+    member = parse_header(os.pread(descriptor, BLOCK, header), header)
+    if at + member.size > os.fstat(descriptor).st_size:
+        raise TarError(f"cut inside member {member.name!r}")
+    return member
 
 
 def verify(uri: str) -> Verification:
@@ -161,6 +203,7 @@ def _local(uri: str, shard: Shard, verification: Verification) -> Iterator[Path 
                     remote.fetch(file.name, file)
         except UserError as error:
             verification.faults.append(str(error))
+            verification.whole = False
             yield None
         else:
             yield path

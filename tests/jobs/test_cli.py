@@ -57,6 +57,25 @@ def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
     assert done.stderr == "error: shards/x: no manifest.json\n"
 
 
+@pytest.mark.parametrize("lines", ["'a line'", "*['a line'] * 100_000"])
+@pytest.mark.parametrize("argv", [[], ["--json"]])
+def test_a_reader_that_leaves_early_is_no_error(lines: str, argv: list[str]) -> None:
+    code = NOISY.replace('print("progress")', f"print({lines})").replace("0.5", "'x' * 100_000")
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert job.stdout is not None
+    assert job.stderr is not None
+    job.stdout.close()
+    written = job.stderr.read()
+    assert job.wait() == 141
+    assert b"Traceback" not in written
+    assert b"BrokenPipe" not in written
+
+
 def test_an_unknown_option_is_one_line_and_exit_code_2() -> None:
     done = run(NOISY, "--jso")
     assert done.returncode == 2

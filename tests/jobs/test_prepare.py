@@ -1,5 +1,6 @@
 """The job ``prepare``: its options, its answers, its errors."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from jobs.prepare import main
 from pipeline.data.manifest import load_manifest
+from pipeline.data.shard_task import ShardTask
 from pipeline.data.shards import ShardSet
 from pipeline.errors import UserError
 
@@ -150,6 +152,20 @@ def _id(row):
     return row["id"]
 
 
+def test_yolo_from_a_tar_or_zip_gives_the_bytes_of_the_folder(yolo, tmp_path):
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(yolo, "set")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in sorted(yolo.rglob("*")):
+            archive.write(path, f"set/{path.relative_to(yolo)}")
+    shards = set()
+    for number, place in enumerate((yolo, tmp_path / "set.tar/set", tmp_path / "set.zip/set")):
+        out = tmp_path / f"out{number}"
+        main(["--source", "yolo", "--root", str(place), "--split", "train", "--out", str(out)])
+        shards.add((out / "shard-000000.tar").read_bytes())
+    assert len(shards) == 1
+
+
 def test_yolo_has_the_boxes_of_coco(yolo, shared, tmp_path):
     coco = ["--source", "coco", "--images", str(shared / "data/mini/JPEGImages")]
     coco += ["--annotations", str(shared / "data/mini/annotations/instances_all.json")]
@@ -206,6 +222,42 @@ def test_split_by_makes_two_sets_and_finds_leaks_of_a_third(shared, tmp_path, ca
     shards = ShardSet(tmp_path / "a/train")
     ids = {json.loads(shards.read(i).json)["image_id"] for i in range(len(shards))}
     assert found == len(ids & set(listed)) > 0
+
+
+def test_a_full_disk_at_the_second_side_keeps_the_first_for_the_next_time(
+    shared, tmp_path, monkeypatch
+):
+    options = ["--source", "voc", "--root", str(shared / "data/mini"), "--split-by", "0.5"]
+    options += ["--out", str(tmp_path / "out")]
+    run, made = ShardTask.run, []
+
+    def full(self, tick):
+        made.append(Path(self.folder).parents[1].name)
+        if made[-1] == "val":
+            raise OSError(errno.ENOSPC, "No space left on device", self.folder)
+        return run(self, tick)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardTask, "run", full)
+        with pytest.raises(UserError, match="No space left on device; no set was written"):
+            main(options)
+    monkeypatch.setattr(
+        ShardTask, "run", lambda self, tick: made.append("again") or run(self, tick)
+    )
+    assert [one["samples"] for one in main(options)["sets"]] == [10, 10]
+    assert made == ["train", "val", "again"]
+
+
+@pytest.mark.integration
+def test_workers_write_the_same_bytes(tmp_path, shared):
+    root = str(shared / "data/mini")
+    options = ["--source", "voc", "--root", root, "--split-by", "0.75", "--shard-samples", "4"]
+    for workers in ("1", "2"):
+        main([*options, "--workers", workers, "--out", str(tmp_path / workers)])
+    files = [path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.*")]
+    assert len(files) == 2 * 6 + 2
+    for file in files:
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
 
 def test_strict_writes_neither_side(voc_with_a_bad_box, tmp_path):

@@ -213,3 +213,24 @@ def test_a_damaged_picture_in_a_zip_is_skipped_by_name(shared, tmp_path, written
     assert manifest.samples == 19
     (problem,) = manifest.problems
     assert problem.file == bad and problem.reason.startswith("the zip is damaged: ")
+
+
+def test_a_member_of_negative_size_ends_the_list(tmp_path):
+    path = make_tar(tmp_path / "x.tar", {"a.txt": b"a" * 100, "b.txt": b"b" * 100})
+    data = bytearray(path.read_bytes())
+    header = data[1024:1536]
+    header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512, in base 256: back to this header
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[1024:1536] = header
+    path.write_bytes(data)
+    members, refused = list_archive(path)
+    assert list(members) == ["a.txt"]
+    assert [one.reason for one in refused] == ["'b.txt' has -512 bytes; what follows is not read"]
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_too_many_members_are_refused_while_they_are_counted(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("pipeline.data.archives.MOST_MEMBERS", 1)
+    with pytest.raises(UserError, match="more than 1 members, the limit"):
+        list_archive(make(tmp_path / "x"))

@@ -278,3 +278,22 @@ def test_no_room_on_the_disk_is_one_line(source, tmp_path):
 
     with pytest.raises(UserError, match=r"cache .*: No space left on device"):
         ShardCache(tmp_path).open(source.shards[0], full)
+
+
+def test_files_of_others_in_the_folder_stay_and_do_not_count(source, tmp_path):
+    names = [
+        "VOC.tar",
+        "shard-000000.tar",
+        "shard-000000.index",
+        "x.partial",
+        "x.lock",
+        "a.7.partial",
+    ]
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(4 * source.size))
+        os.utime(tmp_path / name, (0, 0))
+    cache = ShardCache(tmp_path, limit=2 * source.size)
+    for number in (0, 1, 2):
+        get(cache, source, number)
+    assert all((tmp_path / name).stat().st_size == 4 * source.size for name in names)
+    assert {1, 2} <= {number for number in range(6) if number in kept(cache, source)}

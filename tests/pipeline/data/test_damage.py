@@ -126,6 +126,18 @@ def crossed_index(folder):
     rows.tofile((folder / SHARD).with_suffix(".index"))
 
 
+def repeated_row(folder):
+    rows = rows_of(folder)
+    rows[2] = rows[1]
+    rows.tofile((folder / SHARD).with_suffix(".index"))
+
+
+def repeated_rows(folder):
+    rows = rows_of(folder)
+    rows[2:4] = rows[0:2]
+    rows.tofile((folder / SHARD).with_suffix(".index"))
+
+
 def negative_index(folder):
     rows = rows_of(folder)
     rows[2, 1] = -5
@@ -149,6 +161,8 @@ FAULTS = [
     (link_member, "'000000007.jpg' is not a regular", "'000000007.jpg' is not a regular", [7]),
     (shifted_index, "shard-000001.index: does not match", "damaged header at byte", [7]),
     (crossed_index, "shard-000001.index: does not match", "for its JSON", [7]),
+    (repeated_row, "shard-000001.index: does not match", "leads back to 000000006", [7]),
+    (repeated_rows, "shard-000001.index: does not match", "leads back to 00000000", [7, 8]),
     (negative_index, "shard-000001.index: does not match", "its index does not fit", [7]),
 ]
 
@@ -177,7 +191,10 @@ def test_a_repeated_key_is_named_and_harms_no_reading(folder, scenes, make_confi
     for column in (0, 2):
         at = rows_of(folder)[2, column]
         rename(folder, at, f"000000006.{'json' if column else 'jpg'}")
-    assert any("key '000000006' occurs twice" in fault for fault in verify(str(folder)).faults)
+    twice = "shard-000001.tar 000000006: the key is in shard-000001.tar as well"
+    found = verify(str(folder))
+    assert twice in found.faults and found.samples == 23
+    assert not any("manifest.json" in fault for fault in found.faults)
     config = make_config(**{"train.epochs": 1})
     for whole, batch in zip(
         build_train_loader(scenes, config, 0, 1),
@@ -206,6 +223,17 @@ def test_counts_hashes_and_files_are_compared(folder):
     assert any(f.startswith("shard-000000.tar: sha256 ") for f in faults)
     assert any(f.startswith("manifest.json: boxes_per_class star ") for f in faults)
     assert "shard-000099.tar: not in the manifest" in faults and len(faults) == 4
+
+
+def test_what_lies_behind_a_fault_is_checked_too(folder):
+    damaged_header(folder)
+    set_json(folder, 4, boxes=None)
+    found = verify(str(folder))
+    assert found.samples == 22
+    assert any("sample 2 is lost: damaged header at byte" in fault for fault in found.faults)
+    assert any("shard-000001.tar 000000009: damaged JSON: boxes" in f for f in found.faults)
+    counts = [fault for fault in found.faults if "manifest.json" in fault]
+    assert counts == ["manifest.json: its counts were not compared, as samples are lost"]
 
 
 def test_what_is_sound_has_no_faults(scenes):

@@ -157,6 +157,13 @@ def test_an_unreadable_partner_leaves_a_tile_without_objects(damage, scenes, mak
     assert sum(loader.bad.problems.values()) > 1  # it was met as a partner too
 
 
+def test_partners_count_as_samples_read(damage, make_config):
+    config = make_config(**{"data.mosaic": 1.0, "train.epochs": 2})
+    loader = build_train_loader(damage([7]), config, 0, 1)
+    list(loader)
+    assert loader.bad.seen == 4 * 6 * 8  # six batches of eight images of four samples
+
+
 def test_images_that_are_kept_are_not_overwritten(scenes, make_config):
     config = make_config(**{"data.loader_workers": 1, "data.prefetch": 1, "train.epochs": 8})
     batches, copies = [], []

@@ -184,3 +184,14 @@ def test_a_set_permuted_whole_needs_its_shards_in_the_order_of_their_first_sampl
         found = order.shards_of(window, start)
         assert found[: len(needed)] == list(needed) and sorted(found) == [0, 1, 2, 3]
         assert order.working_set(8, 1) == 4
+
+
+def test_partners_are_of_the_same_window(monkeypatch):
+    monkeypatch.setattr(order_module, "WHOLE", 0)
+    counts = [7, 5, 9, 6, 8, 4, 10, 3]
+    order, ends = Order(counts, 1, 3, 2), np.cumsum(counts)
+    for t in range(2 * order.n):
+        shards = set(order.shards_of(order.window_at(t)))
+        partners = {order.partner(t, draw) for draw in np.linspace(0, 1, 50, endpoint=False)}
+        assert order.sample(t)[0] in partners and len(partners) > 1
+        assert {int(np.searchsorted(ends, p, side="right")) for p in partners} <= shards

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -238,3 +239,36 @@ def test_credentials_for_http_come_from_the_environment(server):
         check=False,
     )
     assert done.returncode == 0 and "sound: 23 samples" in done.stdout, done.stderr
+
+
+def test_the_manifest_is_tried_as_often_as_shards_are(server, make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(remote, "LONGEST_DELAY", 0.2)
+    config = make_config(**{"data.cache": str(tmp_path / "cache"), "data.retries": 40})
+    later = threading.Timer(2.0, server.start)
+    later.start()
+    try:
+        loader = build_eval_loader(server.uri, config, 0, 1)
+    finally:
+        later.join()
+    assert len(loader.manifest.classes) > 1
+
+
+def test_a_connection_that_falls_silent_is_given_up_and_tried_again(monkeypatch):
+    monkeypatch.setattr("pipeline.data.transfer.SILENT_SECONDS", 0.3)
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def listen() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                asked.append((connection, connection.recv(100)))
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        with pytest.raises(UserError, match="2 attempts"):
+            remote.Remote(f"http://127.0.0.1:{listener.getsockname()[1]}", retries=1).read("x")
+        thread.join(5)
+    assert len(asked) == 2
+    for connection, _ in asked:
+        connection.close()

@@ -6,6 +6,7 @@ from pipeline.data.convert import build
 from pipeline.data.records import Source
 from pipeline.data.shapes import shapes_source
 from pipeline.data.shard_task import ShardTask
+from pipeline.data.verify import verify
 from pipeline.data.voc import voc_source
 from pipeline.errors import UserError
 
@@ -69,7 +70,7 @@ def test_shards_of_other_options_are_redone(interrupted, tmp_path, written, coun
     assert contents(interrupted) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "note"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "note", "index", "no index"])
 def test_a_damaged_shard_is_redone(interrupted, written, counted, damage):
     shard = interrupted / ".partial/000001/shard-000000.tar"
     data = shard.read_bytes()
@@ -77,10 +78,15 @@ def test_a_damaged_shard_is_redone(interrupted, written, counted, damage):
         shard.write_bytes(data[:-600])
     elif damage == "changed":
         shard.write_bytes(data[:700] + b"x" + data[701:])
+    elif damage == "index":
+        shard.with_suffix(".index").write_bytes(bytes(64))
+    elif damage == "no index":
+        shard.with_suffix(".index").unlink()
     else:
         (shard.parent / "done.json").write_text("{")
     written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
     assert counted == ["000001", "000002", "000003"]
+    assert not verify(str(interrupted)).faults
 
 
 def test_a_changed_source_is_seen(voc, tmp_path, written, counted):
@@ -115,15 +121,20 @@ def test_skipped_images_leave_no_hole_in_the_shards(voc, tmp_path, written):
     assert manifest.samples == 2 and manifest.problem_counts()["image skipped"] == 2
 
 
-def test_two_at_once_in_one_folder(tmp_path, written):
-    def meanwhile():
-        yield from shapes_source(1, "train", 64).records
-        with pytest.raises(UserError, match="another conversion is writing there"):
-            written(shapes_source(1, "train", 64), tmp_path / "out")
+def test_two_at_once_in_one_folder(tmp_path, written, monkeypatch):
+    run = ShardTask.run
 
-    source = shapes_source(1, "train", 64)
-    source.records = meanwhile()
-    assert written(source, tmp_path / "out").samples == 1
+    def meanwhile(self, tick):
+        def another():
+            tick()  # a shard is half-written now
+            with pytest.raises(UserError, match="another conversion is writing there"):
+                written(shapes_source(1, "train", 64), tmp_path / "out")
+
+        return run(self, another)
+
+    monkeypatch.setattr(ShardTask, "run", meanwhile)
+    assert written(shapes_source(3, "train", 64), tmp_path / "out", shard_samples=2).samples == 3
+    assert not verify(str(tmp_path / "out")).faults
 
 
 def test_nothing_is_published_before_it_is_asked_for(tmp_path):

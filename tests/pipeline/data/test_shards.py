@@ -13,6 +13,7 @@ import webdataset
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sample import Sample
 from pipeline.data.shards import ShardSet, ShardWriter, index_path
+from pipeline.data.verify import verify
 from pipeline.errors import UserError
 
 
@@ -80,8 +81,9 @@ def test_no_samples(copy):
     manifest = load_manifest(copy)
     empty = manifest.model_copy(update={"samples": 0, "shards": []})
     (copy / "manifest.json").write_text(empty.model_dump_json())
-    with pytest.raises(UserError, match="has no samples"):
-        ShardSet(copy)
+    for use in (ShardSet, load_manifest, verify):
+        with pytest.raises(UserError, match="has no samples; convert the data again"):
+            use(copy)
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".index"])
