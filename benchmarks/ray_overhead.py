@@ -1,6 +1,7 @@
 """What Ray Train costs: its workers against the same loop under torchrun, in pairs.
 
-    python -m benchmarks.ray_overhead                  # 2 CPU workers; about 15 minutes
+    python -m benchmarks.ray_overhead --workers 1      # a core is left to Ray; about 10 minutes
+    python -m benchmarks.ray_overhead                  # 2 CPU workers, on 2 cores all of it
     python -m benchmarks.ray_overhead --gpu --workers 8 --batch-size 256 --backbone resnet50
 
 Both train with `train_worker` on the same generated scenes, with loader processes; the checkpoint
@@ -186,19 +187,22 @@ def main() -> None:
             pair = {arm: run_arm(arm, config, folder / f"{number}-{arm}") for arm in order}
             print(json.dumps(pair), flush=True)
             pairs.append(pair)
-    results = {
+    case = {
+        name: getattr(options, name)
+        for name in ("steps", "workers", "batch_size", "backbone", "gpu")
+    }
+    result = {
+        "case": case,
         "hardware": hardware("cuda" if options.gpu else "cpu"),
-        "case": {
-            name: getattr(options, name)
-            for name in ("pairs", "steps", "workers", "batch_size", "backbone", "gpu")
-        },
         **summary(pairs),
         "load_average": os.getloadavg()[0],
         "runs": pairs,
     }
+    others = json.loads(options.out.read_text()) if options.out.exists() else []
+    results = [*(other for other in others if other["case"] != case), result]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps({key: results[key] for key in ("overhead_per_cent", "medians")}, indent=2))
+    print(json.dumps({key: result[key] for key in ("overhead_per_cent", "medians")}, indent=2))
 
 
 if __name__ == "__main__":
