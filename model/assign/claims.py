@@ -53,8 +53,7 @@ def hold_contests(
     whatever its scale.
     """
     blocks = [
-        [_reduce(quality) for quality in qualities(part)]
-        for part in _blocks(labels, anchors)
+        [_reduce(quality) for quality in qualities(part)] for part in _blocks(labels, anchors)
     ]
     return [
         Contest(*(torch.cat(pieces, -1) for pieces in zip(*contest, strict=True)))

@@ -63,7 +63,7 @@ def test_a_failed_upload_leaves_no_version(registered, client, monkeypatch):
 
 
 def test_a_version_claims_no_revision_that_its_run_does_not(registered, client):
-    known = {key: "x" for key in ("mlflow.source.git.commit", "git.dirty")}
+    known = dict.fromkeys(("mlflow.source.git.commit", "git.dirty"), "x")
     experiment = client.get_run(registered.run_ids[0]).info.experiment_id
     for name, tags in (("known", known), ("unknown", {})):
         run_id = client.create_run(experiment, tags=tags).info.run_id
