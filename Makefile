@@ -20,6 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "Python 3.11, 3.12 or 3.13 is needed and '$(PYTHON)' is not one of them;" \
 			"name one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV), some minutes ..."
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
 		--constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -39,8 +40,9 @@ format: $(INSTALLED) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## run every script in benchmarks/
-	@set -e; for name in $(filter-out %_rival,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
+# What others are measured by, and what makes the data for it, are parts and no benchmarks.
+bench: $(INSTALLED) ## run every benchmark in benchmarks/
+	@set -e; for name in $(filter-out %_rival %_rivals %_set,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
 		echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 clean: ## delete caches and what the demo left; data, runs and .venv stay

@@ -209,9 +209,15 @@ class Timed:
 
 
 def share_of_real_training(shards: str, steps: int) -> dict[str, Any]:
-    """The same share in steps of the recipe `configs/bccd.yaml`, on the CPU, loading left out."""
+    """The same share in steps of the recipe `configs/bccd.yaml`, on the CPU, loading left out.
+
+    All steps are of the recipe's full size, 320 px, whatever `data.sizes` it trains with: a trainer
+    makes a new loss, and with it a new assigner, at every change of size.
+    """
     config = Config.from_dict(read_recipe(Path("configs/bccd.yaml")))
-    config = config.replace({"data.train": shards, "train.batch_size": STEP["batch"]})
+    config = config.replace(
+        {"data.train": shards, "data.sizes": (), "train.batch_size": STEP["batch"]}
+    )
     classes = load_manifest(shards).classes
     trainer = Trainer(config, World(), len(classes), total_steps=steps)
     timed = Timed(trainer.loss.assigner)
@@ -220,6 +226,8 @@ def share_of_real_training(shards: str, steps: int) -> dict[str, Any]:
     for batch in build_train_loader(shards, config, rank=0, world_size=1):
         timed.seconds = 0.0
         whole.append(seconds(lambda batch=batch: trainer.step(batch), "cpu"))
+        if not timed.seconds:
+            raise RuntimeError(f"step {trainer.step_count} did not ask the timed assigner")
         shares.append(timed.seconds / whole[-1])
         if trainer.step_count == steps:
             break

@@ -128,7 +128,7 @@ def main() -> None:
     )
     parser.add_argument("--without-photo", action="store_true", help="draw boxes alone")
     parser.add_argument("--size", type=int, default=256, help="side of the network's input")
-    parser.add_argument("--steps", type=int, default=120, help="training steps before drawing")
+    parser.add_argument("--steps", type=int, default=60, help="training steps before drawing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
     options = parser.parse_args()
     config = Config.from_dict(

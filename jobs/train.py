@@ -34,7 +34,8 @@ def look_at(tracking_uri: str) -> str:
     if tracking_uri.startswith("http"):
         return mask(tracking_uri)
     mlflow = Path(sys.executable).with_name("mlflow")
-    return shlex.join([str(mlflow), "ui", "--backend-store-uri", mask(tracking_uri)])
+    command = shlex.join([str(mlflow), "ui", "--backend-store-uri", mask(tracking_uri)])
+    return f"MLFLOW_DISABLE_TELEMETRY=true {command}"
 
 
 def summary(result: dict[str, Any]) -> list[str]:

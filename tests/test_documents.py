@@ -1,5 +1,7 @@
 """What the documents say exists: commands, options, make targets, files, links."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -64,3 +66,52 @@ def test_links_and_recipes_lead_somewhere(path: Path) -> None:
             assert (path.parent / link).exists(), link
     for recipe in re.findall(r"configs/[\w/-]+\.yaml", text):
         assert (ROOT / recipe).is_file(), recipe
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_starts_ray_or_mlflow_tells_nobody(path: Path) -> None:
+    for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(), flags=re.M | re.S):
+        ray = re.search(r"^ray (start|up) ", block, flags=re.M)
+        assert not ray or "RAY_USAGE_STATS_ENABLED=0 " in block[: ray.start()], block
+        for line in re.findall(r".*\bmlflow (?:ui|server) .*", block):
+            assert line.startswith("MLFLOW_DISABLE_TELEMETRY=true "), line
+
+
+def test_the_revision_that_documents_submit_is_json_after_the_shell() -> None:
+    texts = [(ROOT / name).read_text() for name in ("README.md", "infra/README.md")]
+    (line,) = {line for text in texts for line in re.findall(r"^REVISION=.*", text, flags=re.M)}
+    script = f"git() {{ echo 'v1.0-3-g1eec9d2-dirty'; }}\n{line}\nprintf %s \"$REVISION\""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"env_vars": {"GIT_REVISION": "v1.0-3-g1eec9d2-dirty"}}
+
+
+def required_arguments(source: str) -> list[str]:
+    """Arguments without which a script's command line is refused."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    # loader.py has a short name for it.
+    adds = [c for c in calls if ast.unparse(c.func).split(".")[-1] in {"add_argument", "add"}]
+    names = [(ast.unparse(c.args[0]).strip("'"), c.keywords) for c in adds if c.args]
+    return [
+        name
+        for name, keywords in names
+        if not name.startswith("-")
+        or any(k.arg == "required" and ast.unparse(k.value) == "True" for k in keywords)
+    ]
+
+
+def test_make_bench_runs_scripts_that_need_no_argument() -> None:
+    done = subprocess.run(
+        ["make", "-n", "bench"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    (names,) = re.findall(r"for name in (.*?);", done.stdout)
+    assert {"assign", "loader", "ray_overhead", "scale"} <= set(names.split())
+    for name in names.split():
+        source = (ROOT / "benchmarks" / f"{name}.py").read_text()
+        assert "def main() -> None:" in source, name
+        assert source.endswith('if __name__ == "__main__":\n    main()\n'), name
+        assert not required_arguments(source), name
+
+
+def test_required_arguments_are_found() -> None:
+    assert required_arguments((ROOT / "benchmarks" / "loader_set.py").read_text()) == ["--out"]
+    assert required_arguments("add('shards')") == ["shards"]

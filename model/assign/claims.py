@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from .overlap import Where
 
-# Qualities of one block. Eager: few enough to stay in a CPU's cache from pass to pass, enough to
-# outweigh the start of each pass (2^18 was fastest of 2^14 to 2^19). Compiled, where passes are
-# fused: only memory counts, and every block lengthens the graph.
-EAGER_BLOCK = 1 << 18
+# Qualities of one block. Eager on a CPU: few enough to stay in its cache from pass to pass, enough
+# to outweigh the start of each pass (2^18 was fastest of 2^14 to 2^19). Eager elsewhere: each pass
+# is a launch, so that 16 images of 320 px with 20 objects are one block, and with 500 they are 25.
+# Compiled, where passes are fused: only memory counts, and every block lengthens the graph.
+CPU_BLOCK = 1 << 18
+DEVICE_BLOCK = 1 << 22
 COMPILED_BLOCK = 1 << 25
 # Anchors whose best quality per object is remembered, to find an object's best anchor afterwards.
 GROUP = 64
@@ -43,15 +45,15 @@ class Claims(NamedTuple):
 
 
 def hold_contests(
-    qualities: Callable[[Where], Sequence[Tensor]], objects: torch.Size, anchors: int
+    qualities: Callable[[Where], Sequence[Tensor]], labels: Tensor, anchors: int
 ) -> list[Contest]:
     """One contest for each of the qualities (B, M, n) that the function makes of n anchors.
 
-    `objects` is (B, M). A quality that is higher for better anchors will do, whatever its scale.
+    `labels` (B, M) are those of the objects. A quality that is higher for better anchors will do,
+    whatever its scale.
     """
     blocks = [
-        [_reduce(quality) for quality in qualities(part)]
-        for part in _blocks(objects.numel(), anchors)
+        [_reduce(quality) for quality in qualities(part)] for part in _blocks(labels, anchors)
     ]
     return [
         Contest(*(torch.cat(pieces, -1) for pieces in zip(*contest, strict=True)))
@@ -115,8 +117,10 @@ def _reduce(quality: Tensor) -> Contest:
     return Contest(owner.squeeze(1), best.squeeze(1), peaks)
 
 
-def _blocks(rows: int, anchors: int) -> Iterator[slice]:
-    """Ranges that cover the anchors, each of whole groups, of which `rows` rows fit the budget."""
-    budget = COMPILED_BLOCK if torch.compiler.is_compiling() else EAGER_BLOCK
-    size = GROUP * max(1, budget // (rows * GROUP))
+def _blocks(labels: Tensor, anchors: int) -> Iterator[slice]:
+    """Ranges that cover the anchors, each of whole groups; for all objects they fit the budget."""
+    budget = CPU_BLOCK if labels.device.type == "cpu" else DEVICE_BLOCK
+    if torch.compiler.is_compiling():
+        budget = COMPILED_BLOCK
+    size = GROUP * max(1, budget // (labels.numel() * GROUP))
     return (slice(start, min(start + size, anchors)) for start in range(0, anchors, size))

@@ -52,7 +52,7 @@ def claim_by_iou(scene: Scene) -> Claims:
     def quality(where: Where) -> Tensor:
         return overlap(objects, scene.static.at(where))
 
-    contest = hold_contests(lambda part: [quality(part)], scene.labels.shape, len(scene.anchors))[0]
+    contest = hold_contests(lambda part: [quality(part)], scene.labels, len(scene.anchors))[0]
     return claim_and_force(contest, quality)
 
 

@@ -78,7 +78,7 @@ class MutualGuidance(Assigner):
                 found.append(_amplified(found[0], score, self.sigma))
             return found
 
-        contests = hold_contests(qualities, scene.labels.shape, len(scene.anchors))
+        contests = hold_contests(qualities, scene.labels, len(scene.anchors))
         if self.classify_to_localize:
             amplified = contests[-1]
             contests[-1] = amplified._replace(

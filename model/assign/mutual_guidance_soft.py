@@ -55,7 +55,7 @@ class MutualGuidanceSoft(Assigner):
                 for_loc = score.div_(self.sigma).exp_().mul_(for_loc).clamp_(max=1.0)
             return [for_cls, for_loc]
 
-        for_cls, for_loc = hold_contests(qualities, scene.labels.shape, len(scene.anchors))
+        for_cls, for_loc = hold_contests(qualities, scene.labels, len(scene.anchors))
         return claim(for_cls), claim(for_loc)
 
     def _best(self, claims: Claims, objects: int) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,9 @@ def describe(
     """
     git, manifests = git_state(), dataset_manifests or {}
     key = key or uuid.uuid4().hex
-    all_tags = {"mlflow.user": _user(), "git.dirty": str(git.dirty).lower(), KEY: key}
+    all_tags = {"mlflow.user": _user(), KEY: key}
+    if git.dirty is not None:
+        all_tags["git.dirty"] = str(git.dirty).lower()
     if git.revision:
         all_tags["mlflow.source.git.commit"] = git.revision
     if git.branch:

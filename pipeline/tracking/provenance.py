@@ -1,6 +1,7 @@
 """What a result came from: revision, uncommitted changes, packages, machine. Never secrets.
 
-Environment variables are not recorded, because that is where credentials live.
+Environment variables are not recorded, because that is where credentials live; the two that
+name a revision are.
 """
 
 from __future__ import annotations
@@ -14,35 +15,51 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_DIFF_BYTES = 1_000_000
+# The folder in which Ray unpacks what is submitted with a job.
+RAY_UPLOADS = "working_dir_files"
 
 
 class GitState(NamedTuple):
-    """The checkout this code runs from; ``revision`` is None where there is none."""
+    """What the running code is; ``revision`` and ``dirty`` are None where nobody knows."""
 
     revision: str | None
     branch: str | None
     diff: str
-
-    @property
-    def dirty(self) -> bool:
-        """Whether tracked files differ from the revision."""
-        return bool(self.diff)
+    dirty: bool | None
+    """Whether tracked files differ from the revision."""
 
 
 def git_state(root: Path = ROOT) -> GitState:
     """Revision, branch and ``git diff HEAD`` (cut at 1 MB) of the checkout that holds this code.
 
-    A packed upload or an image has no repository; it may name its revision in ``$GIT_REVISION``.
+    A packed upload or an image has no repository and is what its environment says; see
+    ``_named_state``.
     """
     # A repository around an installed copy does not describe the copy: the code must be tracked.
     if _git(root, "ls-files", "--error-unmatch", "--", "pipeline/__init__.py") is None:
-        return GitState(os.environ.get("GIT_REVISION"), None, "")
+        return _named_state(root)
     revision = (_git(root, "rev-parse", "HEAD") or "").strip() or None
     branch = (_git(root, "rev-parse", "--abbrev-ref", "HEAD") or "").strip() or None
-    diff = _git(root, "diff", "HEAD", "--no-ext-diff", "--no-color") or ""
+    diff = _git(root, "diff", "HEAD", "--no-ext-diff", "--no-color")
+    dirty = bool(diff) if revision and diff is not None else None
+    diff = diff or ""
     if len(diff) > MAX_DIFF_BYTES:
         diff = f"{diff[:MAX_DIFF_BYTES]}\n# cut: the whole diff has {len(diff)} characters\n"
-    return GitState(revision, branch, diff)
+    return GitState(revision, branch, diff, dirty)
+
+
+def _named_state(root: Path) -> GitState:
+    """``$GIT_REVISION``, given with an upload, or ``$IMAGE_REVISION``, built into the image.
+
+    Both as ``git describe --always --dirty`` prints them. An image does not speak for code that was
+    uploaded to it.
+    """
+    named = os.environ.get("GIT_REVISION")
+    if not named and RAY_UPLOADS not in root.parts:
+        named = os.environ.get("IMAGE_REVISION")
+    if not named:
+        return GitState(None, None, "", None)
+    return GitState(named.removesuffix("-dirty"), None, "", named.endswith("-dirty"))
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -43,3 +43,9 @@ def test_holds_no_secret():
 
 def test_the_build_command_names_the_image_of_the_manifests():
     assert f"-t {image()} ." in DOCKERFILE
+
+
+def test_the_revision_of_the_build_command_reaches_the_runs():
+    assert f"-t {image()} . \\\n#       --build-arg GIT_REVISION=$(git describe" in DOCKERFILE
+    assert ("ARG", "GIT_REVISION=") in instructions()
+    assert ("ENV", "IMAGE_REVISION=${GIT_REVISION}") in instructions()

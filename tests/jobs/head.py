@@ -35,6 +35,7 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "IMAGE_REVISION": "of-the-image",  # which is not the revision of an upload
     }
 
 

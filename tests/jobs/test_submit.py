@@ -32,8 +32,10 @@ def head():
         yield address
 
 
-def submit(address, *entrypoint):
+def submit(address, *entrypoint, revision="unknown"):
     command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT]
+    variables = {"env_vars": {"GIT_REVISION": revision}}
+    command += ["--runtime-env-json", json.dumps(variables)]
     return subprocess.run(
         [*command, "--", *entrypoint],
         capture_output=True,
@@ -57,6 +59,7 @@ def test_submitted_training_registers_a_version(head, tmp_path):
         *("--run", "submitted", "--data.train", tmp_path / "train"),
         *("--data.test", tmp_path / "test", "--ray.storage", tmp_path / "runs"),
         *("--tracking.uri", uri),
+        revision="v1.0-3-g1eec9d2-dirty",
     )
 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -67,7 +70,10 @@ def test_submitted_training_registers_a_version(head, tmp_path):
     client = MlflowClient(uri, uri)
     version = client.get_model_version("submitted", "1")
     assert version.run_id == result["run_id"]
-    assert client.get_run(result["run_id"]).info.status == "FINISHED"
+    run = client.get_run(result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.source.git.commit"] == "v1.0-3-g1eec9d2"
+    assert (version.tags["git.revision"], version.tags["git.dirty"]) == ("v1.0-3-g1eec9d2", "true")
     assert result["model_uri"] == "models:/submitted/1"
     assert 0 <= result["metrics"]["test/ap"] <= 1
 
@@ -143,6 +149,8 @@ def test_a_stopped_and_a_killed_job_go_on_by_their_name(head, tmp_path):
     assert ended(job) == JobStatus.SUCCEEDED, jobs.get_job_logs(job)[-3000:]
     run = client.get_run(record["run_id"])
     assert (run.info.status, run.data.tags["resumes"]) == ("FINISHED", "2")
+    # Submitted without a revision, so that none is claimed.
+    assert not {"mlflow.source.git.commit", "git.dirty"} & run.data.tags.keys()
     told = [text for key, text in sorted(run.data.tags.items()) if key.startswith("history.")]
     assert f"workers start after step {stopped_at} of {STEPS}" in " ".join(told)
     assert "resumed after stopped" in told and "resumed after running" in told

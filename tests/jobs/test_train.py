@@ -1,7 +1,8 @@
-"""`jobs.train` as a person runs it, and `jobs.tune` and the demo with it."""
+"""`jobs.train` and `jobs.tune` as a person runs them. `.ci/run` runs `jobs.demo`."""
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from jobs import prepare
+from jobs.train import look_at
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +69,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder: Path) -> None:
     assert line.startswith("error: ")
     assert "shards/absent" in line
     assert done.stdout == ""
+
+
+def test_the_command_that_opens_mlflow_reports_to_nobody() -> None:
+    first, program, *rest = shlex.split(look_at("sqlite:////abs/mlflow.db"))
+    assert first == "MLFLOW_DISABLE_TELEMETRY=true"
+    assert Path(program).name == "mlflow"
+    assert rest == ["ui", "--backend-store-uri", "sqlite:////abs/mlflow.db"]
+    assert look_at("http://host:5000") == "http://host:5000"
 
 
 @pytest.mark.integration

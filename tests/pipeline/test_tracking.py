@@ -24,6 +24,7 @@ from pipeline.tracking import (
     resume_run,
     sync,
 )
+from pipeline.tracking.begin import describe
 from pipeline.tracking.params import flat_params
 from pipeline.tracking.provenance import git_state
 from pipeline.tracking.spool import Spool
@@ -164,9 +165,10 @@ def test_a_run_holds_config_revision_environment_and_data(uri, client, monkeypat
     everything = "".join(stored.values()) + str(run.to_dictionary())
     assert "hunter2-in-the-environment" not in everything
     assert "s3cret" not in stored["config.yaml"] + str(run.to_dictionary())
-    uncommitted = git_state()
-    assert run.data.tags["git.dirty"] == str(uncommitted.dirty).lower()
-    assert ("environment/uncommitted.diff" in stored) == uncommitted.dirty
+    state = git_state()
+    assert run.data.tags.get("mlflow.source.git.commit") == state.revision
+    assert run.data.tags.get("git.dirty") == {True: "true", False: "false", None: None}[state.dirty]
+    assert ("environment/uncommitted.diff" in stored) == bool(state.diff)
 
 
 def test_artifacts_lie_beside_the_sqlite_file(uri, client):
@@ -246,18 +248,56 @@ def test_a_clean_checkout_has_a_revision_and_no_diff(checkout):
 
 def test_the_diff_of_a_dirty_checkout_is_cut_when_huge(checkout, monkeypatch):
     (checkout / "pipeline" / "__init__.py").write_text("changed = True\n")
-    assert "+changed = True" in git_state(checkout).diff
+    state = git_state(checkout)
+    assert "+changed = True" in state.diff
+    assert state.dirty
     monkeypatch.setattr("pipeline.tracking.provenance.MAX_DIFF_BYTES", 20)
     assert "# cut" in git_state(checkout).diff
 
 
-def test_no_repository_or_no_git_is_no_error(tmp_path, checkout, monkeypatch):
-    monkeypatch.delenv("GIT_REVISION", raising=False)
-    assert git_state(tmp_path / "elsewhere") == (None, None, "")
+@pytest.fixture
+def no_names(monkeypatch):
+    for name in ("GIT_REVISION", "IMAGE_REVISION"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_where_nobody_knows_the_revision_nothing_is_claimed(
+    tmp_path, checkout, monkeypatch, no_names
+):
+    assert git_state(tmp_path / "elsewhere") == (None, None, "", None)
     monkeypatch.setenv("PATH", "")
-    assert git_state(checkout) == (None, None, "")
-    monkeypatch.setenv("GIT_REVISION", "of-the-image")
-    assert git_state(checkout).revision == "of-the-image"
+    assert git_state(checkout) == (None, None, "", None)
+    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(checkout))
+    assert not {"git.dirty", "mlflow.source.git.commit"} & describe(Config())["tags"].keys()
+
+
+@pytest.mark.parametrize(
+    ("named", "revision", "dirty"),
+    [("1eec9d2", "1eec9d2", "false"), ("v1.0-3-g1eec9d2-dirty", "v1.0-3-g1eec9d2", "true")],
+)
+@pytest.mark.parametrize("name", ["GIT_REVISION", "IMAGE_REVISION"])
+def test_without_a_repository_the_environment_names_the_revision(
+    tmp_path, monkeypatch, no_names, name, named, revision, dirty
+):
+    monkeypatch.setenv(name, named)
+    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(tmp_path))
+    tags = describe(Config())["tags"]
+    assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (revision, dirty)
+
+
+def test_a_checkout_knows_better_than_the_environment(checkout, monkeypatch):
+    monkeypatch.setenv("GIT_REVISION", "another-dirty")
+    state = git_state(checkout)
+    assert (len(state.revision), state.dirty) == (40, False)
+
+
+def test_an_image_does_not_speak_for_what_is_uploaded_to_it(tmp_path, monkeypatch, no_names):
+    upload = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    monkeypatch.setenv("IMAGE_REVISION", "of-the-image")
+    assert git_state(upload) == (None, None, "", None)
+    monkeypatch.setenv("GIT_REVISION", "of-the-upload")
+    assert git_state(upload) == ("of-the-upload", None, "", False)
+    assert git_state(tmp_path).revision == "of-the-upload"
 
 
 # Rank 0's tracker

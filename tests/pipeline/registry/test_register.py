@@ -62,6 +62,16 @@ def test_a_failed_upload_leaves_no_version(registered, client, monkeypatch):
     assert again(registered, "unlucky", run_id).version == 1
 
 
+def test_a_version_claims_no_revision_that_its_run_does_not(registered, client):
+    known = dict.fromkeys(("mlflow.source.git.commit", "git.dirty"), "x")
+    experiment = client.get_run(registered.run_ids[0]).info.experiment_id
+    for name, tags in (("known", known), ("unknown", {})):
+        run_id = client.create_run(experiment, tags=tags).info.run_id
+        version = client.get_model_version(name, again(registered, name, run_id).version)
+        claimed = {"git.revision", "git.dirty"} & version.tags.keys()
+        assert claimed == ({"git.revision", "git.dirty"} if tags else set())
+
+
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a@b", "it's"])
 def test_names_that_break_uris_are_refused(registered, name):
     with pytest.raises(UserError, match=r"registry\.name"):

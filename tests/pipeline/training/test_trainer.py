@@ -42,6 +42,7 @@ def rows(whole: Batch, start: int, end: int) -> Batch:
 # Every assigner whose positives are known beforehand, and every loss, at least once.
 KINDS: list[dict[str, Any]] = [
     {"assign": {"name": "mutual_guidance"}},
+    {"assign": {"name": "atss"}},
     {"assign": {"name": "max_iou"}, "loss": {"localization": "smooth_l1", "overlap": "giou"}},
     {"assign": {"name": "max_iou"}, "loss": {"classification": "quality_focal"}},
     {"assign": {"name": "mutual_guidance"}, "loss": {"overlap": "siou"}},
