@@ -93,6 +93,9 @@ class RunLog:
     def asked(self, step: int, request: Request) -> None:
         """A checkpoint out of turn, and why."""
         self._print(f"step {step}: {request.reason}; saving")
+
+    def saved(self, step: int, request: Request) -> None:
+        """That checkpoint in the run's history."""
         if self.tracker is not None:
             self.tracker.tag(*history(f"saved after step {step}: {request.reason}"))
 

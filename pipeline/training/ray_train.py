@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import spool_folder
 from pipeline.training.cluster import ray_cluster, trainer_class
-from pipeline.training.failures import LOST_WORKER
+from pipeline.training.failures import LOST_WORKER, FailedForGood
 from pipeline.training.preflight import check_here, check_nodes
 from pipeline.training.runs import RunRecord
 from pipeline.training.signals import LeavingNodes, relayed, stop_wanted, watches_nodes
@@ -73,6 +73,8 @@ def train_in_ray(
     if noted := record.noted_failure():
         raise noted
     outcome: dict[str, Any] = result.return_value
+    if reason := outcome.get("failed"):
+        raise TrainingFailed(reason)
     if reason := outcome.get("stopped"):
         raise TrainingStopped(reason)
     return outcome
@@ -158,9 +160,11 @@ def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
         return run_rank(config, session, settings["uri"], settings["run_id"], spool)
     except TrainingStopped as stopped:
         return {"stopped": str(stopped)}  # an exception would be a failure, and make Ray restart
-    except (UserError, FloatingPointError) as error:
+    except (UserError, FailedForGood) as error:
         with contextlib.suppress(OSError):
             record.note_failure(error)
+        if isinstance(error, FailedForGood):
+            return {"failed": str(error)}  # on every rank, and perhaps on a disk without room
         raise
 
 

@@ -56,7 +56,7 @@ def train_worker(
     trainer = Trainer(config, world, len(manifest.classes), steps.total)
     with contextlib.closing(CheckpointManager(config, session.store, trainer)) as checkpoints:
         fits = partial(check_data_unchanged, config.data.train, manifest)
-        if not checkpoints.restore(fits) and config.model.init:
+        if checkpoints.restore(fits) is None and config.model.init:
             log.started_from(trainer.start_from(manifest.classes, tracking_uri))
         loader = build_train_loader(
             config.data.train, config, world.rank, world.size, start_step=trainer.step_count
@@ -86,7 +86,10 @@ def train_worker(
                 checkpoints.save(describe(config, manifest, trainer, metrics))
             if request:
                 log.asked(step, request)
-                request.obey(step)
+                missing = checkpoints.missing() if request.stop else None
+                if not missing:
+                    log.saved(step, request)
+                request.obey(step, missing)
         return finish(config, checkpoints, log)
 
 
