@@ -7,7 +7,6 @@ key finds it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -18,7 +17,7 @@ from filelock import FileLock
 
 from pipeline.errors import UserError
 from pipeline.tracking.begin import Beginning, begin_run, find_run
-from pipeline.tracking.spool import ABOUT
+from pipeline.tracking.spool import ABOUT, cached
 from pipeline.tracking.store import mask
 
 if TYPE_CHECKING:
@@ -29,12 +28,6 @@ FOLDER = "tracking"
 _OFFLINE = "offline-"
 
 
-def cache_folder() -> Path:
-    """Where spools lie of runs whose storage is no file system."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(cache) / "mutual-guidance" / "spool"
-
-
 def spool_folder(run_uri: str) -> Path:
     """Where a run's unsent records wait: beside its checkpoints, which every node sees.
 
@@ -42,7 +35,7 @@ def spool_folder(run_uri: str) -> Path:
     """
     path = run_uri.removeprefix("file://")
     if "://" in path:
-        return cache_folder() / hashlib.sha256(run_uri.encode()).hexdigest()[:16]
+        return cached(run_uri)
     return Path(path) / FOLDER
 
 
