@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from pipeline.training.stop import Request, StopSignal
 from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import run_rank
 from pipeline.world import World
+
+START_SECONDS = 20.0  # that Ray Train waits for room before it looks at the cluster again
 
 
 class RaySession:
@@ -118,6 +121,11 @@ def build_trainer(
     import ray.train as rt
     from ray.train.torch import TorchConfig
 
+    from pipeline.training.waiting import Waiting, longest_wait
+
+    # One try. How long all of them together may take is for `Waiting` to say.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_SECONDS:g}")
+    waiting = Waiting(record.uri, config.ray.fewest_workers, longest_wait(config.ray))
     train: Any = rt  # the annotations of ray.train still describe its first version
     return trainer_class()(
         worker,
@@ -138,9 +146,9 @@ def build_trainer(
             name=record.name,
             storage_path=record.storage,
             failure_config=train.FailureConfig(
-                max_failures=config.ray.max_failures, controller_failure_limit=3
+                max_failures=config.ray.max_failures, controller_failure_limit=-1
             ),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, waiting],
             logging_config=train.LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -171,6 +179,9 @@ def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _reason(error: Exception, record: RunRecord) -> Exception:
     if noted := record.noted_failure():
         return noted
+    ended = getattr(error, "controller_failure", None)
+    if isinstance(ended, TrainingFailed | TrainingStopped):
+        return ended
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     if failures:
         for one in failures.values():

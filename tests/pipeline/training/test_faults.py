@@ -4,6 +4,8 @@ Every run ends with the weights of the run that nothing happened to.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,12 +17,13 @@ from typing import Any
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import connect
 from pipeline.training import ray_train
 from pipeline.training.cluster import say_if_busy
 from pipeline.training.fit import FitResult, fit
 from tests.jobs.head import BIN, environment
+from tests.pipeline.training.test_fit import status
 from tests.stores import new_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -239,10 +242,12 @@ def test_a_cluster_that_is_too_small_says_so_in_seconds(config: Config, nodes: A
     assert time.monotonic() - began < 30
 
 
-def test_a_cluster_that_others_use_says_so(
-    config: Config, capsys: pytest.CaptureFixture[str]
+def test_a_cluster_that_others_use_says_so_and_is_not_waited_for_without_end(
+    config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
+
+    from pipeline.training import waiting
 
     @ray.remote(num_cpus=1)
     class Other:
@@ -256,4 +261,22 @@ def test_a_cluster_that_others_use_says_so(
         assert time.monotonic() < until, said
         say_if_busy(config.ray)
         time.sleep(0.5)
-    ray.kill(other)
+
+    def terminate() -> None:
+        record = Path(str(config.ray.storage)) / "two" / "run.json"
+        while not record.exists():
+            time.sleep(0.5)
+        time.sleep(5.0)  # until nobody but the controller is there to hear it
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        monkeypatch.setattr(waiting, "LEAST_SECONDS", 1.0)
+        with pytest.raises(TrainingFailed, match="no room for 2 workers for .* raise ray.wait_for"):
+            fit(config.replace({"ray.workers": [2, 3]}), run="one")
+        monkeypatch.setattr(waiting, "LEAST_SECONDS", 600.0)
+        threading.Thread(target=terminate, daemon=True).start()
+        with pytest.raises(TrainingStopped, match="stopped by SIGTERM while waiting for workers"):
+            fit(config, run="two")
+        assert status(config, "two") == ("stopped", "KILLED")
+    finally:
+        ray.kill(other)
