@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed
+from pipeline.errors import TrainingFailed, UserError
 from pipeline.training.rng import restore_rng, rng_state
 from pipeline.training.snapshot import Snapshot
 from pipeline.training.store import (
@@ -82,6 +82,11 @@ class CheckpointManager:
         self.blocked.append(time.monotonic() - began)
         self._timer.restart(self.trainer.step_count)
 
+    def amend(self, meta: Mapping[str, Any]) -> None:
+        """Add to the readable half of the present step's checkpoint, when it is written."""
+        if self.world.is_main:
+            self._pending = self._writer.submit(self._amend, self.trainer.step_count, meta)
+
     def wait(self) -> None:
         """Until what has been saved is written, or given up with a warning."""
         if self._pending is not None:
@@ -116,6 +121,15 @@ class CheckpointManager:
                     self._give_up(step, error)
                     return
                 time.sleep(pause)
+        self._prune()
+
+    def _amend(self, step: int, meta: Mapping[str, Any]) -> None:
+        try:
+            self.store.amend(step, meta)
+        except (OSError, UserError) as error:
+            if step not in self._lost:
+                _warn(f"{step_name(step)} stays without its evaluation: {error}")
+            return
         self._prune()
 
     def _prune(self) -> None:

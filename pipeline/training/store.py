@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.training.checkpoint import (
     META,
     DamagedCheckpoint,
+    amend_meta,
     load_meta,
     load_state,
     save_checkpoint,
@@ -71,6 +72,10 @@ class CheckpointStore:
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step. Raises OSError, leaving none."""
         save_checkpoint(self.storage.child(step_name(step)), state, {"step": step, **meta})
+
+    def amend(self, step: int, more: Mapping[str, Any]) -> None:
+        """Add to the readable half of a step's checkpoint; raises OSError, UserError."""
+        amend_meta(self.storage.child(step_name(step)), more)
 
     def saved(self) -> list[Saved]:
         """All complete checkpoints, oldest first. Raises UserError if one has a newer format."""
