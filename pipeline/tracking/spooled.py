@@ -7,6 +7,7 @@ key finds it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -91,16 +92,27 @@ def resolve_run(folder: Path, client: MlflowClient, uri: str, run_id: str) -> st
     raise UserError(f"run {run_id} does not exist in {mask(uri)}")
 
 
-def make_run(folder: Path, uri: str) -> str | None:
-    """Make the run that waits in a spool folder; None where none does."""
+def make_run(folder: Path, uri: str, keep: bool = False) -> str | None:
+    """Make the run that waits in a spool folder; None where none does.
+
+    To ``keep`` its beginning lets a driver find the run again until `forget_beginning`.
+    """
     if not (folder / BEGIN).exists():
         return None
     with FileLock(folder / LOCK, timeout=300):
         beginning = load_beginning(folder)
         run_id = begin_run(uri, beginning) if beginning else None
-        (folder / BEGIN).unlink(missing_ok=True)
+        if not keep:
+            (folder / BEGIN).unlink(missing_ok=True)
         (folder / LOCK).unlink(missing_ok=True)  # who waited for it finds no beginning any more
     return run_id
+
+
+def forget_beginning(folder: Path, run_id: str) -> None:
+    """A driver has noted the run elsewhere; what only a placeholder names is still to be made."""
+    if not is_offline(run_id):
+        with contextlib.suppress(OSError):
+            (folder / BEGIN).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

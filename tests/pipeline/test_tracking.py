@@ -20,6 +20,7 @@ from pipeline.tracking import (
     connect,
     create_run,
     finish_run,
+    forget_beginning,
     mask,
     resolve_uri,
     resume_run,
@@ -586,6 +587,9 @@ def test_a_driver_killed_at_the_beginning_finds_its_run_again(uri, client, tmp_p
     (run,) = client.search_runs([client.get_experiment_by_name("begun").experiment_id])
     assert (run.info.run_id, run.info.status) == (run_id, "RUNNING")
     assert run.data.params["train.epochs"] == "20.0"
+    # Nor does one that is killed before it has noted the run.
+    assert create_run(uri, config, "one", spool=tmp_path) == run_id
+    forget_beginning(tmp_path, run_id)
     assert create_run(uri, config, "one", spool=tmp_path) != run_id  # the name begun anew
 
 
