@@ -56,6 +56,8 @@ def nodes() -> Iterator[Any]:
 def acting_worker(settings: Mapping[str, Any]) -> Any:
     """The worker, with accidents: ``accidents.json`` in the storage says which, where and when."""
     import multiprocessing
+    import os
+    import signal
     import time
 
     import torch
@@ -78,6 +80,8 @@ def acting_worker(settings: Mapping[str, Any]) -> Any:
             if kind == "loader":
                 for process in multiprocessing.active_children():
                     process.kill()
+            if kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
             if kind == "nan":
                 next(self.detector.parameters()).data.fill_(torch.nan)
         return step(self, batch)
@@ -156,18 +160,20 @@ def in_thread(config: Config) -> tuple[threading.Thread, list[FitResult], Callab
     return thread, results, reached
 
 
-def test_an_exception_in_a_rank_and_a_killed_loader_cost_the_steps_since_the_checkpoint(
+def test_an_exception_a_killed_loader_and_a_killed_rank_cost_the_steps_since_the_checkpoint(
     config: Config, whole: str, tmp_path: Path
 ) -> None:
     (tmp_path / "runs").mkdir()
     plan = {"exception": [1, 2 * EVERY + 2], "loader": [0, 6 * EVERY + 2]}
+    plan["kill"] = [1, 9 * EVERY + 2]
     (tmp_path / "runs" / "accidents.json").write_text(json.dumps(plan))
-    result = fit(config.replace({"data.loader_workers": 1}), run="one")
-    first, second, third = starts(result)
+    result = fit(config.replace({"data.loader_workers": 1, "ray.max_failures": 3}), run="one")
+    first, second, third, fourth = starts(result)
     assert first == 0
     # A checkpoint that was being written may not count; the one before does.
     assert second in (EVERY, 2 * EVERY)
     assert third in (5 * EVERY, 6 * EVERY, 7 * EVERY)  # batches that were ready were trained on
+    assert fourth in (8 * EVERY, 9 * EVERY)
     assert result.weights_sha256 == whole
 
 
