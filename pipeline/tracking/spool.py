@@ -43,7 +43,9 @@ class _File(NamedTuple):
 
 def cache_folder() -> Path:
     """Where spools lie of runs whose storage is no file system, or is full."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):  # a container's user without a home
+        cache = tempfile.gettempdir()
     return Path(cache) / "mutual-guidance" / "spool"
 
 
