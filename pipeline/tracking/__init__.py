@@ -13,7 +13,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from pipeline.tracking.params import config_yaml
 from pipeline.tracking.run import create_run, finish_run, history, known_run_id, resume_run
-from pipeline.tracking.spooled import spool_folder
+from pipeline.tracking.spooled import forget_beginning, spool_folder
 from pipeline.tracking.store import connect, mask, resolve_uri, wait_for_store
 from pipeline.tracking.sync import sync
 from pipeline.tracking.tracker import Tracker
@@ -24,6 +24,7 @@ __all__ = [
     "connect",
     "create_run",
     "finish_run",
+    "forget_beginning",
     "history",
     "known_run_id",
     "mask",

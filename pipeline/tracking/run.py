@@ -41,8 +41,9 @@ def create_run(
     """Create the run and record config, revision, environment and data sets; returns its id.
 
     With a ``spool`` folder the beginning is noted there first, so that a driver that is killed on
-    the way finds its run again. A store that does not answer is a UserError within seconds; with a
-    spool and ``tracking.required`` false it is a line, and the id a placeholder.
+    the way finds its run again, until it calls `forget_beginning`. A store that does not answer is
+    a UserError within seconds; with a spool and ``tracking.required`` false it is a line, and the
+    id a placeholder.
     """
     away = _away(uri, config.tracking.required or spool is None)
     earlier = load_beginning(spool) if spool else None
@@ -55,7 +56,7 @@ def create_run(
     if away is not None:
         _say_offline(away, spool)
         return offline_id(beginning)
-    run_id = make_run(spool, uri)
+    run_id = make_run(spool, uri, keep=True)
     assert run_id is not None, "its beginning was just saved"
     return run_id
 

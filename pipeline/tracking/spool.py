@@ -2,73 +2,89 @@
 
 Every record is appended to a JSONL file before anything is sent, so memory is bounded and a
 SIGKILL loses nothing that was logged. Each process writes its own locked file; a later process of
-the same run finds the files whose writers are gone and sends them first.
+the same run finds the files whose writers are gone and sends them first. Where the folder takes no
+more, records go on in the cache of this machine, and where that is full too, in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 ABOUT = "about.json"  # whose records these are
 MAX_BYTES = 256 * 2**20
-_CHUNK = 2**20
+_CHUNK, _PROBE_BYTES = 2**20, 16 * 2**10
 
 
 class _File(NamedTuple):
-    path: Path
+    path: Path | None  # None: in memory
     descriptor: int
 
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
+
+
+def cache_folder() -> Path:
+    """Where spools lie of runs whose storage is no file system, or is full."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):  # a container's user without a home
+        cache = tempfile.gettempdir()
+    return Path(cache) / "mutual-guidance" / "spool"
+
+
+def cached(name: str) -> Path:
+    """The folder in the cache that stands for another one."""
+    return cache_folder() / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 class Spool:
     """First in, first out over ``folder``; ``append`` and reading may be in different threads."""
 
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-        self.folder = _usable(folder)
+        self.folders = [folder, cached(str(folder))]
         self.dropped = 0
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._files = [*_abandoned(self.folder), _create(self.folder)]  # the last one is written
+        self._left = iter(self.folders)  # not yet tried
+        self._files = [*self._abandoned(), self._next()]  # the last one is written
         self._offset = 0
         self._ends: list[int] = []
 
     def append(self, record: Record) -> None:
         """Add a record; counted in ``dropped`` instead when disk or limit leave no room."""
         line = json.dumps(record).encode() + b"\n"
-        own = self._files[-1]
         with self._lock:
-            size = own.size()
-            try:
-                if size + len(line) <= self._max_bytes:
-                    if os.write(own.descriptor, line) == len(line):
-                        return
-                    os.ftruncate(own.descriptor, size)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(own.descriptor, size)
+            while self._files[-1].size() + len(line) <= self._max_bytes:
+                if _written(self._files[-1], line):
+                    return
+                if self._files[-1].path is None:
+                    break
+                self._files.append(self._next())
             self.dropped += 1
 
     def peek(self, limit: int) -> list[Record]:
         """The oldest records, at most ``limit``; they stay until committed."""
         while True:
+            written = len(self._files) == 1  # before reading: only then may it grow meanwhile
             records = self._read(limit)
-            if records or len(self._files) == 1:
+            if records or written:
                 return records
             self._files.pop(0).remove()
             self._offset = 0
@@ -89,29 +105,53 @@ class Spool:
         with self._lock:
             if len(self._files) > 1 or self._offset:
                 return False  # nothing comes before what is being read
-            self._files[:0] = found = _abandoned(self.folder)
+            self._files[:0] = found = self._abandoned()
             return bool(found)
 
-    def new_file(self, name: str) -> Path:
-        """A fresh path of this name inside the folder, for a file that a record speaks of."""
-        folder = self.folder / "files" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder / Path(name).name
+    def keep(self, name: str, write: Callable[[Path], object]) -> Path:
+        """A file of this name, for a record to speak of, that ``write`` fills; raises OSError."""
+        for folder in self.folders:
+            path = folder / "files" / uuid.uuid4().hex / Path(name).name
+            try:
+                path.parent.mkdir(parents=True)
+                write(path)
+                return path
+            except OSError:
+                shutil.rmtree(path.parent, ignore_errors=True)
+                if folder == self.folders[-1]:
+                    raise
+        raise AssertionError("there are folders")
 
     def close(self) -> bool:
-        """Remove the folder if everything was committed, else leave it; True if removed."""
+        """Remove what was committed, and the folders with it; True if that was everything."""
         if self.peek(1):
+            own = self._files[-1]
+            if own.path is None:  # ends with this process
+                data = os.pread(own.descriptor, own.size(), 0 if self._files[1:] else self._offset)
+                self.dropped += data.count(b"\n")
             for file in self._files:
                 os.close(file.descriptor)
             return False
         self._files.pop().remove()
-        if not any(self.folder.glob("*.jsonl")):  # else another process of the run still writes
-            (self.folder / ABOUT).unlink(missing_ok=True)
+        for folder in self.folders:
             with contextlib.suppress(OSError):
-                if (self.folder / "files").is_dir():
-                    (self.folder / "files").rmdir()
-                self.folder.rmdir()
+                if any(folder.glob("*.jsonl")):  # another process of the run still writes
+                    continue
+                (folder / ABOUT).unlink(missing_ok=True)
+                if (folder / "files").is_dir():
+                    (folder / "files").rmdir()
+                folder.rmdir()
         return True
+
+    def _next(self) -> _File:
+        """A file to write on in: in the first folder that takes one, else in memory."""
+        for folder in self._left:
+            with contextlib.suppress(OSError):
+                return _create(folder)
+        return _File(None, os.memfd_create("spool"))
+
+    def _abandoned(self) -> list[_File]:
+        return [file for folder in self.folders for file in _abandoned(folder)]
 
     def _read(self, limit: int) -> list[Record]:
         records: list[Record] = []
@@ -134,18 +174,25 @@ class Spool:
             length *= 2
 
 
-def _usable(folder: Path) -> Path:
-    """The folder, or one of this process's own where it cannot be written or locked."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            fcntl.flock(probe, fcntl.LOCK_EX)
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="tracking-"))
+def _written(file: _File, line: bytes) -> bool:
+    """Whether the whole line could be appended; else the file is as it was."""
+    size = file.size()
+    with contextlib.suppress(OSError):
+        if os.write(file.descriptor, line) == len(line):
+            return True
+    with contextlib.suppress(OSError):
+        os.ftruncate(file.descriptor, size)
+    return False
 
 
 def _create(folder: Path) -> _File:
+    """A new file in the folder. Raises OSError where it cannot be locked or has no room."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        fcntl.flock(probe, fcntl.LOCK_EX)
+        probe.write(bytes(_PROBE_BYTES))
+        probe.flush()
+        os.fsync(probe.fileno())
     # Locked before it gets its final name, so nobody can take it for abandoned.
     name = folder / f"{time.time_ns():020}-{os.getpid()}"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
@@ -158,11 +205,11 @@ def _create(folder: Path) -> _File:
 def _abandoned(folder: Path) -> list[_File]:
     files = []
     for path in sorted(folder.glob("*.jsonl")):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to send
             descriptor = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 files.append(_File(path, descriptor))
-            except BlockingIOError:
+            except OSError:  # its writer lives
                 os.close(descriptor)
     return files

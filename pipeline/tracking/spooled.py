@@ -7,7 +7,7 @@ key finds it.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 import uuid
@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from pipeline.errors import UserError
 from pipeline.tracking.begin import Beginning, begin_run, find_run
-from pipeline.tracking.spool import ABOUT
+from pipeline.tracking.spool import ABOUT, cached
 from pipeline.tracking.store import mask
 
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ FOLDER = "tracking"
 _OFFLINE = "offline-"
 
 
-def cache_folder() -> Path:
-    """Where spools lie of runs whose storage is no file system."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(cache) / "mutual-guidance" / "spool"
-
-
 def spool_folder(run_uri: str) -> Path:
     """Where a run's unsent records wait: beside its checkpoints, which every node sees.
 
@@ -42,7 +36,7 @@ def spool_folder(run_uri: str) -> Path:
     """
     path = run_uri.removeprefix("file://")
     if "://" in path:
-        return cache_folder() / hashlib.sha256(run_uri.encode()).hexdigest()[:16]
+        return cached(run_uri)
     return Path(path) / FOLDER
 
 
@@ -98,16 +92,27 @@ def resolve_run(folder: Path, client: MlflowClient, uri: str, run_id: str) -> st
     raise UserError(f"run {run_id} does not exist in {mask(uri)}")
 
 
-def make_run(folder: Path, uri: str) -> str | None:
-    """Make the run that waits in a spool folder; None where none does."""
+def make_run(folder: Path, uri: str, keep: bool = False) -> str | None:
+    """Make the run that waits in a spool folder; None where none does.
+
+    To ``keep`` its beginning lets a driver find the run again until `forget_beginning`.
+    """
     if not (folder / BEGIN).exists():
         return None
     with FileLock(folder / LOCK, timeout=300):
         beginning = load_beginning(folder)
         run_id = begin_run(uri, beginning) if beginning else None
-        (folder / BEGIN).unlink(missing_ok=True)
+        if not keep:
+            (folder / BEGIN).unlink(missing_ok=True)
         (folder / LOCK).unlink(missing_ok=True)  # who waited for it finds no beginning any more
     return run_id
+
+
+def forget_beginning(folder: Path, run_id: str) -> None:
+    """A driver has noted the run elsewhere; what only a placeholder names is still to be made."""
+    if not is_offline(run_id):
+        with contextlib.suppress(OSError):
+            (folder / BEGIN).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.tracking.spool import ABOUT
+from pipeline.tracking.spool import ABOUT, cache_folder
 from pipeline.tracking.spooled import (
     BEGIN,
     FOLDER,
-    cache_folder,
     is_offline,
     load_about,
     make_run,

@@ -12,7 +12,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class Tracker:
         self._sender = Sender(uri, run_id, spool)
         self._spool = Spool(spool)
         with self._never_raising("the spool's owner"):
-            save_about(self._spool.folder, uri, run_id)
+            save_about(spool, uri, run_id)
         self._sampler = SystemSampler() if system_metrics else None
         self._closing = threading.Event()
         self._deadline = float("inf")
@@ -73,32 +74,26 @@ class Tracker:
         """Add a copy of a file to the run's artifacts; the file may be deleted afterwards."""
         with self._never_raising(f"artifact {path}"):
             source = Path(path)
-            copy = self._spool.new_file(source.name)
-            shutil.copyfile(source, copy)
-            self._append({"file": str(copy), "folder": folder})
+            self._keep(source.name, folder, lambda copy: shutil.copyfile(source, copy))
 
     def text(self, text: str, path: str) -> None:
         """Add a text as the artifact ``path``."""
         with self._never_raising(f"artifact {path}"):
-            copy = self._spool.new_file(Path(path).name)
-            copy.write_text(text, encoding="utf-8")
-            self._append({"file": str(copy), "folder": _parent(path)})
+            write = partial(Path.write_text, data=text, encoding="utf-8")
+            self._keep(Path(path).name, _parent(path), write)
 
     def picture(self, image: np.ndarray, path: str) -> None:
         """Add an RGB picture (H,W,3) uint8 as the artifact ``path``, a .jpg or .png."""
         with self._never_raising(f"artifact {path}"):
             from PIL import Image
 
-            copy = self._spool.new_file(Path(path).name)
-            Image.fromarray(image).save(copy, quality=90)
-            self._append({"file": str(copy), "folder": _parent(path)})
+            write = partial(Image.fromarray(image).save, quality=90)
+            self._keep(Path(path).name, _parent(path), write)
 
     def figure(self, figure: Figure, path: str) -> None:
         """Add a matplotlib figure as the artifact ``path``."""
         with self._never_raising(f"artifact {path}"):
-            copy = self._spool.new_file(Path(path).name)
-            figure.savefig(copy, dpi=120)
-            self._append({"file": str(copy), "folder": _parent(path)})
+            self._keep(Path(path).name, _parent(path), partial(figure.savefig, dpi=120))
 
     def close(self, timeout: float = 30.0) -> bool:
         """Send what is left, at most ``timeout`` seconds; False if something stays spooled."""
@@ -107,12 +102,16 @@ class Tracker:
         self._thread.join(timeout + 1.0)
         sent = not self._thread.is_alive() and self._spool.close()
         if not sent:
+            folders = [folder for folder in self._spool.folders if any(folder.glob("*.jsonl"))]
+            for folder in folders:  # the cache too
+                with self._never_raising("the spool's owner"):
+                    save_about(folder, self.uri, self.run_id)
             _LOG.warning(
                 "run %s: %s did not take everything; the rest waits in %s for the next start of "
                 "the run or `python -m jobs.tracking sync`",
                 self.run_id,
                 mask(self.uri),
-                self._spool.folder,
+                " and ".join(map(str, folders)) or "memory",
             )
         if self._spool.dropped:
             _LOG.warning("run %s: %d records found no room", self.run_id, self._spool.dropped)
@@ -123,6 +122,10 @@ class Tracker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _keep(self, name: str, folder: str, write: Callable[[Path], object]) -> None:
+        path = self._spool.keep(name, write)
+        self._append({"file": str(path), "folder": folder})
 
     def _append(self, record: Record) -> None:
         with self._never_raising("a record"):

@@ -53,7 +53,13 @@ def save_checkpoint(
         },
         "files": {STATE: {"bytes": file.size, "sha256": file.sha256.hexdigest()}},
     }
-    storage.write(META, json.dumps({**content, "sha256": _own_sha256(content)}, indent=1).encode())
+    _write_meta(storage, content)
+
+
+def amend_meta(folder: Storage | Path | str, more: Mapping[str, Any]) -> None:
+    """Add to the readable half in one instant. Raises what `load_meta` raises."""
+    storage = _storage(folder)
+    _write_meta(storage, {**load_meta(storage), **more})
 
 
 def load_meta(folder: Storage | Path | str) -> dict[str, Any]:
@@ -114,6 +120,11 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _write_meta(storage: Storage, meta: Mapping[str, Any]) -> None:
+    content = {key: value for key, value in meta.items() if key != "sha256"}
+    storage.write(META, json.dumps({**content, "sha256": _own_sha256(content)}, indent=1).encode())
 
 
 def _verified(storage: Storage) -> bytes:

@@ -152,10 +152,10 @@ def check_resources(config: RayConfig) -> None:
             f"{text}; add nodes, lower ray.workers or ray.cpus_per_worker, or set "
             "ray.wait_for_nodes to the minutes that nodes may take to come"
         )
-    seconds = max(60.0, 60.0 * config.wait_for_nodes)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{seconds:g}"
+    from pipeline.training.waiting import longest_wait
+
     print(
-        f"{text}; waiting up to {seconds / 60:g} minutes for more nodes",
+        f"{text}; waiting up to {longest_wait(config) / 60:g} minutes for more nodes",
         file=sys.stderr,
         flush=True,
     )

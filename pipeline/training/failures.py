@@ -14,14 +14,20 @@ from pipeline.world import World
 LOST_WORKER = "lost another worker"
 
 
+class FailedForGood(TrainingFailed):
+    """A failure that every rank knows of and that a restart would only repeat."""
+
+
 @contextlib.contextmanager
 def explained(config: Config, world: World) -> Iterator[None]:
     """Raise UserError where memory or the compiler is missing, TrainingFailed where a rank is.
 
-    Only the first would come back after a restart.
+    A gradient that is not finite is a FailedForGood. Only a lost rank is worth a restart.
     """
     try:
         yield
+    except FloatingPointError as error:
+        raise FailedForGood(str(error)) from error
     except RuntimeError as error:
         reason = _reason(error, config, world)
         if reason is None:

@@ -17,6 +17,7 @@ from pipeline.pretrained import check_start
 from pipeline.tracking import (
     create_run,
     finish_run,
+    forget_beginning,
     known_run_id,
     resolve_uri,
     resume_run,
@@ -134,6 +135,7 @@ def _begin(
         before = (record.read() or {}).get("status", "")
         run_id = resume_run(uri, run_id, spool, before, config.tracking.required)
     record.write(run_id, "running", config)
+    forget_beginning(spool, run_id)
     return run_id
 
 

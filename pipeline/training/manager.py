@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed
+from pipeline.errors import TrainingFailed, UserError
 from pipeline.training.rng import restore_rng, rng_state
 from pipeline.training.snapshot import Snapshot
-from pipeline.training.store import CheckpointStore, Saved, by_score, score_name, step_name
+from pipeline.training.store import (
+    CheckpointStore,
+    Leftover,
+    Saved,
+    by_score,
+    score_name,
+    step_name,
+)
 from pipeline.training.timer import SharedTimer
 from pipeline.training.trainer import Trainer
 
@@ -38,12 +45,13 @@ class CheckpointManager:
         self._timer = SharedTimer(seconds, self.world)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._lost: dict[int, str] = {}  # by step: why its checkpoint is missing
         self._snapshot = Snapshot()
 
-    def restore(self, check: Callable[[Mapping[str, Any]], None]) -> bool:
-        """Go on from the latest sound checkpoint, if there is one.
+    def restore(self, check: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any] | None:
+        """Go on from the latest sound checkpoint; its readable half, None where there is none.
 
-        ``check`` sees its readable half and raises UserError if it does not fit.
+        ``check`` sees that half before and raises UserError if it does not fit.
         """
         newest = self.world.on_main(self._newest_sound)
         if newest is not None:
@@ -54,7 +62,7 @@ class CheckpointManager:
             parameters = list(self.trainer.detector.parameters())
             momentum = [] if newest else parameters
             self._snapshot.reserve([self.trainer.state(), momentum])
-        return newest is not None
+        return newest.meta if newest else None
 
     def due(self, step: int) -> bool:
         """Whether ``train.checkpoint_minutes`` have passed since the last checkpoint."""
@@ -74,10 +82,20 @@ class CheckpointManager:
         self.blocked.append(time.monotonic() - began)
         self._timer.restart(self.trainer.step_count)
 
+    def amend(self, meta: Mapping[str, Any]) -> None:
+        """Add to the readable half of the present step's checkpoint, when it is written."""
+        if self.world.is_main:
+            self._pending = self._writer.submit(self._amend, self.trainer.step_count, meta)
+
     def wait(self) -> None:
         """Until what has been saved is written, or given up with a warning."""
         if self._pending is not None:
             self._pending.result()
+
+    def missing(self) -> str | None:
+        """Wait for the checkpoint of the present step; why there is none, None if it is there."""
+        reason: str | None = self.world.share(self._missing() if self.world.is_main else None)
+        return reason
 
     def finish(self) -> tuple[Saved, Saved]:
         """The last checkpoint and the chosen one, which is then loaded.
@@ -103,12 +121,25 @@ class CheckpointManager:
                     self._give_up(step, error)
                     return
                 time.sleep(pause)
+        self._prune()
+
+    def _amend(self, step: int, meta: Mapping[str, Any]) -> None:
+        try:
+            self.store.amend(step, meta)
+        except (OSError, UserError) as error:
+            if step not in self._lost:
+                _warn(f"{step_name(step)} stays without its evaluation: {error}")
+            return
+        self._prune()
+
+    def _prune(self) -> None:
         try:
             self.store.prune(self.config.train.keep_checkpoints, score_name(self.config))
         except OSError as error:
             _LOG.warning("old checkpoints in %s cannot be deleted: %s", self.store.storage, error)
 
     def _give_up(self, step: int, error: OSError) -> None:
+        self._lost[step] = str(error)
         try:  # what half of it takes may be what the next one needs
             self.store.storage.delete_folder(step_name(step))
             last = self.store.saved()[-1:]
@@ -123,22 +154,43 @@ class CheckpointManager:
             f"from {last[0].name}" if last else "anew",
         )
 
-    def _newest_sound(self) -> Saved | None:
-        found = self.store.first_sound(
-            reversed(self.store.saved()), "cpu", lambda text: _LOG.warning("%s", text)
+    def _missing(self) -> str | None:
+        self.wait()
+        step = self.trainer.step_count
+        reason = self._lost.get(step, "it is gone")
+        try:
+            if step in [item.step for item in self.store.saved()[-1:]]:
+                return None
+        except OSError as error:
+            reason = str(error)
+        return (
+            f"the last checkpoint could not be written to {self.store.storage}: {reason}; free "
+            "space or mend the storage, and resume the run by its name"
         )
-        return found[0] if found else None
+
+    def _newest_sound(self) -> Saved | None:
+        saved, leftovers = self.store.survey()
+        found = self.store.first_sound(reversed(saved), "cpu", _warn)
+        newest = found[0] if found else None
+        self._set_aside(leftovers, after=newest.step if newest else -1)
+        if newest is None and (saved or any(item.problem == "damaged" for item in leftovers)):
+            _warn(f"no checkpoint in {self.store.storage} is sound; training begins anew")
+        return newest
+
+    def _set_aside(self, leftovers: Iterable[Leftover], after: int = -1) -> None:
+        """Name the checkpoints later than a step whose ``meta.json`` is damaged."""
+        for item in leftovers:
+            if item.damage and item.step > after:
+                _warn(f"{item.damage}; falling back to the one before")
+                self.store.set_aside(item.name)
 
     def _choose(self) -> tuple[Saved, Saved]:
-        self.wait()
-        saved = self.store.saved()
-        if not saved or saved[-1].step != self.trainer.step_count:
-            raise TrainingFailed(
-                f"the last checkpoint could not be written to {self.store.storage}; free space or "
-                "mend the storage, and resume the run by its name"
-            )
-        candidates = by_score(saved, score_name(self.config))
-        found = self.store.first_sound(candidates, "cpu", lambda text: _LOG.warning("%s", text))
+        problem = self._missing()
+        if problem is not None:
+            raise TrainingFailed(problem)
+        saved, leftovers = self.store.survey()
+        self._set_aside(leftovers)
+        found = self.store.first_sound(by_score(saved, score_name(self.config)), "cpu", _warn)
         if found is None:
             raise TrainingFailed(f"no checkpoint in {self.store.storage} is sound any more")
         return saved[-1], found[0]
@@ -147,3 +199,7 @@ class CheckpointManager:
         state = self.store.load(saved.name, self.world.device)
         self.trainer.load(state)
         restore_rng(state["rng"], self.world, self.config.train.seed, saved.step)
+
+
+def _warn(text: str) -> None:
+    _LOG.warning("%s", text)

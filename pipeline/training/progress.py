@@ -93,6 +93,9 @@ class RunLog:
     def asked(self, step: int, request: Request) -> None:
         """A checkpoint out of turn, and why."""
         self._print(f"step {step}: {request.reason}; saving")
+
+    def saved(self, step: int, request: Request) -> None:
+        """That checkpoint in the run's history."""
         if self.tracker is not None:
             self.tracker.tag(*history(f"saved after step {step}: {request.reason}"))
 
@@ -130,12 +133,16 @@ class RunLog:
         """Keep a trace for a viewer (Perfetto, chrome://tracing) and a table of operators."""
         if self.tracker is None:
             return
-        self.tracker.text(operators(profiler), "profile/operators.txt")
-        with tempfile.TemporaryDirectory() as folder:
-            trace = Path(folder) / "trace.json.gz"
-            profiler.export_chrome_trace(str(trace))
-            self.tracker.artifact(trace, "profile")
-        self._print("profile: in the run's artifacts")
+        try:
+            self.tracker.text(operators(profiler), "profile/operators.txt")
+            with tempfile.TemporaryDirectory() as folder:
+                trace = Path(folder) / "trace.json.gz"
+                profiler.export_chrome_trace(str(trace))
+                self.tracker.artifact(trace, "profile")
+        except Exception as error:  # a trace less, while other ranks wait
+            _LOG.warning("no profile: %s", error)
+        else:
+            self._print("profile: in the run's artifacts")
 
     def _line(self, step: int, parts: Mapping[str, float], rate: float, now: float) -> str:
         assert self._plan is not None, "start() comes first"

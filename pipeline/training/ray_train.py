@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pipeline.config import Config
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import spool_folder
 from pipeline.training.cluster import ray_cluster, trainer_class
-from pipeline.training.failures import LOST_WORKER
+from pipeline.training.failures import LOST_WORKER, FailedForGood
 from pipeline.training.preflight import check_here, check_nodes
 from pipeline.training.runs import RunRecord
 from pipeline.training.signals import LeavingNodes, relayed, stop_wanted, watches_nodes
@@ -21,6 +22,8 @@ from pipeline.training.stop import Request, StopSignal
 from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import run_rank
 from pipeline.world import World
+
+START_SECONDS = 20.0  # that Ray Train waits for room before it looks at the cluster again
 
 
 class RaySession:
@@ -73,6 +76,8 @@ def train_in_ray(
     if noted := record.noted_failure():
         raise noted
     outcome: dict[str, Any] = result.return_value
+    if reason := outcome.get("failed"):
+        raise TrainingFailed(reason)
     if reason := outcome.get("stopped"):
         raise TrainingStopped(reason)
     return outcome
@@ -116,6 +121,11 @@ def build_trainer(
     import ray.train as rt
     from ray.train.torch import TorchConfig
 
+    from pipeline.training.waiting import Waiting, longest_wait
+
+    # One try. How long all of them together may take is for `Waiting` to say.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_SECONDS:g}")
+    waiting = Waiting(record.uri, config.ray.fewest_workers, longest_wait(config.ray))
     train: Any = rt  # the annotations of ray.train still describe its first version
     return trainer_class()(
         worker,
@@ -136,9 +146,9 @@ def build_trainer(
             name=record.name,
             storage_path=record.storage,
             failure_config=train.FailureConfig(
-                max_failures=config.ray.max_failures, controller_failure_limit=3
+                max_failures=config.ray.max_failures, controller_failure_limit=-1
             ),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, waiting],
             logging_config=train.LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -158,15 +168,20 @@ def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
         return run_rank(config, session, settings["uri"], settings["run_id"], spool)
     except TrainingStopped as stopped:
         return {"stopped": str(stopped)}  # an exception would be a failure, and make Ray restart
-    except (UserError, FloatingPointError) as error:
+    except (UserError, FailedForGood) as error:
         with contextlib.suppress(OSError):
             record.note_failure(error)
+        if isinstance(error, FailedForGood):
+            return {"failed": str(error)}  # on every rank, and perhaps on a disk without room
         raise
 
 
 def _reason(error: Exception, record: RunRecord) -> Exception:
     if noted := record.noted_failure():
         return noted
+    ended = getattr(error, "controller_failure", None)
+    if isinstance(ended, TrainingFailed | TrainingStopped):
+        return ended
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     if failures:
         for one in failures.values():

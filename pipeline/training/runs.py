@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import os
+import platform
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +56,8 @@ class RunRecord:
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace the record."""
-        self._write(_RECORD, {"run_id": run_id, "status": status, "config": config.recorded()})
+        content = {"run_id": run_id, "status": status, "config": config.recorded()}
+        self._write(_RECORD, {**content, "driver": _this_process()})
 
     def note_failure(self, reason: Exception) -> None:
         """Leave word that a restart would only fail again; the workers' restart reads it."""
@@ -98,6 +101,13 @@ class RunRecord:
             return None
         if record["status"] == "finished":
             raise UserError(f"run {self.name!r} is finished; choose another --run name")
+        driver = record.get("driver", {})
+        if record["status"] == "running" and _lives(driver):
+            raise UserError(
+                f"run {self.name!r} is being trained by process {driver['pid']} on "
+                f"{driver['host']}; wait for it, stop it (kill {driver['pid']}, or ray job stop), "
+                "or choose another --run name"
+            )
         if resume == "never":
             raise UserError(
                 f"--resume never: run {self.name!r} exists in {mask(self.storage)}; "
@@ -110,6 +120,28 @@ class RunRecord:
 def storage_root(config: Config) -> str:
     """The configured storage, by default ``./runs``, as an absolute path or URI."""
     return config.ray.storage or str(Path("runs").absolute())
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": platform.node(), "pid": pid, "began": _began(pid)}
+
+
+def _lives(driver: Mapping[str, Any]) -> bool:
+    """Whether this is another living process of this machine; of others nothing is known."""
+    if driver.get("host") != platform.node() or driver["pid"] == os.getpid():
+        return False
+    return driver["began"] is not None and driver["began"] == _began(driver["pid"])
+
+
+def _began(pid: int) -> int | None:
+    """When a process began, in ticks since boot, since ids are used again; None if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    state, *fields = text.rpartition(")")[2].split()  # the name before may hold spaces
+    return None if state in "ZX" else int(fields[18])
 
 
 def _check_same(

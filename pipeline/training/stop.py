@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import TrainingStopped
+from pipeline.training.failures import FailedForGood
 from pipeline.training.timer import SharedTimer
 from pipeline.world import World
 
 LOOK_SECONDS = 2.0  # between looks, each of which costs a few milliseconds
+GO_ON = "the same command with the same --run goes on"
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,15 @@ class Request:
     reason: str
     stop: bool
 
-    def obey(self, step: int) -> None:
-        """End the training if that is asked for, by raising TrainingStopped."""
+    def obey(self, step: int, missing: str | None) -> None:
+        """End the training if that is asked for, by raising TrainingStopped.
+
+        ``missing`` says why the step has no checkpoint, if so; then it is a failure.
+        """
+        if self.stop and missing:
+            raise FailedForGood(f"{self.reason} after step {step}, but {missing}")
         if self.stop:
-            raise TrainingStopped(
-                f"{self.reason} after step {step}; the same command with the same --run goes on"
-            )
+            raise TrainingStopped(f"{self.reason} after step {step}; {GO_ON}")
 
 
 class Requests:

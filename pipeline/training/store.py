@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.training.checkpoint import (
     META,
     DamagedCheckpoint,
+    amend_meta,
     load_meta,
     load_state,
     save_checkpoint,
@@ -46,11 +47,20 @@ class Saved:
 
 
 class Leftover(NamedTuple):
-    """A folder that is no complete checkpoint, why, and when something in it last changed."""
+    """A folder that is no complete checkpoint, why, and when something in it last changed.
+
+    ``damage`` says what is wrong with one whose ``meta.json`` is damaged and not yet set aside.
+    """
 
     name: str
     problem: str
     changed: float
+    damage: str = ""
+
+    @property
+    def step(self) -> int:
+        """Steps done, by its name."""
+        return int(self.name[len("step-") :])
 
 
 class CheckpointStore:
@@ -62,6 +72,10 @@ class CheckpointStore:
     def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step. Raises OSError, leaving none."""
         save_checkpoint(self.storage.child(step_name(step)), state, {"step": step, **meta})
+
+    def amend(self, step: int, more: Mapping[str, Any]) -> None:
+        """Add to the readable half of a step's checkpoint; raises OSError, UserError."""
+        amend_meta(self.storage.child(step_name(step)), more)
 
     def saved(self) -> list[Saved]:
         """All complete checkpoints, oldest first. Raises UserError if one has a newer format."""
@@ -82,7 +96,8 @@ class CheckpointStore:
             except DamagedCheckpoint as error:
                 known = self.storage.exists(f"{name}/{_DAMAGED}")
                 problem = "damaged" if known or "damaged" in str(error) else "not complete"
-                leftovers.append(Leftover(name, problem, changed.get(name, 0.0)))
+                damage = str(error) if self.storage.exists(f"{name}/{META}") else ""
+                leftovers.append(Leftover(name, problem, changed.get(name, 0.0), damage))
         return sorted(saved, key=lambda item: item.step), leftovers
 
     def load(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -135,7 +150,7 @@ class CheckpointStore:
             *(
                 item.name
                 for item in leftovers
-                if int(item.name[len("step-") :]) < latest or 0 < older_than < now - item.changed
+                if item.step < latest or 0 < older_than < now - item.changed
             ),
         ]
 

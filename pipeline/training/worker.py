@@ -46,6 +46,8 @@ def train_worker(
 ) -> dict[str, Any]:
     """Train from the latest checkpoint, or from the beginning, to the end; every rank calls it.
 
+    A step is saved before it is evaluated, since whoever ends the training may not wait so long;
+    then the next start evaluates it.
     Returns the final figures and the name of the checkpoint that holds the chosen weights.
     """
     torch.set_num_threads(compute_threads(config))
@@ -55,14 +57,22 @@ def train_worker(
     steps = Steps(config, manifest.samples)
     trainer = Trainer(config, world, len(manifest.classes), steps.total)
     with contextlib.closing(CheckpointManager(config, session.store, trainer)) as checkpoints:
-        fits = partial(check_data_unchanged, config.data.train, manifest)
-        if not checkpoints.restore(fits) and config.model.init:
+        data = {"data": manifest.content_hash}
+        if config.data.val:
+            data["data_val"] = load_manifest(config.data.val).content_hash
+        fits = partial(check_data_unchanged, config, manifest, data)
+        found = checkpoints.restore(fits)
+        if found is None and config.model.init:
             log.started_from(trainer.start_from(manifest.classes, tracking_uri))
         loader = build_train_loader(
             config.data.train, config, world.rank, world.size, start_step=trainer.step_count
         )
         title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
         log.start(trainer.step_count, steps, title, world.size)
+        if found and "patience" in found:
+            trainer.patience.load(found["patience"])
+        elif found and trainer.step_count in steps.evaluations and "val/ap" not in found:
+            evaluate_step(config, checkpoints, log, session, steps)
         requests = Requests(session.asked, world)
         traced_steps = config.train.profile_steps if world.is_main else 0
         for batch in traced(loader, traced_steps, log.profile):
@@ -76,44 +86,65 @@ def train_worker(
                 log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
             if step % (EVERY * config.train.log_every) == 0 or step == steps.total:
                 log.figures(step, assignment_health(trainer, batch))
-            metrics = {"step": step, "epoch": steps.epoch(step)}
-            if config.data.val and step in steps.evaluations:
-                metrics |= validate("val", config.data.val, trainer, log)
-                trainer.patience.saw(metrics.get("val/ap", -1.0))
-                session.report(metrics)
             request = requests.at(step)
             if step in steps.checkpoints or checkpoints.due(step) or request:
-                checkpoints.save(describe(config, manifest, trainer, metrics))
+                checkpoints.save({**describe(config, manifest, trainer, steps), **data})
+            if step in steps.evaluations and not (request and request.stop):
+                evaluate_step(config, checkpoints, log, session, steps)
+                request = request or requests.at(step)
             if request:
                 log.asked(step, request)
-                request.obey(step)
+                missing = checkpoints.missing() if request.stop else None
+                if not missing:
+                    log.saved(step, request)
+                request.obey(step, missing)
         return finish(config, checkpoints, log)
 
 
-def describe(
-    config: Config, manifest: Manifest, trainer: Trainer, metrics: Mapping[str, float]
-) -> dict[str, Any]:
-    """The readable half of a checkpoint."""
-    score = {SCORE: metrics.get("val/ap", -1.0)} if config.data.val else {}
+def describe(config: Config, manifest: Manifest, trainer: Trainer, steps: Steps) -> dict[str, Any]:
+    """The readable half of a checkpoint, before its evaluation."""
     return {
-        **metrics,
-        **score,  # what was not evaluated is kept as the latest alone
+        "step": trainer.step_count,
+        "epoch": steps.epoch(trainer.step_count),
+        # What was not evaluated is kept as the latest alone.
+        **({SCORE: -1.0} if config.data.val else {}),
         "classes": manifest.classes,
         "spec": trainer.detector.spec,
-        "data": manifest.content_hash,
         "config": config.recorded(),
     }
 
 
-def check_data_unchanged(uri: str, manifest: Manifest, meta: Mapping[str, Any]) -> None:
-    """Raise UserError if a checkpoint was made on other data: its position would mean nothing."""
-    require_classes(uri, manifest, meta["classes"], "the checkpoint to go on from")
-    if meta["data"] != manifest.content_hash:
-        raise UserError(
-            f"{uri} is not the data that this run was begun with (content "
-            f"{manifest.content_hash[:12]}, was {meta['data'][:12]}); restore it, or choose "
-            "another --run name"
-        )
+def evaluate_step(
+    config: Config, checkpoints: CheckpointManager, log: RunLog, session: Session, steps: Steps
+) -> None:
+    """Score the present step on ``data.val``, and note that in its checkpoint."""
+    assert config.data.val is not None, "or there are no such steps"
+    trainer = checkpoints.trainer
+    metrics = validate("val", config.data.val, trainer, log)
+    score = metrics.get("val/ap", -1.0)
+    trainer.patience.saw(score)
+    checkpoints.amend({**metrics, SCORE: score, "patience": trainer.patience.state()})
+    step = trainer.step_count
+    session.report({"step": step, "epoch": steps.epoch(step), **metrics})
+
+
+def check_data_unchanged(
+    config: Config, manifest: Manifest, data: Mapping[str, str], meta: Mapping[str, Any]
+) -> None:
+    """Raise UserError if a checkpoint was made on other data.
+
+    Its position would mean nothing, or its score on ``data.val``.
+    """
+    train = str(config.data.train)
+    require_classes(train, manifest, meta["classes"], "the checkpoint to go on from")
+    for key, uri in (("data", train), ("data_val", config.data.val)):
+        content = data.get(key, "")
+        before = meta.get(key, content)  # older checkpoints say nothing of data.val
+        if content != before:
+            raise UserError(
+                f"{uri} is not the data that this run was begun with (content {content[:12]}, "
+                f"was {before[:12]}); restore it, or choose another --run name"
+            )
 
 
 def run_rank(
@@ -142,7 +173,7 @@ def validate(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, f
     """Score the averaged weights on a set; the same figures on every rank."""
     config, world = trainer.config, trainer.world
     loader = build_eval_loader(uri, config, world.rank, world.size)
-    classes = load_manifest(uri).classes
+    classes = loader.manifest.classes
     result = evaluate(trainer.averaged(), loader, classes, config.evaluate, world)
     if result is not None:
         pictures = config.evaluate.pictures

@@ -4,6 +4,8 @@ Every run ends with the weights of the run that nothing happened to.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,12 +17,13 @@ from typing import Any
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import connect
 from pipeline.training import ray_train
 from pipeline.training.cluster import say_if_busy
 from pipeline.training.fit import FitResult, fit
 from tests.jobs.head import BIN, environment
+from tests.pipeline.training.test_fit import status
 from tests.stores import new_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -53,6 +56,8 @@ def nodes() -> Iterator[Any]:
 def acting_worker(settings: Mapping[str, Any]) -> Any:
     """The worker, with accidents: ``accidents.json`` in the storage says which, where and when."""
     import multiprocessing
+    import os
+    import signal
     import time
 
     import torch
@@ -75,6 +80,8 @@ def acting_worker(settings: Mapping[str, Any]) -> Any:
             if kind == "loader":
                 for process in multiprocessing.active_children():
                     process.kill()
+            if kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
             if kind == "nan":
                 next(self.detector.parameters()).data.fill_(torch.nan)
         return step(self, batch)
@@ -153,18 +160,20 @@ def in_thread(config: Config) -> tuple[threading.Thread, list[FitResult], Callab
     return thread, results, reached
 
 
-def test_an_exception_in_a_rank_and_a_killed_loader_cost_the_steps_since_the_checkpoint(
+def test_an_exception_a_killed_loader_and_a_killed_rank_cost_the_steps_since_the_checkpoint(
     config: Config, whole: str, tmp_path: Path
 ) -> None:
     (tmp_path / "runs").mkdir()
     plan = {"exception": [1, 2 * EVERY + 2], "loader": [0, 6 * EVERY + 2]}
+    plan["kill"] = [1, 9 * EVERY + 2]
     (tmp_path / "runs" / "accidents.json").write_text(json.dumps(plan))
-    result = fit(config.replace({"data.loader_workers": 1}), run="one")
-    first, second, third = starts(result)
+    result = fit(config.replace({"data.loader_workers": 1, "ray.max_failures": 3}), run="one")
+    first, second, third, fourth = starts(result)
     assert first == 0
     # A checkpoint that was being written may not count; the one before does.
     assert second in (EVERY, 2 * EVERY)
     assert third in (5 * EVERY, 6 * EVERY, 7 * EVERY)  # batches that were ready were trained on
+    assert fourth in (8 * EVERY, 9 * EVERY)
     assert result.weights_sha256 == whole
 
 
@@ -239,10 +248,12 @@ def test_a_cluster_that_is_too_small_says_so_in_seconds(config: Config, nodes: A
     assert time.monotonic() - began < 30
 
 
-def test_a_cluster_that_others_use_says_so(
-    config: Config, capsys: pytest.CaptureFixture[str]
+def test_a_cluster_that_others_use_says_so_and_is_not_waited_for_without_end(
+    config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
+
+    from pipeline.training import waiting
 
     @ray.remote(num_cpus=1)
     class Other:
@@ -256,4 +267,22 @@ def test_a_cluster_that_others_use_says_so(
         assert time.monotonic() < until, said
         say_if_busy(config.ray)
         time.sleep(0.5)
-    ray.kill(other)
+
+    def terminate() -> None:
+        record = Path(str(config.ray.storage)) / "two" / "run.json"
+        while not record.exists():
+            time.sleep(0.5)
+        time.sleep(5.0)  # until nobody but the controller is there to hear it
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        monkeypatch.setattr(waiting, "LEAST_SECONDS", 1.0)
+        with pytest.raises(TrainingFailed, match="no room for 2 workers for .* raise ray.wait_for"):
+            fit(config.replace({"ray.workers": [2, 3]}), run="one")
+        monkeypatch.setattr(waiting, "LEAST_SECONDS", 600.0)
+        threading.Thread(target=terminate, daemon=True).start()
+        with pytest.raises(TrainingStopped, match="stopped by SIGTERM while waiting for workers"):
+            fit(config, run="two")
+        assert status(config, "two") == ("stopped", "KILLED")
+    finally:
+        ray.kill(other)

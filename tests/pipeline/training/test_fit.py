@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.tracking import connect
 from pipeline.training import fit as fit_module
 from pipeline.training.fit import fit
+from pipeline.training.runs import RunRecord
 from tests.conftest import ROOT
 
 
@@ -175,6 +178,29 @@ def test_what_no_store_heard_is_sent_later(
     assert {"config.yaml", "pictures/val.jpg"} <= artifacts(store, run.info.run_id)
     assert tracking.main([*command, "--tracking-uri", store])["runs"] == []
     assert len(connect(store).search_runs([run.info.experiment_id])) == 1
+
+
+def test_two_drivers_do_not_train_under_one_name(small: Config) -> None:
+    config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
+    record = RunRecord(str(config.ray.storage), "one")
+    code = (
+        "import sys, pathlib; from pipeline.config import Config\n"
+        "from pipeline.training.runs import RunRecord\n"
+        "RunRecord(sys.argv[1], 'one').write('0' * 32, 'running', Config())\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    record.check_storage()
+    command = [sys.executable, "-c", code, str(config.ray.storage)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"ready\n"
+        with pytest.raises(UserError, match=f"is being trained by process {other.pid} on "):
+            fit(config, run="one")
+        other.kill()
+        while Path(f"/proc/{other.pid}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.05)
+        assert record.resumable("auto", Config()) == "0" * 32  # though nobody has reaped it yet
 
 
 def test_must_resume_needs_something_to_resume(small: Config) -> None:

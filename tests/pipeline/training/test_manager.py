@@ -106,6 +106,43 @@ def test_a_new_training_goes_on_from_the_newest_sound_one(
     assert "falling back to the one before" in caplog.text
 
 
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    middle = data.index(b'"weights_sha256": "') + 25
+    return data[:middle] + bytes([data[middle] ^ 0x04]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flipped])
+def test_a_damaged_readable_half_is_no_silent_loss(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
+    store = CheckpointStore(tmp_path)
+    with managed(store) as (manager, trainer):
+        manager.restore(anything)
+        for _ in range(2):
+            advance(trainer)
+            manager.save({})
+
+    def damaged(step: int) -> str:
+        meta = tmp_path / f"step-{step:08d}" / "meta.json"
+        meta.write_bytes(damage(meta.read_bytes()))
+        caplog.clear()
+        with managed(store) as (manager, trainer):
+            manager.restore(anything)
+            assert trainer.step_count == step - 1
+        return caplog.text
+
+    said = damaged(2)
+    assert "step-00000002 is damaged: " in said and "falling back to the one before" in said
+    assert "anew" not in said
+    said = damaged(1)
+    assert "step-00000001 is damaged: " in said and "step-00000002" not in said
+    assert "is sound; training begins anew" in said
+
+
 def test_the_check_sees_the_meta_and_may_refuse(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with managed(store) as (manager, trainer):

@@ -41,3 +41,15 @@ def test_the_trace_is_among_the_runs_artifacts(small: Config, tmp_path: Path) ->
     assert any("convolution" in event.get("name", "") for event in trace["traceEvents"])
     table = client.download_artifacts(result.run_id, "profile/operators.txt", str(tmp_path))
     assert "convolution" in Path(table).read_text()
+
+
+def test_a_trace_that_finds_no_room_costs_a_line(
+    small: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", full)
+    config = small.replace({"data.val": None, "data.test": None, "train.profile_steps": 2})
+    assert fit(config, run="one").metrics == {}
+    assert "no profile: [Errno 28] No space left" in caplog.text

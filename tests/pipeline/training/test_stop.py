@@ -12,12 +12,14 @@ from jobs import train
 from jobs._cli import run_job
 from pipeline.config import Config
 from pipeline.data import Batch
-from pipeline.errors import TrainingStopped
+from pipeline.errors import TrainingFailed, TrainingStopped
 from pipeline.tracking import connect
+from pipeline.training import manager as manager_module
 from pipeline.training import stop as stop_module
 from pipeline.training.fit import fit
 from pipeline.training.trainer import Trainer
 from tests.pipeline.training.test_fit import status
+from tests.pipeline.training.test_manager import FullAfter
 
 
 @pytest.fixture
@@ -65,6 +67,28 @@ def test_sigterm_saves_and_the_same_name_goes_on_to_the_same_weights(
     assert "resumed after stopped" in told
 
 
+def test_a_stop_that_could_not_save_is_a_failure_that_says_so(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
+    full = lambda uri: FullAfter(Path(uri), good=0)  # noqa: E731
+    monkeypatch.setattr("pipeline.training.fit.CheckpointStore", full)
+    at_step(monkeypatch, 7, terminate)
+    with pytest.raises(TrainingFailed, match="after step 7, but .*No space left on device"):
+        fit(config, run="one")
+    assert status(config, "one") == ("failed", "FAILED")
+    client = connect(str(config.tracking.uri))
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert not [text for text in run.data.tags.values() if text.startswith("saved after")]
+
+
+def test_ctrl_c_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, run="one")
+    assert status(config, "one") == ("stopped", "KILLED")
+
+
 def test_a_second_sigterm_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(monkeypatch, 3, lambda: (terminate(), terminate()))
     with pytest.raises(KeyboardInterrupt):
@@ -87,7 +111,7 @@ def test_a_gradient_that_is_not_finite_keeps_its_batch_and_the_checkpoint_before
 ) -> None:
     config = config.replace({"train.lr": 1e30, "train.warmup_steps": 0})
     config = config.replace({"train.checkpoint_steps": 1})
-    with pytest.raises(FloatingPointError, match="not finite at step 1.*kept in .*not-finite"):
+    with pytest.raises(TrainingFailed, match="not finite at step 1.*kept in .*not-finite"):
         fit(config, run="one")
     folder = Path(str(config.ray.storage)) / "one"
     (file,) = folder.glob("not-finite/*")

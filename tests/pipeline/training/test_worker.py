@@ -9,10 +9,12 @@ import torch
 from jobs import prepare
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.training import worker
 from pipeline.training.checkpoint import load_meta, load_state
 from pipeline.training.progress import RunLog
 from pipeline.training.session import LocalSession
 from pipeline.training.store import CheckpointStore
+from pipeline.training.trainer import Trainer
 from pipeline.training.worker import train_worker
 from pipeline.world import World
 
@@ -113,6 +115,48 @@ def test_other_data_under_the_same_name_is_refused(
     train(prepared(), tmp_path / "run")
     with pytest.raises(UserError, match=expected):
         train(prepared(*extra), tmp_path / "run")
+
+
+def test_another_validation_set_under_the_same_name_is_refused(
+    small: Config, tmp_path: Path
+) -> None:
+    def prepared(seed: str) -> Config:
+        base = ("--source", "shapes", "--size", "64", "--count", "6", "--seed", seed)
+        prepare.main([*base, "--out", str(tmp_path / "val"), "--overwrite"])
+        return small.replace({"data.val": str(tmp_path / "val"), "data.test": None})
+
+    with pytest.raises(Killed):
+        train(prepared("2"), tmp_path / "run", DiesAt(7))
+    with pytest.raises(UserError, match="/val is not the data that this run was begun with"):
+        train(prepared("9"), tmp_path / "run")
+    train(prepared("2"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_a_training_killed_while_it_evaluates_loses_no_step(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = small.replace({"train.patience": 5})
+    whole = train(config, tmp_path / "whole")
+    validate = worker.validate
+
+    def killed(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
+        if trainer.step_count == step:
+            raise Killed
+        return validate(split, uri, trainer, log)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "validate", killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "killed")
+    (*_, last) = CheckpointStore(tmp_path / "killed").saved()
+    assert last.step == step
+    assert "val/ap" not in last.meta
+    assert train(config, tmp_path / "killed") == whole
+    saved = [CheckpointStore(tmp_path / name).saved() for name in ("whole", "killed")]
+    for one, other in zip(*saved, strict=True):
+        same = ("step", "score", "val/ap", "patience", "weights_sha256", "ema_sha256")
+        assert [one.meta[key] for key in same] == [other.meta[key] for key in same]
 
 
 def test_the_best_checkpoint_is_chosen_not_the_last(small: Config, tmp_path: Path) -> None:

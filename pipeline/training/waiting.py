@@ -1,0 +1,76 @@
+"""Workers that find no room: Ray Train alone would try again for ever, elastic ones in silence.
+
+Imported where Ray Train is used alone, since that import takes seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+from ray.train.v2._internal.execution.callback import ControllerCallback
+
+from pipeline.config import RayConfig
+from pipeline.errors import TrainingFailed, TrainingStopped
+from pipeline.training.signals import stop_wanted
+from pipeline.training.stop import GO_ON
+
+LEAST_SECONDS = 600.0
+LOOK_SECONDS, SAY_SECONDS = 0.5, 60.0
+_WAITING = ("INITIALIZING", "SCHEDULING", "RESCHEDULING", "RESTARTING", "RESIZING")
+
+
+def longest_wait(config: RayConfig) -> float:
+    """Seconds without workers after which a training ends."""
+    return max(LEAST_SECONDS, 60.0 * config.wait_for_nodes)
+
+
+class Waiting(ControllerCallback):
+    """Lives in Ray Train's controller, which calls it between two tries to start workers.
+
+    While there are none it says so every minute, ends the training after ``seconds`` of one wait,
+    and at once after SIGTERM, which only workers look for otherwise.
+    """
+
+    def __init__(self, run_uri: str, workers: int, seconds: float) -> None:
+        self.run_uri, self.workers, self.seconds = run_uri, workers, seconds
+        self._since: float | None = None
+        self._said = 0.0
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Raises what ends the training."""
+        if current_state._state_type.name not in _WAITING:
+            self._since = None
+            return
+        now = time.monotonic()
+        if self._since is None:
+            self._since = self._said = now
+        waited = now - self._since
+        if stop_wanted(self.run_uri):
+            _quietly()
+            raise TrainingStopped(f"stopped by SIGTERM while waiting for workers; {GO_ON}")
+        if waited > self.seconds:
+            _quietly()
+            raise TrainingFailed(
+                f"no room for {self.workers} workers for {waited / 60:.0f} minutes; add nodes, or "
+                f"lower ray.workers, or raise ray.wait_for_nodes; {GO_ON}"
+            )
+        if now - self._said >= SAY_SECONDS:
+            self._said = now
+            print(
+                f"no room for {self.workers} workers for {waited / 60:.0f} minutes; giving up "
+                f"after {self.seconds / 60:.0f} (ray status)",
+                file=sys.stderr,
+                flush=True,
+            )
+        if previous_state is current_state:
+            time.sleep(LOOK_SECONDS)  # elastic workers are looked for without a pause
+
+
+def _quietly() -> None:
+    # What is raised here is one line to the user; Ray would add its traceback.
+    for name in ("callback_manager", "controller.controller"):
+        logger = logging.getLogger(f"ray.train.v2._internal.execution.{name}")
+        logger.setLevel(logging.CRITICAL)

@@ -1,0 +1,69 @@
+"""What Ray Train's controller hears while there is no room for workers."""
+
+from typing import Any
+
+import pytest
+from ray.train.v2._internal.execution.controller.state import InitializingState, RunningState
+
+from pipeline.config import Config
+from pipeline.errors import TrainingFailed, TrainingStopped
+from pipeline.training import waiting
+from pipeline.training.waiting import Waiting, longest_wait
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time that passes by sleeping alone, as one number in a list."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(waiting.time, "sleep", sleep)
+    monkeypatch.setattr(waiting, "stop_wanted", lambda uri: False)
+    return now
+
+
+def until_it_ends(callback: Waiting, state: Any) -> None:
+    for _ in range(100_000):
+        callback.after_controller_state_update(state, state)
+
+
+def test_a_wait_is_told_every_minute_and_ends(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback = Waiting("uri", 2, 600.0)
+    with pytest.raises(TrainingFailed, match="no room for 2 workers for 10 minutes; add nodes"):
+        until_it_ends(callback, InitializingState())
+    assert 600 < clock[0] < 610
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("no room for 2 workers for 1 minutes; giving up after 10 ")
+
+
+def test_every_wait_begins_anew(clock: list[float]) -> None:
+    callback, state = Waiting("uri", 2, 100.0), InitializingState()
+    for _ in range(5):
+        callback.after_controller_state_update(state, state)
+        clock[0] += 90.0
+        callback.after_controller_state_update(state, state)
+        callback.after_controller_state_update(state, RunningState())
+    callback.after_controller_state_update(state, state)
+    clock[0] += 101.0
+    with pytest.raises(TrainingFailed):
+        callback.after_controller_state_update(state, state)
+
+
+def test_sigterm_ends_a_wait_at_once(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "stop_wanted", lambda uri: uri == "one")
+    state = InitializingState()
+    Waiting("one", 2, 600.0).after_controller_state_update(state, RunningState())
+    Waiting("two", 2, 600.0).after_controller_state_update(state, state)
+    with pytest.raises(TrainingStopped, match="goes on"):
+        Waiting("one", 2, 600.0).after_controller_state_update(state, state)
+
+
+def test_the_wait_is_ten_minutes_or_what_the_configuration_says() -> None:
+    assert longest_wait(Config.from_dict({}).ray) == 600.0
+    assert longest_wait(Config.from_dict({"ray": {"wait_for_nodes": 30}}).ray) == 1800.0
