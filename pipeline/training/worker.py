@@ -22,6 +22,7 @@ from pipeline.data import (
     require_classes,
 )
 from pipeline.data.order import total_steps
+from pipeline.data.read_ahead import open_shards
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.memory import keep_freed_memory
@@ -53,19 +54,21 @@ def train_worker(
     torch.set_num_threads(compute_threads(config))
     keep_freed_memory()
     assert config.data.train is not None, "fit() has checked it"
-    manifest, world = load_manifest(config.data.train), session.world
+    shards, world = open_shards(config.data.train, config), session.world
+    manifest = shards.manifest
     steps = Steps(config, manifest.samples)
     trainer = Trainer(config, world, len(manifest.classes), steps.total)
     with contextlib.closing(CheckpointManager(config, session.store, trainer)) as checkpoints:
         data = {"data": manifest.content_hash}
         if config.data.val:
-            data["data_val"] = load_manifest(config.data.val).content_hash
+            val = load_manifest(config.data.val, config.data.retries)
+            data["data_val"] = val.content_hash
         fits = partial(check_data_unchanged, config, manifest, data)
         found = checkpoints.restore(fits)
         if found is None and config.model.init:
             log.started_from(trainer.start_from(manifest.classes, tracking_uri))
         loader = build_train_loader(
-            config.data.train, config, world.rank, world.size, start_step=trainer.step_count
+            shards, config, world.rank, world.size, start_step=trainer.step_count
         )
         title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
         log.start(trainer.step_count, steps, title, world.size)
