@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from pipeline.errors import UserError
 from pipeline.tracking import mask
+from pipeline.user_cache import user_cache
 
 MAX_BYTES = 4 * 2**30
 ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 3, 1.0, 30.0
@@ -24,8 +25,7 @@ _BLOCK = 2**20
 
 def weights_cache() -> Path:
     """Where downloaded weights are kept on this machine."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(cache) / "mutual-guidance" / "weights"
+    return user_cache("weights")
 
 
 def download(url: str, sha256: str, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> Path:

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.user_cache import user_cache
+
 Record = dict[str, Any]
 ABOUT = "about.json"  # whose records these are
 MAX_BYTES = 256 * 2**20
@@ -43,10 +45,7 @@ class _File(NamedTuple):
 
 def cache_folder() -> Path:
     """Where spools lie of runs whose storage is no file system, or is full."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if cache.startswith("~"):  # a container's user without a home
-        cache = tempfile.gettempdir()
-    return Path(cache) / "mutual-guidance" / "spool"
+    return user_cache("spool")
 
 
 def cached(name: str) -> Path:
