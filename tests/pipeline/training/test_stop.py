@@ -84,8 +84,13 @@ def test_a_stop_that_could_not_save_is_a_failure_that_says_so(
 
 def test_ctrl_c_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, run="one")
+    # A shell that starts tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, run="one")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert status(config, "one") == ("stopped", "KILLED")
 
 
