@@ -187,7 +187,7 @@ def test_a_refusal_is_not_tried_again(server):
 
 def test_no_server_is_one_line(server):
     with pytest.raises(UserError, match=r"/manifest\.json: Cannot connect .*\(4 attempts\)"):
-        ShardSet(server.uri)
+        ShardSet(server.uri, retries=3)
 
 
 def test_shards_are_there_before_they_are_needed(server, scenes, cache):

@@ -92,6 +92,13 @@ def test_killed_and_resumed_on_two_ranks_ends_with_the_same_bits(
     assert connect(resumed["tracking_uri"]).get_run(record["run_id"]).info.status == "FINISHED"
     same = ("weights_sha256", "ema_sha256", "metrics")
     assert [whole[key] for key in same] == [resumed[key] for key in same]
+    store = connect(resumed["tracking_uri"])
+    losses = [
+        [(point.step, point.value) for point in store.get_metric_history(run_id, "train/loss")]
+        for run_id in (whole["run_id"], resumed["run_id"])
+    ]
+    assert len(losses[0]) > 1
+    assert sorted(losses[0]) == sorted(losses[1])
     one, other = (CheckpointStore(tmp_path / "runs" / n).saved()[-1] for n in ("whole", "killed"))
     assert one.meta["files"] == other.meta["files"]  # optimizer and generators of both ranks too
     alone = run(command(config, "alone", 1))
