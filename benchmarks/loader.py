@@ -1,6 +1,6 @@
 """How fast images reach training, against the limit and against other loaders.
 
-    python -m benchmarks.loader                          # 2,000 generated images; some minutes
+    python -m benchmarks.loader                          # 4,000 generated images; half an hour
     python -m benchmarks.loader --shards SHARDSET        # any shard set of JPEGs
     python -m benchmarks.loader --augment                # crop, zoom-out and colour too
 
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--shards", type=Path, help="shard set to use instead of generated images")
-    add("--images", type=int, default=2000, help="images to generate")
+    add("--images", type=int, default=4000, help="images to generate")
     add("--rounds", type=int, default=5, help="at least 2")
     add("--measured", type=int, default=3000, help="images per measurement")
     add("--batch", type=int, default=32)

@@ -58,10 +58,10 @@ def write_folder(folder: Path, images: int) -> None:
 
 
 def convert(folder: Path, out: Path) -> None:
-    """The shard set of such a folder, in shards of 4 MiB."""
+    """The shard set of such a folder, in shards of 16 MiB: a third of the default, for many."""
     command = [sys.executable, "-m", "jobs.prepare", "--source", "coco", "--images", str(folder)]
     command += ["--annotations", str(folder / "instances.json"), "--out", str(out)]
-    command += ["--shard-mib", "4"]
+    command += ["--shard-mib", "16"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

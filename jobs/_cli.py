@@ -87,7 +87,8 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
             result = main(arguments)
         if as_json and is_main():
             print(json.dumps(result, default=str))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed from the start
+            sys.stdout.flush()
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise

@@ -1,4 +1,4 @@
-"""Where a machine keeps what can be had again: downloaded weights, and spools without a folder."""
+"""Where a machine keeps what can be had again: shards, weights, and spools without a folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from pathlib import Path
 def user_cache(kind: str) -> Path:
     """``$XDG_CACHE_HOME/guidance-train/KIND``; below ``~/.cache`` where that is not set.
 
-    A container's user without a home gets it below the temporary folder.
+    A user without a home to write in, as in many containers, gets a folder among the temporary
+    ones.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if cache.startswith("~"):
-        cache = tempfile.gettempdir()
-    return Path(cache) / "guidance-train" / kind
+    given = os.environ.get("XDG_CACHE_HOME")
+    cache = Path(given or os.path.expanduser("~/.cache"))
+    if not given and not _can_be_written(cache):
+        cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return cache / "guidance-train" / kind
+
+
+def _can_be_written(folder: Path) -> bool:
+    if not folder.is_absolute():  # nobody knows a home
+        return False
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)

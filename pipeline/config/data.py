@@ -40,10 +40,11 @@ class DataConfig(Section):
         description="loader processes per rank; 0 decodes in the training process",
     )
     prefetch: int = Field(4, ge=1, le=64, description="batches each loader process keeps ready")
-    cache: str = Field(
-        "~/.cache/guidance-train/shards",
+    cache: str | None = Field(
+        None,
         min_length=1,
-        description="folder on each node for shards that are read from elsewhere",
+        description="folder on each node for shards that are read from elsewhere; "
+        "default: ~/.cache/guidance-train/shards",
     )
     cache_gib: float = Field(
         32.0, gt=0.0, description="most GiB in that folder; the least recently used go first"

@@ -121,8 +121,8 @@ def _zip_members(path: Path) -> Listed:
     changed = path.stat().st_mtime_ns
     found: Listed = []
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            _check_number(path, found)
+        for number, info in enumerate(archive.infolist(), 1):
+            _check_number(path, number)
             if info.is_dir():
                 continue
             reason = None
@@ -158,8 +158,8 @@ def _tar_members(path: Path, refused: list[Refused]) -> Listed:
     with archive:
         try:
             damage = None
-            for info in archive:
-                _check_number(path, found)
+            for number, info in enumerate(archive, 1):
+                _check_number(path, number)
                 if info.size < 0:  # which would lead back, and round and round
                     damage = f"{info.name!r} has {info.size} bytes; what follows is not read"
                     break
@@ -178,8 +178,8 @@ def _tar_members(path: Path, refused: list[Refused]) -> Listed:
     return found
 
 
-def _check_number(path: Path, found: Listed) -> None:
-    if len(found) > MOST_MEMBERS:
+def _check_number(path: Path, number: int) -> None:
+    if number > MOST_MEMBERS:
         raise UserError(f"{path}: more than {MOST_MEMBERS} members, the limit")
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from pipeline.data.manifest import Shard
 from pipeline.data.tar import TarError, sample_index
 from pipeline.errors import UserError
+from pipeline.user_cache import user_cache
 
-DEFAULT_FOLDER = "~/.cache/guidance-train/shards"
 DEFAULT_LIMIT = 32 * 2**30
 POLL_SECONDS = 0.2
 # Whatever else lies in the folder is somebody's and stays.
@@ -33,8 +33,9 @@ Fetch = Callable[[Path], None]
 class ShardCache:
     """A folder of fetched shards, each with its index of byte offsets beside it."""
 
-    def __init__(self, folder: str | Path = DEFAULT_FOLDER, limit: int = DEFAULT_LIMIT) -> None:
-        self.folder, self.limit = Path(folder).expanduser().absolute(), limit
+    def __init__(self, folder: str | Path | None = None, limit: int = DEFAULT_LIMIT) -> None:
+        folder = os.path.expanduser(folder) if folder else user_cache("shards")
+        self.folder, self.limit = Path(folder).absolute(), limit
 
     def open(self, shard: Shard, fetch: Fetch) -> tuple[int, np.ndarray]:
         """A descriptor of the shard and its index (samples, 4); fetched first where it is absent.

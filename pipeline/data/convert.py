@@ -124,6 +124,7 @@ def build(
         except Refused:
             built.drop()
             raise
+        write_manifest(manifest, partial)  # so that publishing needs no more room
     return built
 
 
@@ -212,8 +213,9 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def _ours(path: Path) -> bool:
-    known = (MANIFEST, f".{MANIFEST}.partial", PARTIAL)
-    return path.name in known or bool(re.fullmatch(r"shard-\d+\.(tar|index)", path.name))
+    return path.name in (MANIFEST, PARTIAL) or bool(
+        re.fullmatch(r"shard-\d+\.(tar|index)", path.name)
+    )
 
 
 @contextlib.contextmanager
@@ -289,5 +291,7 @@ def _publish(results: Sequence[ShardResult], out: Path, manifest: Manifest) -> N
         written = _partial(out) / f"{number:06d}" / "shard-000000.tar"
         written.replace(out / shard.name)
         index_path(written).replace(index_path(out / shard.name))
-    write_manifest(manifest, out)
+    sync_folder(out)
+    (_partial(out) / MANIFEST).replace(out / MANIFEST)
+    sync_folder(out)
     _clear(out)

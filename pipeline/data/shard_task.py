@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 
 DONE = "done.json"
 # Raise it when the same source would give other shards, so that half-finished sets are not mixed.
-CONVERSION = 1
+CONVERSION = 2
 
 
 class ShardResult(BaseModel):

@@ -27,7 +27,9 @@ from pipeline.data.remote import RETRIES, Remote, is_remote
 from pipeline.data.tar import BLOCK, INDEX_TYPE, TarError, parse_header
 from pipeline.errors import UserError
 
-OPEN_SHARDS = 512  # more than the default 64 parts of 4 shards that one rank may read in turn
+# Room for the default 64 parts of 4 shards that one rank may read in turn; within the usual limit
+# of 1,024 files for two sets in one process.
+OPEN_SHARDS = min(512, os.sysconf("SC_OPEN_MAX") // 4)
 TOUCH_SECONDS = 1.0
 INDEX_ROW = 4 * INDEX_TYPE.itemsize
 
@@ -180,7 +182,7 @@ class ShardSet:
             fault = f"member {first.name!r} has {second.name!r} for its JSON"
             return Raw(image, json, where, fault)
         if not opened.in_place[row]:
-            fault = f"its index, which leads back to {first.key}, does not fit {entry.name}"
+            fault = f"its index, which leads to {first.key} again, does not fit {entry.name}"
             return Raw(image, json, where, fault)
         return Raw(image, json, where)
 
@@ -248,7 +250,7 @@ class _Open:
 
 
 def _in_place(offsets: np.ndarray, size: int) -> np.ndarray:
-    """Whether each row (samples,) of an index lies behind all before it, so that none comes twice.
+    """Whether each row (samples,) of an index is the first to lead to its place.
 
     Rows that cannot be right by themselves say nothing about others.
     """
@@ -256,8 +258,10 @@ def _in_place(offsets: np.ndarray, size: int) -> np.ndarray:
     begins, ends = image_at - BLOCK, json_at + json_size
     likely = (begins >= 0) & (image_size >= 0) & (ends <= size)
     likely &= json_at == image_at + image_size + -image_size % BLOCK + BLOCK
-    reached = np.maximum.accumulate(np.where(likely, ends, 0))
-    return begins >= np.concatenate(([0], reached[:-1]))
+    rows = np.flatnonzero(likely)
+    first = np.zeros(len(offsets), dtype=bool)
+    first[rows[np.unique(begins[rows], return_index=True)[1]]] = True
+    return first | ~likely
 
 
 class _Folder:

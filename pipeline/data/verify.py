@@ -54,7 +54,7 @@ class Verification:
             self._add(shard, f"{path.stat().st_size} bytes, the manifest says {shard.bytes}")
         if (found := file_sha256(path)) != shard.sha256:
             self._add(shard, f"sha256 {found[:12]}..., the manifest says {shard.sha256[:12]}...")
-        rows: list[tuple[int, ...]] = []
+        before, rows = self.samples, list[tuple[int, ...]]()
         with path.open("rb") as file:
             try:
                 for image, annotation in sample_rows(file.fileno()):
@@ -62,8 +62,8 @@ class Verification:
                     self._check_sample(shard, file.fileno(), image, annotation)
             except TarError as error:
                 self._add(shard, str(error))
-                self.whole = False
                 self._check_rest(shard, file.fileno(), index, len(rows))
+                self.whole &= self.samples - before >= shard.samples
             else:
                 if len(rows) != shard.samples:
                     self._add(shard, f"{len(rows)} samples, the manifest says {shard.samples}")
@@ -138,15 +138,20 @@ class Verification:
         if not index.is_file() or index.stat().st_size != shard.samples * INDEX_ROW:
             return
         rows = np.fromfile(index, INDEX_TYPE).reshape(-1, 4)[first:].tolist()
+        lost: list[tuple[int, Exception]] = []
         for row, (image_at, _, json_at, _) in enumerate(rows, first):
             try:
                 image, label = (_member(descriptor, at) for at in (image_at, json_at))
                 if label.name != f"{image.key}.json":
                     raise TarError(f"member {image.name!r} has {label.name!r} for its JSON")
             except (TarError, OSError) as error:
-                self._add(shard, f"sample {row} is lost: {error}")
+                lost.append((row, error))
             else:
                 self._check_sample(shard, descriptor, image, label)
+        if lost:
+            (row, reason), *more = lost
+            them = f"{row} and {len(more)} behind it are" if more else f"{row} is"
+            self._add(shard, f"sample {them} lost: {reason}")
 
     def _check_index(self, shard: Shard, index: Path, rows: list[tuple[int, ...]]) -> None:
         if not index.is_file():

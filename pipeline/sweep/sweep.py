@@ -7,6 +7,7 @@ computed here from what a whole trial takes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -82,19 +83,20 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         )
     check_cluster_paths(config)
     uri = resolve_uri(config.tracking)
-    record = RunRecord(storage_root(config), run)
-    record.check_storage()
-    run_id = record.resumable(resume, config, [name for name in MAY_CHANGE if name != "sweep"])
-    if run_id is None:
-        # Without a spool: what chooses among trials asks the store, which therefore must be there.
-        run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
-    else:
-        resume_run(uri, run_id)
-    record.write(run_id, "running", config)
-    with closing_run(uri, run_id, record, config), ray_cluster(config.ray):
-        results = _tune(config, space, record, uri, run_id)
-        trials = _table(results, config, record, uri, run_id)
-        best_yaml = _write_best(config, trials, record, uri, run_id)
+    with contextlib.closing(RunRecord(storage_root(config), run)) as record:
+        record.check_storage()
+        record.hold()
+        run_id = record.resumable(resume, config, [name for name in MAY_CHANGE if name != "sweep"])
+        if run_id is None:
+            # Without a spool: what chooses among trials asks the store, which must be there.
+            run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
+        else:
+            resume_run(uri, run_id)
+        record.write(run_id, "running", config)
+        with closing_run(uri, run_id, record, config), ray_cluster(config.ray):
+            results = _tune(config, space, record, uri, run_id)
+            trials = _table(results, config, record, uri, run_id)
+            best_yaml = _write_best(config, trials, record, uri, run_id)
     return SweepResult(
         run=run,
         run_id=run_id,

@@ -47,15 +47,13 @@ def describe(
     tags: Mapping[str, str] | None = None,
     parent_run_id: str | None = None,
     dataset_manifests: Mapping[str, DataSet] | None = None,
-    key: str | None = None,
 ) -> Beginning:
     """Name, tags, params, data sets and files of a run that begins now; without secrets.
 
     ``dataset_manifests`` maps the use (train, val, test) to the data set's manifest.
     """
     git, manifests = git_state(), dataset_manifests or {}
-    key = key or uuid.uuid4().hex
-    all_tags = {"mlflow.user": _user(), KEY: key}
+    all_tags = {"mlflow.user": _user()}
     if git.dirty is not None:
         all_tags["git.dirty"] = str(git.dirty).lower()
     if git.revision:
@@ -73,8 +71,7 @@ def describe(
     }
     if git.diff:
         files["environment/uncommitted.diff"] = git.diff
-    return {
-        "key": key,
+    beginning = {
         "time": time.time_ns() // 1_000_000,
         "experiment": config.tracking.experiment,
         "name": run_name,
@@ -91,6 +88,12 @@ def describe(
         ],
         "files": files,
     }
+    return with_key(beginning, uuid.uuid4().hex)
+
+
+def with_key(beginning: Beginning, key: str) -> Beginning:
+    """The beginning of the run with this key."""
+    return {**beginning, "key": key, "tags": {**beginning["tags"], KEY: key}}
 
 
 def begin_run(uri: str, beginning: Beginning) -> str:

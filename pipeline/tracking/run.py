@@ -11,7 +11,7 @@ from typing import Literal
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.tracking.begin import DataSet, begin_run, describe
+from pipeline.tracking.begin import DataSet, begin_run, describe, with_key
 from pipeline.tracking.spooled import (
     is_offline,
     load_beginning,
@@ -46,11 +46,13 @@ def create_run(
     id a placeholder.
     """
     away = _away(uri, config.tracking.required or spool is None)
-    earlier = load_beginning(spool) if spool else None
-    key = earlier["key"] if earlier else None
-    beginning = describe(config, run_name, tags, parent_run_id, dataset_manifests, key)
+    beginning = describe(config, run_name, tags, parent_run_id, dataset_manifests)
     if spool is None:
         return begin_run(uri, beginning)
+    earlier = load_beginning(spool)
+    if earlier and all(earlier[part] == beginning[part] for part in ("params", "data")):
+        # The same run, whose params and data sets cannot change once they are recorded.
+        beginning = with_key(beginning, earlier["key"])
     save_beginning(spool, beginning)
     save_about(spool, uri, offline_id(beginning))
     if away is not None:

@@ -147,20 +147,26 @@ class Spool:
         for folder in self._left:
             with contextlib.suppress(OSError):
                 return _create(folder)
-        return _File(None, os.memfd_create("spool"))
+        descriptor = os.memfd_create("spool")
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # as files have it
+        return _File(None, descriptor)
 
     def _abandoned(self) -> list[_File]:
         return [file for folder in self.folders for file in _abandoned(folder)]
 
     def _read(self, limit: int) -> list[Record]:
         records: list[Record] = []
-        self._ends, end = [], self._offset
-        for line in self._lines(limit):
-            end += len(line)
-            # The last line of a killed process may be cut.
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-                self._ends.append(end)
+        while not records and (lines := self._lines(limit)):
+            self._ends, end = [], self._offset
+            for line in lines:
+                end += len(line)
+                # The last line of a killed process may be cut.
+                with contextlib.suppress(ValueError):
+                    records.append(json.loads(line))
+                    self._ends.append(end)
+            if not records and not lines[-1].endswith(b"\n"):
+                break  # it may be whole at the next look
+            self._offset = self._offset if records else end
         return records
 
     def _lines(self, limit: int) -> list[bytes]:

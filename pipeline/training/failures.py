@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.world import World
 
 LOST_WORKER = "lost another worker"
@@ -28,6 +28,8 @@ def explained(config: Config, world: World) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         raise FailedForGood(str(error)) from error
+    except (TrainingFailed, TrainingStopped):
+        raise
     except RuntimeError as error:
         reason = _reason(error, config, world)
         if reason is None:

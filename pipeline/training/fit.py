@@ -74,9 +74,11 @@ def fit(
     config = absolute_paths(config)
     manifests = check_data(config)
     check_cluster_paths(config)
-    with launched_world(config.ray) as world:
+    with (
+        launched_world(config.ray) as world,
+        contextlib.closing(RunRecord(storage_root(config), world.share(run))) as record,
+    ):
         uri = world.on_main(lambda: resolve_uri(config.tracking))
-        record = RunRecord(storage_root(config), world.share(run))
         run_id = world.on_main(
             lambda: _begin(config, record, uri, resume, parent_run_id, tags or {}, manifests)
         )
@@ -125,6 +127,7 @@ def _begin(
 ) -> str:
     """The id of the MLflow run, made or resumed; the record says that it is running."""
     record.check_storage()
+    record.hold()
     spool = spool_folder(record.uri)
     run_id = record.resumable(resume, config)
     if run_id is None:
@@ -144,7 +147,7 @@ def check_data(config: Config) -> dict[str, Manifest]:
     if config.data.train is None:
         raise UserError("data.train is not set; give a shard set made by `python -m jobs.prepare`")
     uris = {use: getattr(config.data, use) for use in ("train", "val", "test")}
-    manifests = {use: load_manifest(uri) for use, uri in uris.items() if uri}
+    manifests = {use: load_manifest(uri, config.data.retries) for use, uri in uris.items() if uri}
     for use, manifest in manifests.items():
         if manifest.classes != manifests["train"].classes:
             raise UserError(

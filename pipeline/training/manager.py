@@ -24,7 +24,7 @@ from pipeline.training.timer import SharedTimer
 from pipeline.training.trainer import Trainer
 
 LEAST_SECONDS = 5.0  # between a checkpoint and the next that is due by time
-RETRY_SECONDS = (2.0, 8.0)  # waits before a write is tried again
+RETRY_SECONDS = (2.0, 8.0)  # waits before a write is tried again and again
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,7 +85,8 @@ class CheckpointManager:
     def amend(self, meta: Mapping[str, Any]) -> None:
         """Add to the readable half of the present step's checkpoint, when it is written."""
         if self.world.is_main:
-            self._pending = self._writer.submit(self._amend, self.trainer.step_count, meta)
+            step, before = self.trainer.step_count, self._pending
+            self._pending = self._writer.submit(self._amend, step, meta, before)
 
     def wait(self) -> None:
         """Until what has been saved is written, or given up with a warning."""
@@ -112,25 +113,25 @@ class CheckpointManager:
         self._writer.shutdown()
 
     def _write(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        for pause in (*RETRY_SECONDS, None):
-            try:
-                self.store.save(step, state, meta)
-                break
-            except OSError as error:
-                if pause is None:
-                    self._give_up(step, error)
-                    return
-                time.sleep(pause)
-        self._prune()
+        failed = _failure(lambda: self.store.save(step, state, meta))
+        if failed:
+            self._give_up(step, failed)
+        else:
+            self._prune()
 
-    def _amend(self, step: int, meta: Mapping[str, Any]) -> None:
-        try:
-            self.store.amend(step, meta)
-        except (OSError, UserError) as error:
-            if step not in self._lost:
-                _warn(f"{step_name(step)} stays without its evaluation: {error}")
+    def _amend(self, step: int, meta: Mapping[str, Any], before: Future[None] | None) -> None:
+        if before is not None:
+            before.result()  # what broke the writing is told by whoever waits
+        if step in self._lost:
             return
-        self._prune()
+        try:
+            failed: Exception | None = _failure(lambda: self.store.amend(step, meta))
+        except UserError as error:
+            failed = error
+        if failed:
+            _warn(f"{step_name(step)} stays without its evaluation: {failed}")
+        else:
+            self._prune()
 
     def _prune(self) -> None:
         try:
@@ -199,6 +200,20 @@ class CheckpointManager:
         state = self.store.load(saved.name, self.world.device)
         self.trainer.load(state)
         restore_rng(state["rng"], self.world, self.config.train.seed, saved.step)
+
+
+def _failure(attempt: Callable[[], object]) -> OSError | None:
+    """Why the last of three attempts failed, if it did."""
+    failed = None
+    for pause in (0.0, *RETRY_SECONDS):
+        time.sleep(pause)
+        try:
+            attempt()
+        except OSError as error:
+            failed = error
+        else:
+            return None
+    return failed
 
 
 def _warn(text: str) -> None:

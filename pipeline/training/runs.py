@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.tracking import mask
 from pipeline.training.storage import Storage, join
+from pipeline.user_cache import user_cache
 
 Resume = Literal["auto", "never", "must"]
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -27,7 +31,7 @@ MAY_CHANGE = (
     *("train.patience", "train.min_improvement", "train.profile_steps", "train.compile"),
     *("evaluate", "sweep", "tracking", "registry", "ray"),
 )
-_RECORD, _NOTE = "run.json", "failure.json"
+_RECORD, _NOTE, _LOCK = "run.json", "failure.json", "driver.lock"
 
 
 class RunRecord:
@@ -37,6 +41,7 @@ class RunRecord:
         self.name, self.storage = name, storage
         self.uri = join(storage, name)
         self._files = Storage(self.uri)
+        self._lock: tuple[Path, IO[str]] | None = None
 
     def check_storage(self) -> None:
         """Make the run's folder and try it; raises UserError where nothing can be written."""
@@ -50,14 +55,56 @@ class RunRecord:
                 "workers can write"
             ) from None
 
+    def hold(self) -> None:
+        """Keep other drivers from this run until `close`; raises UserError where one holds it.
+
+        Drivers that share the folder see each other, as far as its file system knows locks. With
+        an object store those of one machine and user do.
+        """
+        path = self._files.local_path(_LOCK)
+        if path is None:
+            path = user_cache("drivers") / hashlib.sha256(self.uri.encode()).hexdigest()
+        with contextlib.suppress(OSError):  # no room for locks, or none in this file system
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                file = path.open("a+")
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what is forked has no part
+                except (BlockingIOError, PermissionError):  # which of them, systems disagree
+                    file.seek(0)
+                    with file:
+                        raise self._held_by(file.read()) from None
+                if _is_at(path, file):
+                    break
+                file.close()  # its driver has just ended, and taken the name away
+            self._lock = path, file
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+
+    def close(self) -> None:
+        """Let other drivers have this run, if it was held."""
+        if self._lock is not None:
+            path, file = self._lock
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.close()
+            self._lock = None
+
+    def _held_by(self, other: str) -> UserError:
+        return UserError(
+            f"run {self.name!r} is being trained by {other or 'another process'}; wait for it, "
+            "stop it (kill, or ray job stop), or choose another --run name"
+        )
+
     def read(self) -> dict[str, Any] | None:
         """The record; None for a run that was never begun."""
         return self._read(_RECORD)
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace the record."""
-        content = {"run_id": run_id, "status": status, "config": config.recorded()}
-        self._write(_RECORD, {**content, "driver": _this_process()})
+        self._write(_RECORD, {"run_id": run_id, "status": status, "config": config.recorded()})
 
     def note_failure(self, reason: Exception) -> None:
         """Leave word that a restart would only fail again; the workers' restart reads it."""
@@ -101,13 +148,6 @@ class RunRecord:
             return None
         if record["status"] == "finished":
             raise UserError(f"run {self.name!r} is finished; choose another --run name")
-        driver = record.get("driver", {})
-        if record["status"] == "running" and _lives(driver):
-            raise UserError(
-                f"run {self.name!r} is being trained by process {driver['pid']} on "
-                f"{driver['host']}; wait for it, stop it (kill {driver['pid']}, or ray job stop), "
-                "or choose another --run name"
-            )
         if resume == "never":
             raise UserError(
                 f"--resume never: run {self.name!r} exists in {mask(self.storage)}; "
@@ -122,26 +162,11 @@ def storage_root(config: Config) -> str:
     return config.ray.storage or str(Path("runs").absolute())
 
 
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": platform.node(), "pid": pid, "began": _began(pid)}
-
-
-def _lives(driver: Mapping[str, Any]) -> bool:
-    """Whether this is another living process of this machine; of others nothing is known."""
-    if driver.get("host") != platform.node() or driver["pid"] == os.getpid():
-        return False
-    return driver["began"] is not None and driver["began"] == _began(driver["pid"])
-
-
-def _began(pid: int) -> int | None:
-    """When a process began, in ticks since boot, since ids are used again; None if it has ended."""
+def _is_at(path: Path, file: IO[str]) -> bool:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
-        return None
-    state, *fields = text.rpartition(")")[2].split()  # the name before may hold spaces
-    return None if state in "ZX" else int(fields[18])
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _check_same(

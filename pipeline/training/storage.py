@@ -129,6 +129,10 @@ class Storage:
         if found != data:
             raise OSError("what was written is not what is read")
 
+    def local_path(self, name: str) -> Path | None:
+        """Where such a file lies; None in an object store."""
+        return Path(self._path(name)) if self._local else None
+
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 

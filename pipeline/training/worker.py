@@ -94,7 +94,7 @@ def train_worker(
                 checkpoints.save({**describe(config, manifest, trainer, steps), **data})
             if step in steps.evaluations and not (request and request.stop):
                 evaluate_step(config, checkpoints, log, session, steps)
-                request = request or requests.at(step)
+                request = request or session.asked()  # that was long
             if request:
                 log.asked(step, request)
                 missing = checkpoints.missing() if request.stop else None

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jobs.prepare import main
-from pipeline.data.manifest import load_manifest
+from pipeline.data.manifest import load_manifest, write_manifest
 from pipeline.data.shard_task import ShardTask
 from pipeline.data.shards import ShardSet
 from pipeline.errors import UserError
@@ -246,6 +246,29 @@ def test_a_full_disk_at_the_second_side_keeps_the_first_for_the_next_time(
     )
     assert [one["samples"] for one in main(options)["sets"]] == [10, 10]
     assert made == ["train", "val", "again"]
+
+
+def test_no_room_for_the_second_manifest_leaves_everything_for_the_next_time(
+    shared, tmp_path, monkeypatch
+):
+    options = ["--source", "voc", "--root", str(shared / "data/mini"), "--split-by", "0.5"]
+    options += ["--out", str(tmp_path / "out")]
+    run, made = ShardTask.run, []
+
+    def full(manifest, folder):
+        if manifest.split == "val":
+            raise OSError(errno.ENOSPC, "No space left on device", folder)
+        write_manifest(manifest, folder)
+
+    monkeypatch.setattr(
+        ShardTask, "run", lambda self, tick: made.append(self.folder) or run(self, tick)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["pipeline.data.convert"], "write_manifest", full)
+        with pytest.raises(UserError, match="the same command goes on from there"):
+            main(options)
+    assert [one["samples"] for one in main(options)["sets"]] == [10, 10]
+    assert len(made) == 2
 
 
 @pytest.mark.integration

@@ -514,6 +514,33 @@ def test_an_unwritable_folder_is_replaced(tmp_path, monkeypatch):
     assert spool.close()
 
 
+def test_a_spool_in_memory_goes_on_after_everything_was_sent(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked / "cache"))
+    spool = Spool(blocked / "spool")
+    for number in range(5):
+        spool.append({"n": number})
+        assert spool.peek(9) == [{"n": number}]
+        spool.commit(1)
+    spool.append({"n": 5})
+    assert not spool.close() and spool.dropped == 1
+
+
+def test_what_cannot_be_read_does_not_end_a_spool(tmp_path):
+    killed = Spool(tmp_path)
+    killed.append({"n": 1})
+    os.write(killed._files[-1].descriptor, b"\x00{]\n")
+    killed.append({"n": 2})
+    spool = Spool(tmp_path / "elsewhere")
+    spool._files[:0] = [killed._files[-1]]
+    assert spool.peek(1) == [{"n": 1}]
+    spool.commit(1)
+    assert spool.peek(1) == [{"n": 2}]
+    spool.commit(1)
+    assert spool.peek(1) == [] and spool.close()
+
+
 class FullDisk:
     """No room for data in some folders, and in files of theirs that are open."""
 
@@ -631,6 +658,16 @@ def test_a_driver_killed_at_the_beginning_finds_its_run_again(uri, client, tmp_p
     assert create_run(uri, config, "one", spool=tmp_path) == run_id
     forget_beginning(tmp_path, run_id)
     assert create_run(uri, config, "one", spool=tmp_path) != run_id  # the name begun anew
+
+
+def test_a_beginning_with_another_configuration_makes_a_run_of_its_own(uri, client, tmp_path):
+    first = Config.from_dict({"tracking": {"experiment": "changed"}})
+    begun = create_run(uri, first, "one", spool=tmp_path)  # and then the driver is killed
+    changed = first.replace({"train.lr": 0.5})
+    run_id = create_run(uri, changed, "one", spool=tmp_path)
+    assert run_id != begun
+    assert client.get_run(run_id).data.params["train.lr"] == "0.5"
+    assert create_run(uri, changed, "one", spool=tmp_path) == run_id
 
 
 def test_several_processes_may_reach_the_store_first(uri, client, tmp_path):

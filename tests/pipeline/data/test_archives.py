@@ -226,11 +226,16 @@ def test_a_member_of_negative_size_ends_the_list(tmp_path):
     path.write_bytes(data)
     members, refused = list_archive(path)
     assert list(members) == ["a.txt"]
-    assert [one.reason for one in refused] == ["'b.txt' has -512 bytes; what follows is not read"]
+    # Newer Pythons take such a header for none.
+    reasons = ("'b.txt' has -512 bytes", "no tar header at byte 1024")
+    (one,) = refused
+    assert one.reason in [f"{reason}; what follows is not read" for reason in reasons]
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
 def test_too_many_members_are_refused_while_they_are_counted(tmp_path, monkeypatch, make):
-    monkeypatch.setattr("pipeline.data.archives.MOST_MEMBERS", 1)
-    with pytest.raises(UserError, match="more than 1 members, the limit"):
+    monkeypatch.setattr("pipeline.data.archives.MOST_MEMBERS", 3)
+    assert len(list_archive(make(tmp_path / "x"))[0]) == 3
+    monkeypatch.setattr("pipeline.data.archives.MOST_MEMBERS", 2)
+    with pytest.raises(UserError, match="more than 2 members, the limit"):
         list_archive(make(tmp_path / "x"))

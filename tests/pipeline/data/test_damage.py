@@ -1,6 +1,7 @@
 """Shards with one known fault each: named by verification, and masked and counted in training."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.data import build_train_loader
 from pipeline.data.cache import ShardCache
 from pipeline.data.manifest import Shard, load_manifest
 from pipeline.data.remote import file_sha256
+from pipeline.data.shards import ShardSet
 from pipeline.data.verify import verify
 from pipeline.errors import UserError
 
@@ -161,8 +163,8 @@ FAULTS = [
     (link_member, "'000000007.jpg' is not a regular", "'000000007.jpg' is not a regular", [7]),
     (shifted_index, "shard-000001.index: does not match", "damaged header at byte", [7]),
     (crossed_index, "shard-000001.index: does not match", "for its JSON", [7]),
-    (repeated_row, "shard-000001.index: does not match", "leads back to 000000006", [7]),
-    (repeated_rows, "shard-000001.index: does not match", "leads back to 00000000", [7, 8]),
+    (repeated_row, "shard-000001.index: does not match", "leads to 000000006 again", [7]),
+    (repeated_rows, "shard-000001.index: does not match", "leads to 00000000", [7, 8]),
     (negative_index, "shard-000001.index: does not match", "its index does not fit", [7]),
 ]
 
@@ -185,6 +187,19 @@ def test_a_fault_is_named_and_costs_no_other_sample(
         assert bool((batch.images[i] == whole.images[i]).all()) == good
     assert len(loader.bad.problems) == len(lost)
     assert all("shard-000001.tar sample" in p and trained in p for p in loader.bad.problems)
+
+
+def test_an_index_that_leads_ahead_costs_one_sample(folder, scenes):
+    whole, rows = ShardSet(scenes), rows_of(folder)
+    rows[2] = rows[4]
+    rows.tofile((folder / SHARD).with_suffix(".index"))
+    shards = ShardSet(folder)
+    found = [shards.read(i) for i in range(len(shards))]
+    faults = {i: raw.fault for i, raw in enumerate(found) if raw.fault}
+    assert faults == {9: "its index, which leads to 000000009 again, does not fit " + SHARD}
+    expected = [whole.read(i).image for i in range(len(whole))]
+    expected[7] = expected[9]
+    assert [raw.image for raw in found] == expected
 
 
 def test_a_repeated_key_is_named_and_harms_no_reading(folder, scenes, make_config):
@@ -234,6 +249,23 @@ def test_what_lies_behind_a_fault_is_checked_too(folder):
     assert any("shard-000001.tar 000000009: damaged JSON: boxes" in f for f in found.faults)
     counts = [fault for fault in found.faults if "manifest.json" in fault]
     assert counts == ["manifest.json: its counts were not compared, as samples are lost"]
+
+
+def test_many_lost_samples_are_one_line(folder):
+    cut_in_a_member(folder)
+    lost = [fault for fault in verify(str(folder)).faults if " lost: " in fault]
+    assert len(lost) == 1 and lost[0].startswith(f"{SHARD}: sample 3 and 1 behind it are lost: ")
+
+
+def test_counts_are_compared_where_only_the_end_mark_is_lost(folder):
+    os.truncate(folder / SHARD, (folder / SHARD).stat().st_size - 2 * BLOCK)
+    tree = json.loads((folder / "manifest.json").read_text())
+    tree["boxes"] += 1
+    (folder / "manifest.json").write_text(json.dumps(tree))
+    found = verify(str(folder))
+    assert found.samples == 23 and any("no mark of its end" in fault for fault in found.faults)
+    (counts,) = [fault for fault in found.faults if "manifest.json" in fault]
+    assert counts.startswith("manifest.json: boxes ")
 
 
 def test_what_is_sound_has_no_faults(scenes):

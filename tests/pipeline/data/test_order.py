@@ -87,8 +87,8 @@ def test_the_order_never_changes(regime):
     assert got == (WHOLE_STREAM if whole else WINDOW_STREAM)
 
 
-WHOLE_STREAM = [17, 8, 1, 10, 13, 9, 12, 3, 16]
-WINDOW_STREAM = [10, 13, 16, 5, 7, 12, 1, 4, 9]
+WHOLE_STREAM = [3, 4, 17, 9, 15, 1, 16, 8, 5]
+WINDOW_STREAM = [8, 11, 17, 2, 6, 14, 16, 4, 10]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
@@ -190,8 +190,10 @@ def test_partners_are_of_the_same_window(monkeypatch):
     monkeypatch.setattr(order_module, "WHOLE", 0)
     counts = [7, 5, 9, 6, 8, 4, 10, 3]
     order, ends = Order(counts, 1, 3, 2), np.cumsum(counts)
+    sizes = Counter(order.window_at(t) for t in range(2 * order.n))
     for t in range(2 * order.n):
         shards = set(order.shards_of(order.window_at(t)))
         partners = {order.partner(t, draw) for draw in np.linspace(0, 1, 50, endpoint=False)}
-        assert order.sample(t)[0] in partners and len(partners) > 1
+        assert order.sample(t)[0] in partners
+        assert len(partners) > 1 or sizes[order.window_at(t)] == 1
         assert {int(np.searchsorted(ends, p, side="right")) for p in partners} <= shards

@@ -19,6 +19,7 @@ from pipeline.data.cache import ShardCache
 from pipeline.data.shards import ShardSet
 from pipeline.data.verify import verify
 from pipeline.errors import UserError
+from pipeline.training.fit import check_data
 from tests.nginx import Nginx
 
 pytestmark = pytest.mark.integration
@@ -248,10 +249,12 @@ def test_the_manifest_is_tried_as_often_as_shards_are(server, make_config, tmp_p
     later = threading.Timer(2.0, server.start)
     later.start()
     try:
+        # As the driver does it, and then a rank, which finds the server at once.
+        found = check_data(config.replace({"data.train": server.uri}))
         loader = build_eval_loader(server.uri, config, 0, 1)
     finally:
         later.join()
-    assert len(loader.manifest.classes) > 1
+    assert len(loader.manifest.classes) > 1 and found["train"] == loader.manifest
 
 
 def test_a_connection_that_falls_silent_is_given_up_and_tried_again(monkeypatch):

@@ -10,8 +10,8 @@ import torch
 import torch.multiprocessing as mp
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed, UserError
-from pipeline.training.failures import explained
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.training.failures import FailedForGood, explained
 from pipeline.world import World, world_from_environment
 
 CONFIG = Config.from_dict({"ray": {"collective_timeout": 2}, "train": {"micro_batch": 3}})
@@ -28,6 +28,13 @@ def test_too_little_memory_says_what_to_lower() -> None:
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="size"), explained(CONFIG, World()):
         torch.ones(3) + torch.ones(4)
+
+
+def test_reasons_that_are_ours_are_not_read_as_torch_errors() -> None:
+    ended = "stopped by SIGTERM, but [Errno 104] Connection reset by peer"
+    for kind in (FailedForGood, TrainingStopped):
+        with pytest.raises(kind, match="Errno 104"), explained(CONFIG, World()):
+            raise kind(ended)
 
 
 def _rank(rank: int, folder: str, port: int, ends: bool) -> None:

@@ -17,7 +17,6 @@ from pipeline.errors import UserError
 from pipeline.tracking import connect
 from pipeline.training import fit as fit_module
 from pipeline.training.fit import fit
-from pipeline.training.runs import RunRecord
 from tests.conftest import ROOT
 
 
@@ -182,14 +181,11 @@ def test_what_no_store_heard_is_sent_later(
 
 def test_two_drivers_do_not_train_under_one_name(small: Config) -> None:
     config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
-    record = RunRecord(str(config.ray.storage), "one")
     code = (
-        "import sys, pathlib; from pipeline.config import Config\n"
-        "from pipeline.training.runs import RunRecord\n"
-        "RunRecord(sys.argv[1], 'one').write('0' * 32, 'running', Config())\n"
+        "import sys; from pipeline.training.runs import RunRecord\n"
+        "record = RunRecord(sys.argv[1], 'one'); record.check_storage(); record.hold()\n"
         "print('ready', flush=True); sys.stdin.read()"
     )
-    record.check_storage()
     command = [sys.executable, "-c", code, str(config.ray.storage)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -198,9 +194,9 @@ def test_two_drivers_do_not_train_under_one_name(small: Config) -> None:
         with pytest.raises(UserError, match=f"is being trained by process {other.pid} on "):
             fit(config, run="one")
         other.kill()
-        while Path(f"/proc/{other.pid}/stat").read_text().split()[2] != "Z":
-            time.sleep(0.05)
-        assert record.resumable("auto", Config()) == "0" * 32  # though nobody has reaped it yet
+    assert fit(config, run="one").run == "one"
+    with pytest.raises(UserError, match="is finished"):
+        fit(config, run="one")
 
 
 def test_must_resume_needs_something_to_resume(small: Config) -> None:

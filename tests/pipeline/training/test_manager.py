@@ -236,6 +236,44 @@ def test_a_hiccup_of_the_storage_is_waited_out(
     assert not caplog.records
 
 
+def test_an_evaluation_outlasts_a_hiccup_of_the_storage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
+    amend, tried = CheckpointStore.amend, []
+
+    def hiccup(store: CheckpointStore, step: int, meta: Mapping[str, Any]) -> None:
+        tried.append(step)
+        if len(tried) < 3:
+            raise OSError(5, "Input/output error")
+        amend(store, step, meta)
+
+    monkeypatch.setattr(CheckpointStore, "amend", hiccup)
+    with managed(CheckpointStore(tmp_path)) as (manager, trainer):
+        manager.restore(anything)
+        advance(trainer)
+        manager.save({SCORE: -1.0})
+        manager.amend({SCORE: 0.5})
+        last, _ = manager.finish()
+    assert (last.meta[SCORE], tried, caplog.records) == (0.5, [1, 1, 1], [])
+
+
+def test_what_breaks_a_save_is_told_though_an_evaluation_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("no such format")
+
+    with managed(CheckpointStore(tmp_path)) as (manager, trainer):
+        manager.restore(anything)
+        advance(trainer)
+        monkeypatch.setattr(manager.store, "save", broken)
+        manager.save({})
+        manager.amend({SCORE: 0.5})
+        with pytest.raises(ValueError, match="no such format"):
+            manager.wait()
+
+
 def test_the_timed_kind_waits_for_the_writer_and_is_never_sooner_than_5_seconds(
     tmp_path: Path,
 ) -> None:

@@ -16,7 +16,9 @@ from pipeline.errors import TrainingFailed, TrainingStopped
 from pipeline.tracking import connect
 from pipeline.training import manager as manager_module
 from pipeline.training import stop as stop_module
+from pipeline.training import worker
 from pipeline.training.fit import fit
+from pipeline.training.progress import RunLog
 from pipeline.training.trainer import Trainer
 from tests.pipeline.training.test_fit import status
 from tests.pipeline.training.test_manager import FullAfter
@@ -65,6 +67,27 @@ def test_sigterm_saves_and_the_same_name_goes_on_to_the_same_weights(
     told = [text for key, text in sorted(tags.items()) if key.startswith("history.")]
     assert "saved after step 7: stopped by SIGTERM" in told
     assert "resumed after stopped" in told
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_sigterm_during_an_evaluation_stops_after_it(
+    small: Config, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    whole = fit(small, run="whole")
+    validate = worker.validate
+
+    def interrupted(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
+        if trainer.step_count == step:
+            terminate()
+        return validate(split, uri, trainer, log)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "validate", interrupted)
+        with pytest.raises(TrainingStopped, match=f"stopped by SIGTERM after step {step};"):
+            fit(small, run="one")
+    assert status(small, "one") == ("stopped", "KILLED")
+    resumed = fit(small, run="one", resume="must")
+    assert (resumed.metrics, resumed.weights_sha256) == (whole.metrics, whole.weights_sha256)
 
 
 def test_a_stop_that_could_not_save_is_a_failure_that_says_so(

@@ -1,9 +1,20 @@
 """What Ray Train's controller hears while there is no room for workers."""
 
+import logging
+import logging.handlers
 from typing import Any
 
 import pytest
-from ray.train.v2._internal.execution.controller.state import InitializingState, RunningState
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    RunningState,
+)
+from ray.train.v2.api.exceptions import ControllerError
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, TrainingStopped
@@ -62,6 +73,52 @@ def test_sigterm_ends_a_wait_at_once(clock: list[float], monkeypatch: pytest.Mon
     Waiting("two", 2, 600.0).after_controller_state_update(state, state)
     with pytest.raises(TrainingStopped, match="goes on"):
         Waiting("one", 2, 600.0).after_controller_state_update(state, state)
+
+
+def rescheduled(callback: Waiting, error: Exception) -> None:
+    """What the controller tells after workers could not be started."""
+    state = ReschedulingState(training_failed_error=ControllerError(error))
+    callback.after_controller_state_update(InitializingState(), state)
+    callback.after_controller_state_update(state, state)
+
+
+def test_workers_that_crash_at_their_start_end_it_with_their_reason(clock: list[float]) -> None:
+    callback = Waiting("uri", 2, 600.0)
+    for _ in range(5):
+        rescheduled(callback, WorkerGroupStartupTimeoutError(2))  # no room is no crash
+    crash = WorkerGroupStartupFailedError("a worker died")
+    crash.__cause__ = ImportError("no module\nnamed x")
+    rescheduled(callback, crash)
+    rescheduled(callback, crash)
+    with pytest.raises(TrainingFailed, match="not be started in 3 tries: no module named x; the"):
+        rescheduled(callback, crash)
+    assert clock[0] < 60
+
+
+def test_workers_that_have_trained_make_crashes_count_anew(clock: list[float]) -> None:
+    callback = Waiting("uri", 2, 600.0)
+    for _ in range(4):
+        rescheduled(callback, WorkerGroupStartupFailedError("a worker died"))
+        rescheduled(callback, WorkerGroupStartupFailedError("a worker died"))
+        callback.after_controller_state_update(InitializingState(), RunningState())
+
+
+def test_no_room_is_told_without_rays_traceback() -> None:
+    Waiting("uri", 2, 600.0).after_controller_start(None)
+    logger = logging.getLogger("ray.train.v2._internal.execution.controller.controller")
+    handler = logging.handlers.BufferingHandler(9)  # Ray's loggers keep to themselves
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        for error in (WorkerGroupStartupTimeoutError(2), RuntimeError("another")):
+            try:
+                raise error
+            except Exception:
+                logger.exception("an error")
+    finally:
+        logger.removeHandler(handler)
+    (record,) = handler.buffer
+    assert record.exc_info is not None and "another" in str(record.exc_info[1])
 
 
 def test_the_wait_is_ten_minutes_or_what_the_configuration_says() -> None:
