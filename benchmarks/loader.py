@@ -11,10 +11,10 @@ Two rates are given: images per second as the clock says, and per second of CPU 
 process tree used, which a busy machine distorts less. litdata is compared where it is installed
 (``pip install litdata``), nginx where it is.
 
-From nginx it is measured twice. First through a cache of a third of the set, empty at the start, and
-read as a large set is (parts and windows, not permuted whole), so that shards are fetched, checked
-and evicted all the time that it lasts; then, as "kept", through a cache that holds the set, after the
-first epoch.
+From nginx it is measured twice. First through a cache of a third of the set, empty at the start,
+and read as a large set is (parts and windows, not permuted whole), so that shards are fetched,
+checked and evicted all the time that it lasts; then, as "kept", through a cache that holds the set,
+after the first epoch.
 """
 
 import argparse
