@@ -53,6 +53,7 @@ ACCEPTED = {
 DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train"}
 # Fewer shards than this, in a set of more than this many bytes, are told of.
 FEW_SHARDS, LARGE_SET = 8, 64 * 2**20
+LARGEST_SEED = 2**31 - 1  # as train.seed has it
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--annotations", type=Path, metavar="FILE", help="coco: instances JSON")
     add("--count", type=_positive, metavar="N", help="shapes: scenes to draw (default: 400)")
     add("--size", type=_positive, metavar="PX", help="shapes: side of a scene (default: 128)")
-    add("--seed", type=_natural, metavar="S", help="of shapes or of --split-by (default: 0)")
+    add("--seed", type=_seed, metavar="S", help="of shapes or of --split-by (default: 0)")
     add(
         "--split-by",
         type=_ratio,
@@ -279,18 +280,16 @@ def _ratio(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
 
 
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, 0)
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**31 - 1")
+    return int(text)
 
 
 if __name__ == "__main__":

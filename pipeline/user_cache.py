@@ -13,15 +13,17 @@ def user_cache(kind: str) -> Path:
     A user without a home to write in, as in many containers, gets a folder among the temporary
     ones.
     """
-    given = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(given or os.path.expanduser("~/.cache"))
-    if not given and not _can_be_written(cache):
-        cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # such a path is to be ignored
+        cache = Path(os.path.expanduser("~/.cache"))
+        if not _can_be_written(cache):
+            cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
     return cache / "guidance-train" / kind
 
 
 def _can_be_written(folder: Path) -> bool:
     if not folder.is_absolute():  # nobody knows a home
         return False
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    # Unlike Path.exists, this raises nothing where a folder above may not be looked into.
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     return os.access(there, os.W_OK | os.X_OK)

@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 
 # Room for the default 64 parts of 4 shards that one rank may read in turn; within the usual limit
 # of 1,024 files for two sets in one process.
-OPEN_SHARDS = min(512, os.sysconf("SC_OPEN_MAX") // 4)
+OPEN_SHARDS = min(512, os.sysconf("SC_OPEN_MAX") * 3 // 8)
 TOUCH_SECONDS = 1.0
 INDEX_ROW = 4 * INDEX_TYPE.itemsize
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.tracking.begin import DataSet, begin_run, describe, with_key
+from pipeline.tracking.begin import DataSet, begin_run, describe, find_run, with_key
 from pipeline.tracking.spooled import (
     is_offline,
     load_beginning,
@@ -51,8 +51,9 @@ def create_run(
         return begin_run(uri, beginning)
     earlier = load_beginning(spool)
     if earlier and all(earlier[part] == beginning[part] for part in ("params", "data")):
-        # The same run, whose params and data sets cannot change once they are recorded.
         beginning = with_key(beginning, earlier["key"])
+    elif earlier and away is None:  # another run, since recorded params and data sets stay
+        _leave(uri, earlier["key"])
     save_beginning(spool, beginning)
     save_about(spool, uri, offline_id(beginning))
     if away is not None:
@@ -111,6 +112,15 @@ def finish_run(
     except Exception as error:
         _LOG.warning("run %s ended as %s but cannot be closed: %s", run_id, status, error)
         return False
+
+
+def _leave(uri: str, key: str) -> None:
+    """Close what a killed driver has begun and nobody will go on with."""
+    client = connect(uri)
+    run_id = find_run(client, key)
+    if run_id is not None:
+        client.set_tag(run_id, *history("KILLED: begun again with another configuration"))
+        client.set_terminated(run_id, "KILLED")
 
 
 def known_run_id(uri: str, run_id: str, spool: Path) -> str:

@@ -37,6 +37,12 @@ def explained(config: Config, world: World) -> Iterator[None]:
         raise reason from error
 
 
+def told(error: BaseException) -> str:
+    """The last line of what lies at the bottom of an error: Ray wraps tracebacks into messages."""
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
 def _reason(error: RuntimeError, config: Config, world: World) -> Exception | None:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:

@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import spool_folder
 from pipeline.training.cluster import ray_cluster, trainer_class
-from pipeline.training.failures import LOST_WORKER, FailedForGood
+from pipeline.training.failures import LOST_WORKER, FailedForGood, told
 from pipeline.training.preflight import check_here, check_nodes
 from pipeline.training.runs import RunRecord
 from pipeline.training.signals import LeavingNodes, relayed, stop_wanted, watches_nodes
@@ -182,6 +182,8 @@ def _reason(error: Exception, record: RunRecord) -> Exception:
     ended = getattr(error, "controller_failure", None)
     if isinstance(ended, TrainingFailed | TrainingStopped):
         return ended
+    if isinstance(ended, Exception):
+        return TrainingFailed(f"Ray Train failed: {told(ended)}")
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     if failures:
         for one in failures.values():

@@ -73,7 +73,7 @@ class RunRecord:
                 except (BlockingIOError, PermissionError):  # which of them, systems disagree
                     file.seek(0)
                     with file:
-                        raise self._held_by(file.read()) from None
+                        raise self._held_by(file.read(), path) from None
                 if _is_at(path, file):
                     break
                 file.close()  # its driver has just ended, and taken the name away
@@ -92,10 +92,11 @@ class RunRecord:
                 file.close()
             self._lock = None
 
-    def _held_by(self, other: str) -> UserError:
+    def _held_by(self, other: str, path: Path) -> UserError:
         return UserError(
             f"run {self.name!r} is being trained by {other or 'another process'}; wait for it, "
-            "stop it (kill, or ray job stop), or choose another --run name"
+            "stop it (kill, or ray job stop), or choose another --run name; if that machine is "
+            f"gone, delete {path}"
         )
 
     def read(self) -> dict[str, Any] | None:

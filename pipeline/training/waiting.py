@@ -15,6 +15,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from pipeline.config import RayConfig
 from pipeline.errors import TrainingFailed, TrainingStopped
+from pipeline.training.failures import told
 from pipeline.training.signals import stop_wanted
 from pipeline.training.stop import GO_ON
 
@@ -85,9 +86,8 @@ class Waiting(ControllerCallback):
         self._crashes += 1
         if self._crashes == MOST_CRASHES:
             _quietly()
-            cause = " ".join(str(error.__cause__ or error).split())
             raise TrainingFailed(
-                f"workers could not be started in {MOST_CRASHES} tries: {cause}; {GO_ON}"
+                f"workers could not be started in {MOST_CRASHES} tries: {told(error)}; {GO_ON}"
             )
 
 

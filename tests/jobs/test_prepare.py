@@ -98,7 +98,8 @@ def test_wrong_use_is_one_line(tmp_path, options, message):
     ("option", "message"),
     [
         ("--count=0", "--count: '0' is not a whole number from 1"),
-        ("--seed=-1", "--seed: '-1' is not a whole number from 0"),
+        ("--seed=-1", "--seed: '-1' is not a whole number from 0 to"),
+        ("--seed=2147483648", "--seed: '2147483648' is not a whole number from 0 to"),
         ("--split-by=1", "--split-by: '1' is not a number between 0 and 1"),
         ("--split-by=nan", "--split-by: 'nan' is not a number between 0 and 1"),
         ("--workers=0", "--workers: '0' is not a whole number from 1"),

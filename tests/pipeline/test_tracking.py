@@ -665,7 +665,7 @@ def test_a_beginning_with_another_configuration_makes_a_run_of_its_own(uri, clie
     begun = create_run(uri, first, "one", spool=tmp_path)  # and then the driver is killed
     changed = first.replace({"train.lr": 0.5})
     run_id = create_run(uri, changed, "one", spool=tmp_path)
-    assert run_id != begun
+    assert run_id != begun and client.get_run(begun).info.status == "KILLED"
     assert client.get_run(run_id).data.params["train.lr"] == "0.5"
     assert create_run(uri, changed, "one", spool=tmp_path) == run_id
 

@@ -87,7 +87,7 @@ def test_workers_that_crash_at_their_start_end_it_with_their_reason(clock: list[
     for _ in range(5):
         rescheduled(callback, WorkerGroupStartupTimeoutError(2))  # no room is no crash
     crash = WorkerGroupStartupFailedError("a worker died")
-    crash.__cause__ = ImportError("no module\nnamed x")
+    crash.__cause__ = ImportError("Traceback:\nno module named x")
     rescheduled(callback, crash)
     rescheduled(callback, crash)
     with pytest.raises(TrainingFailed, match="not be started in 3 tries: no module named x; the"):
