@@ -26,10 +26,8 @@ from pipeline.tracking import (
     resume_run,
     sync,
 )
-from pipeline.tracking.begin import describe
 from pipeline.tracking.params import flat_params
 from pipeline.tracking.provenance import git_state
-from pipeline.tracking.spool import Spool
 from pipeline.tracking.system import SystemSampler
 from tests.stores import new_store
 
@@ -224,84 +222,6 @@ def test_an_end_without_a_server_waits_for_one(uri, client, run_id, tmp_path, ca
     assert [v for k, v in run.data.tags.items() if k.startswith("history.")] == ["KILLED: a reason"]
 
 
-# Git
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    def git(*arguments):
-        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
-
-    (tmp_path / "pipeline").mkdir()
-    (tmp_path / "pipeline" / "__init__.py").write_text("")
-    git("init", "-b", "trunk")
-    git("config", "user.email", "a@b.c")
-    git("config", "user.name", "a")
-    git("add", ".")
-    git("commit", "-m", "first")
-    return tmp_path
-
-
-def test_a_clean_checkout_has_a_revision_and_no_diff(checkout):
-    state = git_state(checkout)
-    assert len(state.revision) == 40
-    assert (state.branch, state.diff, state.dirty) == ("trunk", "", False)
-
-
-def test_the_diff_of_a_dirty_checkout_is_cut_when_huge(checkout, monkeypatch):
-    (checkout / "pipeline" / "__init__.py").write_text("changed = True\n")
-    state = git_state(checkout)
-    assert "+changed = True" in state.diff
-    assert state.dirty
-    monkeypatch.setattr("pipeline.tracking.provenance.MAX_DIFF_BYTES", 20)
-    assert "# cut" in git_state(checkout).diff
-
-
-@pytest.fixture
-def no_names(monkeypatch):
-    for name in ("GIT_REVISION", "IMAGE_REVISION"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def test_where_nobody_knows_the_revision_nothing_is_claimed(
-    tmp_path, checkout, monkeypatch, no_names
-):
-    assert git_state(tmp_path / "elsewhere") == (None, None, "", None)
-    monkeypatch.setenv("PATH", "")
-    assert git_state(checkout) == (None, None, "", None)
-    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(checkout))
-    assert not {"git.dirty", "mlflow.source.git.commit"} & describe(Config())["tags"].keys()
-
-
-@pytest.mark.parametrize(
-    ("named", "revision", "dirty"),
-    [("1eec9d2", "1eec9d2", "false"), ("v1.0-3-g1eec9d2-dirty", "v1.0-3-g1eec9d2", "true")],
-)
-@pytest.mark.parametrize("name", ["GIT_REVISION", "IMAGE_REVISION"])
-def test_without_a_repository_the_environment_names_the_revision(
-    tmp_path, monkeypatch, no_names, name, named, revision, dirty
-):
-    monkeypatch.setenv(name, named)
-    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(tmp_path))
-    tags = describe(Config())["tags"]
-    assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (revision, dirty)
-
-
-def test_a_checkout_knows_better_than_the_environment(checkout, monkeypatch):
-    monkeypatch.setenv("GIT_REVISION", "another-dirty")
-    state = git_state(checkout)
-    assert (len(state.revision), state.dirty) == (40, False)
-
-
-def test_an_image_does_not_speak_for_what_is_uploaded_to_it(tmp_path, monkeypatch, no_names):
-    upload = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
-    monkeypatch.setenv("IMAGE_REVISION", "of-the-image")
-    assert git_state(upload) == (None, None, "", None)
-    monkeypatch.setenv("GIT_REVISION", "of-the-upload")
-    assert git_state(upload) == ("of-the-upload", None, "", False)
-    assert git_state(tmp_path).revision == "of-the-upload"
-
-
 # Rank 0's tracker
 
 
@@ -444,101 +364,7 @@ def test_system_load_is_plausible():
     assert metrics[f"system/{NODE}/system_memory_usage_megabytes"] > 100
 
 
-# The spool
-
-
-def test_the_spool_is_first_in_first_out_and_shrinks(tmp_path):
-    spool = Spool(tmp_path / "spool")
-    for number in range(10):
-        spool.append({"n": number})
-    assert spool.peek(4) == [{"n": n} for n in range(4)]
-    spool.commit(2)
-    assert spool.peek(100) == [{"n": n} for n in range(2, 10)]
-    spool.commit(8)
-    assert [path.stat().st_size for path in (tmp_path / "spool").iterdir()] == [0]
-    spool.append({"n": 10})
-    assert spool.peek(100) == [{"n": 10}]
-    assert not spool.close()
-    assert Spool(tmp_path / "spool").peek(100) == [{"n": 10}]
-
-
-def test_records_longer_than_a_chunk_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.tracking.spool._CHUNK", 16)
-    spool = Spool(tmp_path)
-    spool.append({"text": "x" * 100})
-    spool.append({"text": "y"})
-    assert [record["text"][0] for record in spool.peek(1) + spool.peek(2)[1:]] == ["x", "y"]
-
-
-def test_a_killed_process_leaves_its_records_and_a_living_one_keeps_them(tmp_path):
-    code = (
-        "import os, sys; from pathlib import Path; from pipeline.tracking.spool import Spool\n"
-        "spool = Spool(Path(sys.argv[1])); spool.append({'n': 1}); print('ready', flush=True)\n"
-        "sys.stdin.read(1); os.kill(os.getpid(), 9)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        process.stdout.readline()
-        assert Spool(tmp_path).peek(10) == []
-        process.communicate(b"x")
-    leftover = next(path for path in tmp_path.glob("*.jsonl") if path.stat().st_size)
-    with open(leftover, "ab") as file:
-        file.write(b'{"n": 2, "cut')
-    spool = Spool(tmp_path)
-    spool.append({"n": 3})
-    assert spool.peek(10) == [{"n": 1}]
-    spool.commit(1)
-    assert spool.peek(10) == [{"n": 3}]
-
-
-def test_a_full_spool_counts_what_it_drops(tmp_path):
-    spool = Spool(tmp_path, max_bytes=30)
-    for number in range(10):
-        spool.append({"n": number})
-    assert len(spool.peek(10)) == 3
-    assert spool.dropped == 7
-
-
-def test_an_unwritable_folder_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    spool = Spool(blocked / "spool")
-    spool.append({"n": 1})
-    assert spool.peek(1) == [{"n": 1}]
-    spool.commit(1)
-    assert spool.close()
-
-
-def test_a_spool_in_memory_goes_on_after_everything_was_sent(tmp_path, monkeypatch):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked / "cache"))
-    spool = Spool(blocked / "spool")
-    for number in range(5):
-        spool.append({"n": number})
-        assert spool.peek(9) == [{"n": number}]
-        spool.commit(1)
-    spool.append({"n": 5})
-    assert not spool.close() and spool.dropped == 1
-
-
-def test_what_cannot_be_read_does_not_end_a_spool(tmp_path):
-    killed = Spool(tmp_path)
-    killed.append({"n": 1})
-    os.write(killed._files[-1].descriptor, b"\x00{]\n")
-    killed.append({"n": 2})
-    spool = Spool(tmp_path / "elsewhere")
-    spool._files[:0] = [killed._files[-1]]
-    assert spool.peek(1) == [{"n": 1}]
-    spool.commit(1)
-    assert spool.peek(1) == [{"n": 2}]
-    spool.commit(1)
-    assert spool.peek(1) == [] and spool.close()
+# Full disks
 
 
 class FullDisk:

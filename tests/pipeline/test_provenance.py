@@ -1,0 +1,89 @@
+"""What a run says of the source it was started from."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.tracking.begin import describe
+from pipeline.tracking.provenance import git_state
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE = platform.node()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").write_text("")
+    git("init", "-b", "trunk")
+    git("config", "user.email", "a@b.c")
+    git("config", "user.name", "a")
+    git("add", ".")
+    git("commit", "-m", "first")
+    return tmp_path
+
+
+def test_a_clean_checkout_has_a_revision_and_no_diff(checkout):
+    state = git_state(checkout)
+    assert len(state.revision) == 40
+    assert (state.branch, state.diff, state.dirty) == ("trunk", "", False)
+
+
+def test_the_diff_of_a_dirty_checkout_is_cut_when_huge(checkout, monkeypatch):
+    (checkout / "pipeline" / "__init__.py").write_text("changed = True\n")
+    state = git_state(checkout)
+    assert "+changed = True" in state.diff
+    assert state.dirty
+    monkeypatch.setattr("pipeline.tracking.provenance.MAX_DIFF_BYTES", 20)
+    assert "# cut" in git_state(checkout).diff
+
+
+@pytest.fixture
+def no_names(monkeypatch):
+    for name in ("GIT_REVISION", "IMAGE_REVISION"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_where_nobody_knows_the_revision_nothing_is_claimed(
+    tmp_path, checkout, monkeypatch, no_names
+):
+    assert git_state(tmp_path / "elsewhere") == (None, None, "", None)
+    monkeypatch.setenv("PATH", "")
+    assert git_state(checkout) == (None, None, "", None)
+    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(checkout))
+    assert not {"git.dirty", "mlflow.source.git.commit"} & describe(Config())["tags"].keys()
+
+
+@pytest.mark.parametrize(
+    ("named", "revision", "dirty"),
+    [("1eec9d2", "1eec9d2", "false"), ("v1.0-3-g1eec9d2-dirty", "v1.0-3-g1eec9d2", "true")],
+)
+@pytest.mark.parametrize("name", ["GIT_REVISION", "IMAGE_REVISION"])
+def test_without_a_repository_the_environment_names_the_revision(
+    tmp_path, monkeypatch, no_names, name, named, revision, dirty
+):
+    monkeypatch.setenv(name, named)
+    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(tmp_path))
+    tags = describe(Config())["tags"]
+    assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (revision, dirty)
+
+
+def test_a_checkout_knows_better_than_the_environment(checkout, monkeypatch):
+    monkeypatch.setenv("GIT_REVISION", "another-dirty")
+    state = git_state(checkout)
+    assert (len(state.revision), state.dirty) == (40, False)
+
+
+def test_an_image_does_not_speak_for_what_is_uploaded_to_it(tmp_path, monkeypatch, no_names):
+    upload = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    monkeypatch.setenv("IMAGE_REVISION", "of-the-image")
+    assert git_state(upload) == (None, None, "", None)
+    monkeypatch.setenv("GIT_REVISION", "of-the-upload")
+    assert git_state(upload) == ("of-the-upload", None, "", False)
+    assert git_state(tmp_path).revision == "of-the-upload"
