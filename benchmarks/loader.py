@@ -1,15 +1,16 @@
 """How fast images reach training, against the limit and against other loaders.
 
-    python -m benchmarks.loader                          # 4,000 generated images; half an hour
+    python -m benchmarks.loader                          # 4,000 generated images; 20 minutes
     python -m benchmarks.loader --shards SHARDSET        # any shard set of JPEGs
     python -m benchmarks.loader --augment                # crop, zoom-out and colour too
 
 The limit is decode and one warp in a bare loop over bytes in memory. All contenders use the same
-decoder, draws and warp, and are measured in turns within every round, each in a process of its own,
-on one core with one loader process (which the consumer shares) and on two cores with two.
+decoder, draws and warp, on one core with one loader process (which the consumer shares) and on two
+cores with two. All are started and warmed up before any is measured. Then each in turn runs for a
+second while the others stand still, so that whatever else the machine does slows all of them alike.
 Two rates are given: images per second as the clock says, and per second of CPU that the whole
-process tree used, which a busy machine distorts less. litdata is compared where it is installed
-(``pip install litdata``), nginx where it is.
+process tree used. litdata is compared where it is installed (``pip install litdata``), nginx where
+it is.
 
 From nginx it is measured twice. First through a cache of a third of the set, empty at the start,
 and read as a large set is (parts and windows, not permuted whole), so that shards are fetched,
@@ -29,12 +30,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import simplejpeg
 import torch
 
@@ -42,6 +44,7 @@ import pipeline.data.order
 from benchmarks import loader_rivals as rivals
 from benchmarks.assign import summary
 from benchmarks.loader_set import HEIGHT, QUALITY, WIDTH, convert, write_folder
+from benchmarks.turns import Contender, Turn, counters, take_turns, tree
 from pipeline.config import Config
 from pipeline.data import build_train_loader, load_manifest
 from pipeline.data.shards import ShardSet
@@ -53,6 +56,8 @@ CONTENDERS = (
     *("loose_files", "webdataset", "litdata"),
 )
 WARM_SECONDS = 2.0
+TURNS = 5  # of a second, in a round
+RATES = ("per_s", "per_cpu_s")
 AUGMENT = {"data.crop": 0.5, "data.zoom_out": 0.5, "data.photometric": 0.5}
 SETUPS = ((1, 1), (2, 2))  # cores, loader processes
 NGINX = """
@@ -71,16 +76,16 @@ def main() -> None:
     add = parser.add_argument
     add("--shards", type=Path, help="shard set to use instead of generated images")
     add("--images", type=int, default=4000, help="images to generate")
-    add("--rounds", type=int, default=5, help="at least 2")
-    add("--measured", type=int, default=3000, help="images per measurement")
+    add("--rounds", type=int, default=10, help="of 5 s for each contender; at least 2")
     add("--batch", type=int, default=32)
     add("--size", type=int, default=320)
     add("--augment", action="store_true")
     add("--out", type=Path, default=RESULTS)
-    add("--child", help=argparse.SUPPRESS)
+    add("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="beside the limit")
+    add("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(_child(json.loads(options.child))))
+        _child(json.loads(options.child[0]), *map(Path, options.child[1:]))
         return
     with tempfile.TemporaryDirectory() as scratch:
         row = _compare(options, Path(scratch))
@@ -100,40 +105,58 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
     (scratch / "cache").mkdir()
     sources = _sources(options, scratch)
-    task = {"config": overrides, "measured": options.measured, **sources}
-    seen: dict[str, Any] = {}
+    task = {"config": overrides, **sources}
+    names = [name for name in CONTENDERS if name == "limit" or name in options.only]
+    speed = {}
     with _nginx(Path(sources["shards"]), scratch) as url:
         task["nginx"] = url
-        for _ in range(max(2, options.rounds)):
-            for cores, workers in SETUPS:
-                for name in CONTENDERS:
-                    point = _start({**task, "what": name, "cores": cores, "workers": workers})
-                    seen.setdefault(f"{cores} cores", {}).setdefault(name, []).append(point)
-                    print(f"{cores} cores  {name:15} {point}", flush=True)
+        for cores, workers in SETUPS:
+            tasks = [{**task, "what": name, "cores": cores, "workers": workers} for name in names]
+            speed[f"{cores} cores"] = _speeds(*_in_turns(tasks, scratch, options.rounds))
+            for name, seen in speed[f"{cores} cores"].items():
+                print(f"{cores} cores  {name:15} {json.dumps(seen)}", flush=True)
     return {
         "images": _described(options, Path(sources["shards"])),
         "batch": options.batch,
         "size": options.size,
         "augment": options.augment,
-        "speed": {setup: _speeds(points) for setup, points in seen.items()},
+        "speed": speed,
         "start": _start({**task, "what": "start", "cores": 2, "workers": 2}),
         "memory": _start({**task, "what": "memory", "cores": 2, "workers": 2}),
         "machine": _machine(),
     }
 
 
-def _speeds(points: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians, and the ratio to the limit within rounds."""
-    out: dict[str, Any] = {}
-    for name, rows in points.items():
-        if any("absent" in row for row in rows):
-            out[name] = rows[0]
-            continue
-        out[name] = {key: summary([row[key] for row in rows]) for key in ("per_s", "per_cpu_s")}
-        for key in ("per_s", "per_cpu_s"):
-            ratios = [a[key] / b[key] for a, b in zip(rows, points["limit"], strict=True)]
+def _in_turns(
+    tasks: list[dict[str, Any]], scratch: Path, rounds: int
+) -> tuple[Mapping[str, list[Turn]], dict[str, Any]]:
+    """What the contenders did in every round, and why those are absent that are."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for task in tasks:
+            contender = Contender(_command(task), scratch, task["what"])
+            stack.callback(contender.end)
+            started.append(contender)
+        absent = {one.name: one.said for one in started if "absent" in one.said}
+        present = [one for one in started if one.name not in absent]
+        return take_turns(present, max(2, rounds), TURNS), absent
+
+
+def _speeds(seen: Mapping[str, list[Turn]], absent: dict[str, Any]) -> dict[str, Any]:
+    """Rates, and the ratio to the limit within rounds."""
+    out: dict[str, Any] = dict(absent)
+    for name, rounds in seen.items():
+        rates = {key: [_rate(turn, key) for turn in rounds] for key in RATES}
+        out[name] = {key: summary(values) for key, values in rates.items()}
+        for key, values in rates.items():
+            limits = [_rate(turn, key) for turn in seen["limit"]]
+            ratios = [a / b for a, b in zip(values, limits, strict=True)]
             out[name][f"{key}_of_limit"] = summary(ratios)
     return out
+
+
+def _rate(turn: Turn, key: str) -> float:
+    return turn.work / (turn.clock if key == "per_s" else turn.cpu)
 
 
 def _sources(options: argparse.Namespace, scratch: Path) -> dict[str, str]:
@@ -155,35 +178,42 @@ def _sources(options: argparse.Namespace, scratch: Path) -> dict[str, str]:
     return {"loose": str(loose), "shards": str(shards), "chunks": str(chunks)}
 
 
+def _command(task: dict[str, Any]) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.loader", "--child", json.dumps(task)]
+
+
 def _start(task: dict[str, Any]) -> Any:
     """Run one measurement in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.loader", "--child", json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(_command(task), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{task['what']}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _child(task: dict[str, Any]) -> dict[str, Any]:
+def _child(task: dict[str, Any], counted: Path | None = None) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["cores"]])
     rivals.start_worker()
     config = Config().replace({**task["config"], "data.loader_workers": task["workers"]})
     if task["what"] == "start":
-        return _start_up(task["shards"], config)
-    if task["what"] == "memory":
-        return _memory(task["shards"], config)
-    return _speed(task, config)
+        print(json.dumps(_start_up(task["shards"], config)))
+    elif task["what"] == "memory":
+        print(json.dumps(_memory(task["shards"], config)))
+    elif counted:
+        _work(task, config, counters(counted))
 
 
-def _speed(task: dict[str, Any], config: Config) -> dict[str, Any]:
-    what, workers, batch = task["what"], task["workers"], config.train.batch_size
+def _work(task: dict[str, Any], config: Config, count: np.ndarray) -> None:
+    """Warm up, say so, and count images for ever."""
+    what, workers = task["what"], task["workers"]
     if what == "limit":
         limit = rivals.Limit(task["shards"], config, 1000)
-        return _rate(lambda images: limit.run_in_processes(images, workers), task["measured"])
+        print("{}", flush=True)
+        limit.run_in_processes(workers, count)
+        return
     if what.startswith("this_nginx") and not task["nginx"]:
-        return {"absent": "nginx is not installed"}
+        return print(json.dumps({"absent": "nginx is not installed"}))
     if what == "litdata" and not find_spec("litdata"):
-        return {"absent": "litdata is not installed"}
+        return print(json.dumps({"absent": "litdata is not installed"}))
     try:
         batches = {
             "this": lambda: _this(task["shards"], config),
@@ -195,13 +225,13 @@ def _speed(task: dict[str, Any], config: Config) -> dict[str, Any]:
         }[what]()
         next(batches)
     except UserError as error:
-        return {"absent": str(error)}
-
-    def run(images: int) -> None:
-        for _ in range(images // batch):
-            next(batches)
-
-    return _rate(run, task["measured"])
+        return print(json.dumps({"absent": str(error)}))
+    began = time.monotonic()
+    while time.monotonic() < began + WARM_SECONDS:
+        next(batches)
+    print("{}", flush=True)
+    for _ in batches:
+        count[0] += config.train.batch_size
 
 
 def _this(uri: str, config: Config) -> Iterator[Any]:
@@ -226,17 +256,6 @@ def _from_nginx_kept(uri: str, config: Config) -> Iterator[Any]:
         yield from itertools.islice(batches, first, None)
 
 
-def _rate(run: Callable[[int], None], images: int) -> dict[str, float]:
-    """Images per second by the clock and by the CPU time of this process and all below it."""
-    began = time.monotonic()
-    while time.monotonic() < began + WARM_SECONDS:
-        run(max(images // 10, 64))
-    clock, cpu = time.monotonic(), _cpu_seconds()
-    run(images)
-    clock, cpu = time.monotonic() - clock, _cpu_seconds() - cpu
-    return {"per_s": round(images / clock, 1), "per_cpu_s": round(images / cpu, 1)}
-
-
 def _start_up(uri: str, config: Config) -> dict[str, Any]:
     """Seconds until the first batch: from the beginning, and from the middle of an epoch."""
     middle = load_manifest(uri).samples * 5 // 2 // config.train.batch_size
@@ -259,32 +278,8 @@ def _memory(uri: str, config: Config) -> dict[str, Any]:
     for _ in range(10):
         for _ in range(steps):
             next(batches)
-        mib.append(round(sum(map(_resident_bytes, _tree())) / 2**20, 1))
+        mib.append(round(sum(map(_resident_bytes, tree(os.getpid()))) / 2**20, 1))
     return {"mib_after_epoch": mib}
-
-
-def _tree() -> list[int]:
-    """This process and all below it."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(ValueError, OSError):
-            parents[int(entry.name)] = int(_stat(int(entry.name))[1])
-    tree = [os.getpid()]
-    for pid in tree:
-        tree += [child for child, parent in parents.items() if parent == pid]
-    return tree
-
-
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-
-
-def _cpu_seconds() -> float:
-    ticks = 0
-    for pid in _tree()[1:]:
-        with contextlib.suppress(OSError):  # it may have ended meanwhile
-            ticks += sum(map(int, _stat(pid)[11:15]))
-    return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_bytes(pid: int) -> int:

@@ -75,16 +75,16 @@ class Limit:
             plan = draw_plan(rng, config.data, *source, np.array(sample.boxes).reshape(-1, 4))
             self.items.append((raw.image, plan, source))
 
-    def run(self, images: int) -> None:
-        """Go through that many images."""
-        for item in itertools.islice(itertools.cycle(self.items), images):
+    def run(self, slot: int, count: np.ndarray) -> None:
+        """Go through them again and again, and count in a slot."""
+        for item in itertools.cycle(self.items):
             painted(*item, self.size)
+            count[slot] += 1
 
-    def run_in_processes(self, images: int, processes: int) -> None:
-        """The same split over processes."""
+    def run_in_processes(self, processes: int, count: np.ndarray) -> None:
+        """The same in several processes, for ever."""
         fork = multiprocessing.get_context("fork")
-        share = images // processes
-        started = [fork.Process(target=self.run, args=(share,)) for _ in range(processes)]
+        started = [fork.Process(target=self.run, args=(i, count)) for i in range(processes)]
         for process in started:
             process.start()
         for process in started:
