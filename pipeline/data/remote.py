@@ -8,7 +8,6 @@ for any protocol.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import random
 import re
@@ -53,11 +52,11 @@ class Remote:
         """
 
         def attempt() -> None:
-            self._transfer(name, to, size)
+            found = self._transfer(name, to, size)
             got = to.stat().st_size
             if size is not None and got != size:
                 raise OSError(f"{got} bytes came, the manifest says {size}")
-            if sha256 and (found := file_sha256(to)) != sha256:
+            if sha256 and found != sha256:
                 raise OSError(
                     f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...: it was "
                     "damaged, or changed after the manifest was written"
@@ -65,9 +64,9 @@ class Remote:
 
         self._retried(name, attempt)
 
-    def _transfer(self, name: str, to: Path, most: int | None) -> None:
+    def _transfer(self, name: str, to: Path, most: int | None) -> str:
         try:
-            transfer(f"{self.uri}/{name}", to, most)
+            return transfer(f"{self.uri}/{name}", to, most)
         except (ImportError, ValueError) as error:
             raise UserError(f"{self.uri}: cannot be read: {_line(error)}") from None
         except OSError as error:
@@ -75,10 +74,11 @@ class Remote:
                 raise UserError(f"{to.parent}: {error.strerror}; it cannot take {name}") from None
             raise
 
-    def _retried(self, name: str, attempt: Callable[[], None]) -> None:
+    def _retried(self, name: str, attempt: Callable[[], object]) -> None:
         for number in range(self.retries + 1):
             try:
-                return attempt()
+                attempt()
+                return
             except (UserError, FileNotFoundError):
                 raise
             except Exception as error:  # each protocol has its own kinds
@@ -113,12 +113,6 @@ def check_uri(uri: str) -> str:
             "without ?, # or ::"
         )
     return uri
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a local file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_final(error: Exception) -> bool:

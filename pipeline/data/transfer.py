@@ -1,8 +1,9 @@
-"""One file from anywhere, by the client that fsspec has for its protocol.
+"""One file from anywhere: http and https by a client of ours, the rest by the client of fsspec.
 
-Every transfer has an event loop and connections of its own, which end with it. What stayed open
-would be shared with loader processes that are forked later, and a child that closes such a
-connection takes it out of its parent's event loop too: the parent then waits for ever.
+Every transfer has connections of its own, and an event loop if it needs one, which end with it.
+What stayed open would be shared with loader processes that are forked later, and a child that
+closes such a connection takes it out of its parent's event loop too: the parent then waits for
+ever.
 """
 
 from __future__ import annotations
@@ -13,22 +14,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import fsspec
 from fsspec.core import split_protocol
 
-CONNECT_SECONDS, SILENT_SECONDS = 10, 30
+from pipeline.web import CONNECT_SECONDS, SILENT_SECONDS, copy_file, file_sha256
 
+_HTTP = ("http", "https")
 _NESTED = {"client_kwargs", "config_kwargs"}
 _local = threading.local()
 
 
-def transfer(url: str, to: Path, most: int | None) -> None:
-    """Write the file at ``url`` to ``to``; at most ``most`` bytes.
+def transfer(url: str, to: Path, most: int | None) -> str:
+    """Write the file at ``url`` to ``to``, at most ``most`` bytes; its sha256 in hex.
 
     Raises ImportError or ValueError for a protocol without a client, else what the client raises.
     """
     protocol = split_protocol(url)[0]
+    options = {k: v for name in _HTTP for k, v in fsspec.config.conf.get(name, {}).items()}
+    if protocol in _HTTP and options.keys() <= {"headers"}:
+        return copy_file(url, to, most, options.get("headers"))
+    _by_fsspec(protocol, url, to, most)
+    return file_sha256(to)
+
+
+def _by_fsspec(protocol: str, url: str, to: Path, most: int | None) -> None:
     kind = fsspec.get_filesystem_class(protocol)
     if not kind.async_impl:
         system = kind(skip_instance_cache=True)
@@ -66,7 +75,9 @@ async def _transfer(kind: Any, protocol: str, url: str, to: Path, most: int | No
 
 def _options(protocol: str) -> dict[str, Any]:
     """Timeouts, and no retries of the client's own: one rule for all protocols."""
-    if protocol in ("http", "https"):
+    if protocol in _HTTP:
+        import aiohttp
+
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
         )

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.data.decode import ImageError, decode_image, image_format
 from pipeline.data.manifest import Manifest, Shard, load_manifest, local_folder
-from pipeline.data.remote import Remote, file_sha256, is_remote
+from pipeline.data.remote import Remote, is_remote
 from pipeline.data.sample import Sample
 from pipeline.data.shards import INDEX_ROW, index_path
 from pipeline.data.tar import (
@@ -26,6 +26,7 @@ from pipeline.data.tar import (
     sample_rows,
 )
 from pipeline.errors import UserError
+from pipeline.web import file_sha256
 
 
 class Verification:

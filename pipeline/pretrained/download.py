@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,10 +14,10 @@ from filelock import FileLock
 from pipeline.errors import UserError
 from pipeline.tracking import mask
 from pipeline.user_cache import user_cache
+from pipeline.web import AnswerError, TooLargeError, copy_file, file_sha256
 
 MAX_BYTES = 4 * 2**30
-ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 3, 1.0, 30.0
-_BLOCK = 2**20
+ATTEMPTS, WAIT_SECONDS = 3, 1.0
 
 
 def weights_cache() -> Path:
@@ -46,16 +43,10 @@ def download(url: str, sha256: str, folder: Path | None = None, max_bytes: int =
     return path
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _fetch(url: str, sha256: str, path: Path, max_bytes: int) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as draft:
         try:
-            found = _try_to_copy(url, draft, max_bytes)
+            found = _try_to_copy(url, Path(draft.name), max_bytes)
             if found != sha256:
                 raise UserError(
                     f"{mask(url)} has sha256 {found}, not the expected {sha256}; it was not used"
@@ -65,34 +56,17 @@ def _fetch(url: str, sha256: str, path: Path, max_bytes: int) -> None:
             Path(draft.name).unlink(missing_ok=True)
 
 
-def _try_to_copy(url: str, draft: tempfile._TemporaryFileWrapper[bytes], max_bytes: int) -> str:
+def _try_to_copy(url: str, draft: Path, max_bytes: int) -> str:
     """Copy the URL's content, again after a failure that may pass; returns its sha256."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            draft.seek(0)
-            draft.truncate()
-            return _copy(url, draft, max_bytes)
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if refused or isinstance(error, ValueError) or attempt == ATTEMPTS:
-                raise UserError(f"{mask(url)} cannot be downloaded: {error}") from None
+            return copy_file(url, draft, max_bytes)
+        except TooLargeError:
+            raise UserError(f"{mask(url)} is larger than the limit of {max_bytes} bytes") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            refused = isinstance(error, AnswerError) and error.status < 500
+            final = refused or isinstance(error, ValueError | FileNotFoundError)
+            if final or attempt == ATTEMPTS:
+                raise UserError(f"{mask(url)} cannot be downloaded: {mask(str(error))}") from None
             time.sleep(WAIT_SECONDS * attempt)
     raise AssertionError("the last attempt returns or raises")
-
-
-def _copy(url: str, draft: tempfile._TemporaryFileWrapper[bytes], max_bytes: int) -> str:
-    digest, size = hashlib.sha256(), 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
-        length = int(answer.headers.get("Content-Length") or 0)
-        while block := answer.read(_BLOCK):
-            size += len(block)
-            if max(size, length) > max_bytes:
-                raise UserError(f"{mask(url)} is larger than the limit of {max_bytes} bytes")
-            digest.update(block)
-            draft.write(block)
-    if size < length:
-        raise http.client.IncompleteRead(b"", length - size)
-    draft.flush()
-    return digest.hexdigest()

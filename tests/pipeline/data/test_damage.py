@@ -12,10 +12,10 @@ import pytest
 from pipeline.data import build_train_loader
 from pipeline.data.cache import ShardCache
 from pipeline.data.manifest import Shard, load_manifest
-from pipeline.data.remote import file_sha256
 from pipeline.data.shards import ShardSet
 from pipeline.data.verify import verify
 from pipeline.errors import UserError
+from pipeline.web import file_sha256
 
 BLOCK = 512
 SHARD = "shard-000001.tar"  # holds samples 5 to 9

@@ -105,7 +105,7 @@ def test_what_may_pass_is_tried_again(server: Server, tmp_path: Path, failures: 
 
 def test_what_will_not_pass_is_said_at_once(server: Server, tmp_path: Path) -> None:
     server.answers = ["404"]
-    with pytest.raises(UserError, match=r"weights\.pth cannot be downloaded: HTTP Error 404"):
+    with pytest.raises(UserError, match=r"weights\.pth cannot be downloaded: status 404"):
         download(server.url(), SHA256, tmp_path)
     assert (server.requests, kept(tmp_path)) == (1, [])
 

@@ -1,0 +1,150 @@
+"""Files over http and https, by the standard library's client: written and hashed as they come.
+
+A block at a time is received, hashed and written before it leaves the processor's cache, in memory
+that is used again, by calls that let other threads run. Proxies and certificates are those of the
+environment ($https_proxy, $no_proxy, $SSL_CERT_FILE and their kind).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import mmap
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+CONNECT_SECONDS, SILENT_SECONDS = 10, 30
+_BLOCK = 256 * 2**10
+_local = threading.local()
+
+
+class AnswerError(OSError):
+    """The server's answer was not the file but a status, such as 403."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"status {status} {message}")
+        self.status, self.message = status, message
+
+
+class TooLargeError(OSError):
+    """More came, or was announced, than may come."""
+
+
+def copy_file(
+    url: str, to: Path, most: int | None = None, headers: Mapping[str, str] | None = None
+) -> str:
+    """Write the file at a URL to ``to``, at most ``most`` bytes; its sha256 in hex.
+
+    ``headers`` go to the origin of ``url`` alone, wherever it redirects to. Raises
+    FileNotFoundError, AnswerError, TooLargeError, ValueError for what no other attempt would mend
+    (a certificate), or another OSError or HTTPException where the connection fails.
+    """
+    with contextlib.closing(_open(url, headers or {})) as answer, to.open("wb") as file:
+        length = int(answer.headers.get("Content-Length") or -1)
+        size, digest, block = 0, hashlib.sha256(), _block()
+        while True:
+            if most is not None and max(size, length) > most:
+                raise TooLargeError(f"more than the {most} bytes came that are expected")
+            try:
+                count = answer.readinto(block)
+            except TimeoutError:
+                raise TimeoutError(f"nothing came for {SILENT_SECONDS} s") from None
+            if not count:
+                break
+            size += count
+            digest.update(block[:count])
+            file.write(block[:count])
+    if size < length:
+        raise OSError(f"the connection ended after {size} of {length} bytes")
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a local file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(url: str, headers: Mapping[str, str]) -> Any:
+    opener = urllib.request.OpenerDirector()
+    for kind in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        _Redirects,
+        _Http,
+        _Https,
+    ):
+        opener.add_handler(kind())
+    request = urllib.request.Request(url, headers={"User-Agent": "guidance-train", **headers})
+    try:
+        return opener.open(request, timeout=CONNECT_SECONDS)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 404:
+                raise FileNotFoundError(f"status 404 {error.reason}") from None
+            raise AnswerError(error.code, str(error.reason)) from None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ValueError):
+            raise error.reason from None
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        raise OSError(f"cannot connect to {urlsplit(url).hostname}: {reason}") from None
+
+
+class _Patient:
+    """Waits longer for an answer than for a connection."""
+
+    sock: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self.sock.settimeout(SILENT_SECONDS)
+
+
+class _Connection(_Patient, http.client.HTTPConnection):
+    pass
+
+
+class _SecureConnection(_Patient, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, req)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and tells other origins no credentials."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new and urlsplit(new.full_url)[:2] != urlsplit(req.full_url)[:2]:
+            new.headers = {}
+        return new
+
+
+def _block() -> memoryview:
+    """The thread's own block of memory, at the start of a page.
+
+    Copies out of the kernel are several times slower on some processors when their ends are not
+    aligned alike.
+    """
+    if not hasattr(_local, "block"):
+        _local.block = memoryview(mmap.mmap(-1, _BLOCK))
+    block: memoryview = _local.block
+    return block
