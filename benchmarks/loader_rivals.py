@@ -73,7 +73,7 @@ class Limit:
             sample = Sample.model_validate_json(raw.json)
             source = sample.width, sample.height
             plan = draw_plan(rng, config.data, *source, np.array(sample.boxes).reshape(-1, 4))
-            self.items.append((raw.image, plan, source))
+            self.items.append((bytes(raw.image), plan, source))
 
     def run(self, slot: int, count: np.ndarray) -> None:
         """Go through them again and again, and count in a slot."""
@@ -167,7 +167,7 @@ class _LitItem:
 
     def __call__(self, index: int) -> dict[str, bytes]:
         raw = self.shards.read(index)
-        return {"image": raw.image, "json": raw.json}
+        return {"image": bytes(raw.image), "json": raw.json}
 
 
 def litdata(folder: Path, config: Config, workers: int) -> Iterator[Any]:

@@ -23,7 +23,7 @@ class ImageError(ValueError):
     """These bytes cannot be used as a picture; the message says why."""
 
 
-def image_format(data: bytes) -> str | None:
+def image_format(data: bytes | memoryview) -> str | None:
     """The extension that the bytes deserve, ``jpg`` or ``png``; None for all other content."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
@@ -31,7 +31,7 @@ def image_format(data: bytes) -> str | None:
 
 
 def decode_image(
-    data: bytes, *, upright: bool = True, min_size: tuple[int, int] | None = None
+    data: bytes | memoryview, *, upright: bool = True, min_size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Pixels (H,W,3), uint8 RGB, of a JPEG, PNG, BMP, WebP, GIF, TIFF or PPM.
 
@@ -45,13 +45,13 @@ def decode_image(
     return turn_upright(pixels, orientation(data)) if upright else pixels
 
 
-def orientation(data: bytes) -> int:
+def orientation(data: bytes | memoryview) -> int:
     """EXIF orientation 1..8 of JPEG, PNG or WebP bytes; 1 (as stored) where there is none."""
     # The marker is looked for first, as most pictures of a data set have no EXIF at all.
     if image_format(data) == "jpg":
-        marked = b"Exif\x00\x00" in data[:65536]
+        marked = b"Exif\x00\x00" in bytes(data[:65536])
     elif image_format(data) == "png":
-        marked = b"eXIf" in data  # it may stand behind the pixels
+        marked = b"eXIf" in bytes(data)  # it may stand behind the pixels
     else:  # Pillow turns a TIFF by itself
         marked = data[:4] == b"RIFF" and b"EXIF" in data
     if not marked:
@@ -75,7 +75,7 @@ def turn_upright(pixels: np.ndarray, exif_orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _decode_jpeg(data: bytes, min_size: tuple[int, int] | None) -> np.ndarray | None:
+def _decode_jpeg(data: bytes | memoryview, min_size: tuple[int, int] | None) -> np.ndarray | None:
     """Pixels of a JPEG, or None for the colour spaces that only Pillow converts."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -93,7 +93,7 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int] | None) -> np.ndarray | 
         raise ImageError(f"damaged JPEG: {error}") from None
 
 
-def _decode_other(data: bytes) -> np.ndarray:
+def _decode_other(data: bytes | memoryview) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)

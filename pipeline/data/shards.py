@@ -112,7 +112,7 @@ class Raw(NamedTuple):
     ``fault`` says why it cannot be trusted, if so: a cut, a damaged header, a wrong index.
     """
 
-    image: bytes
+    image: bytes | memoryview
     json: bytes
     where: str
     fault: str = ""
@@ -123,7 +123,8 @@ class ShardSet:
 
     Every read is one positioned read. Nothing is read at construction but the manifest and, of a
     folder, the sizes of the files; remote shards are fetched whole into ``cache`` when they are
-    first needed. Safe to hand to forked or spawned loader processes.
+    first needed. A sample's headers are checked when it is first read from a folder; the cache has
+    checked those of its shards. Safe to hand to forked or spawned loader processes.
     """
 
     def __init__(
@@ -167,24 +168,14 @@ class ShardSet:
         ):
             return Raw(b"", b"", where, f"its index does not fit {entry.name}")
         # Image and JSON are neighbours: one read brings both, with their headers.
-        block = os.pread(opened.descriptor, end - begin, begin)
-        image, json = block[BLOCK : BLOCK + image_size], block[json_at - begin :]
+        block = memoryview(os.pread(opened.descriptor, end - begin, begin))
+        image, json = block[BLOCK : BLOCK + image_size], bytes(block[json_at - begin :])
         if len(block) < end - begin:
             return Raw(image, json, where, f"{entry.name} is cut at byte {begin + len(block)}")
-        try:
-            first = parse_header(block[:BLOCK], begin)
-            second = parse_header(block[between - begin : json_at - begin], between)
-        except TarError as error:
-            return Raw(image, json, where, f"{error}, or a wrong index")
-        if (first.size, second.size) != (image_size, json_size):
-            return Raw(image, json, where, f"its index does not fit {entry.name}")
-        if second.name != f"{first.key}.json":
-            fault = f"member {first.name!r} has {second.name!r} for its JSON"
-            return Raw(image, json, where, fault)
-        if not opened.in_place[row]:
-            fault = f"its index, which leads to {first.key} again, does not fit {entry.name}"
-            return Raw(image, json, where, fault)
-        return Raw(image, json, where)
+        if opened.checked[row]:
+            return Raw(image, json, where)
+        headers = bytes(block[:BLOCK]), bytes(block[between - begin : json_at - begin])
+        return Raw(image, json, where, opened.check(row, *headers))
 
     def read_json(self, index: int) -> Raw:
         """The same with its JSON alone, for those who look at many samples and few pictures."""
@@ -221,7 +212,7 @@ class ShardSet:
         if self.remote:
             self._close_evicted()
         entry = self.manifest.shards[shard]
-        opened = _Open(entry, *self._files.open(entry))
+        opened = _Open(entry, *self._files.open(entry), checked=self.remote)
         self._open[shard] = opened
         if len(self._open) > OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1].descriptor)
@@ -235,12 +226,30 @@ class ShardSet:
 
 
 class _Open:
-    """An open shard with its index (samples, 4)."""
+    """An open shard with its index (samples, 4), and whether each row is known to fit it."""
 
-    def __init__(self, entry: Shard, descriptor: int, offsets: np.ndarray) -> None:
+    def __init__(self, entry: Shard, descriptor: int, offsets: np.ndarray, checked: bool) -> None:
         self.entry, self.descriptor, self.offsets = entry, descriptor, offsets
-        self.in_place = _in_place(offsets, entry.bytes)
+        self.checked = bytearray([checked]) * len(offsets)
+        self._in_place = _in_place(offsets, entry.bytes) if not checked else None
         self._touched = time.monotonic()
+
+    def check(self, row: int, image_header: bytes, json_header: bytes) -> str:
+        """What is wrong with a row whose headers these are; empty if nothing is."""
+        image_at, image_size, json_at, json_size = self.offsets[row].tolist()
+        try:
+            image = parse_header(image_header, image_at - BLOCK)
+            json = parse_header(json_header, json_at - BLOCK)
+        except TarError as error:
+            return f"{error}, or a wrong index"
+        if (image.size, json.size) != (image_size, json_size):
+            return f"its index does not fit {self.entry.name}"
+        if json.name != f"{image.key}.json":
+            return f"member {image.name!r} has {json.name!r} for its JSON"
+        if self._in_place is not None and not self._in_place[row]:
+            return f"its index, which leads to {image.key} again, does not fit {self.entry.name}"
+        self.checked[row] = True
+        return ""
 
     def touch(self) -> None:
         """Tell the cache, now and then, that this shard is in use."""
