@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.config import DataConfig
 from pipeline.data.decode import ImageError
-from pipeline.data.resize import View, Warp, fit_view, view_matrix, warp_view
+from pipeline.data.resize import View, Warp, fit_view, view_map, warp_view
 
 CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 CROP_TRIALS = 50
@@ -98,7 +98,7 @@ class Place(NamedTuple):
 def place(plan: Plan, left: int, top: int, width: int, height: int) -> Place:
     """Place of a plan's view in the rectangle of the input that it fills."""
     warped = Warp(plan.view, 1.0, plan.flip, plan.flip_vertical)
-    (a, _, c), (_, b, d) = view_matrix(warped, width, height).tolist()
+    a, c, b, d = view_map(warped, width, height)
     return Place(a, c + left, b, d + top, left, top, left + width, top + height)
 
 

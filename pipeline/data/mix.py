@@ -6,13 +6,14 @@ Partners come from the window of the sample, so that they cost no other shard. E
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.config import DataConfig
 from pipeline.data.order import Order
-from pipeline.data.randomness import generator
+from pipeline.data.randomness import generators
 
 EDGE = 0.3  # the tiles of a mosaic meet within the middle 40% of each side
 MIXUP = 0.5  # weight of the blended image
@@ -35,16 +36,30 @@ class Mixer:
         self.order, self.config, self.seed = order, config, seed
         self._mixes = config.mosaic > 0 or config.mixup > 0
 
-    def pieces(self, position: int, row: int, size: int) -> list[Piece]:
-        """What the image at a position of the stream is made of."""
-        index, epoch = self.order.sample(position)
-        own = generator("augment", self.seed, epoch, index)
+    def pieces(self, positions: Sequence[int], size: int) -> list[Piece]:
+        """What the images at these positions of the stream are made of, one after the other."""
+        samples = [self.order.sample(position) for position in positions]
+        keys = [(self.seed, epoch, index) for index, epoch in samples]
         whole = (0, 0, size, size)
+        pieces = [
+            Piece(row, index, rng, whole, 1.0)
+            for row, ((index, _), rng) in enumerate(
+                zip(samples, generators("augment", keys), strict=True)
+            )
+        ]
         if not self._mixes:
-            return [Piece(row, index, own, whole, 1.0)]
-        rng = generator("mix", self.seed, epoch, index)
+            return pieces
+        draws = generators("mix", keys)
+        return [
+            piece
+            for own, position, rng in zip(pieces, positions, draws, strict=True)
+            for piece in self._mixed(own, position, rng, size)
+        ]
+
+    def _mixed(self, own: Piece, position: int, rng: np.random.Generator, size: int) -> list[Piece]:
+        row, whole = own.row, own.tile
         mosaic, x, y, *draws, mixup, last = rng.random(8).tolist()
-        pieces = [Piece(row, index, own, whole, 1.0)]
+        pieces = [own]
         if mosaic < self.config.mosaic:
             x, y = (EDGE + (1 - 2 * EDGE) * share for share in (x, y))
             tiles = _tiles(round(size * x), round(size * y), size)

@@ -57,16 +57,22 @@ class Warp(NamedTuple):
     flip_vertical: bool = False
 
 
-def view_matrix(warp: Warp, width: int, height: int) -> np.ndarray:
-    """(2,3) from source pixels to pixels of a width x height output.
+def view_map(warp: Warp, width: int, height: int) -> tuple[float, float, float, float]:
+    """scale_x, shift_x, scale_y, shift_y from source pixels to those of a width x height output.
 
     Both count from the corner of the first pixel.
     """
     x1, y1, x2, y2 = warp.view
     a, b = width / (x2 - x1), height / (y2 - y1)
-    across = (-a, 0.0, a * x2) if warp.flip else (a, 0.0, -a * x1)
-    down = (0.0, -b, b * y2) if warp.flip_vertical else (0.0, b, -b * y1)
-    return np.array((across, down))
+    across = (-a, a * x2) if warp.flip else (a, -a * x1)
+    down = (-b, b * y2) if warp.flip_vertical else (b, -b * y1)
+    return *across, *down
+
+
+def view_matrix(warp: Warp, width: int, height: int) -> np.ndarray:
+    """The same as a matrix (2,3)."""
+    a, c, b, d = view_map(warp, width, height)
+    return np.array(((a, 0.0, c), (0.0, b, d)))
 
 
 def warp_view(

@@ -58,12 +58,7 @@ class TrainBatches(Dataset[Parcel]):
     def __getitem__(self, step: int) -> Parcel:
         positions = share(step, self.config.train.batch_size, self.rank, self.world_size)
         size = input_size(self.config, step)
-        pieces = [
-            piece
-            for row, position in enumerate(positions)
-            for piece in self.mixer.pieces(position, row, size)
-        ]
-        parts = [self._read(piece) for piece in pieces]
+        parts = [self._read(piece) for piece in self.mixer.pieces(positions, size)]
         for part in parts:
             part.draw(self.config)
         pixels, slot = room(self.ring, (len(positions), size, size, 3))
