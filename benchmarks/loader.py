@@ -1,16 +1,16 @@
 """How fast images reach training, against the limit and against other loaders.
 
-    python -m benchmarks.loader                          # 4,000 generated images; 20 minutes
+    python -m benchmarks.loader                          # 4,000 generated images; 40 minutes
     python -m benchmarks.loader --shards SHARDSET        # any shard set of JPEGs
     python -m benchmarks.loader --augment                # crop, zoom-out and colour too
 
 The limit is decode and one warp in a bare loop over bytes in memory. All contenders use the same
 decoder, draws and warp, on one core with one loader process (which the consumer shares) and on two
-cores with two. All are started and warmed up before any is measured. Then each in turn runs for a
-second while the others stand still, so that whatever else the machine does slows all of them alike.
-Two rates are given: images per second as the clock says, and per second of CPU that the whole
-process tree used. litdata is compared where it is installed (``pip install litdata``), nginx where
-it is.
+cores with two. In each round all are started anew, as the same program is a tenth faster or slower
+from one start to the next, and warmed up. Then each in turn runs for a second while the others
+stand still, so that whatever else the machine does slows all of them alike. Two rates are given:
+images per second as the clock says, and per second of CPU that the whole process tree used. litdata
+is compared where it is installed (``pip install litdata``), nginx where it is.
 
 From nginx it is measured twice. First through a cache of a third of the set, empty at the start,
 and read as a large set is (parts and windows, not permuted whole), so that shards are fetched,
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ CONTENDERS = (
     *("loose_files", "webdataset", "litdata"),
 )
 WARM_SECONDS = 2.0
-TURNS = 5  # of a second, in a round
+TURNS = 8  # of a second, in a round
 RATES = ("per_s", "per_cpu_s")
 AUGMENT = {"data.crop": 0.5, "data.zoom_out": 0.5, "data.photometric": 0.5}
 SETUPS = ((1, 1), (2, 2))  # cores, loader processes
@@ -76,7 +76,7 @@ def main() -> None:
     add = parser.add_argument
     add("--shards", type=Path, help="shard set to use instead of generated images")
     add("--images", type=int, default=4000, help="images to generate")
-    add("--rounds", type=int, default=10, help="of 5 s for each contender; at least 2")
+    add("--rounds", type=int, default=10, help="of 8 s for each contender; at least 2")
     add("--batch", type=int, default=32)
     add("--size", type=int, default=320)
     add("--augment", action="store_true")
@@ -112,7 +112,8 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         task["nginx"] = url
         for cores, workers in SETUPS:
             tasks = [{**task, "what": name, "cores": cores, "workers": workers} for name in names]
-            speed[f"{cores} cores"] = _speeds(*_in_turns(tasks, scratch, options.rounds))
+            rounds = [_in_turns(tasks, scratch) for _ in range(max(2, options.rounds))]
+            speed[f"{cores} cores"] = _speeds(rounds)
             for name, seen in speed[f"{cores} cores"].items():
                 print(f"{cores} cores  {name:15} {json.dumps(seen)}", flush=True)
     return {
@@ -127,10 +128,8 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _in_turns(
-    tasks: list[dict[str, Any]], scratch: Path, rounds: int
-) -> tuple[Mapping[str, list[Turn]], dict[str, Any]]:
-    """What the contenders did in every round, and why those are absent that are."""
+def _in_turns(tasks: list[dict[str, Any]], scratch: Path) -> dict[str, Turn | dict[str, str]]:
+    """What the contenders did in a round, or why they are absent."""
     with contextlib.ExitStack() as stack:
         started = []
         for task in tasks:
@@ -139,19 +138,21 @@ def _in_turns(
             started.append(contender)
         absent = {one.name: one.said for one in started if "absent" in one.said}
         present = [one for one in started if one.name not in absent]
-        return take_turns(present, max(2, rounds), TURNS), absent
+        return {**take_turns(present, TURNS), **absent}
 
 
-def _speeds(seen: Mapping[str, list[Turn]], absent: dict[str, Any]) -> dict[str, Any]:
+def _speeds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Rates, and the ratio to the limit within rounds."""
-    out: dict[str, Any] = dict(absent)
-    for name, rounds in seen.items():
-        rates = {key: [_rate(turn, key) for turn in rounds] for key in RATES}
-        out[name] = {key: summary(values) for key, values in rates.items()}
-        for key, values in rates.items():
-            limits = [_rate(turn, key) for turn in seen["limit"]]
-            ratios = [a / b for a, b in zip(values, limits, strict=True)]
-            out[name][f"{key}_of_limit"] = summary(ratios)
+    out: dict[str, Any] = {}
+    for name in rounds[0]:
+        if "absent" in rounds[0][name]:
+            out[name] = rounds[0][name]
+            continue
+        out[name] = {}
+        for key in RATES:
+            rates, limits = ([_rate(seen[who], key) for seen in rounds] for who in (name, "limit"))
+            ratios = [a / b for a, b in zip(rates, limits, strict=True)]
+            out[name] |= {key: summary(rates), f"{key}_of_limit": summary(ratios)}
     return out
 
 

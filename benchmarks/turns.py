@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,18 +86,13 @@ class Contender:
 
 
 def take_turns(
-    contenders: Sequence[Contender], rounds: int, turns: int, seconds: float = 1.0
-) -> Mapping[str, list[Turn]]:
-    """For each contender and round what it did in its ``turns``, which all have alternately."""
-    seen: dict[str, list[Turn]] = {contender.name: [] for contender in contenders}
-    for _ in range(rounds):
-        for number in range(turns):
-            for contender in contenders:
-                done = contender.turn(seconds)
-                if number == 0:
-                    seen[contender.name].append(done)
-                else:
-                    seen[contender.name][-1] += done
+    contenders: Sequence[Contender], turns: int, seconds: float = 1.0
+) -> dict[str, Turn]:
+    """What each contender did in its turns, which all have alternately."""
+    seen = {contender.name: Turn(0, 0.0, 0.0) for contender in contenders}
+    for _ in range(turns):
+        for contender in contenders:
+            seen[contender.name] += contender.turn(seconds)
     return seen
 
 
