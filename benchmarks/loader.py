@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -87,6 +88,7 @@ def main() -> None:
     if options.child:
         _child(json.loads(options.child[0]), *map(Path, options.child[1:]))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all it started ends with it
     with tempfile.TemporaryDirectory() as scratch:
         row = _compare(options, Path(scratch))
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
@@ -130,7 +132,12 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def _in_turns(tasks: list[dict[str, Any]], scratch: Path) -> dict[str, Turn | dict[str, str]]:
     """What the contenders did in a round, or why they are absent."""
+    cache = Path(tasks[0]["config"]["data.cache"])
     with contextlib.ExitStack() as stack:
+        stack.callback(cache.mkdir, exist_ok=True)
+        stack.callback(
+            shutil.rmtree, cache, ignore_errors=True
+        )  # what killed contenders have left there
         started = []
         for task in tasks:
             contender = Contender(_command(task), scratch, task["what"])
@@ -207,9 +214,11 @@ def _work(task: dict[str, Any], config: Config, count: np.ndarray) -> None:
     """Warm up, say so, and count images for ever."""
     what, workers = task["what"], task["workers"]
     if what == "limit":
-        limit = rivals.Limit(task["shards"], config, 1000)
+        processes = rivals.Limit(task["shards"], config, 1000).start(workers, count)
+        time.sleep(WARM_SECONDS)
         print("{}", flush=True)
-        limit.run_in_processes(workers, count)
+        for process in processes:
+            process.join()
         return
     if what.startswith("this_nginx") and not task["nginx"]:
         return print(json.dumps({"absent": "nginx is not installed"}))

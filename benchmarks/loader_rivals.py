@@ -81,14 +81,13 @@ class Limit:
             painted(*item, self.size)
             count[slot] += 1
 
-    def run_in_processes(self, processes: int, count: np.ndarray) -> None:
-        """The same in several processes, for ever."""
+    def start(self, processes: int, count: np.ndarray) -> list[Any]:
+        """The same in several processes, which are returned."""
         fork = multiprocessing.get_context("fork")
         started = [fork.Process(target=self.run, args=(i, count)) for i in range(processes)]
         for process in started:
             process.start()
-        for process in started:
-            process.join()
+        return started
 
 
 class LooseFiles(Dataset[Any]):

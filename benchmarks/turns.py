@@ -51,10 +51,12 @@ class Contender:
                 text=True,
                 start_new_session=True,
             )
-        self.said = self._ready()
-        if self.said is None:
+        self._errors = errors
+        try:
+            self.said = self._ready()
+        except BaseException:
             self.end()
-            raise SystemExit(f"{name}:\n{errors.read_text()}")
+            raise
         self._signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> Turn:
@@ -66,6 +68,8 @@ class Contender:
         self._signal(signal.SIGSTOP)
         clock = time.monotonic() - began
         after = cpu_seconds(self._process.pid)
+        if self._process.poll() is not None:
+            raise SystemExit(f"{self.name} ended in its turn:\n{self._errors.read_text()}")
         return Turn(int(self._counters.sum()) - work, clock, after - cpu)
 
     def end(self) -> None:
@@ -78,7 +82,7 @@ class Contender:
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        return None
+        raise SystemExit(f"{self.name}:\n{self._errors.read_text()}")
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

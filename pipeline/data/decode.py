@@ -53,7 +53,7 @@ def orientation(data: bytes | memoryview) -> int:
     elif image_format(data) == "png":
         marked = b"eXIf" in bytes(data)  # it may stand behind the pixels
     else:  # Pillow turns a TIFF by itself
-        marked = data[:4] == b"RIFF" and b"EXIF" in data
+        marked = data[:4] == b"RIFF" and b"EXIF" in bytes(data)
     if not marked:
         return 1
     try:

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import ipaddress
 import json
+import multiprocessing
 import ssl
 import subprocess
 import sys
@@ -71,11 +72,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
         server.server_close()
 
 
-def whole(handler: Any) -> None:
+def whole(handler: Any, content: bytes = CONTENT) -> None:
     handler.send_response(200)
-    handler.send_header("Content-Length", str(len(CONTENT)))
+    handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
-    handler.wfile.write(CONTENT)
+    handler.wfile.write(content)
 
 
 def cut(handler: Any) -> None:
@@ -140,6 +141,30 @@ def test_a_file_comes_whole_with_its_hash(serve, tmp_path, answer):
     assert found == hashlib.sha256(CONTENT).hexdigest()
 
 
+def test_forked_processes_do_not_meet(serve, tmp_path):
+    """What one receives never reaches the file of another."""
+
+    def of_path(handler: Any) -> None:
+        whole(handler, handler.path[1:2].encode() * len(CONTENT))
+
+    server = serve(of_path)
+    url = server.url().removesuffix("/file")
+    copy_file(f"{url}/x", tmp_path / "x")
+
+    def receive(name: str) -> None:
+        for _ in range(20):
+            copy_file(f"{url}/{name}", tmp_path / name)
+            assert (tmp_path / name).read_bytes() == name.encode() * len(CONTENT)
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=receive, args=(name,)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
 @pytest.mark.parametrize("answer", [cut, lambda handler: in_chunks(handler, last=False)])
 def test_a_cut_is_noticed(serve, tmp_path, answer):
     with pytest.raises((OSError, HTTPException)):
@@ -160,12 +185,36 @@ def test_an_error_leaves_no_file(serve, tmp_path, status, kind):
     assert not (tmp_path / "file").exists()
 
 
+def test_spaces_and_accents_in_an_address_are_escaped(serve, tmp_path):
+    server = serve(whole)
+    copy_file(server.url().replace("file", "my données%20?key=a b"), tmp_path / "file")
+    assert server.asked[0][0] == "/my%20donn%C3%A9es%20?key=a%20b"
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@127.0.0.1/x", "http://127.0.0.1:port/x"])
+def test_what_is_no_address_is_said_without_its_secrets(tmp_path, url):
+    with pytest.raises(ValueError) as caught:
+        copy_file(url, tmp_path / "file")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_encoded_answer_is_refused(serve, tmp_path):
+    def encoded(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.end_headers()
+
+    with pytest.raises(ValueError, match="encoded .gzip.; have it served as it is"):
+        copy_file(serve(encoded).url(), tmp_path / "file")
+
+
 def test_headers_stay_with_their_origin(serve, tmp_path):
     elsewhere = serve(whole)
     away = serve(redirect(elsewhere.url()))
     copy_file(away.url(), tmp_path / "file", headers={"Authorization": "Bearer secret"})
     assert away.asked[0][1]["Authorization"] == "Bearer secret"
     assert "Authorization" not in elsewhere.asked[0][1]
+    assert elsewhere.asked[0][1]["User-Agent"] == "guidance-train"
 
     def first_elsewhere(handler: Any) -> None:
         (redirect("/other") if handler.path == "/file" else whole)(handler)

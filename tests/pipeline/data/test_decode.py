@@ -76,7 +76,7 @@ def test_exif_orientation_is_applied_unless_told_not_to(colours, turn, kind):
     upright = np.asarray(ImageOps.exif_transpose(Image.fromarray(stored)))
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
-    assert orientation(data) == turn
+    assert orientation(data) == orientation(memoryview(data)) == turn
     assert stored.shape == upright.shape == (32, 48, 3)
     assert abs(decode_image(data).astype(int) - expected).max() <= 3
     assert np.array_equal(decode_image(data), turn_upright(stored, turn))
