@@ -135,9 +135,8 @@ def _in_turns(tasks: list[dict[str, Any]], scratch: Path) -> dict[str, Turn | di
     cache = Path(tasks[0]["config"]["data.cache"])
     with contextlib.ExitStack() as stack:
         stack.callback(cache.mkdir, exist_ok=True)
-        stack.callback(
-            shutil.rmtree, cache, ignore_errors=True
-        )  # what killed contenders have left there
+        # What contenders leave there, as they are killed.
+        stack.callback(shutil.rmtree, cache, ignore_errors=True)
         started = []
         for task in tasks:
             contender = Contender(_command(task), scratch, task["what"])

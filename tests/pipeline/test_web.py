@@ -191,11 +191,11 @@ def test_spaces_and_accents_in_an_address_are_escaped(serve, tmp_path):
     assert server.asked[0][0] == "/my%20donn%C3%A9es%20?key=a%20b"
 
 
-@pytest.mark.parametrize("url", ["http://me:secret@127.0.0.1/x", "http://127.0.0.1:port/x"])
-def test_what_is_no_address_is_said_without_its_secrets(tmp_path, url):
-    with pytest.raises(ValueError) as caught:
-        copy_file(url, tmp_path / "file")
-    assert "secret" not in str(caught.value)
+def test_what_is_no_address_is_said_without_its_secrets(tmp_path):
+    with pytest.raises(ValueError, match="^credentials do not belong in an address$"):
+        copy_file("http://me:secret@127.0.0.1/x", tmp_path / "file")
+    with pytest.raises(ValueError, match="nonnumeric port"):
+        copy_file("http://127.0.0.1:port/x", tmp_path / "file")
 
 
 def test_an_encoded_answer_is_refused(serve, tmp_path):
