@@ -45,8 +45,8 @@ def augmented(image: bytes, text: bytes, config: Config) -> tuple[np.ndarray, An
     source, size = (tree["width"], tree["height"]), config.model.image_size
     boxes = np.array(tree["boxes"], np.float64).reshape(-1, 4)
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
-    plan = draw_plan(rng, config.data, *source, boxes)
-    moved, keep = move_boxes(boxes, np.array(place(plan, 0, 0, size, size)))
+    plan = draw_plan(rng, config.data, *source, lambda: boxes)
+    moved, keep = move_boxes(boxes, np.array([place(plan, 0, 0, size, size)]).T)
     labels = np.array(tree["labels"], np.int64)
     return painted(image, plan, source, size), moved[keep], labels[keep]
 
@@ -70,9 +70,9 @@ class Limit:
         self.items = []
         for index in rng.permutation(len(shards))[:samples]:
             raw = shards.read(int(index))
-            sample = Sample.model_validate_json(raw.json)
+            sample = Sample.from_json(raw.json)
             source = sample.width, sample.height
-            plan = draw_plan(rng, config.data, *source, np.array(sample.boxes).reshape(-1, 4))
+            plan = draw_plan(rng, config.data, *source, sample.objects)
             self.items.append((bytes(raw.image), plan, source))
 
     def run(self, slot: int, count: np.ndarray) -> None:

@@ -8,6 +8,7 @@ which the loader makes from (seed, epoch, sample).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -32,14 +33,18 @@ class Plan(NamedTuple):
 
 
 def draw_plan(
-    rng: np.random.Generator, config: DataConfig, width: int, height: int, boxes: np.ndarray
+    rng: np.random.Generator,
+    config: DataConfig,
+    width: int,
+    height: int,
+    boxes: Callable[[], np.ndarray],
 ) -> Plan:
-    """Draw the augmentation of an image; ``boxes`` (M,4) are its objects in source pixels."""
+    """Draw the augmentation of an image; ``boxes()`` (M,4) are its objects in source pixels."""
     view = (0.0, 0.0, float(width), float(height))
     if rng.random() < config.zoom_out:
         view = _zoom_out(rng, view, config.zoom_out_max)
     if rng.random() < config.crop:
-        view = _crop(rng, view, boxes)
+        view = _crop(rng, view, boxes())
     flip = bool(rng.random() < config.flip)
     colour = _colour(rng) if rng.random() < config.photometric else None
     flip_vertical = bool(rng.random() < config.flip_vertical)
@@ -107,19 +112,21 @@ def move_boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (M,4) into input pixels, clipped: (M,4) float32 and the mask (M,) of what remains.
 
-    ``places`` is one `Place` (8,) or one a box (M,8). A box remains if some of it is inside and,
-    where ``centre_inside``, its centre is in the view.
+    ``places`` holds one `Place` (8,1), or one a box (8,M), in columns. A box remains if some of it
+    is inside and, where ``centre_inside``, its centre is in the view.
     """
-    places = np.asarray(places, np.float64)
-    scale, shift = places[..., [0, 2]], places[..., [1, 3]]
-    low_limit, high_limit = places[..., 4:6], places[..., 6:8]
-    first, second = boxes[:, :2] * scale + shift, boxes[:, 2:] * scale + shift
+    # Along rows of M numbers, as NumPy takes its time over each row of two.
+    scale, shift, low_limit, high_limit = places[0:4:2], places[1:4:2], places[4:6], places[6:8]
+    first, second = boxes.T.reshape(2, 2, -1) * scale + shift
     low, high = np.minimum(first, second), np.maximum(first, second)  # a flip swaps them
-    clipped = np.concatenate([np.maximum(low, low_limit), np.minimum(high, high_limit)], axis=1)
-    keep = (clipped[:, 2:] > clipped[:, :2]).all(1)
+    clipped = np.concatenate([np.maximum(low, low_limit), np.minimum(high, high_limit)])
     centre = (low + high) / 2
-    inside = ((centre >= low_limit) & (centre <= high_limit)).all(1)
-    return clipped.astype(np.float32), keep & (inside | np.logical_not(centre_inside))
+    (keep_x, keep_y), (in_x, in_y) = (
+        clipped[2:] > clipped[:2],
+        (centre >= low_limit) & (centre <= high_limit),
+    )
+    keep = keep_x & keep_y & (in_x & in_y | np.logical_not(centre_inside))
+    return np.ascontiguousarray(clipped.T, np.float32), keep
 
 
 def _zoom_out(rng: np.random.Generator, view: View, largest: float) -> View:

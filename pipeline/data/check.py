@@ -48,7 +48,7 @@ def checked(record: Record, labels: Mapping[str, int]) -> Checked:
             problems.append(Problem(file=record.annotation, kind=kind, reason=problem))
         if box:
             kept.append((item, box))
-    sample = Sample(
+    sample = Sample.make(
         image_id=record.image_id,
         file_name=record.file_name,
         width=image.width,

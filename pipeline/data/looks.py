@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from pipeline.data.decode import ImageError, decode_image
 from pipeline.data.duplicates import Looks, look
-from pipeline.data.sample import Sample
+from pipeline.data.sample import Sample, SampleError
 from pipeline.data.shards import ShardSet
 from pipeline.data.tasks import Progress
 
@@ -19,9 +17,9 @@ def looks_of_set(uri: str) -> Looks:
     for index in range(len(shards)):
         raw = shards.read(index)
         try:
-            name = Sample.model_validate_json(raw.json).file_name
+            name = Sample.from_json(raw.json).file_name
             hashed = look(decode_image(raw.image))
-        except (ImageError, ValidationError):
+        except (ImageError, SampleError):
             continue
         looks.names.append(name)
         looks.hashes.append(hashed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 import mmap
 import weakref
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class Ring:
 
         The latter when the trainer holds on to all of them, or the array is larger than a slot.
         """
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         own = self._taken[writer * self.slots : (writer + 1) * self.slots]
         free = int(own.argmin())
         if size > self.slot_bytes or own[free]:
@@ -49,14 +50,14 @@ class Ring:
 
     def open(self, slot: Slot) -> np.ndarray:
         """The array in a slot. The slot is free once nothing refers to the array any more."""
-        size = int(np.prod(slot.shape))
+        size = math.prod(slot.shape)
         # Views of an array refer to the owner of its memory, not to the array: so this has one.
         owner = (ctypes.c_uint8 * size).from_buffer(self._pages, self._start(slot))
         weakref.finalize(owner, self._free, slot.place).atexit = False
         return np.frombuffer(memoryview(owner), np.uint8).reshape(slot.shape)
 
     def _view(self, slot: Slot) -> np.ndarray:
-        start, size = self._start(slot), int(np.prod(slot.shape))
+        start, size = self._start(slot), math.prod(slot.shape)
         return np.frombuffer(self._pages, np.uint8, size, start).reshape(slot.shape)
 
     def _start(self, slot: Slot) -> int:

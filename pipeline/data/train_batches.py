@@ -8,12 +8,11 @@ than Python which runs between two pieces of Python.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from pydantic import ValidationError
 from torch.utils.data import Dataset, get_worker_info
 
 from pipeline.config import Config
@@ -33,9 +32,10 @@ from pipeline.data.order import Order, share
 from pipeline.data.randomness import bits
 from pipeline.data.resize import FILL
 from pipeline.data.ring import Ring, Slot
-from pipeline.data.sample import Sample
+from pipeline.data.sample import Sample, SampleError
 from pipeline.data.shards import Raw, ShardSet
 
+flat = itertools.chain.from_iterable
 WHOLE = Plan((0.0, 0.0, 1.0, 1.0), False)
 
 
@@ -61,9 +61,14 @@ class TrainBatches(Dataset[Parcel]):
         parts = [self._read(piece) for piece in self.mixer.pieces(positions, size)]
         for part in parts:
             part.draw(self.config)
+        # Before pixels sweep the samples out of the caches, though some may not be painted.
+        objects = _objects(parts, len(positions))
         pixels, slot = room(self.ring, (len(positions), size, size, 3))
         painted, problems = _paint(pixels, parts)
-        return _parcel(pixels, slot, parts, painted, problems)
+        if problems:
+            objects = _objects(painted, len(positions))
+        valid, ids = _valid(parts, painted, len(positions))
+        return Parcel(Batch, slot or pixels, (*objects, valid, ids, problems, len(parts)))
 
     def _read(self, piece: Piece) -> Part:
         raw = self.shards.read(piece.sample)
@@ -82,17 +87,13 @@ class Part:
     sample: Sample | None
     problem: str = ""
     plan: Plan = WHOLE
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))  # source pixels
 
     def draw(self, config: Config) -> None:
         """Draw its augmentation."""
         if self.sample is None:
             return
-        self.boxes = np.array(self.sample.boxes, np.float64).reshape(-1, 4)
-        crowd = self.sample.crowd
-        objects = self.boxes[~np.array(crowd)] if any(crowd) else self.boxes
         size = self.sample.width, self.sample.height
-        plan = draw_plan(self.piece.rng, config.data, *size, objects)
+        plan = draw_plan(self.piece.rng, config.data, *size, self.sample.objects)
         self.plan = fitted(plan, *self.piece.tile[2:], config.data.fit)
 
     def paint(self, image: np.ndarray) -> None:
@@ -134,9 +135,9 @@ def parse_sample(raw: Raw, classes: int) -> Sample:
     if raw.fault:
         raise ImageError(raw.fault)
     try:
-        sample = Sample.model_validate_json(raw.json)
-    except ValidationError as error:
-        raise ImageError(f"damaged JSON: {error.errors()[0]['msg']}") from None
+        sample = Sample.from_json(raw.json)
+    except SampleError as error:
+        raise ImageError(str(error)) from None
     if sample.labels and not 0 <= min(sample.labels) <= max(sample.labels) < classes:
         wrong = next(label for label in sample.labels if not 0 <= label < classes)
         raise ImageError(
@@ -169,50 +170,50 @@ def _paint(pixels: np.ndarray, parts: Sequence[Part]) -> tuple[list[Part], list[
     return painted, problems
 
 
-def _parcel(
-    pixels: np.ndarray,
-    slot: Slot | None,
-    parts: Sequence[Part],
-    painted: Sequence[Part],
-    problems: list[str],
-) -> Parcel:
+def _valid(
+    parts: Sequence[Part], painted: Sequence[Part], count: int
+) -> tuple[np.ndarray, list[str]]:
+    """Which of ``count`` images are valid (b,), and their names or where they were to be found."""
     own = {part.piece.row: part for part in reversed(parts)}  # the first of each image
-    valid = np.zeros(len(pixels), bool)
+    valid = np.zeros(count, bool)
     valid[[part.piece.row for part in painted]] = True
     ids = [
         part.sample.image_id if part.sample and valid[row] else part.raw.where
         for row, part in sorted(own.items())
     ]
-    objects = _objects(painted, len(pixels))
-    return Parcel(Batch, slot or pixels, (*objects, valid, ids, problems, len(parts)))
+    return valid, ids
 
 
-def _objects(parts: Sequence[Part], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _objects(parts: Sequence[Part], count: int) -> tuple[np.ndarray, ...]:
     """Boxes (b,M,4), labels (b,M) and crowd regions (b,K,4) of ``count`` images, padded."""
-    lengths = [len(part.boxes) for part in parts]
-    if not sum(lengths):
+    found = [(part, part.sample) for part in parts if part.sample and part.sample.boxes]
+    if not found:
         none = np.zeros((count, 0, 4), np.float32)
         return none, np.zeros((count, 0), np.int64), none
-    samples = [part.sample for part in parts if part.sample]
-    labels = np.array([label for sample in samples for label in sample.labels], np.int64)
-    crowd = np.array([flag for sample in samples for flag in sample.crowd], bool)
-    rows = np.repeat([part.piece.row for part in parts], lengths)
-    places = np.array([place(part.plan, *part.piece.tile) for part in parts])
+    lengths = [len(sample.boxes) for _, sample in found]
+    rows = np.repeat([part.piece.row for part, _ in found], lengths)
+    corners = flat(box for _, sample in found for box in sample.boxes)
+    labels = np.fromiter(flat(sample.labels for _, sample in found), np.int64)
+    crowd = np.fromiter(flat(sample.crowd for _, sample in found), bool)
+    places = np.fromiter(flat(place(part.plan, *part.piece.tile) for part, _ in found), np.float64)
     boxes, keep = move_boxes(
-        np.concatenate([part.boxes for part in parts]), np.repeat(places, lengths, axis=0), ~crowd
+        np.fromiter(corners, np.float64).reshape(-1, 4),
+        np.repeat(places.reshape(-1, 8).T, lengths, axis=1),
+        ~crowd,
     )
     objects, regions = keep & ~crowd, keep & crowd
     return (
-        _padded(boxes[objects], rows[objects], count, 0),
-        _padded(labels[objects], rows[objects], count, -1),
-        _padded(boxes[regions], rows[regions], count, 0),
+        *_padded(rows[objects], count, (boxes[objects], 0), (labels[objects], -1)),
+        *_padded(rows[regions], count, (boxes[regions], 0)),
     )
 
 
-def _padded(values: np.ndarray, rows: np.ndarray, count: int, filler: int) -> np.ndarray:
-    """Values (K,...), ordered by their rows, as (count, most in any row, ...)."""
+def _padded(rows: np.ndarray, count: int, *columns: tuple[np.ndarray, int]) -> Iterator[np.ndarray]:
+    """Columns of values (K,...), ordered by their rows, as (count, most in any row, ...)."""
     lengths = np.bincount(rows, minlength=count)
-    out = np.full((count, lengths.max(initial=0), *values.shape[1:]), filler, values.dtype)
-    first = np.cumsum(lengths) - lengths
-    out[rows, np.arange(len(rows)) - first[rows]] = values
-    return out
+    places = rows, np.arange(len(rows)) - (np.cumsum(lengths) - lengths)[rows]
+    for values, filler in columns:
+        shape = count, lengths.max(initial=0), *values.shape[1:]
+        out = np.full(shape, filler, values.dtype)
+        out[places] = values
+        yield out

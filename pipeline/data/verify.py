@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from pipeline.data.decode import ImageError, decode_image, image_format
 from pipeline.data.manifest import Manifest, Shard, load_manifest, local_folder
 from pipeline.data.remote import Remote, is_remote
-from pipeline.data.sample import Sample
+from pipeline.data.sample import Sample, SampleError
 from pipeline.data.shards import INDEX_ROW, index_path
 from pipeline.data.tar import (
     BLOCK,
@@ -102,11 +101,9 @@ class Verification:
             self.faults.append(f"{where}: the key is in {self._keys[image.key]} as well")
         self._keys[image.key] = shard.name
         try:
-            sample = Sample.model_validate_json(os.pread(descriptor, label.size, label.offset))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            self.faults.append(f"{where}: damaged JSON: {field} {first['msg']}".replace(": :", ":"))
+            sample = Sample.from_json(os.pread(descriptor, label.size, label.offset))
+        except SampleError as error:
+            self.faults.append(f"{where}: {error}")
             return
         if sample.image_id in self._images:
             self.faults.append(

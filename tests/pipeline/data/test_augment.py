@@ -27,7 +27,7 @@ NOTHING = DataConfig(flip=0.0)
 
 def plan_of(config: DataConfig, key: int, width: int, height: int, boxes=()) -> Plan:
     rng = generator("augment", 0, 0, key)
-    return draw_plan(rng, config, width, height, np.array(boxes, float).reshape(-1, 4))
+    return draw_plan(rng, config, width, height, lambda: np.array(boxes, float).reshape(-1, 4))
 
 
 def warped(image: np.ndarray, plan: Plan, width: int, height: int, size: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def warped(image: np.ndarray, plan: Plan, width: int, height: int, size: int) ->
 
 def moved_boxes(boxes: np.ndarray, plan: Plan, size: int, centre_inside: bool = True):
     """Those boxes that remain, and which they are."""
-    moved, keep = move_boxes(boxes, place(plan, 0, 0, size, size), centre_inside)
+    moved, keep = move_boxes(boxes, np.array([place(plan, 0, 0, size, size)]).T, centre_inside)
     return moved[keep], keep
 
 
@@ -96,7 +96,7 @@ def test_marks_are_found_in_tiles_and_letterboxes_too(shape, key):
     out = np.zeros((SIZE, SIZE, 3), np.uint8)
     warp(decoded, plan, shape, out[top : top + h, left : left + w])
     ((x1, y1, x2, y2),), keep = move_boxes(
-        np.array([box], float), np.array(place(plan, left, top, w, h))
+        np.array([box], float), np.array([place(plan, left, top, w, h)]).T
     )
     (ax, ay), (bx, by) = find_blob(out, 0), find_blob(out, 2)
     (ax, bx), (ay, by) = sorted((ax, bx)), sorted((ay, by))

@@ -17,7 +17,7 @@ def convert_coco(tmp_path, written):
         source = coco_source(images, annotations)
         manifest = written(source, tmp_path / "out", category_ids=source.category_ids, **options)
         shards = ShardSet(tmp_path / "out")
-        samples = [Sample.model_validate_json(shards.read(i).json) for i in range(len(shards))]
+        samples = [Sample.from_json(shards.read(i).json) for i in range(len(shards))]
         return manifest, samples
 
     return run

@@ -21,7 +21,7 @@ def convert_yolo(tmp_path, written):
         source = yolo_source(root or tmp_path / "y", split, classes)
         written(source, tmp_path / "out", overwrite=True, **options)
         shards = ShardSet(tmp_path / "out")
-        samples = [Sample.model_validate_json(shards.read(i).json) for i in range(len(shards))]
+        samples = [Sample.from_json(shards.read(i).json) for i in range(len(shards))]
         # All pictures of these tests are the same one.
         told = [str(p) for p in shards.manifest.problems if p.kind != "near duplicate"]
         return {s.image_id: s for s in samples}, told
