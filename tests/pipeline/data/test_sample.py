@@ -32,7 +32,7 @@ def test_json_and_back():
         ({"boxes": [[5, 5, 5, 9]]}, "empty or leaves the image"),
         ({"boxes": [[0, 0, 41, 9]]}, "empty or leaves the image"),
         ({"boxes": [[0, 0, float("nan"), 9]]}, "empty or leaves the image"),
-        ({"boxes": [[0, 0, 9]]}, "length 4, got 3 - at "),
+        ({"boxes": [[0, 0, 9]]}, "of length 4"),
         ({"width": 0}, ">= 1"),
         ({"width": 40.5}, "Expected `int`, got `float`"),
         ({"labels": ["2"]}, "Expected `int`, got `str`"),
