@@ -45,7 +45,7 @@ def augmented(image: bytes, text: bytes, config: Config) -> tuple[np.ndarray, An
     source, size = (tree["width"], tree["height"]), config.model.image_size
     boxes = np.array(tree["boxes"], np.float64).reshape(-1, 4)
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
-    plan = draw_plan(rng, config.data, *source, lambda: boxes)
+    plan = draw_plan(rng, config.data, *source, lambda: boxes[~np.array(tree["crowd"], bool)])
     moved, keep = move_boxes(boxes, np.array([place(plan, 0, 0, size, size)]).T)
     labels = np.array(tree["labels"], np.int64)
     return painted(image, plan, source, size), moved[keep], labels[keep]

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from pipeline.data.decode import MAX_PIXELS
+
 Box = tuple[float, float, float, float]
-Side = Annotated[int, msgspec.Meta(gt=0)]
+Side = Annotated[int, msgspec.Meta(gt=0, le=MAX_PIXELS)]
 
 
 class SampleError(ValueError):
@@ -20,7 +22,8 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Size and objects of one image.
 
     Boxes are 0-based float pixels x1, y1, x2, y2 with exclusive ends, inside the image and not
-    empty. Crowd boxes are regions that training ignores; difficult objects train.
+    empty. Crowd boxes are regions that training ignores; difficult objects train. `make` and
+    `from_json` check types and sizes, which the constructor takes as they are.
     """
 
     image_id: str
@@ -48,7 +51,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         """A sample of these fields, integers taken for floats. Raises SampleError."""
         try:
             return msgspec.convert(fields, cls)
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             raise SampleError(str(error)) from None
 
     @classmethod
@@ -56,16 +59,16 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         """The sample whose JSON this is. Raises SampleError."""
         try:
             return _decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except ValueError as error:  # of msgspec, or of UTF-8
             raise SampleError(f"damaged JSON: {error}") from None
 
     def objects(self) -> np.ndarray:
         """The boxes (M,4) of what is no crowd, float64."""
         boxes = np.array(self.boxes, np.float64).reshape(-1, 4)
-        return boxes[~np.array(self.crowd)] if any(self.crowd) else boxes
+        return boxes[~np.array(self.crowd, bool)] if any(self.crowd) else boxes
 
     def to_json(self) -> bytes:
-        """The one byte sequence that stands for this sample in a shard."""
+        """The one byte sequence that stands for it in a shard. Raises ValueError on NaN areas."""
         tree = msgspec.structs.asdict(self)
         return json.dumps(tree, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 

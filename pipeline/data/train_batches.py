@@ -1,4 +1,4 @@
-"""Training batches: read, draw, decode, warp, pad.
+"""Training batches: read, draw, move boxes, decode, warp.
 
 Each stage goes through the whole batch before the next begins. A decoder sweeps everything else out
 of the processor's caches, so that Python which runs between two pictures takes several times longer

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import build_eval_loader, build_train_loader, load_manifest
 from pipeline.data.coco import coco_source
+from pipeline.data.resize import FILL
 from pipeline.data.shards import ShardSet
 from pipeline.data.train_batches import input_size
 from pipeline.data.voc import voc_source
@@ -156,6 +157,21 @@ def test_an_unreadable_partner_leaves_a_tile_without_objects(damage, scenes, mak
     valid = {i: bool(v) for b in batches for i, v in zip(b.image_ids, b.valid, strict=True)}
     assert sum(not v for v in valid.values()) == 1  # only the image that is damaged itself
     assert sum(loader.bad.problems.values()) > 1  # it was met as a partner too
+    lost = 0
+    for batch, sound in zip(batches, build_train_loader(scenes, config, 0, 1), strict=True):
+        for row in batch.valid.nonzero().flatten():
+            found, whole = (
+                {(*box, label) for box, label in zip(*pair, strict=True) if label >= 0}
+                for pair in (
+                    (b.boxes[row].tolist(), b.labels[row].tolist()) for b in (batch, sound)
+                )
+            )
+            assert found <= whole
+            blank = (batch.images[row].permute(1, 2, 0) == torch.tensor(FILL)).all(2)
+            for x1, y1, x2, y2, _ in found:
+                assert not blank[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1].all()
+            lost += len(whole - found)
+    assert lost
 
 
 def test_partners_count_as_samples_read(damage, make_config):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from pipeline.data.sample import Sample, SampleError
@@ -34,6 +35,7 @@ def test_json_and_back():
         ({"boxes": [[0, 0, float("nan"), 9]]}, "empty or leaves the image"),
         ({"boxes": [[0, 0, 9]]}, "of length 4"),
         ({"width": 0}, ">= 1"),
+        ({"width": 10**400}, "<="),
         ({"width": 40.5}, "Expected `int`, got `float`"),
         ({"labels": ["2"]}, "Expected `int`, got `str`"),
         ({"crowd": [1]}, "Expected `bool`, got `int`"),
@@ -51,7 +53,15 @@ def test_what_does_not_fit_is_refused(change, reason):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b"\xff", b'{"image_id": "7"}', json.dumps(GOOD).encode() + b" x"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"image_id": "\xff"}',
+        b'{"\xff": 1}',
+        b'{"image_id": "7"}',
+        json.dumps(GOOD).encode() + b" x",
+    ],
 )
 def test_what_is_no_sample_is_refused(text):
     with pytest.raises(SampleError, match="^damaged JSON: "):
@@ -66,6 +76,19 @@ def test_numbers_are_finite(field, number):
     assert number in text
     with pytest.raises(SampleError):
         Sample.from_json(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("crowd", "objects"),
+    [([False, False], [0, 1]), ([True, False], [1]), ([True, True], []), ([], [])],
+)
+def test_a_crowd_is_no_object(crowd, objects):
+    boxes = np.array([[0.0, 1.5, 40.0, 30.0], [1.0, 2.0, 3.0, 4.0]])
+    many = len(crowd)
+    fields = {"boxes": boxes[:many].tolist(), "labels": [0] * many, "difficult": [False] * many}
+    sample = Sample.make(**{**GOOD, **fields, "crowd": crowd, "area": [1.0] * many})
+    found = sample.objects()
+    assert found.shape == (len(objects), 4) and np.array_equal(found, boxes[objects])
 
 
 def test_area_that_is_not_finite_is_not_written():

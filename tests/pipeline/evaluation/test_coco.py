@@ -16,7 +16,7 @@ OTHER = (80.0, 80.0, 99.0, 99.0)
 
 def sample(name: str = "0", boxes=(BOX,), labels=(0,), difficult=None, crowd=None) -> Sample:
     count = len(boxes)
-    return Sample(
+    return Sample.make(
         image_id=name,
         file_name=f"{name}.jpg",
         width=100,
@@ -140,7 +140,7 @@ def _sample_of(image: dict, objects: list[dict], labels: np.ndarray) -> Sample:
         )
         for o in objects
     ]
-    return Sample(
+    return Sample.make(
         image_id=str(image["id"]),
         file_name=image["file_name"],
         width=image["width"],
