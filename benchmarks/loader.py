@@ -1,6 +1,6 @@
 """How fast images reach training, against the limit and against other loaders.
 
-    python -m benchmarks.loader                          # 4,000 generated images; 40 minutes
+    python -m benchmarks.loader                          # 4,000 generated images; 50 minutes
     python -m benchmarks.loader --shards SHARDSET        # any shard set of JPEGs
     python -m benchmarks.loader --augment                # crop, zoom-out and colour too
 
