@@ -9,7 +9,7 @@ import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
 
-from tests.jobs.head import free_ports
+from tests.ports import free_port
 from tests.stores import new_store
 
 START_SECONDS = 90
@@ -20,7 +20,7 @@ class MlflowServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, new_store(folder)
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 CONFIG = """
 daemon off;
 master_process off;
@@ -48,9 +50,7 @@ class Nginx:
             pytest.skip("nginx is not installed")
         assert found, "nginx is not installed"
         self.binary, self.root, self.state = found, root, state
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 

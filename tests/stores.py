@@ -1,11 +1,17 @@
 """Fresh sqlite run stores for tests, without paying for the migrations each time."""
 
+from __future__ import annotations
+
 import functools
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import TrackingConfig
 from pipeline.tracking import resolve_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @functools.cache
@@ -22,3 +28,8 @@ def new_store(folder: Path) -> str:
     path = folder / "mlflow.db"
     path.write_bytes(_empty_store())
     return f"sqlite:///{path}"
+
+
+def points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
+    """(step, value) of everything a run's metric holds, in the order of arrival."""
+    return [(p.step, p.value) for p in client.get_metric_history(run_id, key)]

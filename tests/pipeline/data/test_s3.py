@@ -1,7 +1,6 @@
 """Shard sets from an S3 server through the real client."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pipeline.data.cache import ShardCache
 from pipeline.data.shards import ShardSet
 from pipeline.data.verify import verify
 from pipeline.errors import UserError
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -23,9 +23,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def endpoint():
     """The address of a moto server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"

@@ -1,7 +1,6 @@
 """Errors of torch become words that say what to do."""
 
 import os
-import socket
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pipeline.config import Config
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.training.failures import FailedForGood, explained
 from pipeline.world import World, world_from_environment
+from tests.ports import free_port
 
 CONFIG = Config.from_dict({"ray": {"collective_timeout": 2}, "train": {"micro_batch": 3}})
 
@@ -64,9 +64,7 @@ def test_a_worker_that_hangs_or_ends_is_not_waited_for(
     tmp_path: Path, ends: bool, expected: str
 ) -> None:
     began = time.monotonic()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = [
         mp.get_context("fork").Process(target=_rank, args=(rank, str(tmp_path), port, ends))
         for rank in (0, 1)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pipeline.tracking import connect
 from pipeline.training import fit as fit_module
 from pipeline.training.fit import fit
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 
 def artifacts(uri: str, run_id: str) -> set[str]:
@@ -138,9 +138,7 @@ def test_a_failed_run_says_so_and_is_resumed(
 
 
 def test_without_a_store_a_training_starts_only_if_told_to(small: Config) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        away = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    away = f"http://127.0.0.1:{free_port()}"
     config = small.replace({"tracking.uri": away})
     began = time.monotonic()
     with pytest.raises(UserError, match="cannot be reached"):
@@ -155,9 +153,7 @@ def test_what_no_store_heard_is_sent_later(
     monkeypatch.setenv("XDG_CACHE_HOME", str(small.ray.storage))
     monkeypatch.setattr("pipeline.tracking.run.CLOSE_SECONDS", 0.0)
     monkeypatch.setattr("pipeline.training.worker.CLOSE_SECONDS", 0.0)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        away = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    away = f"http://127.0.0.1:{free_port()}"
     config = small.replace({"tracking.uri": away, "tracking.required": False})
     result = fit(config, run="one")
     assert result.run_id.startswith("offline-")

@@ -1,6 +1,5 @@
 """Where runs are kept: disks and object stores alike; S3 by a server of its own."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -20,14 +19,13 @@ from pipeline.training.fit import fit
 from pipeline.training.runs import RunRecord
 from pipeline.training.storage import Storage, join
 from pipeline.training.store import CheckpointStore
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The URI of an empty bucket."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     keys = {"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "key"}
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -4,11 +4,10 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 from pipeline.tracking.spool import Spool
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NODE = platform.node()
 
 

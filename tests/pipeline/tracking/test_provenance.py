@@ -1,17 +1,12 @@
 """What a run says of the source it was started from."""
 
-import platform
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from pipeline.config import Config
 from pipeline.tracking.begin import describe
 from pipeline.tracking.provenance import git_state
-
-ROOT = Path(__file__).resolve().parents[2]
-NODE = platform.node()
 
 
 @pytest.fixture

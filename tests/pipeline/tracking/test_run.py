@@ -1,0 +1,108 @@
+"""What a run records when it begins, is resumed and ends."""
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.tracking import Tracker, create_run, finish_run, resume_run
+from pipeline.tracking.params import flat_params
+from pipeline.tracking.provenance import git_state
+from tests.ports import free_port
+
+
+class Shapes:
+    name = "shapes"
+    content_hash = "ab" * 32
+
+
+def test_a_run_holds_config_revision_environment_and_data(uri, client, monkeypatch, tmp_path):
+    secret = uuid.uuid4().hex  # not a word of this file, whose changes a run may hold
+    monkeypatch.setenv("SOME_PASSWORD", secret)
+    config = Config.from_dict(
+        {
+            "data": {"train": "https://me:s3cret@host/shards"},
+            "tracking": {"uri": uri, "experiment": "recorded"},
+        }
+    )
+    run_id = create_run(uri, config, "first", {"note": "x"}, None, {"train": Shapes()})
+    child = create_run(uri, config, "child", parent_run_id=run_id)
+
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.info.run_name == "first"
+    assert run.data.params["train.epochs"] == "20.0"
+    assert run.data.params["data.train"] == "https://me:***@host/shards"
+    assert run.data.tags["note"] == "x"
+    assert run.data.tags["data.train.fingerprint"] == Shapes.content_hash
+    assert client.get_run(child).data.tags["mlflow.parentRunId"] == run_id
+    dataset = run.inputs.dataset_inputs[0]
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("shapes", "ab" * 18)
+    assert dataset.tags[0].value == "train"
+
+    folder = Path(client.download_artifacts(run_id, "", str(tmp_path)))
+    stored = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.*")}
+    assert "epochs: 20.0" in stored["config.yaml"]
+    assert "torch==" in stored["environment/packages.txt"]
+    assert json.loads(stored["environment/machine.json"])["python"].startswith("3.")
+    everything = "".join(stored.values()) + str(run.to_dictionary())
+    assert secret not in everything
+    assert "s3cret" not in stored["config.yaml"] + str(run.to_dictionary())
+    state = git_state()
+    assert run.data.tags.get("mlflow.source.git.commit") == state.revision
+    assert run.data.tags.get("git.dirty") == {True: "true", False: "false", None: None}[state.dirty]
+    assert ("environment/uncommitted.diff" in stored) == bool(state.diff)
+
+
+def test_artifacts_lie_beside_the_sqlite_file(uri, client):
+    run_id = create_run(uri, Config.from_dict({"tracking": {"experiment": "beside"}}), "name")
+    store = Path(uri.removeprefix("sqlite:///")).parent
+    assert client.get_run(run_id).info.artifact_uri.startswith((store / "artifacts").as_uri())
+
+
+def test_params_of_other_assigners_are_left_out():
+    params = flat_params(Config.from_dict({"assign": {"name": "max_iou"}}))
+    assert params["assign.name"] == "max_iou"
+    assert "assign.pos_threshold" in params
+    assert "assign.sigma" not in params
+    assert "assign.sigma" in flat_params(Config())
+
+
+def test_params_too_long_for_mlflow_are_in_the_config_file_only(uri, client, tmp_path):
+    config = Config.from_dict({"data": {"train": "/" + "x" * 7000}})
+    run_id = create_run(uri, config, "long")
+    assert "data.train" not in client.get_run(run_id).data.params
+    assert "x" * 7000 in Path(
+        client.download_artifacts(run_id, "config.yaml", str(tmp_path))
+    ).read_text().replace("\n", "")
+
+
+def test_a_deleted_experiment_is_named(uri, client):
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UserError, match="'gone' was deleted"):
+        create_run(uri, Config.from_dict({"tracking": {"experiment": "gone"}}), "name")
+
+
+def test_resume_and_finish(uri, client, run_id, tmp_path):
+    assert finish_run(uri, run_id, tmp_path, "FAILED")
+    assert client.get_run(run_id).info.status == "FAILED"
+    resume_run(uri, run_id)
+    resume_run(uri, run_id)
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.tags["resumes"]) == ("RUNNING", "2")
+    with pytest.raises(UserError, match="does not exist"):
+        resume_run(uri, "0" * 32)
+
+
+def test_an_end_without_a_server_waits_for_one(uri, client, run_id, tmp_path, caplog):
+    away = f"http://127.0.0.1:{free_port()}"
+    assert not finish_run(away, run_id, tmp_path, "KILLED", "a reason", timeout=0)
+    assert "waits in" in caplog.text
+    with Tracker(uri, run_id, tmp_path, system_metrics=False):
+        pass
+    run = client.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert [v for k, v in run.data.tags.items() if k.startswith("history.")] == ["KILLED: a reason"]

@@ -1,0 +1,90 @@
+"""Where runs are kept: addresses, what is no store, and secrets that nobody should read."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.config import Config, TrackingConfig
+from pipeline.errors import UserError
+from pipeline.tracking import connect, create_run, mask, resolve_uri
+from tests.conftest import ROOT
+from tests.ports import free_port
+
+
+def test_the_config_wins_over_the_environment_and_that_over_sqlite_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from.environment:5000")
+    assert resolve_uri(TrackingConfig(uri="http://from.config:5000")) == "http://from.config:5000"
+    assert resolve_uri(TrackingConfig()) == "http://from.environment:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert resolve_uri(TrackingConfig()) == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    assert (tmp_path / "mlflow" / "mlflow.db").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "wrong", ["./mlruns", "file:///tmp/runs", "sqlite://", "sqlite:///:memory:"]
+)
+def test_what_is_no_store_is_named(wrong):
+    with pytest.raises(UserError, match=r"tracking\.uri"):
+        resolve_uri(TrackingConfig(uri=wrong))
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.write_text("no database, " * 1000)
+    with pytest.raises(UserError, match=str(path)):
+        resolve_uri(TrackingConfig(uri=f"sqlite:///{path}"))
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_an_absent_server_is_an_error_in_seconds_that_hides_the_password(scheme):
+    port = free_port()
+    before = time.monotonic()
+    with pytest.raises(UserError) as error:
+        create_run(f"{scheme}://me:s3cret@127.0.0.1:{port}/db", Config(), "name")
+    assert time.monotonic() - before < 10
+    assert f"{scheme}://me:***@127.0.0.1:{port}" in str(error.value)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.integration
+def test_a_fresh_sqlite_file_is_opened_by_many_processes_at_once(tmp_path):
+    code = (
+        "import sys; from pipeline.config import Config, TrackingConfig\n"
+        "from pipeline.tracking import create_run, resolve_uri\n"
+        "uri = resolve_uri(TrackingConfig(uri=sys.argv[1])); create_run(uri, Config(), 'n')"
+    )
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
+    started = [subprocess.Popen(command, cwd=ROOT) for _ in range(5)]
+    assert [process.wait(120) for process in started] == [0] * 5
+    client = connect(command[-1])
+    experiment = client.get_experiment_by_name("detection")
+    assert len(client.search_runs([experiment.experiment_id])) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://host:5000/a", "http://host:5000/a"),
+        (
+            "see http://me:pw@host, http://you:p:w@host",
+            "see http://me:***@host, http://you:***@host",
+        ),
+        ("https://token@host/x.git", "https://***@host/x.git"),
+        ("postgresql+psycopg2://u:p@ss@db:5432/m", "postgresql+psycopg2://u:***@db:5432/m"),
+        ("s3://b/k?X-Amz-Signature=abc&v=1", "s3://b/k?X-Amz-Signature=***&v=1"),
+        ("mail me@host.org", "mail me@host.org"),
+    ],
+)
+def test_mask_hides_secrets_only(text, expected):
+    assert mask(text) == expected
+
+
+def test_telemetry_is_off():
+    import mlflow.telemetry.utils
+
+    assert mlflow.telemetry.utils.is_telemetry_disabled()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
