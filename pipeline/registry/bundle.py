@@ -16,9 +16,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +25,9 @@ import model
 from pipeline.config import Config
 from pipeline.registry.card import model_card
 from pipeline.tracking import config_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT_VERSION = 1
 _MODEL_CODE = Path(model.__file__).parent
@@ -122,6 +124,8 @@ def signature(defaults: Mapping[str, Any]) -> Any:
 
 def _example(size: int) -> pd.DataFrame:
     """A grey picture, for MLflow's page of the model and for trying a served one."""
+    import pandas as pd
+
     file = io.BytesIO()
     Image.new("RGB", (size, size), "grey").save(file, "PNG")
     return pd.DataFrame({"image": [file.getvalue()]})
