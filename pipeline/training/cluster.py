@@ -96,41 +96,33 @@ def _start_here() -> None:
     _ends_with_us = True
     # No one preempts this machine, and the watcher would greet with an error line.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Looks for runs whose driver has died, through the dashboard; here all ends with the driver.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION", "0")
     with _loopback():
-        ray.init(
-            address="local",
-            include_dashboard=True,  # Ray Train asks its API which actors live
-            dashboard_host="127.0.0.1",
-            logging_level=logging.WARNING,
-        )
+        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
 
 
 def trainer_class() -> Any:
-    """Ray Train's trainer for torch, without a helper where nothing is left to be helped.
+    """Ray Train's trainer for torch, without helpers that have nothing to help here.
 
-    The helper frees the workers' room after a driver that died. It asks who lives every second,
-    through the dashboard, at the price of a tenth of a core. A cluster that this process has
-    started ends with it.
+    One manages the datasets of Ray Data, of which there are none, in a process of its own for each
+    start of the workers. One frees the workers' room after a driver that died: it asks who lives
+    every second, through the dashboard, at the price of a tenth of a core. A cluster that this
+    process has started ends with it.
     """
     from ray.train.torch import TorchTrainer
 
-    if not _ends_with_us:
-        return TorchTrainer
-    try:
-        from ray.train.v2._internal.callbacks.placement_group_callback import (
-            PlacementGroupCleanerCallback,
-        )
-    except ImportError:  # another version of Ray
-        return TorchTrainer
-
+    needless = {"DatasetsCallback"}
+    if _ends_with_us:
+        needless.add("PlacementGroupCleanerCallback")
     whole: Any = TorchTrainer
 
-    class WithoutCleaner(whole):
+    class Lean(whole):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
-            return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+            return [c for c in callbacks if type(c).__name__ not in needless]
 
-    return WithoutCleaner
+    return Lean
 
 
 def check_resources(config: RayConfig) -> None:
