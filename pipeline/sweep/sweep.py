@@ -93,7 +93,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         else:
             resume_run(uri, run_id)
         record.write(run_id, "running", config)
-        with closing_run(uri, run_id, record, config), ray_cluster(config.ray):
+        with closing_run(uri, run_id, record, config), ray_cluster(config.ray, sweep=True):
             results = _tune(config, space, record, uri, run_id)
             trials = _table(results, config, record, uri, run_id)
             best_yaml = _write_best(config, trials, record, uri, run_id)

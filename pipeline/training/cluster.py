@@ -40,9 +40,11 @@ def check_cluster_paths(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(config: RayConfig) -> Iterator[None]:
+def ray_cluster(config: RayConfig, *, sweep: bool = False) -> Iterator[None]:
     """Be connected to Ray inside the block; leave it afterwards unless it was there before.
 
+    In a ``sweep`` drivers end before their cluster, even one that is started here, so that it needs
+    the dashboard, which helpers ask who lives.
     Raises UserError if the address does not answer, or if a cluster on this machine alone cannot
     hold the configured workers.
     """
@@ -56,7 +58,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     address = joined_address(config)
     try:
         if address is None:
-            _start_here()
+            _start_here(dashboard=sweep)
         else:
             ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
@@ -89,17 +91,22 @@ def _loopback() -> Iterator[None]:
         del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
-def _start_here() -> None:
+def _start_here(dashboard: bool) -> None:
     import ray
 
     global _ends_with_us
     _ends_with_us = True
     # No one preempts this machine, and the watcher would greet with an error line.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Looks for runs whose driver has died, through the dashboard; here all ends with the driver.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION", "0")
+    if not dashboard:  # which the watch over runs asks whether their drivers live
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION", "0")
     with _loopback():
-        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(
+            address="local",
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+        )
 
 
 def trainer_class() -> Any:
