@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,8 @@ class ShardCache:
             file.write(rows.tobytes())
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(self._path(shard, "tar"))
+        with self._room():  # or a count that is going on would find it under neither name
+            partial.replace(self._path(shard, "tar"))
 
     def _reserve(self, partial: Path, size: int, wait: bool) -> bool:
         """Make room for ``size`` bytes and claim them by creating ``partial``."""
@@ -121,13 +122,17 @@ class ShardCache:
                 "raise it"
             )
         while True:
-            with _locked(self.folder / "room.lock", wait=True):
+            with self._room():
                 if self._evict(size):
                     partial.touch()
                     return True
             if not wait:
                 return False
             time.sleep(POLL_SECONDS)  # others are fetching; what they bring can be evicted soon
+
+    def _room(self) -> AbstractContextManager[bool]:
+        """Nobody else claims room, or turns a claim into a shard."""
+        return _locked(self.folder / "room.lock", wait=True)
 
     def _evict(self, size: int) -> bool:
         """Delete the least recently used shards until ``size`` more bytes fit."""
@@ -136,7 +141,7 @@ class ShardCache:
             own = _OWN.fullmatch(path.name)
             if own is None:
                 continue
-            with suppress(FileNotFoundError):  # one that has just been fetched changes its name
+            with suppress(FileNotFoundError):  # one whose transfer has failed
                 status = path.stat()
                 if own["size"] is None:
                     used += status.st_size

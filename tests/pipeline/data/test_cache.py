@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -156,6 +157,27 @@ def test_processes_that_need_more_than_fits_still_get_the_right_bytes(source, tm
         process.join(60)
         assert process.exitcode == 0
     assert space(cache) <= cache.limit
+
+
+def test_no_claim_becomes_a_shard_while_room_is_counted(source, tmp_path):
+    """A count that met it under neither name would let the cache outgrow its limit."""
+    cache, shard = ShardCache(tmp_path), source.shards[0]
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fetch(to: Path) -> None:
+        source.fetch(shard)(to)
+        begun.set()
+        go_on.wait(60)
+
+    thread = threading.Thread(target=cache.fetch, args=(shard, fetch))
+    thread.start()
+    assert begun.wait(60)
+    with _locked(tmp_path / "room.lock", wait=True):
+        go_on.set()
+        thread.join(0.5)
+        assert thread.is_alive() and len(list(tmp_path.glob("*.partial"))) == 1
+    thread.join(60)
+    assert kept(cache, source) == [0] and not list(tmp_path.glob("*.partial"))
 
 
 def test_locks_exclude_though_their_files_come_and_go(tmp_path):
