@@ -42,7 +42,7 @@ format: $(INSTALLED) ## format the code and mend what can be mended by itself
 
 # What takes the time, what others are measured by, and what makes the data, are parts and no benchmarks.
 bench: $(INSTALLED) ## run every benchmark in benchmarks/
-	@set -e; for name in $(filter-out turns %_rival %_rivals %_set,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
+	@set -e; for name in $(filter-out interleave %_rival %_rivals %_set,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
 		echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 clean: ## delete caches and what the demo left; data, runs and .venv stay

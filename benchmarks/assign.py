@@ -30,8 +30,8 @@ from model.boxes import decode
 from model.loss import DetectionLoss
 from pipeline.config import Config, read_recipe
 from pipeline.data import build_train_loader, load_manifest
-from pipeline.training.trainer import Trainer
-from pipeline.world import World
+from pipeline.distributed.world import World
+from pipeline.training.trainer.trainer import Trainer
 
 IMAGE, CLASSES, BATCH = 320, 80, 16
 OBJECTS = (3, 8, 20, 100)

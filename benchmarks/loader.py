@@ -42,14 +42,14 @@ import numpy as np
 import simplejpeg
 import torch
 
-import pipeline.data.order
+import pipeline.data.loading.sample_order
 from benchmarks import loader_rivals as rivals
 from benchmarks.assign import summary
+from benchmarks.interleave import Contender, Turn, counters, take_turns, tree
 from benchmarks.loader_set import HEIGHT, QUALITY, WIDTH, convert, write_folder
-from benchmarks.turns import Contender, Turn, counters, take_turns, tree
 from pipeline.config import Config
 from pipeline.data import build_train_loader, load_manifest
-from pipeline.data.shards import ShardSet
+from pipeline.data.shards.reader import ShardSet
 from pipeline.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
@@ -257,7 +257,7 @@ def _later(uri: str, config: Config) -> Iterator[Any]:
 
 def _from_nginx(uri: str, config: Config) -> Iterator[Any]:
     """The same in the regime of large sets, through a cache that can't keep the set."""
-    pipeline.data.order.WHOLE = 0
+    pipeline.data.loading.sample_order.WHOLE = 0
     manifest = load_manifest(uri)
     gib = max(int(manifest.sizes.sum()) / 3, 5 * int(manifest.sizes.max())) / 2**30
     with tempfile.TemporaryDirectory(dir=config.data.cache) as cache:

@@ -17,10 +17,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Config
-from pipeline.data.augment import Plan, decode_size, draw_plan, move_boxes, place, warp
-from pipeline.data.decode import decode_image
-from pipeline.data.sample import Sample
-from pipeline.data.shards import ShardSet
+from pipeline.data.shards.reader import ShardSet
+from pipeline.data.shards.sample import Sample
+from pipeline.data.transforms.augment import Plan, decode_size, draw_plan, move_boxes, place, warp
+from pipeline.data.transforms.decode import decode_image
 
 CHUNK_BYTES = 32 * 2**20
 

@@ -28,11 +28,11 @@ from typing import Any
 
 from benchmarks.assign import hardware
 from jobs import prepare
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
-from pipeline.training.progress import Plan, RunLog
-from pipeline.training.runs import RunRecord
+from pipeline.training.run_log import Plan, RunLog
+from pipeline.training.run_record import RunRecord
 from pipeline.training.session import LocalSession, launched_world
-from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import train_worker
 
 RESULTS = Path(__file__).parent / "results" / "ray_overhead.json"
@@ -83,7 +83,7 @@ def torchrun_rank(config: Config, folder: Path) -> None:
 
 def ray_worker(settings: Mapping[str, Any]) -> None:
     """What Ray Train starts: one rank."""
-    from pipeline.training.ray_train import RaySession
+    from pipeline.training.ray_backend.launch import RaySession
 
     clock, session = Clock(), RaySession(CheckpointStore(settings["folder"]))
     train_worker(Config.from_dict(settings["config"]), session, clock)
@@ -93,12 +93,13 @@ def ray_worker(settings: Mapping[str, Any]) -> None:
 
 def ray_driver(config: Config, folder: Path) -> None:
     """A cluster on this machine and a run of Ray Train in it, as `fit` makes them."""
-    from pipeline.training.cluster import ray_cluster
-    from pipeline.training.ray_train import build_trainer
+    from pipeline.distributed.ray_cluster import ray_cluster
+    from pipeline.training.ray_backend.launch import build_trainer
 
     settings = {"config": config.model_dump(mode="json"), "folder": str(folder)}
-    with ray_cluster(config.ray):
-        build_trainer(config, RunRecord(str(folder), "ray"), ray_worker, settings).fit()
+    with ray_cluster(config.ray) as owned:
+        record = RunRecord(str(folder), "ray")
+        build_trainer(config, record, ray_worker, settings, owned=owned).fit()
 
 
 def run_arm(arm: str, config: Config, folder: Path) -> dict[str, float]:

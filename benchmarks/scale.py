@@ -32,9 +32,9 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.data import build_train_loader
-from pipeline.data.manifest import MANIFEST
-from pipeline.data.order import Order, share
-from pipeline.data.read_ahead import open_shards
+from pipeline.data.loading.prefetch_plan import open_shards
+from pipeline.data.loading.sample_order import Order, share
+from pipeline.data.shards.manifest import MANIFEST
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 # samples, shards, ranks, parts, window: parts at least the ranks; windows of one shard where shards

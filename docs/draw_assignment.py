@@ -27,8 +27,8 @@ from model.assign import ASSIGNERS, build_assigner
 from model.boxes import decode
 from pipeline.config import Config
 from pipeline.data import build_eval_loader, build_train_loader, load_manifest
-from pipeline.training.trainer import Trainer
-from pipeline.world import World
+from pipeline.distributed.world import World
+from pipeline.training.trainer.trainer import Trainer
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 TITLES = ("learns to classify", "learns to regress")

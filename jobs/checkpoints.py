@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from jobs._cli import make_parser, run_job
+from pipeline.checkpoints.format import STATE, DamagedCheckpoint
+from pipeline.checkpoints.store import SCORE, CheckpointStore, Leftover, Saved
 from pipeline.errors import TrainingFailed, UserError
-from pipeline.training.checkpoint import STATE, DamagedCheckpoint
-from pipeline.training.storage import absolute
-from pipeline.training.store import SCORE, CheckpointStore, Leftover, Saved
+from pipeline.storage.folder import absolute
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

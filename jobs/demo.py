@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs import predict, prepare, train
 from jobs._cli import make_parser, run_job
-from pipeline.data.shards import ShardSet
+from pipeline.data.shards.reader import ShardSet
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "shapes.yaml"
 SPLITS = {"train": 400, "val": 80, "test": 80}  # scenes

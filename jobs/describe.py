@@ -9,7 +9,7 @@ from typing import Any
 from jobs._cli import make_parser, run_job
 from model import BACKBONES, NECKS
 from pipeline.config import load_config
-from pipeline.cost import cost, table
+from pipeline.flops import cost, table
 
 SIZES = (320, 512)
 

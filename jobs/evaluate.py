@@ -12,10 +12,10 @@ from jobs._cli import make_parser, run_job
 from model import build_detector
 from pipeline.config import Config, TrackingConfig
 from pipeline.data import build_eval_loader, load_manifest, require_classes
+from pipeline.distributed.world import World
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.registry import load_detector
 from pipeline.tracking import resolve_uri
-from pipeline.world import World
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from typing import Any
 
 from jobs._cli import make_parser, run_job
 from pipeline.config import RayConfig
-from pipeline.data.coco import coco_source
-from pipeline.data.convert import (
+from pipeline.data.conversion.convert import (
     SHARD_BYTES,
     SHARD_SAMPLES,
     Built,
@@ -32,16 +31,16 @@ from pipeline.data.convert import (
     check_out,
     report,
 )
-from pipeline.data.division import divide
-from pipeline.data.duplicates import Looks
-from pipeline.data.looks import looks_of_set
-from pipeline.data.manifest import MANIFEST, Manifest, Problem, load_manifest
-from pipeline.data.records import Source
-from pipeline.data.shapes import shapes_source
-from pipeline.data.voc import voc_source
-from pipeline.data.yolo import yolo_source
+from pipeline.data.conversion.near_duplicates import Looks, looks_of_set
+from pipeline.data.conversion.train_val_split import divide
+from pipeline.data.shards.manifest import MANIFEST, Manifest, Problem, load_manifest
+from pipeline.data.sources.coco import coco_source
+from pipeline.data.sources.record import Source
+from pipeline.data.sources.synthetic import shapes_source
+from pipeline.data.sources.voc import voc_source
+from pipeline.data.sources.yolo import yolo_source
+from pipeline.distributed.ray_cluster import ray_cluster
 from pipeline.errors import UserError
-from pipeline.training.cluster import ray_cluster
 
 NEEDED = {"voc": ("root",), "coco": ("images", "annotations"), "yolo": ("root",), "shapes": ()}
 ACCEPTED = {

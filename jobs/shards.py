@@ -19,10 +19,10 @@ from PIL import Image
 
 from jobs._cli import make_parser, run_job
 from pipeline.config import load_config
-from pipeline.data.verify import verify
+from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
+from pipeline.reports.dataset_report import as_page, as_text, describe
 from pipeline.reports.preview import preview
-from pipeline.reports.shard_set import as_page, as_text, describe
 
 LISTED = 100
 

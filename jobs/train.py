@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs._cli import add_run_options, is_main, make_parser, run_job, run_name
 from pipeline.config import load_config
-from pipeline.tracking import mask
+from pipeline.storage.redact import mask
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

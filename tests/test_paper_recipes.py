@@ -7,8 +7,8 @@ import torch
 
 from pipeline.config import Config, read_recipe
 from pipeline.data import Batch
-from pipeline.training.trainer import Trainer
-from pipeline.world import World
+from pipeline.distributed.world import World
+from pipeline.training.trainer.trainer import Trainer
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "paper"
 

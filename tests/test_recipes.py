@@ -8,7 +8,7 @@ import torch
 from model import build_detector
 from pipeline.config import Config, read_recipe
 from pipeline.sweep.space import build_space
-from pipeline.training.trainer import build_loss
+from pipeline.training.trainer.trainer import build_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))

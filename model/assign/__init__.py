@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from .atss import ATSS
+from .base import BACKGROUND, IGNORED, Assigner, Assignment
 from .max_iou import MaxIoU
 from .mutual_guidance import MutualGuidance
 from .mutual_guidance_soft import MutualGuidanceSoft
 from .sim_ota import SimOTA
 from .task_aligned import TaskAligned
-from .types import BACKGROUND, IGNORED, Assigner, Assignment
 
 ASSIGNERS: dict[str, type[Any]] = {
     "atss": ATSS,

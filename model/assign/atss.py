@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from ..anchors import ANCHORS_PER_CELL
-from .overlap import centre_inside, overlap
-from .scene import Scene
-from .selection import first_k, in_chunks, settle
-from .types import (
+from .base import (
     Assigner,
     Assignment,
     check_positive,
     check_strides,
     hard_assignment,
 )
+from .conflicts import first_k, in_chunks, settle
+from .inputs import Scene
+from .iou import centre_inside, overlap
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .claims import Claims, claim_and_force, hold_contests
-from .overlap import Where, overlap
-from .scene import Scene
-from .types import (
+from .base import (
     BACKGROUND,
     IGNORED,
     Assigner,
@@ -17,6 +14,9 @@ from .types import (
     check_thresholds,
     hard_assignment,
 )
+from .best_object import Claims, claim_and_force, hold_contests
+from .inputs import Scene
+from .iou import Where, overlap
 
 
 @dataclass(frozen=True)

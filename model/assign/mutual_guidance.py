@@ -10,12 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .claims import Claims, claim_and_force, hold_contests
-from .max_iou import count_by_iou
-from .overlap import Where, overlap
-from .ranking import count_per_object, pick, rank_in_object
-from .scene import Scene
-from .types import (
+from .base import (
     BACKGROUND,
     IGNORED,
     Assigner,
@@ -23,6 +18,11 @@ from .types import (
     check_thresholds,
     hard_assignment,
 )
+from .best_object import Claims, claim_and_force, hold_contests
+from .inputs import Scene
+from .iou import Where, overlap
+from .max_iou import count_by_iou
+from .per_object_topk import count_per_object, pick, rank_in_object
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .claims import Claims, claim, hold_contests
-from .overlap import Where, overlap
-from .ranking import best_qualities, pick, rank_in_object
-from .scene import Scene
-from .types import (
+from .base import (
     BACKGROUND,
     Assigner,
     Assignment,
     check_positive,
 )
+from .best_object import Claims, claim, hold_contests
+from .inputs import Scene
+from .iou import Where, overlap
+from .per_object_topk import best_qualities, pick, rank_in_object
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .overlap import Corners, centre_inside, overlap
-from .scene import Scene
-from .selection import first_k, in_chunks, settle
-from .types import (
+from .base import (
     Assigner,
     Assignment,
     check_positive,
     check_strides,
     hard_assignment,
 )
+from .conflicts import first_k, in_chunks, settle
+from .inputs import Scene
+from .iou import Corners, centre_inside, overlap
 
 # Logarithms are held at -100, as binary cross-entropy holds them.
 LOWEST_LOG = -100.0

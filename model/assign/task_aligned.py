@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .overlap import Corners, centre_inside, overlap
-from .scene import Scene
-from .selection import first_k, in_chunks, settle, spread
-from .types import (
+from .base import (
     Assigner,
     Assignment,
     check_positive,
 )
+from .conflicts import first_k, in_chunks, settle, spread
+from .inputs import Scene
+from .iou import Corners, centre_inside, overlap
 
 
 @dataclass(frozen=True)

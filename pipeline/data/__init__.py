@@ -1,15 +1,15 @@
 """Shard sets: made from any source, read in a global order that no cluster size changes."""
 
-from pipeline.data.batch import Batch, EvalBatch
-from pipeline.data.convert import convert
-from pipeline.data.loader import (
+from pipeline.data.conversion.convert import convert
+from pipeline.data.loading.batch import Batch, EvalBatch
+from pipeline.data.loading.loader import (
     EvalLoader,
     TrainLoader,
     build_eval_loader,
     build_train_loader,
 )
-from pipeline.data.manifest import Manifest, load_manifest, require_classes
-from pipeline.data.sample import Sample
+from pipeline.data.shards.manifest import Manifest, load_manifest, require_classes
+from pipeline.data.shards.sample import Sample
 
 __all__ = [
     "Batch",

@@ -13,8 +13,8 @@ from model import Detector
 from model.postprocess import Detections, postprocess
 from pipeline.config import EvaluateConfig
 from pipeline.data import EvalBatch
+from pipeline.distributed.world import World
 from pipeline.evaluation.coco import CocoResult, ImageDetections, Scored, evaluate_coco
-from pipeline.world import World
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline.errors import UserError
-from pipeline.tracking import mask
-from pipeline.user_cache import user_cache
-from pipeline.web import AnswerError, TooLargeError, copy_file, file_sha256
+from pipeline.storage.cache_dir import user_cache
+from pipeline.storage.http_client import AnswerError, TooLargeError, copy_file, file_sha256
+from pipeline.storage.redact import mask
 
 MAX_BYTES = 4 * 2**30
 ATTEMPTS, WAIT_SECONDS = 3, 1.0

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.checkpoints.format import load_averaged_weights, load_meta
 from pipeline.errors import UserError
 from pipeline.pretrained.download import download
 from pipeline.registry.load import load_detector
-from pipeline.training.checkpoint import load_averaged_weights, load_meta
-from pipeline.web import file_sha256
+from pipeline.storage.http_client import file_sha256
 
 # Where trainings of this and other projects keep the weights inside a larger checkpoint.
 _NESTED = ("ema", "state_dict", "model_state_dict", "model")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import model
 from pipeline.config import Config
-from pipeline.registry.card import model_card
+from pipeline.registry.model_card import model_card
 from pipeline.tracking import config_yaml
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ FORMAT_VERSION = 1
 _MODEL_CODE = Path(model.__file__).parent
 # These stand alone: they import nothing of this project.
 _IMAGE_CODE = tuple(
-    Path(__file__).resolve().parents[1] / "data" / name for name in ("decode.py", "resize.py")
+    Path(__file__).resolve().parents[1] / "data" / "transforms" / name
+    for name in ("decode.py", "resize.py")
 )
 _REQUIREMENTS = (
     "mlflow",
@@ -80,7 +81,7 @@ def write_bundle(content: Content, folder: Path, run_id: str, model_id: str) -> 
         artifacts, code = _write_parts(content, Path(scratch))
         pyfunc.save_model(
             str(folder),
-            python_model=str(Path(__file__).with_name("entry.py")),
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={name: str(path) for name, path in artifacts.items()},
             code_paths=[str(code)],
             signature=signature(content.defaults),

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.data.decode import ImageError, decode_image
+from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.errors import UserError
 from pipeline.registry.load import fetch
 from pipeline.reports import Boxes, draw_detections

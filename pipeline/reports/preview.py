@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.config import Config
 from pipeline.data import build_train_loader
-from pipeline.data.order import epoch_end
+from pipeline.data.loading.sample_order import epoch_end
 from pipeline.reports.pictures import Boxes, draw_detections
 
 GAP, CAPTION = 6, 18

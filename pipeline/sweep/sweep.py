@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from pipeline.config import Config, set_dotted
+from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import UserError
 from pipeline.evaluation.coco import NAMES
 from pipeline.sweep.space import build_space
@@ -33,9 +34,8 @@ from pipeline.tracking import (
     spool_folder,
 )
 from pipeline.tracking.run import Status
-from pipeline.training.cluster import check_cluster_paths, ray_cluster
 from pipeline.training.fit import absolute_paths, check_data, closing_run, fit
-from pipeline.training.runs import MAY_CHANGE, Resume, RunRecord, storage_root
+from pipeline.training.run_record import MAY_CHANGE, Resume, RunRecord, storage_root
 
 TRIAL_CPU = 0.01  # Tune refuses 0
 
@@ -130,7 +130,7 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from pipeline.sweep.lines import TrialLines
+    from pipeline.sweep.trial_reporter import TrialLines
 
     # A checkpoint between two evaluations reports no figure, and that is no mistake.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"

@@ -11,10 +11,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from pipeline.tracking.params import config_yaml
+from pipeline.tracking.client import connect, mask, resolve_uri, wait_for_store
 from pipeline.tracking.run import create_run, finish_run, history, known_run_id, resume_run
-from pipeline.tracking.spooled import forget_beginning, spool_folder
-from pipeline.tracking.store import connect, mask, resolve_uri, wait_for_store
+from pipeline.tracking.run_spec import config_yaml
+from pipeline.tracking.spool.offline_runs import forget_beginning, spool_folder
 from pipeline.tracking.sync import sync
 from pipeline.tracking.tracker import Tracker
 

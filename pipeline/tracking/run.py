@@ -11,8 +11,9 @@ from typing import Literal
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.tracking.begin import DataSet, begin_run, describe, find_run, with_key
-from pipeline.tracking.spooled import (
+from pipeline.tracking.client import connect, mask
+from pipeline.tracking.run_spec import DataSet, begin_run, describe, find_run, with_key
+from pipeline.tracking.spool.offline_runs import (
     is_offline,
     load_beginning,
     make_run,
@@ -21,7 +22,6 @@ from pipeline.tracking.spooled import (
     save_about,
     save_beginning,
 )
-from pipeline.tracking.store import connect, mask
 from pipeline.tracking.tracker import Tracker
 
 _LOG = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.tracking.spool import ABOUT, cache_folder
-from pipeline.tracking.spooled import (
+from pipeline.tracking.client import connect
+from pipeline.tracking.spool.offline_runs import (
     BEGIN,
     FOLDER,
     is_offline,
     load_about,
     make_run,
 )
-from pipeline.tracking.store import connect
+from pipeline.tracking.spool.record_queue import ABOUT, cache_folder
 from pipeline.tracking.tracker import Tracker
 
 _PATIENCE_SECONDS = 3600.0

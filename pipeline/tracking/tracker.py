@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.send import Sender
-from pipeline.tracking.spool import Record, Spool
-from pipeline.tracking.spooled import save_about
-from pipeline.tracking.store import mask
-from pipeline.tracking.system import SystemSampler
+from pipeline.storage.redact import mask
+from pipeline.tracking.spool.offline_runs import save_about
+from pipeline.tracking.spool.record_queue import Record, Spool
+from pipeline.tracking.spool.sender import Sender
+from pipeline.tracking.system_metrics import SystemSampler
 
 if TYPE_CHECKING:
     import numpy as np

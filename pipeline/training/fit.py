@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import Manifest, load_manifest
+from pipeline.distributed.ray_cluster import check_cluster_paths
 from pipeline.errors import TrainingStopped, UserError
 from pipeline.pretrained import check_start
+from pipeline.storage.folder import join
 from pipeline.tracking import (
     create_run,
     finish_run,
@@ -23,14 +26,11 @@ from pipeline.tracking import (
     resume_run,
     spool_folder,
 )
-from pipeline.training.cluster import check_cluster_paths
-from pipeline.training.ray_train import train_in_ray
+from pipeline.training.ray_backend.launch import train_in_ray
 from pipeline.training.registration import register_result
-from pipeline.training.runs import Resume, RunRecord, storage_root
+from pipeline.training.run_record import Resume, RunRecord, storage_root
 from pipeline.training.session import LocalSession, launched_world
 from pipeline.training.stop import stop_signal
-from pipeline.training.storage import join
-from pipeline.training.store import CheckpointStore
 from pipeline.training.worker import run_rank
 
 _LOG = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.checkpoints.format import load_averaged_weights
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.registry import RegisteredVersion, register
 from pipeline.tracking import known_run_id, mask, spool_folder, wait_for_store
-from pipeline.training.checkpoint import load_averaged_weights
-from pipeline.training.runs import RunRecord
+from pipeline.training.run_record import RunRecord
 
 STORE_SECONDS = 60.0  # how long a store that is away is waited for
 _TRIES = 3

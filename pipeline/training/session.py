@@ -12,11 +12,11 @@ from typing import Protocol
 
 import torch.distributed as dist
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import RayConfig
+from pipeline.distributed.world import World, world_from_environment
 from pipeline.errors import UserError
 from pipeline.training.stop import Request, StopSignal
-from pipeline.training.store import CheckpointStore
-from pipeline.world import World, world_from_environment
 
 
 class Session(Protocol):

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.distributed.shared_timer import SharedTimer
+from pipeline.distributed.world import World
 from pipeline.errors import TrainingStopped
-from pipeline.training.failures import FailedForGood
-from pipeline.training.timer import SharedTimer
-from pipeline.world import World
+from pipeline.training.error_hints import FailedForGood
 
 LOOK_SECONDS = 2.0  # between looks, each of which costs a few milliseconds
 GO_ON = "the same command with the same --run goes on"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 
+from pipeline.checkpoints.manager import CheckpointManager
+from pipeline.checkpoints.store import SCORE
 from pipeline.config import Config
 from pipeline.data import (
     Manifest,
@@ -21,23 +22,21 @@ from pipeline.data import (
     load_manifest,
     require_classes,
 )
-from pipeline.data.order import total_steps
-from pipeline.data.read_ahead import open_shards
+from pipeline.data.loading.prefetch_plan import open_shards
+from pipeline.distributed.world import mean_over_ranks
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.memory import keep_freed_memory
+from pipeline.malloc import keep_freed_memory
 from pipeline.tracking import Tracker
-from pipeline.training.evidence import kept_if_not_finite
-from pipeline.training.failures import explained
-from pipeline.training.health import EVERY, assignment_health
-from pipeline.training.manager import CheckpointManager
-from pipeline.training.profile import traced
-from pipeline.training.progress import RunLog
+from pipeline.training.error_hints import explained
+from pipeline.training.run_log import RunLog
 from pipeline.training.session import Session
+from pipeline.training.step_schedule import Steps
 from pipeline.training.stop import Requests
-from pipeline.training.store import SCORE
-from pipeline.training.trainer import Trainer
-from pipeline.world import mean_over_ranks
+from pipeline.training.trainer.assignment_health import EVERY, assignment_health
+from pipeline.training.trainer.nonfinite_dump import kept_if_not_finite
+from pipeline.training.trainer.profiler import traced
+from pipeline.training.trainer.trainer import Trainer
 
 CLOSE_SECONDS = 30.0  # what the store does not take by then waits in the spool
 
@@ -75,7 +74,7 @@ def train_worker(
         if found and "patience" in found:
             trainer.patience.load(found["patience"])
         elif found and trainer.step_count in steps.evaluations and "val/ap" not in found:
-            evaluate_step(config, checkpoints, log, session, steps)
+            evaluate_step(config, trainer, checkpoints, log, session, steps)
         requests = Requests(session.asked, world)
         traced_steps = config.train.profile_steps if world.is_main else 0
         for batch in traced(loader, traced_steps, log.profile):
@@ -93,7 +92,7 @@ def train_worker(
             if step in steps.checkpoints or checkpoints.due(step) or request:
                 checkpoints.save({**describe(config, manifest, trainer, steps), **data})
             if step in steps.evaluations and not (request and request.stop):
-                evaluate_step(config, checkpoints, log, session, steps)
+                evaluate_step(config, trainer, checkpoints, log, session, steps)
                 request = request or session.asked()  # that was long
             if request:
                 log.asked(step, request)
@@ -101,7 +100,7 @@ def train_worker(
                 if not missing:
                     log.saved(step, request)
                 request.obey(step, missing)
-        return finish(config, checkpoints, log)
+        return finish(config, trainer, checkpoints, log)
 
 
 def describe(config: Config, manifest: Manifest, trainer: Trainer, steps: Steps) -> dict[str, Any]:
@@ -118,11 +117,15 @@ def describe(config: Config, manifest: Manifest, trainer: Trainer, steps: Steps)
 
 
 def evaluate_step(
-    config: Config, checkpoints: CheckpointManager, log: RunLog, session: Session, steps: Steps
+    config: Config,
+    trainer: Trainer,
+    checkpoints: CheckpointManager,
+    log: RunLog,
+    session: Session,
+    steps: Steps,
 ) -> None:
     """Score the present step on ``data.val``, and note that in its checkpoint."""
     assert config.data.val is not None, "or there are no such steps"
-    trainer = checkpoints.trainer
     metrics = validate("val", config.data.val, trainer, log)
     score = metrics.get("val/ap", -1.0)
     trainer.patience.saw(score)
@@ -185,12 +188,14 @@ def validate(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, f
     return world.share({f"{split}/{name}": value for name, value in metrics.items()})
 
 
-def finish(config: Config, checkpoints: CheckpointManager, log: RunLog) -> dict[str, Any]:
+def finish(
+    config: Config, trainer: Trainer, checkpoints: CheckpointManager, log: RunLog
+) -> dict[str, Any]:
     """Choose the weights (best on ``data.val``, else the last) and score ``data.test`` once."""
     last, chosen = checkpoints.finish()
     metrics = {name: value for name, value in chosen.meta.items() if "/" in name}
     if config.data.test:
-        metrics |= validate("test", config.data.test, checkpoints.trainer, log)
+        metrics |= validate("test", config.data.test, trainer, log)
     return {
         "checkpoint": chosen.name,
         "step": chosen.step,
@@ -205,24 +210,3 @@ def finish(config: Config, checkpoints: CheckpointManager, log: RunLog) -> dict[
 def compute_threads(config: Config) -> int:
     """Threads of one worker's compute."""
     return config.ray.threads_per_worker or max(1, int(config.ray.cpus_per_worker))
-
-
-class Steps:
-    """Which steps end an epoch, are evaluated, are saved. Counted from 1, as steps done."""
-
-    def __init__(self, config: Config, samples: int) -> None:
-        self.samples, self.batch = samples, config.train.batch_size
-        self.total = total_steps(config.train.epochs, samples, self.batch)
-        self.evaluations = self._every(config.evaluate.every) if config.data.val else set()
-        self.checkpoints = self._every(config.train.checkpoint_every) | self.evaluations
-        if every := config.train.checkpoint_steps:
-            self.checkpoints |= set(range(every, self.total, every))
-
-    def epoch(self, step: int) -> float:
-        """Passes over the training set after a step."""
-        return step * self.batch / self.samples
-
-    def _every(self, epochs: float) -> set[int]:
-        times = range(1, math.ceil(self.total * self.batch / (epochs * self.samples)) + 1)
-        ends = {total_steps(k * epochs, self.samples, self.batch) for k in times}
-        return {step for step in ends if 0 < step < self.total} | {self.total}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from jobs import checkpoints
+from pipeline.checkpoints.store import SCORE, CheckpointStore
 from pipeline.errors import TrainingFailed, UserError
-from pipeline.training.store import SCORE, CheckpointStore
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from torch import nn
 
 from jobs import describe
 from model import BACKBONES, NECKS, build_detector
-from pipeline.cost import cost, table
 from pipeline.errors import UserError
+from pipeline.flops import cost, table
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "detectors.md"
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jobs.prepare import main
-from pipeline.data.manifest import load_manifest, write_manifest
-from pipeline.data.shard_task import ShardTask
-from pipeline.data.shards import ShardSet
+from pipeline.data.conversion.shard_task import ShardTask
+from pipeline.data.shards.manifest import load_manifest, write_manifest
+from pipeline.data.shards.reader import ShardSet
 from pipeline.errors import UserError
 
 SHAPES = ["--source", "shapes", "--count", "3", "--size", "64"]
@@ -125,7 +125,7 @@ def test_as_a_command(tmp_path):
 @pytest.fixture
 def yolo(tmp_path, shared):
     """The mini set in YOLO's form."""
-    from pipeline.data.decode import decode_image
+    from pipeline.data.transforms.decode import decode_image
 
     root = tmp_path / "yolo"
     for folder in ("images/train", "labels/train"):
@@ -265,7 +265,7 @@ def test_no_room_for_the_second_manifest_leaves_everything_for_the_next_time(
         ShardTask, "run", lambda self, tick: made.append(self.folder) or run(self, tick)
     )
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["pipeline.data.convert"], "write_manifest", full)
+        patch.setattr(sys.modules["pipeline.data.conversion.convert"], "write_manifest", full)
         with pytest.raises(UserError, match="the same command goes on from there"):
             main(options)
     assert [one["samples"] for one in main(options)["sets"]] == [10, 10]

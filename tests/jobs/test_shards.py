@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs import prepare, shards
-from pipeline.data.resize import FILL
+from pipeline.data.transforms.resize import FILL
 from pipeline.errors import UserError
 from pipeline.reports.pictures import class_color
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from benchmarks.assign import IMAGE, highest_bytes, make_batch
 from model.anchors import make_anchors
 from model.assign import ASSIGNERS, build_assigner
-from model.assign.claims import CPU_BLOCK, DEVICE_BLOCK, GROUP, hold_contests
+from model.assign.best_object import CPU_BLOCK, DEVICE_BLOCK, GROUP, hold_contests
 from model.boxes import box_iou
 
 STRIDES = make_anchors(IMAGE)[1]

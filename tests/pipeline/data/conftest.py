@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from pipeline.config import Config
-from pipeline.data.convert import convert
-from pipeline.data.manifest import Manifest
-from pipeline.data.records import Source
-from pipeline.data.shapes import shapes_source
+from pipeline.data.conversion.convert import convert
+from pipeline.data.shards.manifest import Manifest
+from pipeline.data.sources.record import Source
+from pipeline.data.sources.synthetic import shapes_source
 
 Encode = Callable[..., bytes]
 

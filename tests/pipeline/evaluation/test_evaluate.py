@@ -12,8 +12,8 @@ from model import build_detector
 from model.boxes import box_iou
 from pipeline.config import Config
 from pipeline.data import build_eval_loader, load_manifest
+from pipeline.distributed.world import World
 from pipeline.evaluation.evaluate import box_scale, evaluate, infer
-from pipeline.world import World
 
 
 def figures(uri: str, world: World) -> dict[str, float] | None:

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.checkpoints.format import save_checkpoint
 from pipeline.errors import UserError
 from pipeline.pretrained import read_weights
-from pipeline.training.checkpoint import save_checkpoint
 
 STATE = {"conv.weight": torch.arange(8.0).view(2, 1, 2, 2), "conv.bias": torch.ones(2)}
 

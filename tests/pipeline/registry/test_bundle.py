@@ -15,8 +15,8 @@ from PIL import Image
 
 from model.postprocess import postprocess
 from pipeline.config import Config, read_recipe
-from pipeline.data.decode import decode_image
-from pipeline.data.resize import to_input
+from pipeline.data.transforms.decode import decode_image
+from pipeline.data.transforms.resize import to_input
 from pipeline.registry import fetch
 
 SIZES = [(150, 100), (64, 64), (90, 200)]

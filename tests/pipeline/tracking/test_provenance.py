@@ -5,8 +5,8 @@ import subprocess
 import pytest
 
 from pipeline.config import Config
-from pipeline.tracking.begin import describe
 from pipeline.tracking.provenance import git_state
+from pipeline.tracking.run_spec import describe
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_where_nobody_knows_the_revision_nothing_is_claimed(
     assert git_state(tmp_path / "elsewhere") == (None, None, "", None)
     monkeypatch.setenv("PATH", "")
     assert git_state(checkout) == (None, None, "", None)
-    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(checkout))
+    monkeypatch.setattr("pipeline.tracking.run_spec.git_state", lambda: git_state(checkout))
     assert not {"git.dirty", "mlflow.source.git.commit"} & describe(Config())["tags"].keys()
 
 
@@ -64,7 +64,7 @@ def test_without_a_repository_the_environment_names_the_revision(
     tmp_path, monkeypatch, no_names, name, named, revision, dirty
 ):
     monkeypatch.setenv(name, named)
-    monkeypatch.setattr("pipeline.tracking.begin.git_state", lambda: git_state(tmp_path))
+    monkeypatch.setattr("pipeline.tracking.run_spec.git_state", lambda: git_state(tmp_path))
     tags = describe(Config())["tags"]
     assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (revision, dirty)
 

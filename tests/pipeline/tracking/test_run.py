@@ -9,8 +9,8 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.tracking import Tracker, create_run, finish_run, resume_run
-from pipeline.tracking.params import flat_params
 from pipeline.tracking.provenance import git_state
+from pipeline.tracking.run_spec import flat_params
 from tests.ports import free_port
 
 

@@ -178,7 +178,7 @@ def test_what_no_store_heard_is_sent_later(
 def test_two_drivers_do_not_train_under_one_name(small: Config) -> None:
     config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
     code = (
-        "import sys; from pipeline.training.runs import RunRecord\n"
+        "import sys; from pipeline.training.run_record import RunRecord\n"
         "record = RunRecord(sys.argv[1], 'one'); record.check_storage(); record.hold()\n"
         "print('ready', flush=True); sys.stdin.read()"
     )

@@ -10,18 +10,18 @@ import torch
 
 from jobs import train
 from jobs._cli import run_job
+from pipeline.checkpoints import manager as manager_module
 from pipeline.config import Config
 from pipeline.data import Batch
 from pipeline.errors import TrainingFailed, TrainingStopped
 from pipeline.tracking import connect
-from pipeline.training import manager as manager_module
 from pipeline.training import stop as stop_module
 from pipeline.training import worker
 from pipeline.training.fit import fit
-from pipeline.training.progress import RunLog
-from pipeline.training.trainer import Trainer
+from pipeline.training.run_log import RunLog
+from pipeline.training.trainer.trainer import Trainer
+from tests.pipeline.checkpoints.test_manager import FullAfter
 from tests.pipeline.training.test_fit import status
-from tests.pipeline.training.test_manager import FullAfter
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.tracking import connect
-from pipeline.training.store import CheckpointStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from jobs import prepare
+from pipeline.checkpoints.format import load_meta, load_state
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
+from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training import worker
-from pipeline.training.checkpoint import load_meta, load_state
-from pipeline.training.progress import RunLog
+from pipeline.training.run_log import RunLog
 from pipeline.training.session import LocalSession
-from pipeline.training.store import CheckpointStore
-from pipeline.training.trainer import Trainer
+from pipeline.training.trainer.trainer import Trainer
 from pipeline.training.worker import train_worker
-from pipeline.world import World
 
 
 class Killed(Exception):

@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pipeline.checkpoints.manager import CheckpointManager
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import build_train_loader
-from pipeline.training.manager import CheckpointManager
-from pipeline.training.store import CheckpointStore
-from pipeline.training.trainer import Trainer
-from pipeline.world import World
+from pipeline.distributed.world import World
+from pipeline.training.trainer.trainer import Trainer
 
 
 def anything(meta: Mapping[str, Any]) -> None:

@@ -1,0 +1,90 @@
+"""The face that all assigners share."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .inputs import Scene, look_at
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+class Assignment(NamedTuple):
+    """What each anchor learns, per task. All (B, A)."""
+
+    cls_index: Tensor
+    """Object to classify as; -1 background, -2 ignored."""
+    cls_quality: Tensor
+    """Class target of a positive; 1 for hard assigners, 0 elsewhere."""
+    loc_index: Tensor
+    """Object to regress to; -1 none."""
+    loc_weight: Tensor
+    """Regression weight of a positive, unnormalised; 0 elsewhere."""
+
+
+class Assigner(ABC):
+    """Decides which anchors learn which objects. No gradient flows through the decision."""
+
+    uses_predictions: ClassVar[bool] = True
+    """Whether `pred_boxes` and `pred_scores` matter; where not, they may be None."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        anchors: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        pred_boxes: Tensor | None = None,
+        pred_scores: Tensor | None = None,
+    ) -> Assignment:
+        """Anchors (A, 4), objects (B, M, 4) with labels (B, M) padded by -1, predicted boxes
+        (B, A, 4) and scores (B, A, C) -> Assignment."""
+        if not self.uses_predictions:
+            pred_boxes = pred_scores = None
+        return self.assign(look_at(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores))
+
+    @torch.no_grad()
+    def expected_positives(
+        self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor
+    ) -> Tensor | None:
+        """(2,) classification and localization positives of these objects, where they are known
+        before the predictions; None where they are not."""
+        return self.count(look_at(anchors, gt_boxes, gt_labels))
+
+    @abstractmethod
+    def assign(self, scene: Scene) -> Assignment:
+        """What `__call__` answers."""
+
+    def count(self, scene: Scene) -> Tensor | None:
+        """What `expected_positives` answers: None unless an assigner knows better."""
+        return None
+
+
+def hard_assignment(cls_index: Tensor, loc_index: Tensor, dtype: torch.dtype) -> Assignment:
+    """An assignment (B, A) whose positives all weigh one."""
+    return Assignment(cls_index, (cls_index >= 0).to(dtype), loc_index, (loc_index >= 0).to(dtype))
+
+
+def check_thresholds(positive: float, ignore: float) -> None:
+    """Raises ValueError unless 0 < ignore <= positive."""
+    if not ignore > 0:
+        raise ValueError(f"ignore_threshold is {ignore}; it must be above 0")
+    if ignore > positive:
+        raise ValueError(f"ignore_threshold {ignore} is above pos_threshold {positive}")
+
+
+def check_positive(**options: float) -> None:
+    """Raises ValueError unless all options are above 0."""
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be above 0")
+
+
+def check_strides(name: str, anchor_strides: Tensor | None) -> Tensor:
+    """The strides (A,), or ValueError where there are none."""
+    if anchor_strides is None:
+        raise ValueError(f"{name} needs anchor_strides, the stride of each anchor's level")
+    return anchor_strides

@@ -1,0 +1,1 @@
+"""Checkpoints: their format, the store that lists them, the manager that saves and restores."""

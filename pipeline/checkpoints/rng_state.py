@@ -1,0 +1,50 @@
+"""The states of all random generators of a process, as tensors and plain numbers.
+
+Nothing in training draws from them at present: augmentation draws are keyed by sample. They are
+kept so that what will draw one day, such as dropout, goes on as if never interrupted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.distributed.world import World
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """States of Python's, NumPy's and PyTorch's generators, the GPU's among them."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    state = {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_rng(states: Sequence[dict[str, Any]], world: World, seed: int, step: int) -> None:
+    """Take over this rank's state; with another number of ranks, begin new streams.
+
+    The new ones depend on seed, step and rank, so that no two ranks and no two resumes share one.
+    """
+    if len(states) != world.size:
+        start = np.random.SeedSequence([seed, step, world.rank]).generate_state(3)
+        random.seed(int(start[0]))
+        np.random.seed(start[1])
+        torch.manual_seed(int(start[2]))
+        return
+    state = states[world.rank]
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if world.device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), world.device)

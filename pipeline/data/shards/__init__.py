@@ -1,0 +1,1 @@
+"""Shard sets: manifest, index, tar members, reading, writing, caching, verifying."""

@@ -1,0 +1,76 @@
+"""What is known of one image in a shard: its ``KEY.json``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from pipeline.data.transforms.decode import MAX_PIXELS
+
+Box = tuple[float, float, float, float]
+Side = Annotated[int, msgspec.Meta(gt=0, le=MAX_PIXELS)]
+
+
+class SampleError(ValueError):
+    """This is not a sample; the message says why."""
+
+
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Size and objects of one image.
+
+    Boxes are 0-based float pixels x1, y1, x2, y2 with exclusive ends, inside the image and not
+    empty. Crowd boxes are regions that training ignores; difficult objects train. `make` and
+    `from_json` check types and sizes, which the constructor takes as they are.
+    """
+
+    image_id: str
+    file_name: str
+    width: Side
+    height: Side
+    boxes: list[Box]
+    labels: list[int]
+    difficult: list[bool]
+    crowd: list[bool]
+    area: list[float]
+
+    def __post_init__(self) -> None:
+        many, width, height = len(self.boxes), self.width, self.height
+        if not (
+            len(self.labels) == len(self.difficult) == len(self.crowd) == len(self.area) == many
+        ):
+            raise ValueError("boxes, labels, difficult, crowd and area differ in length")
+        for x1, y1, x2, y2 in self.boxes:
+            if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+                raise ValueError(f"box {[x1, y1, x2, y2]} is empty or leaves the image")
+
+    @classmethod
+    def make(cls, **fields: Any) -> Sample:
+        """A sample of these fields, integers taken for floats. Raises SampleError."""
+        try:
+            return msgspec.convert(fields, cls)
+        except ValueError as error:
+            raise SampleError(str(error)) from None
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Sample:
+        """The sample whose JSON this is. Raises SampleError."""
+        try:
+            return _decode(data)
+        except ValueError as error:  # of msgspec, or of UTF-8
+            raise SampleError(f"damaged JSON: {error}") from None
+
+    def objects(self) -> np.ndarray:
+        """The boxes (M,4) of what is no crowd, float64."""
+        boxes = np.array(self.boxes, np.float64).reshape(-1, 4)
+        return boxes[~np.array(self.crowd, bool)] if any(self.crowd) else boxes
+
+    def to_json(self) -> bytes:
+        """The one byte sequence that stands for it in a shard. Raises ValueError on NaN areas."""
+        tree = msgspec.structs.asdict(self)
+        return json.dumps(tree, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+_decode = msgspec.json.Decoder(Sample).decode

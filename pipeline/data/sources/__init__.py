@@ -1,0 +1,1 @@
+"""Readers of labelled images: VOC, COCO, YOLO, generated shapes; folders and archives."""

@@ -1,0 +1,1 @@
+"""Decoding, resizing and augmentation of one sample."""

@@ -1,0 +1,1 @@
+"""Ranks, what they exchange, and the Ray cluster they run on."""

@@ -1,0 +1,197 @@
+"""What is in a shard set, for a person: in lines, or as one page with pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.loading.loader import parse_sample
+from pipeline.data.shards.manifest import Manifest
+from pipeline.data.shards.reader import ShardSet
+from pipeline.data.shards.sample import Sample
+from pipeline.data.transforms.decode import ImageError, decode_image
+from pipeline.reports.pictures import Boxes, draw_detections
+
+EDGES = (0, 8, 16, 32, 64, 96, 128, 256, 512)  # sides of a box: square root of its area, pixels
+BAR = 40
+LISTED = 20
+PICTURE_SIDE = 320
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
+table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left}
+td.n{text-align:right}i{display:inline-block;height:.8em;background:#4878a8}
+figure{display:inline-block;margin:.3rem;vertical-align:top}figcaption{font-size:12px}
+@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}}"""
+
+
+@dataclass
+class Description:
+    """Counts over all samples of a set."""
+
+    uri: str
+    manifest: Manifest
+    boxes: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
+    sides: list[int] = field(default_factory=lambda: [0] * len(EDGES))
+    empty: int = 0
+    difficult: int = 0
+    crowd: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def add(self, sample: Sample) -> None:
+        """Count one sample."""
+        names = [self.manifest.classes[label] for label in sample.labels]
+        self.boxes.update(names)
+        self.images.update(set(names))
+        self.empty += not names
+        self.difficult += sum(sample.difficult)
+        self.crowd += sum(sample.crowd)
+        self.sizes.append((sample.width, sample.height))
+        for x1, y1, x2, y2 in sample.boxes:
+            side = ((x2 - x1) * (y2 - y1)) ** 0.5
+            self.sides[int(np.searchsorted(EDGES, side, side="right")) - 1] += 1
+
+    def facts(self) -> dict[str, str]:
+        """One line on each thing but the tables."""
+        of = self.manifest
+        mib = [shard.bytes / 2**20 for shard in of.shards]
+        shard_sizes = f"{sum(mib):.1f} MiB in {len(mib)} shards of {min(mib):.1f} to {max(mib):.1f}"
+        facts = {
+            "set": f"{of.name} {of.split}, from {of.source}",
+            "samples": f"{of.samples}; without objects {self.empty}",
+            "boxes": f"{sum(self.boxes.values())}; difficult {self.difficult}, crowd {self.crowd}",
+            "size": shard_sizes,
+            "content": of.content_hash,
+        }
+        if self.sizes:
+            width, height = np.array(self.sizes).T
+            facts["pictures"] = (
+                f"width {width.min()} to {width.max()} (median {np.median(width):.0f}), "
+                f"height {height.min()} to {height.max()} (median {np.median(height):.0f}) pixels"
+            )
+        return facts
+
+    def histogram(self) -> list[tuple[str, int]]:
+        """(range of box sides in pixels, boxes)."""
+        ends = [*(str(edge) for edge in EDGES[1:]), ""]
+        return [
+            (f"{a}-{b}" if b else f"{a} and more", n)
+            for a, b, n in zip(EDGES, ends, self.sides, strict=True)
+        ]
+
+    def problems(self) -> list[str]:
+        """What is wrong: unreadable now, and met while converting."""
+        return [
+            *(f"unreadable: {line}" for line in self.unreadable),
+            *(str(problem) for problem in self.manifest.problems),
+        ]
+
+
+def describe(uri: str) -> tuple[ShardSet, Description]:
+    """Read the JSON of every sample. Raises UserError if there is no usable set."""
+    shards = ShardSet(uri)
+    description = Description(uri, shards.manifest)
+    for index in range(len(shards)):
+        raw = shards.read_json(index)
+        try:
+            description.add(parse_sample(raw, len(shards.manifest.classes)))
+        except ImageError as error:
+            description.unreadable.append(f"{raw.where}: {error}")
+    return shards, description
+
+
+def as_text(of: Description) -> str:
+    """The description in lines for a terminal."""
+    classes = of.manifest.classes
+    wide = max(len(name) for name in [*classes, "class"])
+    lines = [of.uri, *(f"  {name:<9}{value}" for name, value in of.facts().items())]
+    lines += ["", f"{'class':<{wide}}  {'boxes':>9}  {'images':>9}"]
+    lines += [f"{c:<{wide}}  {of.boxes[c]:>9}  {of.images[c]:>9}" for c in classes]
+    most = max(of.sides) or 1
+    lines += ["", "side of a box, pixels"]
+    lines += [f"  {a:<13}{n:>9}  {'#' * -(-BAR * n // most)}" for a, n in of.histogram()]
+    problems = of.problems()
+    lines += ["", f"problems: {len(problems) or 'none'}", *(f"  {p}" for p in problems[:LISTED])]
+    if len(problems) > LISTED:
+        lines.append(f"  ... and {len(problems) - LISTED} more")
+    return "\n".join(lines)
+
+
+def as_page(shards: ShardSet, of: Description, pictures: int = 24) -> str:
+    """One HTML page without anything outside itself; names in the data are escaped."""
+    facts = _table([(name, value) for name, value in of.facts().items()])
+    most = max(of.boxes.values(), default=0) or 1
+    classes = _table(
+        [(c, of.boxes[c], of.images[c], _bar(of.boxes[c] / most)) for c in of.manifest.classes],
+        ("class", "boxes", "images", ""),
+    )
+    tallest = max(of.sides) or 1
+    sides = _table(
+        [(a, n, _bar(n / tallest)) for a, n in of.histogram()], ("side, pixels", "boxes", "")
+    )
+    problems = "".join(f"<li>{html.escape(p)}</li>" for p in of.problems()) or "<li>none</li>"
+    title = html.escape(f"{of.manifest.name} {of.manifest.split}")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        "<meta http-equiv='Content-Security-Policy' "
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{facts}"
+        f"<h2>Classes</h2>{classes}<h2>Box sizes</h2>{sides}"
+        f"<h2>Problems</h2><ul>{problems}</ul><h2>Samples</h2>{_pictures(shards, pictures)}"
+    )
+
+
+def _pictures(shards: ShardSet, count: int) -> str:
+    """Samples spread evenly over the set, with their boxes."""
+    out = []
+    for index in np.linspace(0, len(shards) - 1, min(count, len(shards))).astype(int).tolist():
+        raw = shards.read(index)
+        try:
+            sample = parse_sample(raw, len(shards.manifest.classes))
+            picture = _drawn(decode_image(raw.image, upright=False), sample, shards.manifest)
+        except ImageError:
+            continue  # it is among the problems
+        data = io.BytesIO()
+        Image.fromarray(picture).save(data, "JPEG", quality=85)
+        source = base64.b64encode(data.getvalue()).decode()
+        name = html.escape(sample.file_name)
+        out.append(
+            f'<figure><img src="data:image/jpeg;base64,{source}" alt="{name}">'
+            f"<figcaption>{name}</figcaption></figure>"
+        )
+    return "".join(out)
+
+
+def _drawn(image: np.ndarray, sample: Sample, manifest: Manifest) -> np.ndarray:
+    factor = PICTURE_SIDE / max(image.shape[:2])
+    size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    boxes = np.array(sample.boxes, np.float64).reshape(-1, 4) * factor
+    return draw_detections(small, Boxes(boxes, np.array(sample.labels, np.int64)), manifest.classes)
+
+
+class _Html(str):
+    """Text that is HTML already."""
+
+
+def _bar(share: float) -> _Html:
+    return _Html(f'<i style="width:{15 * share:.2f}rem"></i>')
+
+
+def _table(rows: list[tuple[Any, ...]], head: tuple[str, ...] = ()) -> str:
+    def cell(value: Any) -> str:
+        if isinstance(value, int):
+            return f'<td class="n">{value}</td>'
+        return f"<td>{value if isinstance(value, _Html) else html.escape(str(value))}</td>"
+
+    top = "<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in head) + "</tr>"
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    return f"<table>{top if head else ''}{body}</table>"

@@ -1,0 +1,1 @@
+"""Files: local folders, object stores, http; durable writes, caches, redacted URIs."""

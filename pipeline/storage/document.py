@@ -1,0 +1,82 @@
+"""Typed JSON documents with a format version: what one process writes for another to read.
+
+A document is written whole and read whole. Records of a stream (samples, spooled points) are
+``msgspec`` structs instead, which cost less per record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import UserError
+
+
+class DocumentError(ValueError):
+    """Content that is not the document it should be."""
+
+
+class Document(BaseModel):
+    """Base of all documents: typed, versioned, without unknown keys.
+
+    A subclass states its ``FORMAT_VERSION`` and overrides `upgrade` when it reads older ones.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    FORMAT_VERSION: ClassVar[int] = 1
+
+    format_version: int = Field(default=0, description="format of this document")
+
+    def model_post_init(self, context: Any) -> None:
+        """Stamp a new document with the version that this code writes."""
+        if not self.format_version:
+            object.__setattr__(self, "format_version", self.FORMAT_VERSION)
+
+    @classmethod
+    def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
+        """Return the content of an older ``version`` as this version has it."""
+        return content
+
+    @classmethod
+    def parse(cls, data: bytes | str, name: str) -> Self:
+        """Read a document; ``name`` says in messages what it is, for example its path.
+
+        Raises DocumentError where the data is not such a document, UserError where a newer version
+        of this software wrote it.
+        """
+        try:
+            content = json.loads(data)
+        except ValueError as error:
+            raise DocumentError(f"{name}: not valid JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise DocumentError(f"{name}: expected a JSON object")
+        return cls.from_content(content, name)
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], name: str) -> Self:
+        """Read a document that is parsed already. Raises as `parse`."""
+        version = content.get("format_version", 1)  # the first formats had no number
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise DocumentError(f"{name}: format_version is {version!r}")
+        if version > cls.FORMAT_VERSION:
+            raise UserError(
+                f"{name} has format {version}, written by a newer version of this software; this "
+                f"one reads up to {cls.FORMAT_VERSION}; update it"
+            )
+        current = dict(content)
+        if version < cls.FORMAT_VERSION:
+            current = cls.upgrade(current, version)
+        try:
+            return cls.model_validate({**current, "format_version": cls.FORMAT_VERSION})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DocumentError(f"{name}: {where}: {first['msg'].lower()}") from None
+
+    def encode(self, indent: int | None = 1) -> bytes:
+        """Return the document as UTF-8 JSON."""
+        return json.dumps(self.model_dump(mode="json"), indent=indent).encode()

@@ -1,0 +1,1 @@
+"""The only part of training that knows Ray Train."""

@@ -1,0 +1,126 @@
+"""One checkpoint: complete or none, verified, never executing what it reads."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.checkpoints.format import (
+    DamagedCheckpoint,
+    load_averaged_weights,
+    load_meta,
+    load_state,
+    save_checkpoint,
+    tensors_sha256,
+    verify_checkpoint,
+)
+from pipeline.errors import UserError
+
+
+def weights() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "b.weight": torch.randn(4, 3, 5, 5, generator=generator).to(
+            memory_format=torch.channels_last
+        ),
+        "a.count": torch.tensor(7),
+        "a.half": torch.randn(6, generator=generator).bfloat16(),
+        "none": torch.empty(0),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    state = {"model": weights(), "ema": {"x": torch.ones(2)}, "step": 3, "list": [1, (2.5, None)]}
+    save_checkpoint(tmp_path / "one", state, {"step": 3, "ap": 0.1 + 0.2, "deep": {"b": [1]}})
+    return tmp_path / "one"
+
+
+def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
+    state, meta = load_state(folder), load_meta(str(folder))
+    assert meta["ap"] == 0.1 + 0.2
+    assert (state["step"], state["list"]) == (3, [1, (2.5, None)])
+    for name, value in weights().items():
+        assert torch.equal(state["model"][name], value)
+        assert state["model"][name].dtype == value.dtype
+    assert load_averaged_weights(folder)["x"].tolist() == [1.0, 1.0]
+    assert sorted(path.name for path in folder.iterdir()) == ["meta.json", "state.pt"]
+    assert verify_checkpoint(folder) == meta
+
+
+def test_the_sum_over_tensors_is_what_anyone_computes(folder: Path) -> None:
+    digest = hashlib.sha256()
+    state = load_state(folder)["model"]
+    for name in sorted(state):
+        value = state[name].contiguous()
+        raw = value.view(torch.int16) if value.dtype == torch.bfloat16 else value
+        digest.update(raw.numpy().tobytes())
+    assert tensors_sha256(state) == digest.hexdigest() == load_meta(folder)["weights_sha256"]
+    assert load_meta(folder)["ema_sha256"] == tensors_sha256({"x": torch.ones(2)})
+    one_off = {**state, "a.count": torch.tensor(8)}
+    assert tensors_sha256(one_off) != tensors_sha256(state)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x04
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("name", ["state.pt", "meta.json"])
+def test_one_flipped_bit_anywhere_is_noticed(folder: Path, name: str, share: float) -> None:
+    flip(folder / name, int(share * (folder / name).stat().st_size))
+    with pytest.raises(DamagedCheckpoint, match=name):
+        load_state(folder)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "meta.json"])
+def test_a_file_cut_short_or_gone_is_noticed(folder: Path, name: str) -> None:
+    with (folder / name).open("r+b") as file:
+        file.truncate((folder / name).stat().st_size - 1)
+    with pytest.raises(DamagedCheckpoint, match=name):
+        verify_checkpoint(folder)
+    (folder / name).unlink()
+    with pytest.raises(DamagedCheckpoint, match=f"no {name}"):
+        verify_checkpoint(folder)
+
+
+def test_a_folder_that_is_no_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a complete checkpoint"):
+        load_meta(tmp_path)
+
+
+def test_a_newer_format_says_so_and_is_not_taken_for_damage(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "format_version": 99}))
+    with pytest.raises(UserError, match=r"format 99, newer .* update the software") as caught:
+        load_meta(folder)
+    assert not isinstance(caught.value, DamagedCheckpoint)
+
+
+def test_states_with_code_inside_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"path": Path("x")}, {"step": 1})
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        load_state(tmp_path)
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "state.pt").symlink_to("/dev/full")
+    state: dict[str, Any] = {"model": {"x": torch.randn(100_000)}}
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "one", state, {})
+    assert not (tmp_path / "one" / "meta.json").exists()
+
+
+def test_writing_over_an_old_one_leaves_none_when_it_fails(folder: Path) -> None:
+    (folder / "state.pt").unlink()
+    (folder / "state.pt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(folder, {"model": {"x": torch.randn(100_000)}}, {})
+    with pytest.raises(DamagedCheckpoint):
+        load_meta(folder)

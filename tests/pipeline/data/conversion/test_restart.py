@@ -1,0 +1,184 @@
+"""A conversion in pieces: whoever makes them, and however often begun, the bytes are the same."""
+
+import pytest
+
+from pipeline.data.conversion.convert import build
+from pipeline.data.conversion.shard_task import ShardTask
+from pipeline.data.shards.verify import verify
+from pipeline.data.sources.record import Source
+from pipeline.data.sources.synthetic import shapes_source
+from pipeline.data.sources.voc import voc_source
+from pipeline.errors import UserError
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The numbers of the shards that were really made."""
+    made: list[str] = []
+    run = ShardTask.run
+
+    def spy(self, tick):
+        made.append(self.folder[-6:])
+        return run(self, tick)
+
+    monkeypatch.setattr(ShardTask, "run", spy)
+    return made
+
+
+def breaking(source: Source, after: int) -> Source:
+    def records():
+        for number, item in enumerate(source.records):
+            if number == after:
+                raise KeyboardInterrupt
+            yield item
+
+    return Source(source.kind, source.name, source.classes, records(), source.total)
+
+
+@pytest.fixture
+def interrupted(tmp_path, written, counted):
+    """A conversion of 7 scenes in shards of 2 that was stopped when two shards were finished."""
+    with pytest.raises(KeyboardInterrupt):
+        written(breaking(shapes_source(7, "train", 64), 5), tmp_path / "out", shard_samples=2)
+    assert counted == ["000000", "000001"] and not (tmp_path / "out/manifest.json").exists()
+    counted.clear()
+    return tmp_path / "out"
+
+
+def test_finished_shards_are_not_redone(interrupted, tmp_path, written, counted, capsys):
+    written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
+    assert counted == ["000002", "000003"]
+    assert "4 images were done before" in capsys.readouterr().err
+    written(shapes_source(7, "train", 64), tmp_path / "whole", shard_samples=2)
+    assert contents(interrupted) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "change", [{"shard_samples": 3}, {"seed": 1}, {"classes": ["star", "circle", "cross"]}]
+)
+def test_shards_of_other_options_are_redone(interrupted, tmp_path, written, counted, change):
+    options = {"shard_samples": 2, **change}
+    source = shapes_source(7, "train", 64, seed=options.pop("seed", 0))
+    written(source, interrupted, **options)
+    assert counted[0] == "000000"
+    again = shapes_source(7, "train", 64, seed=change.get("seed", 0))
+    written(again, tmp_path / "whole", **options)
+    assert contents(interrupted) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "note", "index", "no index"])
+def test_a_damaged_shard_is_redone(interrupted, written, counted, damage):
+    shard = interrupted / ".partial/000001/shard-000000.tar"
+    data = shard.read_bytes()
+    if damage == "cut":
+        shard.write_bytes(data[:-600])
+    elif damage == "changed":
+        shard.write_bytes(data[:700] + b"x" + data[701:])
+    elif damage == "index":
+        shard.with_suffix(".index").write_bytes(bytes(64))
+    elif damage == "no index":
+        shard.with_suffix(".index").unlink()
+    else:
+        (shard.parent / "done.json").write_text("{")
+    written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
+    assert counted == ["000001", "000002", "000003"]
+    assert not verify(str(interrupted)).faults
+
+
+def test_a_changed_source_is_seen(voc, tmp_path, written, counted):
+    for number in range(4):
+        voc.add(f"{number}", [("cat", 1, 1, 9, 9)])
+    with pytest.raises(KeyboardInterrupt):
+        written(breaking(voc_source(voc.root, "train"), 3), tmp_path / "out", shard_samples=1)
+    assert counted == ["000000", "000001"]
+    counted.clear()
+    xml = voc.root / "Annotations/1.xml"
+    xml.write_text(xml.read_text().replace("<xmax>9", "<xmax>19"))
+    written(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
+    assert counted == ["000001", "000002", "000003"]
+
+
+def test_what_is_wrong_is_told_after_a_restart_too(voc, tmp_path, written):
+    for number in range(3):
+        voc.add(f"{number}", [("cat", 9, 9, 1, 1), ("cat", 1, 1, 9, 9)])
+    with pytest.raises(KeyboardInterrupt):
+        written(breaking(voc_source(voc.root, "train"), 2), tmp_path / "out", shard_samples=1)
+    manifest = written(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
+    assert manifest.problem_counts() == {"box dropped": 3, "near duplicate": 2}
+    assert manifest.boxes == 3
+
+
+def test_skipped_images_leave_no_hole_in_the_shards(voc, tmp_path, written):
+    for number in range(4):
+        bad = {"image": b"no image"} if number in (0, 1) else {}
+        voc.add(f"{number}", [("cat", 1, 1, 9, 9)], **bad)
+    manifest = written(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
+    assert [shard.name for shard in manifest.shards] == ["shard-000000.tar", "shard-000001.tar"]
+    assert manifest.samples == 2 and manifest.problem_counts()["image skipped"] == 2
+
+
+def test_two_at_once_in_one_folder(tmp_path, written, monkeypatch):
+    run = ShardTask.run
+
+    def meanwhile(self, tick):
+        def another():
+            tick()  # a shard is half-written now
+            with pytest.raises(UserError, match="another conversion is writing there"):
+                written(shapes_source(1, "train", 64), tmp_path / "out")
+
+        return run(self, another)
+
+    monkeypatch.setattr(ShardTask, "run", meanwhile)
+    assert written(shapes_source(3, "train", 64), tmp_path / "out", shard_samples=2).samples == 3
+    assert not verify(str(tmp_path / "out")).faults
+
+
+def test_nothing_is_published_before_it_is_asked_for(tmp_path):
+    source = shapes_source(2, "train", 64)
+    out = tmp_path / "out"
+    built = build(source.records, [], out, "x", "train", source.classes, source="shapes")
+    assert [path.name for path in out.iterdir()] == [".partial"]
+    built.drop()
+    assert not out.exists()
+
+
+def test_progress_tells_rate_and_time_left(tmp_path, written, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.data.conversion.executor.SAY_EVERY_S", 0.0)
+    written(shapes_source(3, "train", 64), tmp_path / "out", total=3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("  converting train: 1/3 images, ") and "/s, " in lines[0]
+    assert lines[2].endswith(" 0 s left") and lines[3].startswith("  converting train: 3 images")
+
+
+@pytest.mark.integration
+def test_ray_gives_the_same_bytes_and_the_same_errors(tmp_path, written, voc, counted):
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    try:
+        for workers in (1, 2, 3):
+            out = tmp_path / f"{workers}"
+            written(shapes_source(23, "train", 64), out, shard_samples=4, workers=workers)
+            assert contents(out) == contents(tmp_path / "1")
+        stopped = breaking(shapes_source(23, "train", 64), 13)
+        with pytest.raises(KeyboardInterrupt):
+            written(stopped, tmp_path / "out", shard_samples=4, workers=2)
+        finished = {note.parent.name for note in (tmp_path / "out").glob(".partial/*/done.json")}
+        assert finished
+        counted.clear()
+        written(shapes_source(23, "train", 64), tmp_path / "out", shard_samples=4)
+        assert sorted([*counted, *finished]) == [f"{i:06d}" for i in range(6)]
+        assert contents(tmp_path / "out") == contents(tmp_path / "1")
+
+        voc.add("a", [("cat", 1, 1, 9, 9)])
+        source = voc_source(voc.root, "train")
+        source.records = list(source.records)
+        (voc.root / "JPEGImages/a.jpg").unlink()
+        with pytest.raises(UserError, match=r"a\.jpg: gone, or not seen by all nodes"):
+            written(source, tmp_path / "gone", workers=2)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,147 @@
+"""Stopped anywhere and gone on with on any other cluster: the same batches, nothing read twice."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.data import build_train_loader
+from pipeline.data.loading import sample_order as order_module
+from pipeline.data.loading.sample_order import Order
+from pipeline.data.shards import reader as shards_module
+from pipeline.data.shards.reader import BLOCK, ShardSet
+from pipeline.errors import UserError
+
+OPTIONS = {
+    "data.crop": 0.5,
+    "data.zoom_out": 0.5,
+    "data.photometric": 0.5,
+    "data.parts": 3,
+    "data.window": 1,
+    "train.epochs": 2.2,
+}
+STEPS = 7  # ceil(2.2 * 23 / 8)
+
+
+@pytest.fixture(params=["whole", "windows"])
+def regime(request, monkeypatch):
+    if request.param == "windows":
+        monkeypatch.setattr(order_module, "WHOLE", 0)
+    return request.param
+
+
+def rows(batches) -> list[tuple]:
+    """Every image with all that is learned from it."""
+    return [
+        (
+            image_id,
+            batch.images[i].numpy().tobytes(),
+            batch.boxes[i][batch.labels[i] >= 0].numpy().tobytes(),
+            batch.labels[i][batch.labels[i] >= 0].tolist(),
+        )
+        for batch in batches
+        for i, image_id in enumerate(batch.image_ids)
+    ]
+
+
+def global_batches(uri, config, world_size, start, stop) -> list[list[tuple]]:
+    """The images of steps ``start`` to ``stop``, as all ranks together read them, by position."""
+    ranks = [
+        list(build_train_loader(uri, config, rank, world_size, start)) for rank in range(world_size)
+    ]
+    assert {len(batches) for batches in ranks} == {STEPS - start}
+    return [
+        sorted(row for batches in ranks for row in rows([batches[step - start]]))
+        for step in range(start, stop)
+    ]
+
+
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(stop=st.integers(0, STEPS), before=st.integers(1, 8), after=st.integers(1, 8))
+def test_any_step_and_any_two_clusters(scenes, make_config, regime, stop, before, after):
+    config = make_config(**OPTIONS)
+    whole = global_batches(scenes, config, 1, 0, STEPS)
+    begun = global_batches(scenes, config, before, 0, stop)
+    assert begun + global_batches(scenes, config, after, stop, STEPS) == whole
+
+
+def test_other_numbers_of_loader_processes(scenes, make_config, regime):
+    def images(workers: int, start: int) -> list[tuple]:
+        config = make_config(**OPTIONS, **{"data.loader_workers": workers, "data.prefetch": 1})
+        return rows(build_train_loader(scenes, config, 0, 1, start))
+
+    whole = images(0, 0)
+    assert images(2, 3) == images(3, 3) == whole[3 * 8 :]
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 6])
+def test_resume_reads_the_bytes_of_what_is_left_and_no_others(
+    scenes, make_config, monkeypatch, regime, start
+):
+    read: list[tuple[str, int, int]] = []
+    original = os.pread
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        read.append((os.path.basename(path), at, at + size))
+        return original(descriptor, size, at)
+
+    config = make_config(**OPTIONS)
+    loader = build_train_loader(scenes, config, 1, 2, start)
+    monkeypatch.setattr(shards_module.os, "pread", pread)
+    list(loader)
+    shards = ShardSet(scenes)
+    order = Order([s.samples for s in shards.manifest.shards], config.train.seed, 3, 1)
+    expected = []
+    for t in range(start * 8 + 1, STEPS * 8, 2):
+        index, _ = order.sample(t)
+        number = shards.shard_of(index)
+        name = shards.manifest.shards[number].name
+        offsets = np.fromfile(f"{scenes}/{name.replace('.tar', '.index')}", "<i8").reshape(-1, 4)
+        image_at, _, json_at, json_size = offsets[index - 5 * number].tolist()
+        expected.append((name, image_at - BLOCK, json_at + json_size))
+    assert read == expected  # and so the sum of their bytes
+
+
+def test_resume_fetches_no_shard_that_is_done_with(scenes, make_config, monkeypatch, tmp_path):
+    """From elsewhere too: only the shards of windows that are still to be read come."""
+    monkeypatch.setattr(order_module, "WHOLE", 0)
+    options = {**OPTIONS, "data.parts": 1, "train.epochs": 1, "data.cache": str(tmp_path)}
+    config = make_config(**options)
+    loader = build_train_loader(f"local://{scenes}", config, 0, 1, start_step=2)
+    list(loader)
+    shards = ShardSet(scenes)
+    order = Order([s.samples for s in shards.manifest.shards], config.train.seed, 1, 1)
+    left = {shards.shard_of(order.sample(t)[0]) for t in range(16, 24)}
+    ahead = set(order.shards_of(order.next_window(order.window_at(23))))
+    fetched = {path.stem for path in tmp_path.glob("*.tar")}
+    names = [shard.sha256 for shard in shards.manifest.shards]
+    assert {names[n] for n in left} <= fetched <= {names[n] for n in left | ahead}
+    assert len(fetched) < 5
+
+
+def test_a_cache_below_the_working_set_is_one_line(scenes, make_config, monkeypatch, tmp_path):
+    config = make_config(**OPTIONS, **{"data.cache": str(tmp_path), "data.cache_gib": 1e-5})
+    with pytest.raises(UserError, match=r"data\.cache_gib 1e-05 is too small .* raise it$"):
+        build_train_loader(f"local://{scenes}", config, 0, 1)
+    monkeypatch.setattr(order_module, "WHOLE", 0)
+    with pytest.raises(UserError, match=r"reads 3 of its 5 shards .* data\.window or data\.parts"):
+        build_train_loader(f"local://{scenes}", config, 0, 1)
+    build_train_loader(scenes, config, 0, 1)  # a folder needs no cache
+
+
+def test_a_cache_without_room_to_fetch_ahead_is_warned_of(
+    scenes, make_config, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setattr(order_module, "WHOLE", 0)
+    shards = ShardSet(scenes).manifest.shards
+    limit = 3.2 * max(shard.bytes + 200 for shard in shards) / 2**30
+    options = {"data.cache": str(tmp_path), "data.cache_gib": limit}
+    config = make_config(**OPTIONS, **options)
+    loader = build_train_loader(f"local://{scenes}", config, 0, 1)
+    assert "but not twice that" in caplog.text
+    assert rows(loader) == rows(build_train_loader(scenes, config, 0, 1))

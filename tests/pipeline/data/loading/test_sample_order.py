@@ -1,0 +1,199 @@
+"""Properties of the global order, against the formula written out plainly."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.keyed_rng import permute
+from pipeline.data.loading import sample_order as order_module
+from pipeline.data.loading.sample_order import Order, epoch_end, share, total_steps
+
+counts_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@pytest.fixture(params=["whole", "windows"])
+def regime(request, monkeypatch):
+    """Both ways of making an order, on sets that are small enough to try many."""
+    if request.param == "windows":
+        monkeypatch.setattr(order_module, "WHOLE", 0)
+
+
+def stream(order: Order, begin: int, end: int) -> list[tuple[int, int]]:
+    return [order.sample(t) for t in range(begin, end)]
+
+
+def check_every_sample_once(counts, seed, parts, window):
+    order = Order(counts, seed, parts, window)
+    for epoch in range(3):
+        got = stream(order, epoch * order.n, (epoch + 1) * order.n)
+        assert sorted(got) == [(i, epoch) for i in range(order.n)]
+
+
+@given(counts_lists, st.integers(0, 2**31 - 1), st.integers(1, 70), st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_every_sample_once_an_epoch_when_permuted_whole(counts, seed, parts, window):
+    check_every_sample_once(counts, seed, parts, window)
+
+
+@given(counts_lists, st.integers(0, 2**31 - 1), st.integers(1, 70), st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_every_sample_once_an_epoch_in_windows(counts, seed, parts, window):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "WHOLE", 0)
+        check_every_sample_once(counts, seed, parts, window)
+
+
+def test_small_sets_follow_the_formula():
+    n, parts, seed = 23, 4, 9
+    order = Order([10, 13], seed, parts)
+    for t in range(3 * n):
+        e, i = divmod(t, n)
+        o = permute(n, "order", seed, e)
+        assert order.sample(t) == ([o[p::parts] for p in range(parts)][i % parts][i // parts], e)
+
+
+def test_windows_hold_samples_of_few_shards_and_parts_follow_the_formula(monkeypatch):
+    monkeypatch.setattr(order_module, "WHOLE", 0)
+    counts, parts, window, seed = [7, 5, 9, 6, 8, 4, 10, 3], 3, 2, 1
+    order, n = Order(counts, seed, parts, window), sum(counts)
+    starts = np.cumsum(counts) - counts
+    row = [
+        (s, starts[s] + k) for s in permute(len(counts), "order", seed, 0) for k in range(counts[s])
+    ]
+    cuts = np.cumsum([0] + [n // parts + (p < n % parts) for p in range(parts)])
+    for p in range(parts):
+        part = row[cuts[p] : cuts[p + 1]]
+        shards = list(dict.fromkeys(s for s, _ in part))
+        expected = []
+        for number, first in enumerate(range(0, len(shards), window)):
+            block = [i for s, i in part if s in shards[first : first + window]]
+            expected += [block[k] for k in permute(len(block), "windows", seed, 0, p, number)]
+        assert [order.sample(j * parts + p)[0] for j in range(len(part))] == expected
+
+
+def test_epochs_and_seeds_differ(regime):
+    first, second = (stream(Order([30] * 8, 0), e * 240, (e + 1) * 240) for e in (0, 1))
+    other = stream(Order([30] * 8, 1), 0, 240)
+    assert [i for i, _ in first] != [i for i, _ in second] and first != other
+
+
+def test_the_order_never_changes(regime):
+    # Written down: another NumPy, machine or release must give this, or runs cannot be resumed.
+    got = [i for i, _ in stream(Order([6, 6, 6], seed=3, parts=4, window=2), 0, 9)]
+    whole = order_module.WHOLE > 0
+    assert got == (WHOLE_STREAM if whole else WINDOW_STREAM)
+
+
+WHOLE_STREAM = [17, 8, 1, 10, 13, 9, 12, 3, 16]
+WINDOW_STREAM = [10, 13, 16, 5, 7, 12, 1, 4, 9]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+def test_ranks_share_each_batch_evenly(world_size):
+    for step in range(7):
+        shares = [share(step, 8, rank, world_size) for rank in range(world_size)]
+        assert sorted(t for s in shares for t in s) == list(range(8 * step, 8 * step + 8))
+        assert all(t % world_size == rank for rank, s in enumerate(shares) for t in s)
+        sizes = Counter(map(len, shares))
+        assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 60), st.integers(1, 32), st.integers(1, 32), st.floats(0.1, 3))
+@settings(deadline=None)
+def test_all_ranks_make_equally_many_steps_of_at_least_one_sample(n, batch, world_size, epochs):
+    world_size = min(world_size, batch)
+    order, steps = Order([n], seed=0), total_steps(epochs, n, batch)
+    read = []
+    for step in range(steps):
+        shares = [share(step, batch, rank, world_size) for rank in range(world_size)]
+        assert all(shares)
+        read += sorted(t for positions in shares for t in positions)
+    assert read == list(range(steps * batch))  # nothing dropped, repeated or padded
+    counts = Counter(order.sample(t) for t in range(min(len(read), 200)))
+    assert set(counts.values()) <= {1}
+
+
+@given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 5))
+def test_epochs_end_at_the_first_step_that_completes_them(n, batch, epochs):
+    ends = [epoch_end(e, n, batch) for e in range(epochs)]
+    assert all((end - 1) * batch < (e + 1) * n <= end * batch for e, end in enumerate(ends))
+    assert total_steps(epochs, n, batch) == ends[-1]
+
+
+def test_part_of_an_epoch_and_rounding():
+    assert total_steps(0.5, 100, 8) == 7
+    assert total_steps(0.1 + 0.2, 100, 10) == 3
+
+
+def test_a_large_set_is_planned_quickly_and_any_place_reached_at_once():
+    order = Order([1000] * 2000, seed=0, parts=64, window=4)
+    got = [order.sample(t)[0] for t in range(1_500_000, 1_500_256)]
+    assert len(set(got)) == 256 and len(order._epochs[0]._windows) == 64
+
+
+@given(
+    counts_lists,
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 8),
+    st.integers(1, 8),
+)
+@settings(max_examples=40, deadline=None)
+def test_windows_tell_which_shards_are_read_and_how_many_at_a_time(
+    counts, parts, window, world_size, ranks
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "WHOLE", 0)
+        order = Order(counts, 5, parts, window)
+        ends = np.cumsum(counts)
+        ranks = min(ranks, world_size)
+        for epoch in range(2):
+            present: dict[int, set[int]] = {}
+            for t in range(epoch * order.n, (epoch + 1) * order.n):
+                at = order.window_at(t)
+                shard = int(np.searchsorted(ends, order.sample(t)[0], side="right"))
+                assert shard in order.shards_of(at)
+                if t % world_size < ranks:
+                    present[at.part] = set(order.shards_of(at))
+                    read = set().union(*present.values())
+                    assert len(read) <= order.working_set(world_size, ranks)
+
+
+def test_the_next_window_is_the_one_that_its_part_meets_next(regime):
+    order = Order([7, 5, 9, 6, 8, 4, 10, 3], 1, parts=3, window=2)
+    last: dict[int, object] = {}
+    for t in range(3 * order.n):
+        at = order.window_at(t)
+        if at.part in last and last[at.part] != at:
+            assert order.next_window(last[at.part]) == at
+        last[at.part] = at
+
+
+def test_a_set_permuted_whole_needs_its_shards_in_the_order_of_their_first_samples():
+    counts = [6, 3, 8, 5]
+    order, ends = Order(counts, seed=4), np.cumsum(counts)
+    for start in (0, 9, 22, 30):
+        window = order.window_at(start)
+        rest = range(start, (window.epoch + 1) * order.n)
+        needed = dict.fromkeys(
+            int(np.searchsorted(ends, order.sample(t)[0], "right")) for t in rest
+        )
+        found = order.shards_of(window, start)
+        assert found[: len(needed)] == list(needed) and sorted(found) == [0, 1, 2, 3]
+        assert order.working_set(8, 1) == 4
+
+
+def test_partners_are_of_the_same_window(monkeypatch):
+    monkeypatch.setattr(order_module, "WHOLE", 0)
+    counts = [7, 5, 9, 6, 8, 4, 10, 3]
+    order, ends = Order(counts, 1, 3, 2), np.cumsum(counts)
+    sizes = Counter(order.window_at(t) for t in range(2 * order.n))
+    for t in range(2 * order.n):
+        shards = set(order.shards_of(order.window_at(t)))
+        partners = {order.partner(t, draw) for draw in np.linspace(0, 1, 50, endpoint=False)}
+        assert order.sample(t)[0] in partners
+        assert len(partners) > 1 or sizes[order.window_at(t)] == 1
+        assert {int(np.searchsorted(ends, p, side="right")) for p in partners} <= shards

@@ -1,0 +1,96 @@
+"""Manifests: there or not, known or too new, whole or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.shards.manifest import load_manifest, require_classes, write_manifest
+from pipeline.errors import UserError
+
+
+def change(folder: str, tmp_path: Path, **changes) -> Path:
+    tree = json.loads((Path(folder) / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**tree, **changes}))
+    return tmp_path
+
+
+def test_it_says_what_is_in_the_set(scenes):
+    manifest = load_manifest(scenes)
+    assert manifest.samples == 23 and [s.samples for s in manifest.shards] == [5, 5, 5, 5, 3]
+    assert manifest.boxes == sum(manifest.boxes_per_class.values()) > 23
+    assert list(manifest.boxes_per_class) == manifest.classes
+
+
+def test_a_file_uri_is_the_same_as_its_path(scenes):
+    assert load_manifest(f"file://{scenes}") == load_manifest(scenes)
+
+
+def test_no_manifest_is_no_data_set(tmp_path):
+    with pytest.raises(UserError, match=r"no manifest\.json.*jobs\.prepare"):
+        load_manifest(tmp_path)
+
+
+def test_a_newer_format_is_named(scenes, tmp_path):
+    # A newer format may also have fields unknown here; the version is what the message is about.
+    folder = change(scenes, tmp_path, format_version=99, codec="av2")
+    with pytest.raises(UserError, match="format version 99 is newer than 1"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"samples": 24}, "samples is not the sum"),
+        ({"classes": ["a", "a"]}, "different names"),
+        ({"shards": [{"name": "../x.tar", "samples": 1, "bytes": 1, "sha256": "0" * 64}]}, "name"),
+        ({"shards": None}, "shards"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(scenes, tmp_path, changes, reason):
+    with pytest.raises(UserError, match=f"not a manifest: .*{reason}"):
+        load_manifest(change(scenes, tmp_path, **changes))
+
+
+def test_broken_json_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format_version": 1,')
+    with pytest.raises(UserError, match="cannot be read"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("https://me:secret@host/set", "https://...@host/set: credentials do not belong"),
+        ("https://host/set?token=secret", "https://host/set: .* plain prefix"),
+        ("simplecache::s3://bucket/set", "plain prefix"),
+        ("nothing://host/set", "nothing://host/set: cannot be read: .*not known"),
+    ],
+)
+def test_addresses_that_are_no_plain_prefix_are_refused_without_their_secrets(uri, reason):
+    with pytest.raises(UserError, match=reason) as caught:
+        load_manifest(uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_crash_while_writing_leaves_no_manifest(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("crash")))
+    with pytest.raises(OSError, match="crash"):
+        write_manifest(load_manifest(scenes), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_differing_class_lists_are_both_named(scenes):
+    manifest = load_manifest(scenes)
+    require_classes(scenes, manifest, manifest.classes, "model M")
+    with pytest.raises(UserError, match=r"has the classes circle, .*; model M has star, circle"):
+        require_classes(scenes, manifest, ["star", "circle"], "model M")
+
+
+def test_content_hash_follows_shards_and_classes_only(scenes, tmp_path):
+    manifest = load_manifest(scenes)
+    renamed = load_manifest(change(scenes, tmp_path, name="other", problems=[]))
+    fewer = load_manifest(
+        change(scenes, tmp_path, samples=20, shards=[s.model_dump() for s in manifest.shards[:4]])
+    )
+    assert manifest.content_hash == renamed.content_hash != fewer.content_hash

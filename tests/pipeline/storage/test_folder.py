@@ -1,0 +1,132 @@
+"""Where runs are kept: disks and object stores alike; S3 by a server of its own."""
+
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import torch
+
+from jobs import checkpoints
+from pipeline.checkpoints.store import CheckpointStore
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.pretrained.read import read_weights
+from pipeline.storage.folder import Storage, join
+from pipeline.training.fit import fit
+from pipeline.training.run_record import RunRecord
+from tests.ports import free_port
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URI of an empty bucket."""
+    port = free_port()
+    keys = {"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "key"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in keys.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        try:
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=1).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, "moto has ended"
+                    time.sleep(0.1)
+            address = f"http://127.0.0.1:{port}"
+            client = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
+            client.create_bucket(Bucket="runs")
+            yield f"s3://runs/all?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def test_names_go_before_the_options_of_a_uri() -> None:
+    assert (
+        join("s3://b/runs/?region=x&scheme=http", "one") == "s3://b/runs/one?region=x&scheme=http"
+    )
+    assert join("/a/what?/", "one") == "/a/what?/one"
+
+
+@pytest.mark.parametrize("uri", ["relative/folder", "nosuch://a/b", "s3:/bucket"])
+def test_what_is_no_place_says_so(uri: str) -> None:
+    with pytest.raises(UserError, match="is no absolute folder or URI"):
+        Storage(uri)
+
+
+@pytest.mark.parametrize("path", ["/proc/none", "/dev/null/runs", "/sys/kernel"])
+def test_a_place_that_cannot_be_written_says_so_at_once(small: Config, path: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"ray.storage '{path}' cannot be written: .*give a folder"):
+        fit(small.replace({"ray.storage": path}), run="one")
+    assert time.monotonic() - began < 5
+
+
+def test_readers_never_see_half_of_a_file(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write("one", b"first")
+    (tmp_path / "two.x.part").mkdir()
+    storage.write("one", b"second" * 1000)
+    assert storage.read("one") == b"second" * 1000
+    with pytest.raises(OSError, match="[Ii]s a directory"):
+        storage.write("two.x.part", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two.x.part"]
+
+
+@pytest.mark.integration
+def test_a_bucket_holds_checkpoints_like_a_folder(s3: str) -> None:
+    storage = Storage(join(s3, "store"))
+    storage.create()
+    storage.probe()
+    assert storage.files() == []
+    store = CheckpointStore(storage.uri)
+    for step, score in ((1, 0.3), (2, 0.1), (3, 0.2)):
+        state = {"model": {"x": torch.full((2_000_000,), float(step))}, "ema": {}}
+        store.save(step, state, {"score": score, "spec": {}, "classes": []})
+    assert store.load("step-00000002")["model"]["x"][5] == 2.0
+    storage.delete("step-00000003/meta.json")
+    storage.write("step-00000002/state.pt", storage.read("step-00000002/state.pt")[:-1])
+    lines: list[str] = []
+    found = store.first_sound(reversed(store.saved()), "cpu", lines.append)
+    assert found is not None
+    assert found[0].step == 1
+    assert "state.pt has" in lines[0]
+    store.save(4, {"model": {}, "ema": {}}, {"score": 0.0})
+    assert store.prune(1, "score") == ["step-00000002", "step-00000003"]
+    assert storage.folders() == ["step-00000001", "step-00000004"]
+
+
+@pytest.mark.integration
+def test_a_training_in_a_bucket_is_listed_verified_and_a_starting_point(
+    s3: str, small: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small.replace({"ray.storage": s3, "train.epochs": 1, "data.val": None})
+    result = fit(config.replace({"registry.name": "shapes"}), run="one")
+    assert result.model_uri == "models:/shapes/1"
+    uri = join(s3, "one")
+    assert RunRecord(s3, "one").read() is not None
+    listed = checkpoints.main(["list", uri])["checkpoints"]
+    assert [row["name"] for row in listed] == ["step-00000005"]
+    assert listed[0]["weights_sha256"] == result.weights_sha256
+    checkpoints.main(["verify", uri])
+    assert read_weights(result.checkpoint).spec is not None
+    with pytest.raises(UserError, match="run 'one' is finished"):
+        fit(config, run="one")
+    capsys.readouterr()
+
+
+@pytest.mark.integration
+def test_a_bucket_that_is_not_there_says_so(s3: str, small: Config) -> None:
+    absent = s3.replace("s3://runs/", "s3://absent/")
+    with pytest.raises(UserError, match="ray.storage 's3://absent/.*cannot be written"):
+        fit(small.replace({"ray.storage": absent}), run="one")

@@ -1,0 +1,121 @@
+"""Shard sets from an S3 server through the real client."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import boto3
+import pytest
+
+from pipeline.data import build_train_loader, load_manifest
+from pipeline.data.shards.cache import ShardCache
+from pipeline.data.shards.reader import ShardSet
+from pipeline.data.shards.verify import verify
+from pipeline.errors import UserError
+from pipeline.storage import remote
+from tests.ports import free_port
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """The address of a moto server."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "moto ended"
+        try:
+            urllib.request.urlopen(f"{address}/moto-api/", timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield address
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def bucket(endpoint, scenes, monkeypatch, tmp_path):
+    """A bucket with the scenes; the credentials are in the environment and nowhere else."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "FIRST_DELAY", 0.02)
+    client = boto3.client("s3")
+    name = f"b{time.monotonic_ns()}"
+    client.create_bucket(Bucket=name)
+    for path in Path(scenes).iterdir():
+        client.upload_file(str(path), name, f"sets/train/{path.name}")
+    return client, name, f"s3://{name}/sets/train"
+
+
+def test_the_same_batches_as_from_a_folder(bucket, scenes, make_config, tmp_path):
+    _, _, uri = bucket
+    config = make_config(
+        **{"data.cache": str(tmp_path / "cache"), "data.loader_workers": 2, "train.epochs": 2}
+    )
+    here, there = (build_train_loader(u, config, 0, 1) for u in (scenes, uri))
+    for a, b in zip(here, there, strict=True):
+        assert a.image_ids == b.image_ids and bool((a.images == b.images).all())
+    assert len(list((tmp_path / "cache").glob("*.tar"))) == 5
+
+
+def test_a_changed_and_an_absent_shard_are_one_line_each(bucket, tmp_path):
+    client, name, uri = bucket
+    client.put_object(Bucket=name, Key="sets/train/shard-000001.tar", Body=b"x" * 4000)
+    client.delete_object(Bucket=name, Key="sets/train/shard-000002.tar")
+    shards = ShardSet(uri, ShardCache(tmp_path / "cache"), retries=1)
+    assert shards.read(0).image
+    with pytest.raises(UserError, match=r"shard-000001\.tar: 4000 bytes came, .*\(2 attempts\)"):
+        shards.read(5)
+    with pytest.raises(UserError, match=r"shard-000002\.tar: absent"):
+        shards.read(10)
+    faults = verify(uri).faults
+    assert any("shard-000002.tar: absent" in fault for fault in faults)
+
+
+def test_no_manifest_and_no_bucket(bucket):
+    _, name, _ = bucket
+    for uri in (f"s3://{name}/other", "s3://no-such-bucket-here/train"):
+        with pytest.raises(UserError, match=r"no manifest\.json, so no shard set"):
+            load_manifest(uri)
+
+
+def in_a_new_process(uri: str) -> subprocess.CompletedProcess[str]:
+    """A client keeps the credentials that it began with."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.shards", "verify", uri],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[3],
+        check=False,
+    )
+
+
+def test_credentials_come_from_the_environment_or_are_not_needed(bucket, monkeypatch):
+    client, name, uri = bucket
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    done = in_a_new_process(uri)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "Unable to locate credentials; set $AWS_ACCESS_KEY_ID" in done.stderr
+    everyone = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}
+    client.put_bucket_policy(Bucket=name, Policy=json.dumps({"Statement": [everyone]}))
+    options = {"anon": True, "config_kwargs": {"s3": {"addressing_style": "path"}}}
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(options))
+    done = in_a_new_process(uri)
+    assert done.returncode == 0 and "sound: 23 samples" in done.stdout, done.stderr

@@ -1,0 +1,288 @@
+"""What docs/faults.md promises, on a cluster of several nodes: lost work is done again, exactly.
+
+Every run ends with the weights of the run that nothing happened to.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.distributed.ray_cluster import say_if_busy
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.tracking import connect
+from pipeline.training.fit import FitResult, fit
+from pipeline.training.ray_backend import launch as ray_train
+from tests.jobs.head import BIN, environment
+from tests.pipeline.training.test_fit import status
+from tests.stores import new_store
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+STEPS, EVERY = 60, 5
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A head that trains nothing, and two nodes with room for a worker each."""
+    import ray
+    import ray.cloudpickle
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        patch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+        patch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", raising=False)
+        patch.setattr(ray_train, "_ray_worker", acting_worker)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, logging_level="WARNING")
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def acting_worker(settings: Mapping[str, Any]) -> Any:
+    """The worker, with accidents: ``accidents.json`` in the storage says which, where and when."""
+    import multiprocessing
+    import os
+    import signal
+    import time
+
+    import torch
+
+    from pipeline.training.ray_backend import launch as ray_train
+    from pipeline.training.trainer.trainer import Trainer
+
+    step, folder = Trainer.step, Path(settings["storage"])
+    plan = folder / "accidents.json"
+
+    def stepped(self: Any, batch: Any) -> Any:
+        time.sleep(float((folder / "pace").read_text()) if (folder / "pace").exists() else 0.1)
+        for kind, (rank, when) in json.loads(plan.read_text()).items() if plan.exists() else ():
+            done = folder / f"{kind}-happened"
+            if (self.world.rank, self.step_count) != (rank, when) or done.exists():
+                continue
+            done.touch()
+            if kind == "exception":
+                raise RuntimeError("a bug in a rank")
+            if kind == "loader":
+                for process in multiprocessing.active_children():
+                    process.kill()
+            if kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if kind == "nan":
+                next(self.detector.parameters()).data.fill_(torch.nan)
+        return step(self, batch)
+
+    Trainer.step = stepped  # type: ignore[method-assign]
+    return ray_train._ray_worker(settings)
+
+
+@pytest.fixture
+def config(nodes: Any, small: Config) -> Config:
+    return small.replace(
+        {
+            "ray.enabled": True,
+            "ray.workers": 2,
+            "ray.max_failures": 2,
+            "data.val": None,
+            "data.test": None,
+            "train.epochs": STEPS * 4 / 20,
+            "train.checkpoint_every": 100.0,
+            "train.checkpoint_steps": EVERY,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(nodes: Any, scenes: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The hash of the weights of a run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    tree = {
+        "data": {"train": scenes["train"], "loader_workers": 0},
+        "model": {"image_size": 64},
+        "train": {
+            "epochs": STEPS * 4 / 20,
+            "batch_size": 4,
+            "log_every": 1,
+            "warmup_steps": 2,
+            "checkpoint_every": 100.0,
+            "checkpoint_steps": EVERY,
+        },
+        "tracking": {"uri": new_store(folder)},
+        "ray": {"workers": 2, "storage": str(folder / "runs")},
+    }
+    return fit(Config.from_dict(tree), run="whole").weights_sha256
+
+
+def told(result: FitResult) -> list[str]:
+    """The run's history, after which it is known to be gapless too."""
+    client = connect(result.tracking_uri)
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(result.run_id, "train/loss")
+    assert sorted(point.step for point in points) == list(range(1, STEPS + 1))
+    tags = sorted(run.data.tags.items())
+    return [text for key, text in tags if key.startswith("history.")]
+
+
+def starts(result: FitResult) -> list[int]:
+    """After which steps workers have started."""
+    lines = [line for line in told(result) if line.startswith("workers start")]
+    return [int(line.split()[4]) for line in lines]
+
+
+def in_thread(config: Config) -> tuple[threading.Thread, list[FitResult], Callable[[int], None]]:
+    """A training in a thread, its result, and a way to wait for a checkpoint."""
+    results: list[FitResult] = []
+    thread = threading.Thread(target=lambda: results.append(fit(config, run="one")))
+    thread.start()
+    folder = Path(str(config.ray.storage)) / "one"
+
+    def reached(step: int) -> None:
+        until = time.monotonic() + 120
+        while not (folder / f"step-{step:08d}" / "meta.json").exists():
+            assert thread.is_alive() and time.monotonic() < until, f"no checkpoint {step}"
+            time.sleep(0.05)
+
+    return thread, results, reached
+
+
+def test_an_exception_a_killed_loader_and_a_killed_rank_cost_the_steps_since_the_checkpoint(
+    config: Config, whole: str, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    plan = {"exception": [1, 2 * EVERY + 2], "loader": [0, 6 * EVERY + 2]}
+    plan["kill"] = [1, 9 * EVERY + 2]
+    (tmp_path / "runs" / "accidents.json").write_text(json.dumps(plan))
+    result = fit(config.replace({"data.loader_workers": 1, "ray.max_failures": 3}), run="one")
+    first, second, third, fourth = starts(result)
+    assert first == 0
+    # A checkpoint that was being written may not count; the one before does.
+    assert second in (EVERY, 2 * EVERY)
+    assert third in (5 * EVERY, 6 * EVERY, 7 * EVERY)  # batches that were ready were trained on
+    assert fourth in (8 * EVERY, 9 * EVERY)
+    assert result.weights_sha256 == whole
+
+
+def test_a_node_that_dies_is_replaced_and_nothing_else_is_lost(
+    config: Config, whole: str, nodes: Any
+) -> None:
+    training, results, reached = in_thread(config)
+    reached(2 * EVERY)
+    nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+    nodes.add_node(num_cpus=1)
+    training.join(200)
+    (result,) = results
+    assert starts(result)[1] >= 2 * EVERY
+    assert result.weights_sha256 == whole
+
+
+def test_a_node_that_is_drained_leaves_a_checkpoint_behind(
+    config: Config, whole: str, nodes: Any, tmp_path: Path
+) -> None:
+    import ray
+
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "pace").write_text("0.4")
+    training, results, _ = in_thread(config.replace({"train.checkpoint_steps": 100}))
+    until = time.monotonic() + 90
+    while not list(Path(str(config.ray.storage)).glob("one/tracking/*.jsonl")):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    time.sleep(2.0)
+    leaving = next(n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU"))["NodeID"]
+    subprocess.run(
+        [
+            *(BIN / "ray", "drain-node", f"--address={nodes.address}", f"--node-id={leaving}"),
+            *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test"),
+            "--deadline-remaining-seconds=6",
+        ],
+        check=True,
+        env=environment(),
+    )
+    nodes.add_node(num_cpus=1)
+    training.join(200)
+    (result,) = results
+    (saved, *_) = [line for line in told(result) if "saved after step" in line]
+    assert "a node with the ranks" in saved
+    assert starts(result)[1] >= int(saved.split()[3].rstrip(":")) > 0
+    assert result.weights_sha256 == whole
+
+
+def test_a_gradient_that_is_not_finite_stops_all_ranks_and_keeps_their_images(
+    config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "accidents.json").write_text(json.dumps({"nan": [1, EVERY + 2]}))
+    with pytest.raises(TrainingFailed, match=f"not finite at step {EVERY + 2}.*kept in"):
+        fit(config, run="one")
+    folder = tmp_path / "runs" / "one"
+    kept = sorted(path.name for path in (folder / "not-finite").iterdir())
+    assert kept == [f"step-{EVERY + 2:08d}-rank-{rank}.pt" for rank in (0, 1)]
+    assert (folder / f"step-{EVERY:08d}" / "meta.json").exists()
+    record = json.loads((folder / "run.json").read_text())
+    run = connect(str(config.tracking.uri)).get_run(record["run_id"])
+    assert (record["status"], run.info.status) == ("failed", "FAILED")
+
+
+def test_a_cluster_that_is_too_small_says_so_in_seconds(config: Config, nodes: Any) -> None:
+    began = time.monotonic()
+    many = config.replace({"ray.workers": 4})
+    with pytest.raises(UserError, match=r"ray.workers 4 need 4 CPUs, the cluster has 2; ") as told:
+        fit(many, run="one")
+    if not nodes.address.startswith("127."):  # there no other machine can join
+        assert "ray.wait_for_nodes" in str(told.value)
+    assert time.monotonic() - began < 30
+
+
+def test_a_cluster_that_others_use_says_so_and_is_not_waited_for_without_end(
+    config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from pipeline.distributed import ray_cluster as cluster
+
+    @ray.remote(num_cpus=1)
+    class Other:
+        def ready(self) -> bool:
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.ready.remote(), timeout=60)
+    until = time.monotonic() + 30
+    while "only 1 are free" not in (said := capsys.readouterr().err):
+        assert time.monotonic() < until, said
+        say_if_busy(config.ray)
+        time.sleep(0.5)
+
+    def terminate() -> None:
+        record = Path(str(config.ray.storage)) / "two" / "run.json"
+        while not record.exists():
+            time.sleep(0.5)
+        time.sleep(5.0)  # until nobody but the controller is there to hear it
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        monkeypatch.setattr(cluster, "LEAST_SECONDS", 1.0)
+        with pytest.raises(TrainingFailed, match="no room for 2 workers for .* raise ray.wait_for"):
+            fit(config.replace({"ray.workers": [2, 3]}), run="one")
+        monkeypatch.setattr(cluster, "LEAST_SECONDS", 600.0)
+        threading.Thread(target=terminate, daemon=True).start()
+        with pytest.raises(TrainingStopped, match="stopped by SIGTERM while waiting for workers"):
+            fit(config, run="two")
+        assert status(config, "two") == ("stopped", "KILLED")
+    finally:
+        ray.kill(other)

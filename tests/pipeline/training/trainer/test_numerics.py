@@ -1,0 +1,251 @@
+"""Each field of `train` that changes the arithmetic of a step has the effect that it promises."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from pipeline.config import Config
+from pipeline.distributed.world import World
+from pipeline.errors import UserError
+from pipeline.training.error_hints import explained
+from pipeline.training.trainer.parallelize import build_trained
+from pipeline.training.trainer.trainer import Trainer, seed_step
+from tests.pipeline.training.trainer.test_trainer import batch, rows, weights
+
+
+def make_trainer(
+    world: World | None = None, freeze_norm: bool = True, norm: str = "batch", **train: Any
+) -> Trainer:
+    plain = {"batch_size": 4, "warmup_steps": 0, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1}
+    config = Config.from_dict(
+        {
+            "model": {"image_size": 64, "freeze_norm": freeze_norm, "norm": norm},
+            "train": {**plain, **train},
+            "ray": {"gpu": train.get("sync_batch_norm", False)},
+        }
+    )
+    return Trainer(config, world or World(), num_classes=3, total_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"), [("none", 0.1), ("linear", 0.05), ("sqrt", 0.1 / math.sqrt(2))]
+)
+def test_the_learning_rate_follows_the_global_batch(scaling: str, expected: float) -> None:
+    trainer = make_trainer(lr_scaling=scaling, lr_batch=8)
+    trainer.step(batch())
+    assert trainer.learning_rate == pytest.approx(expected)
+
+
+def test_the_logged_learning_rate_is_the_one_of_the_step() -> None:
+    trainer = make_trainer(warmup_steps=4)
+    rates = []
+    for _ in range(4):
+        before = weights(trainer)
+        norm = trainer.step(batch())["gradient_norm"].clamp(max=10.0)
+        rates.append(float((weights(trainer) - before).norm() / norm))
+        assert trainer.learning_rate == pytest.approx(rates[-1], rel=1e-3)
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1], rel=1e-3)
+
+
+def test_a_long_gradient_is_shortened() -> None:
+    free, clipped = make_trainer(clip_norm=1e6), make_trainer(clip_norm=0.01)
+    before = weights(free)
+    parts = free.step(batch()), clipped.step(batch())
+    assert parts[0]["gradient_norm"] == parts[1]["gradient_norm"] > 0.01
+    change, shortened = weights(free) - before, weights(clipped) - before
+    assert float(shortened.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert torch.cosine_similarity(change, shortened, dim=0) > 0.9999
+
+
+def outputs_of_convolutions(trainer: Trainer) -> list[torch.Tensor]:
+    seen: list[torch.Tensor] = []
+    for module in trainer.detector.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda *args: seen.append(args[-1]))
+    return seen
+
+
+def test_bf16_computes_in_half_the_bits() -> None:
+    full, half = make_trainer(precision="fp32"), make_trainer(precision="bf16")
+    seen = outputs_of_convolutions(full), outputs_of_convolutions(half)
+    losses = [float(trainer.step(batch())["loss"]) for trainer in (full, half)]
+    assert {x.dtype for x in seen[0]} == {torch.float32}
+    assert {x.dtype for x in seen[1]} == {torch.bfloat16}
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert all(p.dtype == torch.float32 for p in half.detector.parameters())
+
+
+def test_channels_last_is_a_layout_not_another_result() -> None:
+    plain, last = make_trainer(channels_last=False), make_trainer(channels_last=True)
+    seen = outputs_of_convolutions(plain), outputs_of_convolutions(last)
+    plain.step(batch())
+    last.step(batch())
+    maps = [x for x in seen[0] if min(x.shape[1:]) > 1]
+    assert all(x.is_contiguous() for x in maps)
+    maps = [x for x in seen[1] if min(x.shape[1:]) > 1]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    torch.testing.assert_close(weights(plain), weights(last), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same_step() -> None:
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    eager, compiled = make_trainer(), make_trainer(compile=True)
+    eager.step(batch())
+    assert not counters["stats"]
+    compiled.step(batch())
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert list(eager.detector.state_dict()) == list(compiled.detector.state_dict())
+    torch.testing.assert_close(weights(eager), weights(compiled), rtol=1e-4, atol=1e-6)
+
+
+def test_draws_of_the_network_differ_by_step_and_rank_and_come_again() -> None:
+    draws = {}
+    for key in [(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)]:
+        seed_step(*key)
+        draws[key] = torch.rand(3)
+    assert len({tuple(draw.tolist()) for draw in draws.values()}) == 4
+    seed_step(0, 1, 1)
+    assert torch.equal(torch.rand(3), draws[0, 1, 1])
+
+
+def test_each_step_seeds_its_draws() -> None:
+    """A dropout in front of the network: the same step again gives the same weights."""
+    results = []
+    for used in (0, 3):
+        trainer = make_trainer()
+        trainer.detector.backbone = nn.Sequential(nn.Dropout(0.5), trainer.detector.backbone)
+        torch.rand(used)
+        trainer.step(batch())
+        results.append(weights(trainer))
+    assert torch.equal(results[0], results[1])
+
+
+def test_norms_over_all_workers_need_gpus() -> None:
+    with pytest.raises(UserError, match=r"train.sync_batch_norm needs ray.gpu"):
+        Config.from_dict({"train": {"sync_batch_norm": True}})
+
+
+def test_norms_over_all_workers_keep_names_weights_and_frozen_parts() -> None:
+    tree = {"model": {"freeze_stages": 1}, "ray": {"gpu": True}}
+    config = Config.from_dict({**tree, "train": {"sync_batch_norm": True}})
+    torch.manual_seed(0)
+    shared = build_trained(config, World(0, 2), 3).train()
+    torch.manual_seed(0)
+    own = build_trained(config, World(0, 1), 3).train()
+    norms = [m for m in shared.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert not any(isinstance(norm, nn.SyncBatchNorm) for norm in own.modules())
+    assert not all(norm.training for norm in norms)  # those of the frozen stage
+    assert [m.training for m in shared.modules()] == [m.training for m in own.modules()]
+    for (name, value), (other, same) in zip(
+        shared.state_dict().items(), own.state_dict().items(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(value, same)
+
+
+def _rank(rank: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    trainer = make_trainer(World(rank, 2), freeze_norm=False)
+    for _ in range(2):
+        trainer.step(rows(batch(), 2 * rank, 2 * rank + 2))
+    own = trainer.detector.state_dict()
+    torch.save({"own": own, "averaged": trainer.averaged().state_dict()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_share_weights_and_in_the_average_rank_0s_statistics(tmp_path: Path) -> None:
+    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in zero["own"].items():
+        if "running" not in name:
+            assert torch.equal(value, one["own"][name]), name
+    assert any(not torch.equal(value, one["own"][name]) for name, value in zero["own"].items())
+    for name, value in zero["averaged"].items():
+        assert torch.equal(value, one["averaged"][name]), name
+
+
+def test_with_group_norm_a_step_does_not_depend_on_its_passes() -> None:
+    """In training mode, with nothing frozen: all that differs between one rank and several."""
+
+    def after_a_step(norm: str, micro_batch: int) -> torch.Tensor:
+        trainer = make_trainer(freeze_norm=False, norm=norm, micro_batch=micro_batch)
+        trainer.step(batch())
+        return weights(trainer)
+
+    torch.testing.assert_close(
+        after_a_step("group", 4), after_a_step("group", 1), rtol=1e-5, atol=1e-6
+    )
+    assert (after_a_step("batch", 4) - after_a_step("batch", 1)).abs().max() > 1e-3
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_is_the_step_on_the_cpu() -> None:
+    on_cpu = make_trainer()
+    on_gpu = make_trainer(World(device=torch.device("cuda", 0)), precision="fp32")
+    torch.backends.cudnn.allow_tf32 = False
+    on_cpu.step(batch())
+    on_gpu.step(batch())
+    torch.testing.assert_close(weights(on_cpu), weights(on_gpu).cpu(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_in_bf16_by_itself() -> None:
+    trainer = make_trainer(World(device=torch.device("cuda", 0)))
+    seen = outputs_of_convolutions(trainer)
+    trainer.step(batch())
+    assert {x.dtype for x in seen} == {torch.bfloat16}
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_too_small_says_what_to_lower() -> None:
+    world = World(device=torch.device("cuda", 0))
+    trainer = make_trainer(world)
+    torch.cuda.set_per_process_memory_fraction(1e-4)
+    try:
+        with (
+            pytest.raises(UserError, match=r"out of GPU memory: lower train.micro_batch"),
+            explained(trainer.config, world),
+        ):
+            torch.empty(2**30, device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _gpu_rank(rank: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1")
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("nccl", store=store, rank=rank, world_size=2)
+    options = {"freeze_norm": False, "precision": "fp32", "sync_batch_norm": True}
+    trainer = make_trainer(World(rank, 2, device), **options)
+    trainer.step(rows(batch(), 2 * rank, 2 * rank + 2))
+    torch.save(weights(trainer).cpu(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_with_norms_over_all_workers_two_gpus_make_the_step_of_one(tmp_path: Path) -> None:
+    mp.spawn(_gpu_rank, args=(str(tmp_path),), nprocs=2)
+    one = World(device=torch.device("cuda", 0))
+    alone = make_trainer(one, freeze_norm=False, precision="fp32")
+    alone.step(batch())
+    for rank in (0, 1):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(got, weights(alone).cpu(), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,148 @@
+"""One step: accumulation, ranks and unusual batches."""
+
+import copy
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from pipeline.config import Config
+from pipeline.data import Batch
+from pipeline.distributed.world import World
+from pipeline.training.trainer.trainer import Trainer
+
+SETTINGS = {
+    "model": {"image_size": 64},
+    # One whole step of plain descent, so that the change of the weights is the gradient.
+    "train": {"batch_size": 4, "warmup_steps": 0, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1},
+}
+
+
+def batch(count: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 255, (count, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    corner = torch.rand(count, 3, 2, generator=generator) * 30
+    boxes = torch.cat([corner, corner + 12 + 16 * torch.rand(count, 3, 2, generator=generator)], 2)
+    labels = torch.tensor([[0, 1, -1], [2, -1, -1], [0, 0, 1], [-1, -1, -1]])[:count]
+    valid = torch.ones(count, dtype=torch.bool)
+    ids = [str(i) for i in range(count)]
+    return Batch(images, boxes, labels, torch.zeros(count, 0, 4), valid, ids, [])
+
+
+def rows(whole: Batch, start: int, end: int) -> Batch:
+    return Batch(*(value[start:end] for value in whole[:6]), problems=[])
+
+
+# Every assigner whose positives are known beforehand, and every loss, at least once.
+KINDS: list[dict[str, Any]] = [
+    {"assign": {"name": "mutual_guidance"}},
+    {"assign": {"name": "atss"}},
+    {"assign": {"name": "max_iou"}, "loss": {"localization": "smooth_l1", "overlap": "giou"}},
+    {"assign": {"name": "max_iou"}, "loss": {"classification": "quality_focal"}},
+    {"assign": {"name": "mutual_guidance"}, "loss": {"overlap": "siou"}},
+]
+
+
+def make_trainer(
+    world: World | None = None, kind: Mapping[str, Any] | None = None, **train: Any
+) -> Trainer:
+    tree = {**SETTINGS, **(kind or {}), "train": {**SETTINGS["train"], **train}}
+    config = Config.from_dict(tree)
+    trainer = Trainer(config, world or World(), num_classes=3, total_steps=10)
+    # Batch statistics depend on how a batch is split, by nature; the gradients must not.
+    trainer.network.eval()
+    trainer.network.train = lambda mode=True: trainer.network  # type: ignore[method-assign]
+    return trainer
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.detector.parameters()])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_passes_do_not_change_the_step(micro_batch: int) -> None:
+    whole, split = make_trainer(), make_trainer(micro_batch=micro_batch)
+    parts, split_parts = whole.step(batch()), split.step(batch())
+    torch.testing.assert_close(weights(whole), weights(split), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(parts["loss"], split_parts["loss"], rtol=1e-5, atol=1e-7)
+    assert parts["positives_cls"] == split_parts["positives_cls"]
+
+
+def _rank(rank: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    # Unequal shares, passes and positives: rank 1 has none.
+    share = rows(batch(), 0, 3) if rank == 0 else rows(batch(), 3, 4)
+    for number, kind in enumerate(KINDS):
+        trainer = make_trainer(World(rank, 2), kind, micro_batch=2)
+        trainer.step(share)
+        torch.save(weights(trainer), f"{folder}/{rank}-{number}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_unequal_ranks_make_the_step_of_one_process(tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    for number, kind in enumerate(KINDS):
+        alone = make_trainer(kind=kind)
+        alone.step(batch())
+        for rank in (0, 1):
+            got = torch.load(tmp_path / f"{rank}-{number}.pt", weights_only=True)
+            torch.testing.assert_close(got, weights(alone), rtol=1e-5, atol=1e-7, msg=str(kind))
+
+
+def test_a_batch_without_objects_still_teaches_the_background() -> None:
+    trainer = make_trainer()
+    before = weights(trainer)
+    empty = batch()._replace(
+        boxes=torch.zeros(4, 0, 4), labels=torch.zeros(4, 0, dtype=torch.int64)
+    )
+    parts = trainer.step(empty)
+    assert math.isfinite(parts["loss"])
+    assert parts["gradient_norm"] > 0
+    assert not torch.equal(before, weights(trainer))
+
+
+def test_unreadable_images_teach_nothing() -> None:
+    whole = batch()
+    masked = whole._replace(valid=torch.tensor([True, True, False, True]))
+    painted = masked._replace(images=whole.images.clone())
+    painted.images[2] = 0
+    one, other = make_trainer(), make_trainer()
+    one.step(masked)
+    other.step(painted)
+    torch.testing.assert_close(weights(one), weights(other))
+
+
+def test_a_non_finite_gradient_stops_before_the_weights_change() -> None:
+    trainer = make_trainer()
+    with torch.no_grad():
+        next(trainer.detector.parameters()).fill_(float("nan"))
+    before = trainer.average.updates
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        trainer.step(batch())
+    assert (trainer.step_count, trainer.average.updates) == (0, before)
+
+
+def test_state_round_trip_continues_identically() -> None:
+    one = make_trainer(momentum=0.9)
+    for _ in range(2):
+        one.step(batch())
+    other = make_trainer(momentum=0.9, seed=5)
+    other.load(copy.deepcopy(one.state()))
+    one.step(batch())
+    other.step(batch())
+    assert torch.equal(weights(one), weights(other))
+    assert one.average.updates == other.average.updates == 3
+    for a, b in zip(
+        one.average.module.state_dict().values(),
+        other.average.module.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
