@@ -1,22 +1,29 @@
-"""The versions that the rest of infra/ must agree with."""
+"""The versions that the files in infra/ and the documents must agree with."""
 
-import re
 import tomllib
+
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
 
+def pins() -> dict[str, str]:
+    """Return the version of every package in constraints.txt, by canonical name."""
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
 def pinned(name: str) -> str:
-    """The version of a package in constraints.txt."""
-    pins = (ROOT / "constraints.txt").read_text("utf-8")
-    return re.search(rf"^{re.escape(name)}==(\S+)$", pins, re.MULTILINE).group(1)
+    """Return the version of a package in constraints.txt."""
+    return pins()[canonicalize_name(name)]
 
 
 def project() -> dict:
-    """The [project] table of pyproject.toml."""
+    """Return the [project] table of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 def image() -> str:
-    """Name and tag of the project's image."""
+    """Return the name and tag of the project's image."""
     return f"{project()['name']}:{project()['version']}"
