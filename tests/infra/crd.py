@@ -1,7 +1,7 @@
 """A KubeRay custom resource definition as a strict JSON schema.
 
-An API server *prunes* fields that the definition does not know, so a misspelt one vanishes without
-a word; here it is an error.
+An API server silently removes fields that the definition does not contain, so it ignores a misspelt
+field. The schema built here rejects it.
 """
 
 from pathlib import Path
@@ -24,9 +24,9 @@ METADATA = {
 
 
 def strict_validator(path: Path) -> Draft202012Validator:
-    """Validates against the stored version's schema, unknown fields forbidden, metadata spelt out.
+    """Return a validator for the stored version's schema that rejects unknown fields.
 
-    A validator, since `jsonschema.validate` first checks the schema, which takes seconds here.
+    ``jsonschema.validate`` would check the schema itself on every call, which takes seconds.
     """
     with path.open("rb") as file:
         definition = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
@@ -41,7 +41,7 @@ def strict_validator(path: Path) -> Draft202012Validator:
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema, every object with listed properties closed to others."""
+    """Return the schema with unlisted properties forbidden in every object."""
     result = dict(schema)
     if "properties" in schema:
         result["properties"] = {k: closed(v) for k, v in schema["properties"].items()}

@@ -1,4 +1,4 @@
-"""The Dockerfile, read: what it installs, as whom it runs, what it must not contain."""
+"""The Dockerfile installs the pins, runs unprivileged and contains no secret."""
 
 import re
 
@@ -14,16 +14,16 @@ def instructions():
     return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
 
 
-def test_runs_as_a_numbered_user_that_is_not_root():
+def test_image_runs_as_numeric_non_root_user():
     users = [value for name, value in instructions() if name == "USER"]
     assert users[-1] == "1000"
 
 
-def test_installs_the_pins():
+def test_image_installs_pins():
     assert any("--constraint constraints.txt" in value for _, value in instructions())
 
 
-def test_copies_only_what_exists_and_enters_the_build():
+def test_copied_paths_exist_and_are_in_build_context():
     ignore = (FOLDER / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     allowed = {line.removeprefix("!") for line in ignore if line.startswith("!")}
     copied = {
@@ -36,16 +36,16 @@ def test_copies_only_what_exists_and_enters_the_build():
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_holds_no_secret():
+def test_image_contains_no_secret():
     names = [value for name, value in instructions() if name in {"ARG", "ENV"}]
     assert not re.search(r"(?i)token|secret|password|_key", " ".join(names))
 
 
-def test_the_build_command_names_the_image_of_the_manifests():
+def test_build_command_uses_image_name_of_manifests():
     assert f"-t {image()} ." in DOCKERFILE
 
 
-def test_the_revision_of_the_build_command_reaches_the_runs():
+def test_build_revision_reaches_environment():
     assert f"-t {image()} . \\\n#       --build-arg GIT_REVISION=$(git describe" in DOCKERFILE
     assert ("ARG", "GIT_REVISION=") in instructions()
     assert ("ENV", "IMAGE_REVISION=${GIT_REVISION}") in instructions()

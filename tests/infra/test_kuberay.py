@@ -1,4 +1,4 @@
-"""The Kubernetes manifests against KubeRay's own definitions, and what they must never lose."""
+"""The Kubernetes manifests fit KubeRay's definitions and stay unprivileged and private."""
 
 import copy
 import shlex
@@ -24,7 +24,7 @@ def cluster_spec(name):
 
 
 def pods():
-    """(where, pod spec) of every pod that the manifests make."""
+    """Yield (location, pod spec) of every pod that the manifests create."""
     for name in ("raycluster.yaml", "rayjob.yaml"):
         spec = cluster_spec(name)
         yield f"{name} head", spec["headGroupSpec"]["template"]["spec"]
@@ -52,7 +52,7 @@ def definitions(shared):
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
-def test_valid_for_kuberay(definitions, name):
+def test_manifest_fits_kuberay_definition(definitions, name):
     (manifest,) = manifests(name)
     definitions[name].validate(manifest)
 
@@ -66,31 +66,31 @@ def test_valid_for_kuberay(definitions, name):
         (("spec", "authOptions", "mode"), "none"),
     ],
 )
-def test_a_slip_in_a_manifest_is_found(definitions, path, value):
+def test_wrong_field_is_rejected(definitions, path, value):
     broken = copy.deepcopy(manifests("raycluster.yaml")[0])
-    place = broken
+    parent = broken
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        parent = parent[key]
+    parent[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         definitions["raycluster.yaml"].validate(broken)
 
 
-def test_mlflow_pod_is_a_valid_pod(definitions):
-    """KubeRay's definition carries the schema of a pod; the tracking server's must fit it too."""
+def test_mlflow_pod_fits_pod_schema(definitions):
+    # KubeRay's definition contains the schema of a pod.
     cluster = definitions["raycluster.yaml"]
     head = cluster.schema["properties"]["spec"]["properties"]["headGroupSpec"]
     cluster.evolve(schema=head["properties"]["template"]).validate({"spec": PODS["mlflow.yaml"]})
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
-def test_ray_version_is_the_pinned_one(name):
+def test_ray_version_is_pinned_version(name):
     assert cluster_spec(name)["rayVersion"] == pinned("ray")
 
 
-@pytest.mark.parametrize("where", PODS)
-def test_pods_run_our_image_without_privileges(where):
-    pod = PODS[where]
+@pytest.mark.parametrize("location", PODS)
+def test_pods_run_image_without_privileges(location):
+    pod = PODS[location]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in pod["containers"]:
@@ -101,7 +101,7 @@ def test_pods_run_our_image_without_privileges(where):
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
-def test_nothing_is_reachable_from_outside_or_without_a_token(name):
+def test_services_are_internal_and_require_token(name):
     spec = cluster_spec(name)
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
@@ -111,17 +111,17 @@ def test_nothing_is_reachable_from_outside_or_without_a_token(name):
 
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
-def test_what_pods_refer_to_is_made(name):
-    made = {(m["kind"], m["metadata"]["name"]) for m in manifests("prerequisites.yaml")}
-    for where, pod in PODS.items():
-        if not where.startswith(name):
+def test_references_of_pods_exist(name):
+    created = {(m["kind"], m["metadata"]["name"]) for m in manifests("prerequisites.yaml")}
+    for location, pod in PODS.items():
+        if not location.startswith(name):
             continue
         for volume in pod.get("volumes", []):
             claim = volume["persistentVolumeClaim"]["claimName"]
-            assert ("PersistentVolumeClaim", claim) in made
+            assert ("PersistentVolumeClaim", claim) in created
         for container in pod["containers"]:
             for source in container.get("envFrom", []):
-                assert ("ConfigMap", source["configMapRef"]["name"]) in made
+                assert ("ConfigMap", source["configMapRef"]["name"]) in created
 
 
 def test_tracking_uri_names_the_mlflow_service():
@@ -135,7 +135,7 @@ def test_tracking_uri_names_the_mlflow_service():
     assert uri.removeprefix("http://") in allowed.split("=")[1].split(",")
 
 
-def test_job_asks_for_what_the_cluster_has():
+def test_job_fits_resources_of_its_cluster():
     spec = manifests("rayjob.yaml")[0]["spec"]
     words = shlex.split(spec["entrypoint"])
     options = dict(zip(words[3::2], words[4::2], strict=True))

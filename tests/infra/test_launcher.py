@@ -1,4 +1,4 @@
-"""The cluster launcher's file against the schema and the checks that Ray ships."""
+"""The cluster launcher file passes the schema and the checks that ship with Ray."""
 
 import copy
 import shlex
@@ -18,26 +18,26 @@ def launcher():
     return yaml.safe_load(LAUNCHER.read_text("utf-8"))
 
 
-def test_ray_accepts_the_launcher_file(launcher):
+def test_ray_accepts_launcher_file(launcher):
     prepared = prepare_config(copy.deepcopy(launcher))
     validate_config(prepared)
     assert prepared["max_workers"] == len(launcher["provider"]["worker_ips"])
 
 
-def test_ray_refuses_a_slip(launcher):
+def test_ray_rejects_misspelt_key(launcher):
     launcher["set_up_commands"] = launcher.pop("setup_commands")
     with pytest.raises(jsonschema.ValidationError, match="set_up_commands"):
         validate_config(prepare_config(launcher))
 
 
-def test_nodes_get_everything_that_the_installation_needs(launcher):
+def test_nodes_get_files_needed_for_installation(launcher):
     sources = {v for v in launcher["file_mounts"].values() if not v.startswith("~")}
     assert {"pyproject.toml", "constraints.txt", "Makefile", "model", "pipeline", "jobs"} <= sources
     assert all((ROOT / source).exists() for source in sources)
 
 
 @pytest.mark.parametrize("key", ["head_start_ray_commands", "worker_start_ray_commands"])
-def test_every_node_starts_with_a_token(launcher, key):
+def test_every_node_requires_token(launcher, key):
     (start,) = (command for command in launcher[key] if " start " in command)
     assert "RAY_AUTH_MODE=token" in shlex.split(start)
     assert "--dashboard-host" not in start

@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` uploads, by Ray's own packaging."""
+"""`ray job submit --working-dir .` uploads the code and nothing else, as packaged by Ray."""
 
 import shutil
 from zipfile import ZipFile
@@ -10,7 +10,8 @@ from tests.conftest import ROOT
 LIMIT = 5 * 2**20
 
 
-def packed(folder, target):
+def packed_names(folder, target):
+    """Return the names of the files that Ray packs from a folder."""
     create_package(str(folder), target, include_gitignore=True, excludes=[])
     with ZipFile(target) as archive:
         return set(archive.namelist())
@@ -18,19 +19,19 @@ def packed(folder, target):
 
 def test_upload_of_this_checkout_is_small_and_complete(tmp_path):
     target = tmp_path / "upload.zip"
-    names = packed(ROOT, target)
+    names = packed_names(ROOT, target)
     assert target.stat().st_size < LIMIT
     assert {"pipeline/config/tree.py", "jobs/train.py", "model/__init__.py"} <= names
     assert any(name.startswith("configs/") for name in names)
     assert any(name.startswith("pipeline/data/") for name in names)
 
 
-def test_what_jobs_and_tools_leave_behind_is_not_uploaded(tmp_path):
+def test_outputs_of_jobs_and_tools_are_not_uploaded(tmp_path):
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     for name in (".gitignore", ".rayignore"):
         shutil.copy(ROOT / name, checkout)
-    litter = [
+    outputs = [
         ".git/objects/pack/x.pack",
         ".venv/lib/torch.so",
         ".mypy_cache/a.json",
@@ -43,9 +44,10 @@ def test_what_jobs_and_tools_leave_behind_is_not_uploaded(tmp_path):
         "tests/test_x.py",
         "model/__pycache__/boxes.pyc",
     ]
-    wanted = ["model/boxes.py", "pipeline/data/order.py", "configs/demo.yaml"]
-    for name in litter + wanted:
+    sources = ["model/boxes.py", "pipeline/data/manifest.py", "configs/demo.yaml"]
+    for name in outputs + sources:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_bytes(b"x")
-    assert packed(checkout, tmp_path / "upload.zip") >= set(wanted)
-    assert not packed(checkout, tmp_path / "upload.zip") & set(litter)
+    names = packed_names(checkout, tmp_path / "upload.zip")
+    assert names >= set(sources)
+    assert not names & set(outputs)
