@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pyarrow import ArrowInvalid, fs
 
 from pipeline.errors import UserError
+from pipeline.storage.durable import sync_file, write_durably
 from pipeline.storage.redact import mask
 
 
@@ -81,16 +82,9 @@ class Storage:
             with self.open(name) as stream:
                 stream.write(data)
             return
-        draft = f"{name}.{uuid.uuid4().hex}.part"
-        try:
-            with self.open(draft) as stream:
-                stream.write(data)
-            os.replace(self._path(draft), self._path(name))
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path(draft))
-            raise
-        _sync(Path(self._path(name)).parent)
+        path = Path(self._path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, data)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Any]:
@@ -103,8 +97,7 @@ class Storage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
 
     def move(self, name: str, target: str) -> None:
         """Rename a file."""
@@ -154,13 +147,3 @@ def join(uri: str, name: str) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _sync(folder: Path) -> None:
-    # Makes the renaming last. Some network disks refuse it, and do it by themselves.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -22,12 +22,12 @@ from pipeline.data.shards.manifest import (
     Manifest,
     Problem,
     Shard,
-    sync_folder,
     write_manifest,
 )
 from pipeline.data.shards.writer import index_path
 from pipeline.data.sources.record import Item
 from pipeline.errors import UserError
+from pipeline.storage.durable import sync_folder
 
 SHARD_SAMPLES = 10_000
 SHARD_BYTES = 48 * 2**20

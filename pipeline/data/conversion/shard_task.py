@@ -7,9 +7,7 @@ so.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,11 +17,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.data.conversion.validate import checked
-from pipeline.data.shards.manifest import Problem, Shard, sync_folder
+from pipeline.data.shards.manifest import Problem, Shard
 from pipeline.data.shards.tar import TarError, sample_index
 from pipeline.data.shards.writer import ShardWriter, index_path
 from pipeline.data.sources.record import Item, Ready, given_up
 from pipeline.errors import UserError
+from pipeline.storage.durable import write_durably
 
 DONE = "done.json"
 # Raise it when the same source would give other shards, so that half-finished sets are not mixed.
@@ -118,7 +117,7 @@ class ShardTask:
             looks=looks,
             contents=contents,
         )
-        _leave_note(folder, result)
+        write_durably(folder / DONE, result.model_dump_json().encode())
         return result
 
 
@@ -154,14 +153,3 @@ def unlike(items: Iterable[Item]) -> Iterator[Item]:
             continue
         ids.add(item.image_id)
         yield item
-
-
-def _leave_note(folder: Path, result: ShardResult) -> None:
-    partial = folder / f"{DONE}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(result.model_dump_json())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / DONE)
-    with contextlib.suppress(OSError):
-        sync_folder(folder)

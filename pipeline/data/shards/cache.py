@@ -21,6 +21,7 @@ from pipeline.data.shards.manifest import Shard
 from pipeline.data.shards.tar import TarError, sample_index
 from pipeline.errors import UserError
 from pipeline.storage.cache_dir import user_cache
+from pipeline.storage.durable import sync_file
 
 DEFAULT_LIMIT = 32 * 2**30
 POLL_SECONDS = 0.2
@@ -96,7 +97,7 @@ class ShardCache:
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             rows = sample_index(descriptor)
-            os.fsync(descriptor)
+            sync_file(descriptor)
         except TarError as error:
             raise UserError(f"{shard.name}: was written wrong: {error}; convert again") from None
         finally:
@@ -109,8 +110,7 @@ class ShardCache:
         index = self._path(shard, "index")
         with index.open("wb") as file:
             file.write(rows.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
         with self._room():  # or a count that is going on would find it under neither name
             partial.replace(self._path(shard, "tar"))
 

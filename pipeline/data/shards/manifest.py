@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -27,6 +26,7 @@ from pydantic import (
 
 from pipeline.data.shards.shard_table import Shard, ShardParser, ShardTable
 from pipeline.errors import UserError
+from pipeline.storage.durable import write_durably
 from pipeline.storage.remote import Remote, is_remote
 
 FORMAT_VERSION = 1
@@ -187,19 +187,4 @@ def require_classes(uri: str, manifest: Manifest, classes: Sequence[str], of: st
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write it so that a crash leaves either no manifest or a whole one."""
     text = json.dumps(manifest.model_dump(), indent=1, ensure_ascii=False) + "\n"
-    partial = folder / f".{MANIFEST}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / MANIFEST)
-    sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_durably(folder / MANIFEST, text.encode())

@@ -7,7 +7,6 @@ The index is little-endian int64 (samples, 4): offset and size of the image, the
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from pipeline.data.shards.manifest import Shard
 from pipeline.data.shards.tar import BLOCK, INDEX_TYPE
+from pipeline.storage.durable import sync_file
 
 
 class ShardWriter:
@@ -73,11 +73,12 @@ class ShardWriter:
 
     def _finish(self) -> None:
         self._write(bytes(2 * BLOCK))
-        _close_durably(self._file)
+        sync_file(self._file)
+        self._file.close()
         self._file = None
         with index_path(self.folder / self._name).open("wb") as file:
             file.write(np.array(self._rows, dtype=INDEX_TYPE).tobytes())
-            _close_durably(file)
+            sync_file(file)
         self.shards.append(
             Shard(
                 name=self._name,
@@ -91,9 +92,3 @@ class ShardWriter:
 def index_path(shard: Path) -> Path:
     """Where the index of a shard lies."""
     return shard.with_suffix(".index")
-
-
-def _close_durably(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from pipeline.errors import UserError
+from pipeline.storage.durable import write_durably
 from pipeline.storage.redact import mask
 from pipeline.tracking.run_spec import Beginning, begin_run, find_run
 from pipeline.tracking.spool.record_queue import ABOUT, cached
@@ -123,6 +122,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(draft, path)
+    write_durably(path, json.dumps(content).encode())
