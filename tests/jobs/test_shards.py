@@ -60,7 +60,7 @@ def test_the_page_stands_alone_and_trusts_no_name(scenes: Path, tmp_path: Path) 
     tree = json.loads((scenes / "manifest.json").read_text())
     evil = "<script>alert(1)</script>"
     tree["classes"][0] = evil
-    tree["problems"] = [{"file": evil, "kind": "mended", "reason": "r"}]
+    tree["problems"] = [{"file": evil, "kind": "repaired", "reason": "r"}]
     (scenes / "manifest.json").write_text(json.dumps(tree))
     page = tmp_path / "page.html"
     shards.main(["describe", str(scenes), "--html", str(page)])

@@ -37,7 +37,7 @@ def checked(record: Record, labels: Mapping[str, int]) -> Checked:
         problems.append(Problem(file=record.file_name, kind="image skipped", reason=reason))
         return Checked(None, None, problems)
     for note in image.notes:
-        problems.append(Problem(file=record.file_name, kind="mended", reason=note))
+        problems.append(Problem(file=record.file_name, kind="repaired", reason=note))
     kept = []
     for item in record.objects:
         if record.relative:

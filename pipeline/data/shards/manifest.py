@@ -21,6 +21,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -29,29 +30,36 @@ from pipeline.errors import UserError
 from pipeline.storage.durable import write_durably
 from pipeline.storage.remote import Remote, is_remote
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Kinds of problems as manifests of format 1 name them, and the names they have now.
+OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
 MANIFEST = "manifest.json"
 
 
 class Problem(BaseModel):
-    """One thing found wrong in the source, and what was done about it.
+    """One fault of the source, and what was done about it.
 
-    Near duplicates and leaks (a near duplicate in another split) are kept, and only told.
+    Near duplicates and leaks (a near duplicate in another split) are kept, and only reported.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str
     kind: Literal[
-        "member refused",
+        "member skipped",
         "image skipped",
         "box dropped",
         "box clipped",
-        "mended",
+        "repaired",
         "near duplicate",
         "leak",
     ]
     reason: str
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _rename_old_kind(cls, kind: Any) -> Any:
+        return OLD_PROBLEM_KINDS.get(kind, kind) if isinstance(kind, str) else kind
 
     def __str__(self) -> str:
         return f"{self.file}: {self.kind}: {self.reason}"
@@ -161,6 +169,8 @@ def load_manifest(uri: str | Path, retries: int = 3) -> Manifest:
             f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest known "
             "here; update this program or convert the data again"
         )
+    if version == 1:
+        tree["format_version"] = FORMAT_VERSION  # `Problem` renames the kinds
     try:
         manifest = Manifest.model_validate(tree)
     except ValidationError as error:

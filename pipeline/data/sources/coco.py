@@ -74,7 +74,7 @@ def _categories(
     for number in sorted(names):
         if names[number] in first:
             reason = f"category {number} has the name of {first[names[number]]}, taken as the same"
-            problems.append(Problem(file=path.name, kind="mended", reason=reason))
+            problems.append(Problem(file=path.name, kind="repaired", reason=reason))
         first.setdefault(names[number], number)
     return list(first), names, list(first.values())
 

@@ -81,7 +81,7 @@ class Files:
     def problems(self) -> list[Problem]:
         """What was not taken from the archive."""
         return [
-            Problem(file=name, kind="member refused", reason=reason)
+            Problem(file=name, kind="member skipped", reason=reason)
             for name, reason in self.refused
         ]
 

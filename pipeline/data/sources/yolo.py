@@ -196,7 +196,7 @@ class YoloItem:
         file, problems, objects = self.labels_name, [], []
         if self.labels is None:
             reason = f"no label file {file}; taken as an image without objects"
-            problems.append(Problem(file=self.file_name, kind="mended", reason=reason))
+            problems.append(Problem(file=self.file_name, kind="repaired", reason=reason))
         else:
             try:
                 text = read_file(self.labels, LARGEST_LABELS).decode("utf-8-sig")

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.shards.manifest import load_manifest, require_classes, write_manifest
+from pipeline.data.shards.manifest import (
+    OLD_PROBLEM_KINDS,
+    load_manifest,
+    require_classes,
+    write_manifest,
+)
+from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
 
 
@@ -34,8 +40,32 @@ def test_no_manifest_is_no_data_set(tmp_path):
 def test_a_newer_format_is_named(scenes, tmp_path):
     # A newer format may also have fields unknown here; the version is what the message is about.
     folder = change(scenes, tmp_path, format_version=99, codec="av2")
-    with pytest.raises(UserError, match="format version 99 is newer than 1"):
+    with pytest.raises(UserError, match="format version 99 is newer than 2"):
         load_manifest(folder)
+
+
+FORMAT_1 = Path(__file__).parents[3] / "artifacts/shard_set_format_1"
+
+
+def test_manifest_of_format_1_loads_with_current_problem_kinds(tmp_path):
+    stored = json.loads((FORMAT_1 / "manifest.json").read_text())
+    assert stored["format_version"] == 1
+    kinds = [problem["kind"] for problem in stored["problems"]]
+    assert set(OLD_PROBLEM_KINDS) < set(kinds)
+    manifest = load_manifest(FORMAT_1)
+    assert manifest.problem_counts() == {
+        "member skipped": 1,
+        "box dropped": 1,
+        "repaired": 2,
+        "box clipped": 1,
+        "image skipped": 1,
+    }
+    assert [p.reason for p in manifest.problems] == [p["reason"] for p in stored["problems"]]
+    assert manifest.samples == 3 and not verify(str(FORMAT_1)).faults
+    write_manifest(manifest, tmp_path)
+    written = json.loads((tmp_path / "manifest.json").read_text())
+    assert written["format_version"] == 2 and load_manifest(tmp_path) == manifest
+    assert written | {"problems": [], "format_version": 1} == stored | {"problems": []}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +75,7 @@ def test_a_newer_format_is_named(scenes, tmp_path):
         ({"classes": ["a", "a"]}, "different names"),
         ({"shards": [{"name": "../x.tar", "samples": 1, "bytes": 1, "sha256": "0" * 64}]}, "name"),
         ({"shards": None}, "shards"),
+        ({"problems": [{"file": "a", "kind": [], "reason": "b"}]}, "problems.0.kind"),
     ],
 )
 def test_a_wrong_manifest_is_refused(scenes, tmp_path, changes, reason):

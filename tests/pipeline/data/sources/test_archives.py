@@ -65,7 +65,7 @@ def test_names_that_lead_out_are_refused_by_name(tmp_path, make):
     files = open_files(path, "--root")
     assert list(files) == ["good"]
     assert {p.file for p in files.problems()} == set(bad)
-    assert {p.kind for p in files.problems()} == {"member refused"}
+    assert {p.kind for p in files.problems()} == {"member skipped"}
 
 
 def test_links_and_devices_are_refused(tmp_path):

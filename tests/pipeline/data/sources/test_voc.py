@@ -145,8 +145,8 @@ def test_png_bytes_under_a_jpg_name_with_size_zero(voc, convert_voc, encode, tmp
     assert (samples["a"].width, samples["a"].height) == (40, 30)
     assert samples["a"].boxes == [(0, 0, 40, 9)]
     assert problems.splitlines()[:2] == [
-        "a.jpg: mended: PNG bytes under another name; stored as .png",
-        "a.jpg: mended: annotated size 0x0; the picture's is 40x30",
+        "a.jpg: repaired: PNG bytes under another name; stored as .png",
+        "a.jpg: repaired: annotated size 0x0; the picture's is 40x30",
     ]
     assert b"000000000.png" in (tmp_path / "out/shard-000000.tar").read_bytes()
 

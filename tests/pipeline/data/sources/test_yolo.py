@@ -156,7 +156,7 @@ def test_absent_and_empty_label_files(make, convert_yolo):
     samples, problems = convert_yolo()
     assert [len(s.boxes) for s in samples.values()] == [1, 0, 0]
     assert problems == [
-        "images/b.jpg: mended: no label file labels/b.txt; taken as an image without objects"
+        "images/b.jpg: repaired: no label file labels/b.txt; taken as an image without objects"
     ]
 
 
