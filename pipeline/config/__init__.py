@@ -1,8 +1,9 @@
 """One typed tree of settings, the same for jobs, sweeps and tests.
 
 Built from a recipe (YAML), then the environment (``MG_TRAIN__EPOCHS=3``), then the command line
-(``--train.epochs 3``); each later source wins. Every field says its unit or meaning, unknown keys
-are errors, and everything that can be checked without touching the data is checked here.
+(``--train.epochs 3``); later sources override earlier ones. Every field documents its unit or
+meaning, unknown keys are errors, and everything that can be checked without the data is checked
+here. Importing the package loads neither torch nor MLflow nor Ray, so that ``--help`` is fast.
 """
 
 from pipeline.config.data import DataConfig

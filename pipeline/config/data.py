@@ -1,4 +1,4 @@
-"""Shard sets, order, augmentation."""
+"""The section ``data``: shard sets, sample order and augmentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.config.base import Probability, Section
 
 
 class DataConfig(Section):
-    """Shard sets, how samples are read and how they are augmented."""
+    """Shard sets, and how their samples are read and augmented."""
 
     train: str | None = Field(
         None,
@@ -18,20 +18,20 @@ class DataConfig(Section):
     )
     val: str | None = Field(
         None,
-        description="shard set that selects the best checkpoint; none: the last one is kept",
+        description="shard set that selects the best checkpoint; unset: the last one is used",
     )
-    test: str | None = Field(None, description="shard set scored once, at the end")
+    test: str | None = Field(None, description="shard set that is scored once, at the end")
     parts: int = Field(
         64,
         ge=1,
         le=65536,
-        description="parts P of the global order; at least the world size",
+        description="number of parts P of the global sample order; at least the number of workers",
     )
     window: int = Field(
         4,
         ge=1,
         le=1024,
-        description="shards shuffled together in sets over 65,536 samples",
+        description="shards shuffled together, in sets of more than 65,536 samples",
     )
     loader_workers: int = Field(
         1,
@@ -39,50 +39,60 @@ class DataConfig(Section):
         le=64,
         description="loader processes per rank; 0 decodes in the training process",
     )
-    prefetch: int = Field(4, ge=1, le=64, description="batches each loader process keeps ready")
+    prefetch: int = Field(
+        4, ge=1, le=64, description="batches that each loader process keeps ready"
+    )
     cache: str | None = Field(
         None,
         min_length=1,
-        description="folder on each node for shards that are read from elsewhere; "
-        "default: ~/.cache/guidance-train/shards",
+        description="folder on each node that caches remote shards; "
+        "unset: ~/.cache/guidance-train/shards",
     )
     cache_gib: float = Field(
-        32.0, gt=0.0, description="most GiB in that folder; the least recently used go first"
+        32.0,
+        gt=0.0,
+        description="maximum size of data.cache in GiB; the least recently used shards are "
+        "evicted first",
     )
     retries: int = Field(
         8,
         ge=0,
         le=50,
-        description="how often a transfer is tried again, after 0.5 s, 1 s, 2 s, ... up to 30 s",
+        description="retries of a failed transfer, after 0.5 s, 1 s, 2 s, ... up to 30 s",
     )
     fit: Literal["stretch", "letterbox"] = Field(
         "stretch",
-        description="how images meet the square input, in evaluation too: stretched, or with "
-        "their aspect kept and colour beside them",
+        description="how images are resized to the square input, in training and evaluation: "
+        "stretched, or with their aspect ratio kept and padded",
     )
     sizes: tuple[int, ...] = Field(
         (),
-        description="input sides that training changes between, pixels, divisible by 64; "
-        "none: model.image_size alone. Evaluation uses model.image_size",
+        description="input sides for multi-scale training, in pixels, divisible by 64; "
+        "empty: model.image_size only. Evaluation always uses model.image_size",
     )
-    size_steps: int = Field(10, ge=1, description="steps until another of data.sizes is drawn")
+    size_steps: int = Field(10, ge=1, description="steps between two draws from data.sizes")
     flip: Probability = Field(0.5, description="probability of a horizontal flip")
     flip_vertical: Probability = Field(
-        0.0, description="probability of a vertical flip, for images without an up"
+        0.0, description="probability of a vertical flip, for images without a top side"
     )
     crop: Probability = Field(0.0, description="probability of an IoU-constrained random crop")
-    zoom_out: Probability = Field(0.0, description="probability of placing the image on a canvas")
-    zoom_out_max: float = Field(3.0, ge=1.0, le=8.0, description="largest canvas, in image sides")
-    photometric: Probability = Field(0.0, description="probability of a colour change")
-    mosaic: Probability = Field(
-        0.0, description="probability of setting the image in one of four tiles"
+    zoom_out: Probability = Field(
+        0.0, description="probability of placing the image on a larger canvas"
     )
+    zoom_out_max: float = Field(
+        3.0, ge=1.0, le=8.0, description="maximum side of the canvas, in image sides"
+    )
+    photometric: Probability = Field(
+        0.0, description="probability of a photometric (colour) change"
+    )
+    mosaic: Probability = Field(0.0, description="probability of combining four images in a mosaic")
     mixup: Probability = Field(
-        0.0, description="probability of blending the image with another one"
+        0.0, description="probability of blending the image with another image"
     )
     max_bad_fraction: Probability = Field(
         0.01,
-        description="share of unreadable samples above which training stops (and over 10)",
+        description="fraction of unreadable samples above which training stops, if there are more "
+        "than 10",
     )
 
     @field_validator("sizes")
@@ -90,10 +100,12 @@ class DataConfig(Section):
     def _divisible(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         for size in value:
             if not 64 <= size <= 4096 or size % 64:
-                raise ValueError(f"{size} is no input side; give multiples of 64 up to 4096")
+                raise ValueError(
+                    f"{size} is not a valid input side; give multiples of 64 up to 4096"
+                )
         if value and min(value) < 512 <= max(value):
             raise ValueError(
-                f"{list(value)}: detectors have 4 levels below 512 and 5 from there; "
-                "stay on one side"
+                f"{list(value)}: detectors have 4 levels below 512 pixels and 5 from 512 pixels; "
+                "give sides with the same number of levels"
             )
         return value

@@ -1,7 +1,9 @@
-"""What a training reports to, and what searches over trainings."""
+"""The sections ``tracking``, ``registry`` and ``sweep``."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -10,44 +12,49 @@ from pipeline.config.base import Probability, Section
 
 
 class TrackingConfig(Section):
-    """The MLflow run."""
+    """The run store (MLflow) that runs report to."""
 
     uri: str | None = Field(
         None,
-        description="MLflow tracking URI; unset: $MLFLOW_TRACKING_URI, else sqlite in ./mlflow",
+        description="MLflow tracking URI; unset: $MLFLOW_TRACKING_URI, else SQLite in ./mlflow",
     )
-    experiment: str = Field("detection", min_length=1, description="MLflow experiment")
+    experiment: str = Field("detection", min_length=1, description="name of the MLflow experiment")
     required: bool = Field(
         True,
-        description="refuse to start while the run store does not answer; false: record beside "
-        "the checkpoints and send later",
+        description="refuse to start if the run store does not respond; false: record next to the "
+        "checkpoints and send later",
     )
+
+    def store_uri(self) -> str:
+        """Return the URI as set, else ``$MLFLOW_TRACKING_URI``, else a SQLite file in ./mlflow."""
+        default = f"sqlite:///{Path.cwd() / 'mlflow' / 'mlflow.db'}"
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
 class RegistryConfig(Section):
-    """The model registry."""
+    """The model registry (MLflow)."""
 
     name: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$",
-        description="registered model to add a version to, of letters, digits, '.', '_', '-'; "
-        "none: do not",
+        description="registered model that gets a new version; letters, digits, '.', '_', '-' and "
+        "spaces; unset: nothing is registered",
     )
     score_threshold: Probability = Field(
-        0.3, description="default lowest score of the registered model's answers"
+        0.3, description="default score threshold of the registered model's predictions"
     )
 
 
 class SweepConfig(Section):
-    """A search over any fields of the tree."""
+    """A search over fields of the configuration."""
 
-    trials: int = Field(8, ge=1, description="trainings to run")
+    trials: int = Field(8, ge=1, description="number of trials (trainings) to run")
     concurrency: int = Field(
-        0, ge=0, description="trials at a time; 0: as many as the cluster holds"
+        0, ge=0, description="trials that run at the same time; 0: as many as fit the cluster"
     )
-    metric: str = Field("val/ap", description="metric to maximise, as logged per epoch")
+    metric: str = Field("val/ap", description="logged metric to maximise")
     grace_epochs: int = Field(1, ge=1, description="ASHA: epochs before a trial may be stopped")
-    reduction: int = Field(2, ge=2, description="ASHA: one in this many trials goes on")
+    reduction: int = Field(2, ge=2, description="ASHA: one in this many trials continues")
     seed: int = Field(0, ge=0, description="seed of the search")
     space: dict[str, dict[str, Any]] = Field(
         {},

@@ -1,4 +1,4 @@
-"""How long and where training runs, and how it is scored."""
+"""The sections ``train``, ``evaluate`` and ``ray``."""
 
 from __future__ import annotations
 
@@ -11,155 +11,186 @@ from pipeline.config.base import Probability, Section
 
 
 class TrainConfig(Section):
-    """Length, batch, optimizer and numerics of one training."""
+    """Length, batch size, optimizer and numerics of one training."""
 
     epochs: float = Field(20.0, gt=0.0, description="passes over the training set")
-    batch_size: int = Field(8, ge=1, description="global batch G, images over all workers")
+    batch_size: int = Field(
+        8, ge=1, description="global batch size: images per step over all workers"
+    )
     micro_batch: int = Field(
         32,
         ge=1,
-        description="most images per forward pass and worker; gradients of several passes add up",
+        description="maximum images per forward pass and worker; gradients are accumulated over "
+        "several passes",
     )
-    lr: float = Field(0.05, gt=0.0, description="peak learning rate of SGD, for the global batch")
+    lr: float = Field(
+        0.05, gt=0.0, description="peak learning rate of SGD, for the global batch size"
+    )
     lr_scaling: Literal["none", "linear", "sqrt"] = Field(
         "none",
-        description="multiply lr by batch_size / lr_batch, by its square root, or by nothing",
+        description="scale lr by batch_size / lr_batch (linear), by its square root (sqrt), or not "
+        "at all (none)",
     )
-    lr_batch: int = Field(8, ge=1, description="batch size that lr is meant for, with lr_scaling")
+    lr_batch: int = Field(8, ge=1, description="batch size that lr was chosen for, with lr_scaling")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="SGD momentum")
-    weight_decay: float = Field(5e-4, ge=0.0, description="L2 decay; none on norms and biases")
-    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up before the cosine")
-    final_lr: Probability = Field(0.01, description="last learning rate, as a share of lr")
+    weight_decay: float = Field(
+        5e-4, ge=0.0, description="L2 weight decay; not applied to norms and biases"
+    )
+    warmup_steps: int = Field(
+        100, ge=0, description="steps of linear warm-up before the cosine decay"
+    )
+    final_lr: Probability = Field(0.01, description="final learning rate, as a fraction of lr")
     clip_norm: float = Field(
-        10.0, gt=0.0, description="largest norm of the whole gradient; longer ones are shortened"
+        10.0, gt=0.0, description="maximum norm of the whole gradient; larger ones are clipped"
     )
     ema_decay: float = Field(
         0.998,
         ge=0.0,
         lt=1.0,
-        description="decay of the averaged weights, per step; 0: no average",
+        description="decay per step of the averaged weights (EMA); 0: no averaging",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="fixes weights, order, augmentation")
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="seed of initial weights, sample order and augmentation"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 autocast or full precision; auto: bf16 on GPU"
+        "auto", description="fp32, or bf16 autocast; auto: bf16 on GPUs, else fp32"
     )
-    channels_last: bool = Field(True, description="memory layout of images and weights")
-    compile: bool = Field(
-        False, description="compile the network with torch.compile; the first steps take minutes"
+    channels_last: bool = Field(
+        True, description="use the channels-last memory layout for images and weights"
     )
+    compile: bool = Field(False, description="use torch.compile; the first steps then take minutes")
     sync_batch_norm: bool = Field(
-        False, description="batch norm over the images of all workers; needs ray.gpu"
+        False, description="compute batch-norm statistics over all workers; needs ray.gpu"
     )
     patience: int = Field(
         0,
         ge=0,
-        description="stop after this many evaluations on data.val without a better one; 0: never",
+        description="stop after this many evaluations on data.val without improvement (early "
+        "stopping); 0: never",
     )
     min_improvement: float = Field(
-        0.0, ge=0.0, le=1.0, description="rise of val/ap that counts as better, for patience"
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="increase of val/ap that counts as improvement, for patience",
     )
     profile_steps: int = Field(
         0,
         ge=0,
         le=100,
-        description="steps of rank 0, after 5 others, whose trace goes to the run; 0: none",
+        description="steps of rank 0 to profile, after 5 warm-up steps; the trace is logged to the "
+        "run; 0: none",
     )
     checkpoint_every: float = Field(1.0, gt=0.0, description="epochs between checkpoints")
     checkpoint_steps: int = Field(
-        0, ge=0, description="steps between checkpoints, besides those of the epochs; 0: none"
+        0, ge=0, description="steps between additional checkpoints; 0: none"
     )
     checkpoint_minutes: float = Field(
         10.0,
         ge=0.0,
-        description="most minutes without a checkpoint, at least 5 s; 0: no limit",
+        description="maximum minutes between checkpoints, at least 5 s; 0: no limit",
     )
     keep_checkpoints: int = Field(
         2,
         ge=1,
-        description="best checkpoints kept, or last ones without data.val; the latest stays too",
+        description="best checkpoints to keep (without data.val: the last ones); the latest is "
+        "always kept",
     )
-    log_every: int = Field(10, ge=1, description="steps between logged loss values")
+    log_every: int = Field(10, ge=1, description="steps between logged losses")
 
 
 class EvaluateConfig(Section):
-    """Post-processing and scoring."""
+    """Post-processing and evaluation."""
 
     every: float = Field(1.0, gt=0.0, description="epochs between evaluations on data.val")
     batch_size: int = Field(16, ge=1, description="images per forward pass and worker")
-    score_threshold: Probability = Field(0.01, description="lowest score of a scored detection")
-    nms_iou: Probability = Field(0.5, description="overlap above which the weaker box is dropped")
-    class_agnostic: bool = Field(
-        False, description="let boxes of different classes suppress each other too"
+    score_threshold: Probability = Field(
+        0.01, description="minimum score of detections that are evaluated"
     )
-    max_candidates: int = Field(1000, ge=1, description="boxes per image that enter NMS")
-    max_detections: int = Field(100, ge=1, description="boxes per image that leave NMS")
-    pictures: int = Field(8, ge=0, description="images drawn with truth beside detections")
+    nms_iou: Probability = Field(
+        0.5, description="IoU above which the lower-scored box is suppressed"
+    )
+    class_agnostic: bool = Field(
+        False, description="let boxes of different classes suppress each other (class-agnostic NMS)"
+    )
+    max_candidates: int = Field(1000, ge=1, description="maximum boxes per image before NMS")
+    max_detections: int = Field(100, ge=1, description="maximum boxes per image after NMS")
+    pictures: int = Field(
+        8, ge=0, description="images logged with ground truth and detections drawn side by side"
+    )
 
 
 class RayConfig(Section):
-    """Workers and where their files go."""
+    """Workers, and where their files are stored."""
 
     enabled: bool = Field(
         True,
-        description="train in Ray workers; false: in this process, or in those of torchrun",
+        description="train in Ray workers; false: in this process, or in the processes of torchrun",
     )
     address: str | None = Field(
         None,
-        description="cluster to join; unset: $RAY_ADDRESS, else a local one is started",
+        description="Ray cluster to join; unset: $RAY_ADDRESS, else a local cluster is started",
     )
     workers: int | tuple[int, int] = Field(
         1,
-        description="training workers (ranks), or [fewest, most]: as many as there is room for",
+        description="number of training workers (ranks), or [min, max]: as many as the cluster has "
+        "resources for",
     )
     resize_seconds: float = Field(
-        60.0, ge=1.0, description="seconds between looks for room for more workers, up to the most"
+        60.0, ge=1.0, description="seconds between checks whether more workers can be added"
     )
     collective_timeout: int = Field(
-        1800, ge=1, description="seconds a worker waits for the others before the training fails"
+        1800,
+        ge=1,
+        description="seconds that a worker waits for the others before the training fails",
     )
     cpus_per_worker: float = Field(1.0, gt=0.0, description="CPUs reserved for each worker")
     gpu: bool = Field(False, description="give each worker one GPU")
     threads_per_worker: int = Field(
-        0, ge=0, description="compute threads of a worker; 0: its CPUs, at least one"
+        0, ge=0, description="compute threads per worker; 0: as many as its CPUs, at least one"
     )
     storage: str | None = Field(
         None,
-        description="absolute folder or URI for checkpoints, seen by all nodes; unset: ./runs",
+        description="absolute folder or URI for checkpoints, accessible to all nodes; unset: ./runs",
     )
-    max_failures: int = Field(3, ge=0, description="restarts after a worker fails")
+    max_failures: int = Field(3, ge=0, description="restarts after worker failures")
     wait_for_nodes: float = Field(
         0.0,
         ge=0.0,
-        description="minutes to wait for nodes that the cluster does not have yet, such as those "
-        "an autoscaler adds; 0: refuse to start without them",
+        description="minutes to wait for nodes that the cluster does not have yet, such as those of "
+        "an autoscaler; 0: refuse to start without them",
     )
 
+    def storage_uri(self) -> str:
+        """Return the configured storage, by default ``./runs`` as an absolute path."""
+        return self.storage or str(Path("runs").absolute())
+
     @property
-    def fewest_workers(self) -> int:
-        """Workers that training needs to go on."""
+    def min_workers(self) -> int:
+        """Return the number of workers that training needs at least."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
-    def most_workers(self) -> int:
-        """Workers that training uses where there is room."""
+    def max_workers(self) -> int:
+        """Return the number of workers that training uses at most."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @field_validator("workers", mode="before")
     @classmethod
     def _number_or_range(cls, value: Any) -> int | tuple[int, int]:
-        # The command line gives one number as a list.
+        # The command line passes a single number as a list.
         numbers = list(value) if isinstance(value, list | tuple) else [value]
         if not 1 <= len(numbers) <= 2 or not all(str(n).isdecimal() for n in numbers):
-            raise ValueError(f"{value!r} is neither a number of workers nor [fewest, most]")
-        fewest, most = int(numbers[0]), int(numbers[-1])
-        if not 1 <= fewest <= most:
-            given = fewest if len(numbers) == 1 else numbers
-            raise ValueError(f"{given} is too few, or the most before the fewest")
-        return fewest if len(numbers) == 1 else (fewest, most)
+            raise ValueError(f"{value!r} is neither a number of workers nor [min, max]")
+        low, high = int(numbers[0]), int(numbers[-1])
+        if not 1 <= low <= high:
+            given = low if len(numbers) == 1 else numbers
+            raise ValueError(f"{given} is not valid; give 1 or more, and [min, max] in that order")
+        return low if len(numbers) == 1 else (low, high)
 
     @field_validator("storage")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         if value is not None and "://" not in value and not Path(value).is_absolute():
-            raise ValueError(f"{value!r} is relative; give an absolute folder or a URI")
+            raise ValueError(f"{value!r} is a relative path; give an absolute path or a URI")
         return value

@@ -1,4 +1,4 @@
-"""The whole tree, and mistakes in it as lines for people."""
+"""The whole configuration, and its validation errors as readable lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 
 
 class Config(Section):
-    """Everything one training needs."""
+    """All settings of one training."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -44,24 +44,27 @@ class Config(Section):
         if self.train.sync_batch_norm and not self.ray.gpu:
             raise ValueError("train.sync_batch_norm needs ray.gpu; set both or neither")
         if self.train.patience and not self.data.val:
-            raise ValueError("train.patience needs data.val, the set that says what is better")
+            raise ValueError("train.patience needs data.val, the set whose score decides")
         return self
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Config:
-        """Validate a nested dict; raises UserError with one line per mistake."""
+        """Validate a nested dict; raise UserError with one line per error."""
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
             raise UserError(explain(error)) from None
 
     def recorded(self) -> dict[str, Any]:
-        """The tree for files beside checkpoints, without the URIs of tracking and storage: they may
-        hold passwords, and are no property of the training."""
+        """Return the tree for files that are stored with checkpoints.
+
+        It lacks the URIs of tracking and storage, which may contain passwords and are not
+        properties of the training.
+        """
         return self.model_dump(mode="json", exclude={"tracking": {"uri"}, "ray": {"storage"}})
 
     def replace(self, overrides: Mapping[str, Any]) -> Config:
-        """A validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""
+        """Return a validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""
         tree = self.model_dump()
         for path, value in overrides.items():
             set_dotted(tree, path, value)
@@ -69,7 +72,7 @@ class Config(Section):
 
 
 def set_dotted(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``tree["a"]["b"]`` for the path ``a.b``, making sections on the way."""
+    """Set ``tree["a"]["b"]`` for the path ``a.b``; missing sections are created."""
     *sections, leaf = path.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
@@ -77,12 +80,12 @@ def set_dotted(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def explain(error: ValidationError) -> str:
-    """One line per mistake: the field, what was given, what was expected."""
+    """Return one line per error: the field, the given value, the expected one."""
     return "\n".join(_explain_one(item) for item in error.errors())
 
 
 def _explain_one(item: Any) -> str:
-    # Unions add the tried type to the location; the field itself is enough for a reader.
+    # For unions pydantic appends the type it tried to the location; `_field` ignores it.
     path, kind = [str(part) for part in item["loc"]], item["type"]
     known = _fields(path[:-1])
     if kind == "extra_forbidden":

@@ -111,7 +111,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
 def concurrency(config: Config, resources: Mapping[str, float]) -> int:
     """How many whole trials the cluster holds at a time, at most ``sweep.concurrency``."""
     ray = config.ray
-    workers = ray.most_workers
+    workers = ray.max_workers
     fits = math.floor(resources.get("CPU", 0) / (workers * ray.cpus_per_worker + TRIAL_CPU))
     if ray.gpu:
         fits = min(fits, math.floor(resources.get("GPU", 0) / workers))

@@ -136,7 +136,7 @@ def build_trainer(
 
     # One try. How long all of them together may take is for `Waiting` to say.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_SECONDS:g}")
-    waiting = Waiting(record.uri, config.ray.fewest_workers, longest_wait(config.ray))
+    waiting = Waiting(record.uri, config.ray.min_workers, longest_wait(config.ray))
     train: Any = rt  # the annotations of ray.train still describe its first version
     return trainer_class(owned)(
         worker,
