@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .anchors import level_strides, make_anchors
-from .backbones import build_backbone, check_backbone
+from .backbones import build_backbone
 from .heads import Heads
 from .layers import NORMS, initialise, use_group_norm
+from .names import NECK_NAMES, TIMM_PREFIX, check_backbone, check_name
 from .necks import NECKS
 
 # ImageNet's statistics, of pixels in 0..255: what published backbone weights expect.
@@ -121,11 +122,9 @@ def _check(
     norm: str,
 ) -> None:
     check_backbone(backbone)
-    if neck not in NECKS:
-        raise ValueError(f"neck {neck!r} does not exist; choose from: {', '.join(sorted(NECKS))}")
-    if norm not in NORMS:
-        raise ValueError(f"norm {norm!r} does not exist; choose from: {', '.join(NORMS)}")
-    if norm == "group" and backbone.startswith("timm:"):
+    check_name("neck", neck, sorted(NECK_NAMES))
+    check_name("norm", norm, NORMS)
+    if norm == "group" and backbone.startswith(TIMM_PREFIX):
         raise ValueError(f"norm 'group': {backbone} has norms of its own; use 'batch'")
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")

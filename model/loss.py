@@ -1,6 +1,5 @@
 """The training loss: assignment, class targets, boxes, normalisation."""
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -17,6 +16,7 @@ from .losses import (
     focal,
     quality_focal,
 )
+from .options import LossOptions
 
 # A background anchor that lies mostly in a crowd region may show an object nobody drew a box for.
 CROWD_COVERAGE = 0.5
@@ -33,25 +33,33 @@ class DetectionLoss(nn.Module):
     def __init__(
         self,
         assigner: Assigner,
-        classification: str = "focal",
-        alpha: float | None = None,
-        gamma: float | None = None,
-        poly: float = 1.0,
-        classification_weight: float = 1.0,
-        localization: str = "balanced_l1",
-        localization_weight: float = 1.0,
-        overlap: str = "none",
-        overlap_weight: float = 2.0,
+        classification: str = LossOptions.classification,
+        alpha: float | None = LossOptions.alpha,
+        gamma: float | None = LossOptions.gamma,
+        poly: float = LossOptions.poly,
+        classification_weight: float = LossOptions.classification_weight,
+        localization: str = LossOptions.localization,
+        localization_weight: float = LossOptions.localization_weight,
+        overlap: str = LossOptions.overlap,
+        overlap_weight: float = LossOptions.overlap_weight,
     ) -> None:
         super().__init__()
-        _known("classification loss", classification, CLASSIFICATION_LOSSES)
-        _known("localization loss", localization, LOCALIZATION_LOSSES)
-        _known("overlap loss", overlap, OVERLAP_LOSSES)
-        usual_alpha, usual_gamma = CLASSIFICATION_LOSSES[classification]
+        LossOptions(  # raises ValueError on a value out of bounds
+            classification=classification,
+            alpha=alpha,
+            gamma=gamma,
+            poly=poly,
+            classification_weight=classification_weight,
+            localization=localization,
+            localization_weight=localization_weight,
+            overlap=overlap,
+            overlap_weight=overlap_weight,
+        )
+        usual = CLASSIFICATION_LOSSES[classification]
         self.assigner = assigner
         self.classification = classification
-        self.alpha = usual_alpha if alpha is None else alpha
-        self.gamma = usual_gamma if gamma is None else gamma
+        self.alpha = usual.alpha if alpha is None else alpha
+        self.gamma = usual.gamma if gamma is None else gamma
         self.poly = poly
         self.classification_weight = classification_weight
         self.localization = LOCALIZATION_LOSSES[localization]
@@ -207,8 +215,3 @@ def _no_autocast(device: str) -> AbstractContextManager[object]:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _known(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise ValueError(f"{what} {name!r} does not exist; choose from: {', '.join(known)}")

@@ -1,10 +1,14 @@
-"""Assigners by name: which anchor learns which object, separately for each task."""
+"""Assigners by name: which anchor learns which object, separately for each task.
+
+Plain loop versions of all of them, to read first, are in `loops`.
+"""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
+from ..options import ASSIGNER_OPTIONS, AssignerOptions, assigner_options
 from .atss import ATSS
 from .base import BACKGROUND, IGNORED, Assigner, Assignment
 from .max_iou import MaxIoU
@@ -28,31 +32,22 @@ __all__ = [
     "IGNORED",
     "Assigner",
     "Assignment",
-    "assigner_options",
     "build_assigner",
 ]
 
 
-def assigner_options(name: str) -> tuple[str, ...]:
-    """Names of the options that an assigner takes. Raises ValueError on an unknown name."""
-    if name not in ASSIGNERS:
-        raise ValueError(
-            f"assigner {name!r} does not exist; choose from: {', '.join(sorted(ASSIGNERS))}"
-        )
-    own = (field.name for field in fields(ASSIGNERS[name]) if field.init)
-    return tuple(option for option in own if option != "anchor_strides")
+def build_assigner(
+    name: str, *, anchor_strides: Tensor | None = None, **options: Unpack[AssignerOptions]
+) -> Assigner:
+    """Build the assigner of this name.
 
-
-def build_assigner(name: str, *, anchor_strides: Tensor | None = None, **options: Any) -> Assigner:
-    """The assigner of this name.
-
-    Options that belong to another assigner are dropped, so that one flat section of settings can
-    serve them all, and so are those of None, for which the assigner has its own default; options
-    that belong to none raise ValueError. `anchor_strides` (A,) goes to
-    those that need each anchor's level.
+    Options of other assigners are ignored, so that one flat section of settings serves all of
+    them; an option of None takes the assigner's default. `anchor_strides` (A,), the stride of each
+    anchor's level, is required by `atss` and `sim_ota`. Raise ValueError on an unknown assigner, an
+    option that no assigner has, and a value out of bounds.
     """
     own = assigner_options(name)
-    known = {option for other in ASSIGNERS for option in assigner_options(other)}
+    known = {option for other in ASSIGNER_OPTIONS for option in assigner_options(other)}
     for option in options:
         if option not in known:
             raise ValueError(

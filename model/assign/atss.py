@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..anchors import ANCHORS_PER_CELL
+from ..options import ATSSOptions
 from .base import (
     Assigner,
     Assignment,
-    check_positive,
     check_strides,
     hard_assignment,
 )
@@ -20,7 +20,7 @@ from .iou import centre_inside, overlap
 
 
 @dataclass(frozen=True)
-class ATSS(Assigner):
+class ATSS(Assigner, ATSSOptions):
     """Positive are those of the nearest anchors that overlap an object by mean + std of theirs.
 
     The candidates of an object are all anchors of the `candidates` nearest cells of each level. An
@@ -28,12 +28,11 @@ class ATSS(Assigner):
     """
 
     anchor_strides: Tensor | None = field(default=None, repr=False, compare=False)
-    candidates: int = 9
     uses_predictions: ClassVar[bool] = False
     levels: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_positive(candidates=self.candidates)
+        super().__post_init__()
         strides = check_strides("atss", self.anchor_strides)
         levels = ((strides == stride).nonzero().squeeze(1) for stride in strides.unique())
         object.__setattr__(self, "levels", tuple(levels))

@@ -68,21 +68,6 @@ def hard_assignment(cls_index: Tensor, loc_index: Tensor, dtype: torch.dtype) ->
     return Assignment(cls_index, (cls_index >= 0).to(dtype), loc_index, (loc_index >= 0).to(dtype))
 
 
-def check_thresholds(positive: float, ignore: float) -> None:
-    """Raises ValueError unless 0 < ignore <= positive."""
-    if not ignore > 0:
-        raise ValueError(f"ignore_threshold is {ignore}; it must be above 0")
-    if ignore > positive:
-        raise ValueError(f"ignore_threshold {ignore} is above pos_threshold {positive}")
-
-
-def check_positive(**options: float) -> None:
-    """Raises ValueError unless all options are above 0."""
-    for name, value in options.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be above 0")
-
-
 def check_strides(name: str, anchor_strides: Tensor | None) -> Tensor:
     """The strides (A,), or ValueError where there are none."""
     if anchor_strides is None:

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..options import MaxIoUOptions
 from .base import (
     BACKGROUND,
     IGNORED,
     Assigner,
     Assignment,
-    check_thresholds,
     hard_assignment,
 )
 from .best_object import Claims, claim_and_force, hold_contests
@@ -20,15 +20,10 @@ from .iou import Where, overlap
 
 
 @dataclass(frozen=True)
-class MaxIoU(Assigner):
+class MaxIoU(Assigner, MaxIoUOptions):
     """Positive from one IoU on, ignored from another; each object's best anchor is forced."""
 
-    pos_threshold: float = 0.5
-    ignore_threshold: float = 0.4
     uses_predictions: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_thresholds(self.pos_threshold, self.ignore_threshold)
 
     def assign(self, scene: Scene) -> Assignment:
         """See `Assigner`; predictions are not looked at."""

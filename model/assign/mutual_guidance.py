@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..options import MutualGuidanceOptions
 from .base import (
     BACKGROUND,
     IGNORED,
     Assigner,
     Assignment,
-    check_thresholds,
     hard_assignment,
 )
 from .best_object import Claims, claim_and_force, hold_contests
@@ -26,23 +26,12 @@ from .per_object_topk import count_per_object, pick, rank_in_object
 
 
 @dataclass(frozen=True)
-class MutualGuidance(Assigner):
+class MutualGuidance(Assigner, MutualGuidanceOptions):
     """Ranks an object's anchors by predicted box and by predicted score, and takes the best.
 
     With a task's guidance switched off, that task ranks by the IoU of the static anchors, as
     max-IoU does.
     """
-
-    sigma: float = 2.0
-    pos_threshold: float = 0.5
-    ignore_threshold: float = 0.4
-    localize_to_classify: bool = True
-    classify_to_localize: bool = True
-
-    def __post_init__(self) -> None:
-        check_thresholds(self.pos_threshold, self.ignore_threshold)
-        if not self.sigma > 1:
-            raise ValueError(f"sigma is {self.sigma}; it must be above 1, the highest score")
 
     def assign(self, scene: Scene) -> Assignment:
         """See `Assigner`."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..options import MutualGuidanceSoftOptions
 from .base import (
     BACKGROUND,
     Assigner,
     Assignment,
-    check_positive,
 )
 from .best_object import Claims, claim, hold_contests
 from .inputs import Scene
@@ -23,19 +23,11 @@ from .per_object_topk import best_qualities, pick, rank_in_object
 
 
 @dataclass(frozen=True)
-class MutualGuidanceSoft(Assigner):
+class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
     """Takes floor(sum of an object's `topk` highest qualities) anchors, at least one.
 
     With a task's guidance switched off, that task ranks, counts and weighs by the static IoU.
     """
-
-    sigma: float = 2.0
-    topk: int = 15
-    localize_to_classify: bool = True
-    classify_to_localize: bool = True
-
-    def __post_init__(self) -> None:
-        check_positive(sigma=self.sigma, topk=self.topk)
 
     def assign(self, scene: Scene) -> Assignment:
         """See `Assigner`. No anchor is ignored, none is forced."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..options import SimOTAOptions
 from .base import (
     Assigner,
     Assignment,
-    check_positive,
     check_strides,
     hard_assignment,
 )
@@ -23,7 +23,7 @@ LOWEST_IOU = 1e-8
 
 
 @dataclass(frozen=True)
-class SimOTA(Assigner):
+class SimOTA(Assigner, SimOTAOptions):
     """Each object takes its k anchors of lowest cost = class BCE + iou_weight x -log(IoU).
 
     Candidates have their centre inside the object, or within `radius` strides of its centre (per
@@ -32,12 +32,9 @@ class SimOTA(Assigner):
     """
 
     anchor_strides: Tensor | None = field(default=None, repr=False, compare=False)
-    topk: int = 10
-    radius: float = 2.5
-    iou_weight: float = 3.0
 
     def __post_init__(self) -> None:
-        check_positive(topk=self.topk, radius=self.radius, iou_weight=self.iou_weight)
+        super().__post_init__()
         check_strides("sim_ota", self.anchor_strides)
 
     def assign(self, scene: Scene) -> Assignment:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..options import TaskAlignedOptions
 from .base import (
     Assigner,
     Assignment,
-    check_positive,
 )
 from .conflicts import first_k, in_chunks, settle, spread
 from .inputs import Scene
@@ -16,20 +16,13 @@ from .iou import Corners, centre_inside, overlap
 
 
 @dataclass(frozen=True)
-class TaskAligned(Assigner):
+class TaskAligned(Assigner, TaskAlignedOptions):
     """Each object takes the `topk` anchors of highest t = s^alpha u^beta with their centre inside.
 
     s is the score of the object's class, u the IoU of the predicted box. The class target, which is
     also the regression weight, is t scaled per object so that its highest value is the object's
     highest u. An anchor that several objects take goes to the one it overlaps most.
     """
-
-    topk: int = 13
-    alpha: float = 1.0
-    beta: float = 6.0
-
-    def __post_init__(self) -> None:
-        check_positive(topk=self.topk, alpha=self.alpha, beta=self.beta)
 
     def assign(self, scene: Scene) -> Assignment:
         """See `Assigner`. Both tasks learn the same anchors; none is ignored."""

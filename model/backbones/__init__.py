@@ -1,16 +1,18 @@
 """Feature extractors by name.
 
-A backbone maps images (B, 3, H, W) to a list of feature maps, finest first, the first of them at
-stride 8. It says its maps' widths in `channels` and the neck width that suits it in
-`neck_channels`.
+A backbone maps images (B, 3, H, W) to a list of feature maps, finest first, starting at stride 8.
+Its `channels` are the widths of the maps, its `neck_channels` the neck width that suits it.
 """
 
 from collections.abc import Callable
 
+import torch
+
+from ..names import TIMM_PREFIX, check_backbone
 from .base import Backbone
 from .resnet import resnet18, resnet34, resnet50
 from .slim import Slim
-from .timm import PREFIX, Timm, check_timm
+from .timm import Timm
 from .vgg import VGG16
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
@@ -21,22 +23,18 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "resnet50": resnet50,
 }
 
-__all__ = ["BACKBONES", "Backbone", "build_backbone", "check_backbone"]
+__all__ = ["BACKBONES", "Backbone", "build_backbone", "count_stages"]
 
 
 def build_backbone(name: str) -> Backbone:
-    """The backbone of this name, with random weights. Raises ValueError as `check_backbone`."""
+    """Build the backbone of this name with random weights. Raise ValueError if it is unknown."""
     check_backbone(name)
-    return Timm(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else BACKBONES[name]()
+    if name.startswith(TIMM_PREFIX):
+        return Timm(name.removeprefix(TIMM_PREFIX))
+    return BACKBONES[name]()
 
 
-def check_backbone(name: str) -> None:
-    """Raises ValueError saying what exists if there is no such backbone here."""
-    if name.startswith(PREFIX):
-        check_timm(name.removeprefix(PREFIX))
-    elif name not in BACKBONES:
-        known = ", ".join(sorted(BACKBONES))
-        raise ValueError(
-            f"backbone {name!r} does not exist; choose from: {known}, "
-            f"or {PREFIX}NAME where timm is installed"
-        )
+def count_stages(name: str) -> int:
+    """Return how many stages of a backbone can be frozen."""
+    with torch.device("meta"):  # shapes without values: takes no time
+        return len(build_backbone(name).stage_layers())

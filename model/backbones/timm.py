@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..names import TIMM_PREFIX
 from .base import Backbone
 
-PREFIX = "timm:"
 STRIDES = (8, 16, 32)
 
 
@@ -24,7 +24,7 @@ def check_timm(name: str) -> Any:
     except (ImportError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"backbone '{PREFIX}{name}' needs timm, which cannot be imported here ({reason}); "
+            f"backbone '{TIMM_PREFIX}{name}' needs timm, which cannot be imported ({reason}); "
             "install timm and the torchvision of this torch build, or choose another backbone"
         ) from None
     if not timm.is_model(name.split(".")[0]):
@@ -44,11 +44,12 @@ class Timm(Backbone):
         try:
             self.body = check_timm(name).create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
-            raise ValueError(f"{PREFIX}{name} gives no feature maps: {error}") from None
+            raise ValueError(f"{TIMM_PREFIX}{name} gives no feature maps: {error}") from None
         strides = list(self.body.feature_info.reduction())
         if STRIDES[0] not in strides:
             raise ValueError(
-                f"{PREFIX}{name} has maps at strides {strides}, none at stride 8; choose another"
+                f"{TIMM_PREFIX}{name} has maps at strides {strides}, none at stride 8; "
+                "choose another network"
             )
         self._maps = [strides.index(stride) for stride in STRIDES if stride in strides]
         widths = self.body.feature_info.channels()

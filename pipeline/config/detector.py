@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from model import NECKS
-from model.assign import ASSIGNERS
-from model.backbones import build_backbone, check_backbone
-from model.losses import CLASSIFICATION_LOSSES, LOCALIZATION_LOSSES, OVERLAP_LOSSES
-from pipeline.config.base import Probability, Section, one_of
+from model.names import NECK_NAMES, TIMM_PREFIX, check_backbone
+from model.options import ASSIGNER_OPTIONS, LossOptions, check_threshold_order
+from pipeline.config.base import Section, one_of
 
 
 class ModelConfig(Section):
@@ -41,7 +38,7 @@ class ModelConfig(Section):
     init_sha256: str | None = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
-        description="sha256 of that file, 64 hexadecimal digits; a URL needs it",
+        description="sha256 of the file in model.init, 64 hexadecimal digits; required for a URL",
     )
     freeze_stages: int = Field(
         0, ge=0, description="first stages of the backbone that do not learn; 1 is the stem"
@@ -69,7 +66,7 @@ class ModelConfig(Section):
     @field_validator("neck")
     @classmethod
     def _known_neck(cls, value: str) -> str:
-        return one_of(value, NECKS)
+        return one_of(value, NECK_NAMES)
 
     @field_validator("image_size")
     @classmethod
@@ -89,15 +86,16 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _norm_fits(self) -> ModelConfig:
-        if self.norm == "group" and self.backbone.startswith("timm:"):
+        if self.norm == "group" and self.backbone.startswith(TIMM_PREFIX):
             raise ValueError(f"norm is group, but {self.backbone} has norms of its own")
         return self
 
     @model_validator(mode="after")
     def _stages_exist(self) -> ModelConfig:
         if self.freeze_stages:
-            with torch.device("meta"):  # shapes without values: takes no time
-                stages = len(build_backbone(self.backbone).stage_layers())
+            from model.backbones import count_stages  # imports torch
+
+            stages = count_stages(self.backbone)
             if self.freeze_stages > stages:
                 raise ValueError(
                     f"freeze_stages is {self.freeze_stages}; {self.backbone} has {stages} stages"
@@ -105,105 +103,78 @@ class ModelConfig(Section):
         return self
 
 
+def _loss_option(name: str) -> Any:
+    """Return the field of an option of the loss."""
+    option = LossOptions.declared()[name]
+    return Field(option.default, description=option.description, **option.bounds)
+
+
+def _assign_option(name: str) -> Any:
+    """Return the field of an option of the assigners that have it.
+
+    Where their defaults differ, the field is unset by default and each takes its own.
+    """
+    declared = {
+        assigner: options.declared()[name]
+        for assigner, options in ASSIGNER_OPTIONS.items()
+        if name in options.declared()
+    }
+    owners: dict[str, list[str]] = {}
+    for assigner, option in declared.items():
+        owners.setdefault(option.description, []).append(assigner)
+    meanings = [f"{', '.join(names)}: {meaning}" for meaning, names in owners.items()]
+    defaults = [option.default for option in declared.values()]
+    if len(set(defaults)) > 1:
+        meanings.append(f"unset: {', '.join(map(str, defaults))}")
+    return Field(
+        defaults[0] if len(set(defaults)) == 1 else None,
+        description="; ".join(meanings),
+        **option.bounds,
+    )
+
+
 class AssignConfig(Section):
     """Which anchors learn what. Flat over all assigners: fields the chosen one lacks are unused."""
 
     name: str = Field("mutual_guidance", description="assigner")
-    sigma: float = Field(
-        2.0,
-        gt=1.0,
-        le=100.0,
-        description="mutual_guidance(_soft): how little scores amplify overlap",
-    )
-    localize_to_classify: bool = Field(
-        True,
-        description="mutual_guidance(_soft): regressed boxes choose what learns to classify; "
-        "false: static anchors do",
-    )
-    classify_to_localize: bool = Field(
-        True,
-        description="mutual_guidance(_soft): class scores choose what learns to regress; "
-        "false: static anchors do",
-    )
-    pos_threshold: float = Field(
-        0.5,
-        gt=0.0,
-        lt=1.0,
-        description="anchor IoU from which an anchor counts as positive",
-    )
-    ignore_threshold: float = Field(
-        0.4,
-        gt=0.0,
-        lt=1.0,
-        description="anchor IoU from which an anchor counts as ignored",
-    )
-    topk: int | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="anchors per object that count towards its number of positives "
-        "(mutual_guidance_soft, sim_ota) or become positive (task_aligned); unset: 15, 10, 13",
-    )
-    candidates: int = Field(
-        9, ge=1, le=1000, description="atss: nearest cells per level and object"
-    )
-    radius: float = Field(
-        2.5, gt=0.0, le=100.0, description="sim_ota: half side of the centre region, in strides"
-    )
-    iou_weight: float = Field(
-        3.0, gt=0.0, le=1000.0, description="sim_ota: factor of -log(IoU) beside the class cost"
-    )
-    alpha: float = Field(1.0, gt=0.0, le=100.0, description="task_aligned: exponent of the score")
-    beta: float = Field(6.0, gt=0.0, le=100.0, description="task_aligned: exponent of the IoU")
+    sigma: float = _assign_option("sigma")
+    localize_to_classify: bool = _assign_option("localize_to_classify")
+    classify_to_localize: bool = _assign_option("classify_to_localize")
+    pos_threshold: float = _assign_option("pos_threshold")
+    ignore_threshold: float = _assign_option("ignore_threshold")
+    topk: int | None = _assign_option("topk")
+    candidates: int = _assign_option("candidates")
+    radius: float = _assign_option("radius")
+    iou_weight: float = _assign_option("iou_weight")
+    alpha: float = _assign_option("alpha")
+    beta: float = _assign_option("beta")
 
     @field_validator("name")
     @classmethod
     def _known_assigner(cls, value: str) -> str:
-        return one_of(value, ASSIGNERS)
+        return one_of(value, ASSIGNER_OPTIONS)
 
     @model_validator(mode="after")
     def _ordered(self) -> AssignConfig:
-        if self.ignore_threshold > self.pos_threshold:
-            raise ValueError(
-                f"ignore_threshold {self.ignore_threshold} is above pos_threshold "
-                f"{self.pos_threshold}; it must not be"
-            )
+        check_threshold_order(self.pos_threshold, self.ignore_threshold)
         return self
 
 
 class LossConfig(Section):
-    """Losses and their weights. Flat over all losses."""
+    """Losses and their weights. Flat over all losses: fields the chosen ones lack are unused."""
 
-    classification: str = Field("focal", description="loss of the class scores")
-    alpha: Probability | None = Field(
-        None,
-        description="focal: weight of positives; quality_focal: weight of the others; "
-        "unset: 0.25, 0.75",
-    )
-    gamma: float | None = Field(
-        None,
-        ge=0.0,
-        le=10.0,
-        description="exponent that mutes easy scores; unset: 1 (focal), 2 (quality_focal)",
-    )
-    poly: float = Field(1.0, ge=0.0, description="quality_focal: factor of the term (1 - p_t)^3")
-    classification_weight: float = Field(1.0, ge=0.0, description="factor of the class loss")
-    localization: str = Field("balanced_l1", description="loss of the offsets")
-    localization_weight: float = Field(1.0, ge=0.0, description="factor of the offset loss")
-    overlap: str = Field("none", description="further loss of the decoded boxes")
-    overlap_weight: float = Field(2.0, ge=0.0, description="factor of the overlap loss")
+    classification: str = _loss_option("classification")
+    alpha: float | None = _loss_option("alpha")
+    gamma: float | None = _loss_option("gamma")
+    poly: float = _loss_option("poly")
+    classification_weight: float = _loss_option("classification_weight")
+    localization: str = _loss_option("localization")
+    localization_weight: float = _loss_option("localization_weight")
+    overlap: str = _loss_option("overlap")
+    overlap_weight: float = _loss_option("overlap_weight")
 
-    @field_validator("classification")
+    @field_validator("classification", "localization", "overlap")
     @classmethod
-    def _known_classification(cls, value: str) -> str:
-        return one_of(value, CLASSIFICATION_LOSSES)
-
-    @field_validator("localization")
-    @classmethod
-    def _known_localization(cls, value: str) -> str:
-        return one_of(value, LOCALIZATION_LOSSES)
-
-    @field_validator("overlap")
-    @classmethod
-    def _known_overlap(cls, value: str) -> str:
-        return one_of(value, OVERLAP_LOSSES)
+    def _known_loss(cls, value: str, info: ValidationInfo) -> str:
+        assert info.field_name is not None
+        return one_of(value, LossOptions.declared()[info.field_name].choices)

@@ -1,8 +1,8 @@
-"""The beginning of a run: what is known of it before any store has heard of it, and its making.
+"""The spec of a run: everything recorded when it is created, and the idempotent creation.
 
-A beginning is plain JSON with a key of its own, which becomes the run's tag ``run.key``. Making the
-run looks for the key first, so that a driver that dies half-way, an answer that is lost, or several
-processes that send the same spool end with one run.
+A spec is written before the run exists and has an idempotency key, which becomes the run's tag
+``run.key``. Creation first searches for the key. A driver that dies, a response that is lost, or
+several processes that send the same spool therefore end with one run.
 """
 
 from __future__ import annotations
@@ -13,142 +13,205 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.tracking.client import artifact_root, connect, mask
-from pipeline.tracking.provenance import git_state, machine, packages
+from pipeline.storage.document import Document
+from pipeline.storage.redact import mask
+from pipeline.tracking.client import artifact_root, connect
+from pipeline.tracking.provenance import GitState, git_state, installed_packages, machine_info
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
-Beginning = dict[str, Any]
-KEY = "run.key"
+KEY_TAG = "run.key"
 _PARAMS_PER_CALL, _DIGEST_LENGTH = 100, 36
-# The run's other sections change nothing about the result; they are in config.yaml.
+# The other sections do not change the result; they are in config.yaml.
 _PARAM_SECTIONS = ("data", "model", "assign", "loss", "train", "evaluate", "ray")
-_PARAM_LENGTH = 6000
+_MAX_PARAM_LENGTH = 6000
 
 
-class DataSet(Protocol):
-    """What a run needs to know of a manifest."""
+class DatasetManifest(Protocol):
+    """The parts of a manifest that a run records."""
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """Return the name of the data set."""
 
     @property
     def content_hash(self) -> str:
-        """Stands for what training sees."""
+        """Return the fingerprint of the content that training reads."""
 
 
-def describe(
+class DatasetSpec(BaseModel):
+    """A data set as the run records it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    use: str
+    """train, val or test."""
+    name: str
+    digest: str
+    uri: str
+
+
+class RunSpec(Document):
+    """What is recorded when a run is created, without secrets."""
+
+    time: int
+    """Milliseconds since 1970."""
+    experiment: str
+    name: str | None
+    key: str
+    """Idempotency key; also the tag ``run.key``."""
+    tags: dict[str, str]
+    params: dict[str, str]
+    data: list[DatasetSpec]
+    files: dict[str, str]
+    """Text artifacts by path."""
+
+    def with_key(self, key: str) -> Self:
+        """Return the same spec with another idempotency key."""
+        return self.model_copy(update={"key": key, "tags": {**self.tags, KEY_TAG: key}})
+
+    def same_inputs(self, other: RunSpec) -> bool:
+        """Return whether both specs have the same params and data sets."""
+        return self.params == other.params and self.data == other.data
+
+
+def build_run_spec(
     config: Config,
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
     parent_run_id: str | None = None,
-    dataset_manifests: Mapping[str, DataSet] | None = None,
-) -> Beginning:
-    """Name, tags, params, data sets and files of a run that begins now; without secrets.
+    dataset_manifests: Mapping[str, DatasetManifest] | None = None,
+) -> RunSpec:
+    """Return the spec of a run that is created now.
 
     ``dataset_manifests`` maps the use (train, val, test) to the data set's manifest.
     """
     git, manifests = git_state(), dataset_manifests or {}
-    all_tags = {"mlflow.user": _user()}
-    if git.dirty is not None:
-        all_tags["git.dirty"] = str(git.dirty).lower()
-    if git.revision:
-        all_tags["mlflow.source.git.commit"] = git.revision
-    if git.branch:
-        all_tags["mlflow.source.git.branch"] = git.branch
-    if parent_run_id:
-        all_tags["mlflow.parentRunId"] = parent_run_id
-    for use, manifest in manifests.items():
-        all_tags[f"data.{use}.fingerprint"] = manifest.content_hash
-    files = {
-        "config.yaml": config_yaml(config),
-        "environment/packages.txt": packages(),
-        "environment/machine.json": json.dumps(machine(), indent=2),
-    }
-    if git.diff:
-        files["environment/uncommitted.diff"] = git.diff
-    beginning = {
-        "time": time.time_ns() // 1_000_000,
-        "experiment": config.tracking.experiment,
-        "name": run_name,
-        "tags": {**all_tags, **(tags or {})},
-        "params": flat_params(config),
-        "data": [
-            {
-                "use": use,
-                "name": manifest.name,
-                "digest": manifest.content_hash[:_DIGEST_LENGTH],
-                "uri": mask(str(getattr(config.data, use, None) or "")),
-            }
+    key = uuid.uuid4().hex
+    return RunSpec(
+        time=time.time_ns() // 1_000_000,
+        experiment=config.tracking.experiment,
+        name=run_name,
+        key=key,
+        tags={
+            **_provenance_tags(git, parent_run_id, manifests),
+            **(tags or {}),
+            KEY_TAG: key,
+        },
+        params=flat_params(config),
+        data=[
+            DatasetSpec(
+                use=use,
+                name=manifest.name,
+                digest=manifest.content_hash[:_DIGEST_LENGTH],
+                uri=mask(str(getattr(config.data, use, None) or "")),
+            )
             for use, manifest in manifests.items()
         ],
-        "files": files,
-    }
-    return with_key(beginning, uuid.uuid4().hex)
+        files=_environment_files(config, git),
+    )
 
 
-def with_key(beginning: Beginning, key: str) -> Beginning:
-    """The beginning of the run with this key."""
-    return {**beginning, "key": key, "tags": {**beginning["tags"], KEY: key}}
-
-
-def begin_run(uri: str, beginning: Beginning) -> str:
-    """Make the run of a beginning, or complete the one that exists already; returns its id."""
+def ensure_run(uri: str, spec: RunSpec) -> str:
+    """Create the run of a spec, or complete it if it already exists. Return its id."""
     client = connect(uri)
-    experiment = _experiment(client, uri, beginning["experiment"])
-    run_id = find_run(client, beginning["key"], [experiment])
+    experiment = _experiment_id(client, uri, spec.experiment)
+    run_id = find_run(client, spec.key, [experiment])
     if run_id is None:
-        made = client.create_run(
-            experiment, beginning["time"], beginning["tags"], run_name=beginning["name"]
-        )
-        run_id = str(made.info.run_id)
+        created = client.create_run(experiment, spec.time, spec.tags, run_name=spec.name)
+        run_id = str(created.info.run_id)
     else:
         client.update_run(run_id, status="RUNNING")
     try:
-        _record(client, run_id, beginning)
+        _record(client, run_id, spec)
     except BaseException:
-        with contextlib.suppress(Exception):  # the store may be what failed
+        with contextlib.suppress(Exception):  # the store itself may have failed
             client.set_terminated(run_id, "FAILED")
         raise
     return run_id
 
 
 def find_run(client: MlflowClient, key: str, experiments: list[str] | None = None) -> str | None:
-    """The id of the run with this key, looked for in all experiments unless some are given."""
+    """Return the id of the run with this key. Search all experiments unless some are given."""
     if experiments is None:
         experiments = [found.experiment_id for found in client.search_experiments()]
-    runs = client.search_runs(experiments, f"tags.`{KEY}` = '{key}'", max_results=1)
+    runs = client.search_runs(experiments, f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
     return str(runs[0].info.run_id) if runs else None
 
 
-def _record(client: MlflowClient, run_id: str, beginning: Beginning) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+def config_yaml(config: Config) -> str:
+    """Return the whole configuration as a recipe, with the secrets in its URIs masked."""
+    return yaml.safe_dump(_masked(config.model_dump(mode="json")), sort_keys=False)
 
-    params = [Param(key, value) for key, value in beginning["params"].items()]
+
+def flat_params(config: Config) -> dict[str, str]:
+    """Return MLflow params by dotted field, without those that the chosen assigner ignores."""
+    tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
+    tree["assign"] = _used_by_assigner(tree["assign"])
+    params = {key: mask(_text(value)) for key, value in _flatten(tree)}
+    return {key: value for key, value in params.items() if len(value) <= _MAX_PARAM_LENGTH}
+
+
+def _provenance_tags(
+    git: GitState, parent_run_id: str | None, manifests: Mapping[str, DatasetManifest]
+) -> dict[str, str]:
+    tags = {"mlflow.user": _user()}
+    if git.dirty is not None:
+        tags["git.dirty"] = str(git.dirty).lower()
+    if git.revision:
+        tags["mlflow.source.git.commit"] = git.revision
+    if git.branch:
+        tags["mlflow.source.git.branch"] = git.branch
+    if parent_run_id:
+        tags["mlflow.parentRunId"] = parent_run_id
+    for use, manifest in manifests.items():
+        tags[f"data.{use}.fingerprint"] = manifest.content_hash
+    return tags
+
+
+def _environment_files(config: Config, git: GitState) -> dict[str, str]:
+    files = {
+        "config.yaml": config_yaml(config),
+        "environment/packages.txt": installed_packages(),
+        "environment/machine.json": json.dumps(machine_info(), indent=2),
+    }
+    if git.diff:
+        files["environment/uncommitted.diff"] = git.diff
+    return files
+
+
+def _record(client: MlflowClient, run_id: str, spec: RunSpec) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(key, value) for key, value in spec.params.items()]
     for start in range(0, len(params), _PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[start : start + _PARAMS_PER_CALL])
-    for path, text in beginning["files"].items():
+    for path, text in spec.files.items():
         client.log_text(run_id, text, path)
-    inputs = []
-    for item in beginning["data"]:
-        source = json.dumps({"uri": item["uri"]})
-        dataset = Dataset(
-            name=item["name"], digest=item["digest"], source_type="shards", source=source
-        )
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", item["use"])]))
-    if inputs:
-        client.log_inputs(run_id, datasets=inputs)
+    if spec.data:
+        client.log_inputs(run_id, datasets=[_dataset_input(dataset) for dataset in spec.data])
 
 
-def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+def _dataset_input(dataset: DatasetSpec) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": dataset.uri})
+    return DatasetInput(
+        Dataset(name=dataset.name, digest=dataset.digest, source_type="shards", source=source),
+        [InputTag("mlflow.data.context", dataset.use)],
+    )
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -157,7 +220,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
             created: str = client.create_experiment(name, artifact_location=artifact_root(uri))
             return created
         except MlflowException:
-            # Another driver made it between the two calls.
+            # Another driver may have created it between the two calls.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -172,21 +235,8 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user id without a name, as in containers
         return "unknown"
-
-
-def config_yaml(config: Config) -> str:
-    """The whole config as a recipe, with the secrets in its URIs masked."""
-    return yaml.safe_dump(_masked(config.model_dump(mode="json")), sort_keys=False)
-
-
-def flat_params(config: Config) -> dict[str, str]:
-    """Dotted config fields as MLflow params, without those the chosen assigner does not use."""
-    tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
-    tree["assign"] = _used_by_assigner(tree["assign"])
-    params = {key: mask(_text(value)) for key, value in _flatten(tree)}
-    return {key: value for key, value in params.items() if len(value) <= _PARAM_LENGTH}
 
 
 def _used_by_assigner(assign: dict[str, Any]) -> dict[str, Any]:

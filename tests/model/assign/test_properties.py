@@ -266,7 +266,7 @@ def test_unknown_names_and_options() -> None:
         build_assigner("mutual_guidance", sigma=1.0)
     with pytest.raises(ValueError, match="ignore_threshold 0.6 is above pos_threshold 0.5"):
         build_assigner("max_iou", ignore_threshold=0.6)
-    with pytest.raises(ValueError, match="topk is 0; it must be above 0"):
+    with pytest.raises(ValueError, match="topk is 0; it must be at least 1"):
         build_assigner("task_aligned", topk=0)
     with pytest.raises(ValueError, match="atss needs anchor_strides"):
         build_assigner("atss")

@@ -1,0 +1,254 @@
+"""Options of the assigners and of the loss, each declared once: default, bounds, meaning.
+
+Assigners and the loss take their defaults and checks from these classes; the configuration makes
+its fields from them. Imports the standard library only, so that `--help` does not import torch.
+"""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypedDict
+
+from .names import check_name
+
+_COMPARISONS = {
+    "gt": (operator.gt, "above"),
+    "ge": (operator.ge, "at least"),
+    "lt": (operator.lt, "below"),
+    "le": (operator.le, "at most"),
+}
+
+
+class Option(NamedTuple):
+    """The declaration of one option."""
+
+    default: Any
+    description: str
+    bounds: Mapping[str, Any]
+    """Limits by comparison: gt, ge, lt, le."""
+    choices: tuple[str, ...]
+    """Allowed names; empty for numbers and switches."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError if the value of the option `name` is out of bounds or unknown."""
+        if value is None and self.default is None:
+            return
+        if self.choices:
+            check_name(name, value, self.choices)
+        for comparison, limit in self.bounds.items():
+            holds, words = _COMPARISONS[comparison]
+            if not holds(value, limit):  # NaN fails every comparison
+                raise ValueError(f"{name} is {value}; it must be {words} {limit:g}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of a group of options: checks all values when it is constructed."""
+
+    @classmethod
+    def declared(cls) -> dict[str, Option]:
+        """Return the declarations by name."""
+        return {f.name: f.metadata["option"] for f in fields(cls) if "option" in f.metadata}
+
+    def __post_init__(self) -> None:
+        for name, option in self.declared().items():
+            option.check(name, getattr(self, name))
+
+
+def _option(
+    default: Any,
+    description: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Return the dataclass field of one option."""
+    limits = {"gt": gt, "ge": ge, "lt": lt, "le": le}
+    bounds = {name: limit for name, limit in limits.items() if limit is not None}
+    return field(
+        default=default, metadata={"option": Option(default, description, bounds, choices)}
+    )
+
+
+# ---------------------------------------------------------------------------------- assigners
+
+
+@dataclass(frozen=True)
+class ThresholdOptions(Options):
+    """IoU thresholds of assigners that count an object's anchors by IoU."""
+
+    pos_threshold: float = _option(
+        0.5, "anchor IoU from which an anchor counts as positive", gt=0.0, lt=1.0
+    )
+    ignore_threshold: float = _option(
+        0.4, "anchor IoU from which an anchor counts as ignored", gt=0.0, lt=1.0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_threshold_order(self.pos_threshold, self.ignore_threshold)
+
+
+@dataclass(frozen=True)
+class GuidanceOptions(Options):
+    """How each task guides the other in Mutual Guidance."""
+
+    sigma: float = _option(
+        2.0, "how little scores amplify the IoU; higher is less", gt=1.0, le=100.0
+    )
+    localize_to_classify: bool = _option(
+        True, "regressed boxes choose what learns to classify; false: static anchors do"
+    )
+    classify_to_localize: bool = _option(
+        True, "class scores choose what learns to regress; false: static anchors do"
+    )
+
+
+@dataclass(frozen=True)
+class MaxIoUOptions(ThresholdOptions):
+    """Options of `max_iou`."""
+
+
+@dataclass(frozen=True)
+class MutualGuidanceOptions(GuidanceOptions, ThresholdOptions):
+    """Options of `mutual_guidance`."""
+
+
+@dataclass(frozen=True)
+class MutualGuidanceSoftOptions(GuidanceOptions):
+    """Options of `mutual_guidance_soft`."""
+
+    topk: int = _option(
+        15,
+        "anchors of an object whose qualities add up to its number of positives",
+        ge=1,
+        le=1000,
+    )
+
+
+@dataclass(frozen=True)
+class ATSSOptions(Options):
+    """Options of `atss`."""
+
+    candidates: int = _option(9, "nearest cells per level and object", ge=1, le=1000)
+
+
+@dataclass(frozen=True)
+class SimOTAOptions(Options):
+    """Options of `sim_ota`."""
+
+    topk: int = _option(
+        10,
+        "anchors of an object whose qualities add up to its number of positives",
+        ge=1,
+        le=1000,
+    )
+    radius: float = _option(2.5, "half side of the centre region, in strides", gt=0.0, le=100.0)
+    iou_weight: float = _option(
+        3.0, "factor of -log(IoU) in the cost; the class cost has factor 1", gt=0.0, le=1000.0
+    )
+
+
+@dataclass(frozen=True)
+class TaskAlignedOptions(Options):
+    """Options of `task_aligned`."""
+
+    topk: int = _option(13, "anchors of an object that become positive", ge=1, le=1000)
+    alpha: float = _option(1.0, "exponent of the score", gt=0.0, le=100.0)
+    beta: float = _option(6.0, "exponent of the IoU", gt=0.0, le=100.0)
+
+
+ASSIGNER_OPTIONS: dict[str, type[Options]] = {
+    "atss": ATSSOptions,
+    "max_iou": MaxIoUOptions,
+    "mutual_guidance": MutualGuidanceOptions,
+    "mutual_guidance_soft": MutualGuidanceSoftOptions,
+    "sim_ota": SimOTAOptions,
+    "task_aligned": TaskAlignedOptions,
+}
+
+
+class AssignerOptions(TypedDict, total=False):
+    """Keyword arguments for the options of all assigners; None is the assigner's own default."""
+
+    pos_threshold: float | None
+    ignore_threshold: float | None
+    sigma: float | None
+    localize_to_classify: bool | None
+    classify_to_localize: bool | None
+    topk: int | None
+    candidates: int | None
+    radius: float | None
+    iou_weight: float | None
+    alpha: float | None
+    beta: float | None
+
+
+def assigner_options(name: str) -> tuple[str, ...]:
+    """Return the names of an assigner's options. Raise ValueError on an unknown assigner."""
+    check_name("assigner", name, sorted(ASSIGNER_OPTIONS))
+    return tuple(ASSIGNER_OPTIONS[name].declared())
+
+
+def check_threshold_order(pos_threshold: float, ignore_threshold: float) -> None:
+    """Raise ValueError if the threshold for ignored anchors is above that for positive ones."""
+    if ignore_threshold > pos_threshold:
+        raise ValueError(
+            f"ignore_threshold {ignore_threshold} is above pos_threshold {pos_threshold}; "
+            "lower one or raise the other"
+        )
+
+
+# --------------------------------------------------------------------------------------- loss
+
+
+class FocalDefaults(NamedTuple):
+    """Alpha and gamma that the authors of Mutual Guidance use with a classification loss."""
+
+    alpha: float
+    gamma: float
+
+
+CLASSIFICATION_LOSSES = {
+    "focal": FocalDefaults(alpha=0.25, gamma=1.0),
+    "quality_focal": FocalDefaults(alpha=0.75, gamma=2.0),
+}
+LOCALIZATION_LOSS_NAMES = ("balanced_l1", "smooth_l1")
+OVERLAP_LOSS_NAMES = ("none", "giou", "siou")
+
+
+def _defaults(name: str) -> str:
+    """Return the defaults of alpha or gamma, for a description."""
+    values = ((getattr(usual, name), loss) for loss, usual in CLASSIFICATION_LOSSES.items())
+    return "unset: " + ", ".join(f"{value:g} ({loss})" for value, loss in values)
+
+
+@dataclass(frozen=True)
+class LossOptions(Options):
+    """Options of `DetectionLoss`; those that the chosen losses lack are unused."""
+
+    classification: str = _option(
+        "focal", "loss of the class scores", choices=tuple(CLASSIFICATION_LOSSES)
+    )
+    alpha: float | None = _option(
+        None,
+        "focal: weight of positives; quality_focal: weight of negatives; " + _defaults("alpha"),
+        ge=0.0,
+        le=1.0,
+    )
+    gamma: float | None = _option(
+        None, "exponent that down-weights easy scores; " + _defaults("gamma"), ge=0.0, le=10.0
+    )
+    poly: float = _option(1.0, "quality_focal: factor of the term (1 - p_t)^3", ge=0.0)
+    classification_weight: float = _option(1.0, "factor of the class loss", ge=0.0)
+    localization: str = _option(
+        "balanced_l1", "loss of the encoded offsets", choices=LOCALIZATION_LOSS_NAMES
+    )
+    localization_weight: float = _option(1.0, "factor of the offset loss", ge=0.0)
+    overlap: str = _option(
+        "none", "additional loss of the decoded boxes", choices=OVERLAP_LOSS_NAMES
+    )
+    overlap_weight: float = _option(2.0, "factor of the overlap loss", ge=0.0)
