@@ -1,5 +1,5 @@
-# Everything a person or CI starts. `make` alone lists the targets.
-# The environment lives in .venv and is installed again only when the pins change.
+# Commands for development and CI. `make` alone lists the targets.
+# The environment is in .venv and is reinstalled only when the pins change.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,13 +14,13 @@ help: ## list the targets
 
 install: $(INSTALLED) ## create .venv with the pinned versions
 
-# The stamp is written last, so an interrupted installation is taken up again by the next make.
+# The stamp is written last, so the next make repeats an interrupted installation.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
-		echo "Python 3.11, 3.12 or 3.13 is needed and '$(PYTHON)' is not one of them;" \
-			"name one: make PYTHON=python3.12" >&2; exit 1; }
+		echo "'$(PYTHON)' is not Python 3.11, 3.12 or 3.13;" \
+			"choose another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing into $(VENV), some minutes ..."
+	@echo "installing into $(VENV), which takes some minutes ..."
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
 		--constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -36,15 +36,15 @@ lint: $(INSTALLED) ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## format the code and mend what can be mended by itself
+format: $(INSTALLED) ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What takes the time, what others are measured by, and what makes the data, are parts and no benchmarks.
+# Excluded: the interleaving helper, the competitors, and the script that writes the data.
 bench: $(INSTALLED) ## run every benchmark in benchmarks/
 	@set -e; for name in $(filter-out interleave %_rival %_rivals %_set,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
 		echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
-clean: ## delete caches and what the demo left; data, runs and .venv stay
+clean: ## delete caches and the demo's output; data, runs and .venv stay
 	rm -rf demo .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build
 	find model pipeline jobs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
