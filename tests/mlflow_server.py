@@ -1,4 +1,4 @@
-"""A real MLflow server on loopback that tests may kill and start again."""
+"""A real MLflow server on the loopback interface that tests can kill and restart."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ START_SECONDS = 90
 
 
 class MlflowServer:
-    """Sqlite and artifacts in a folder, the same address at every start."""
+    """A server with sqlite and artifacts in a folder and the same address at every start."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, new_store(folder)
@@ -25,13 +25,13 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server and wait until it responds. Raises RuntimeError if it does not."""
         command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", "--workers=1"]
         command += [f"--port={self.port}", f"--backend-store-uri={self.store}"]
         command += [f"--artifacts-destination={self.folder / 'artifacts'}"]
         env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("ab") as log:
-            # In a group of its own, by which its workers are found and ended.
+            # In its own process group, so that `kill` also ends its workers.
             self._process = subprocess.Popen(
                 command,
                 stdout=log,
@@ -40,17 +40,17 @@ class MlflowServer:
                 env=env,
                 start_new_session=True,
             )
-        until = time.monotonic() + START_SECONDS
-        while time.monotonic() < until and self._process.poll() is None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(OSError), closing(urllib.request.urlopen(f"{self.uri}/health", None, 5)):
                 return
             time.sleep(0.3)
         log_text = (self.folder / "server.log").read_text("utf-8", "replace")
         self.kill()
-        raise RuntimeError(f"no MLflow server at {self.uri}:\n{log_text[-2000:]}")
+        raise RuntimeError(f"the MLflow server does not respond at {self.uri}:\n{log_text[-2000:]}")
 
     def kill(self) -> None:
-        """SIGKILL to the server and its workers."""
+        """Send SIGKILL to the server and its workers."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

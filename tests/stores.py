@@ -1,4 +1,4 @@
-"""Fresh sqlite run stores for tests, without paying for the migrations each time."""
+"""New sqlite tracking stores for tests; the schema migrations run only once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _empty_store() -> bytes:
 
 
 def new_store(folder: Path) -> str:
-    """The URI of an empty store in ``folder``."""
+    """Create an empty store in ``folder``. Return its URI."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mlflow.db"
     path.write_bytes(_empty_store())
@@ -31,5 +31,5 @@ def new_store(folder: Path) -> str:
 
 
 def points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
-    """(step, value) of everything a run's metric holds, in the order of arrival."""
+    """Return (step, value) of every point of a metric, in the order of arrival."""
     return [(p.step, p.value) for p in client.get_metric_history(run_id, key)]

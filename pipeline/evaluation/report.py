@@ -30,7 +30,7 @@ def report_evaluation(
     """Add ``pictures/SPLIT.jpg``, ``curves/SPLIT.png`` and ``evaluation/SPLIT.json`` to the run."""
     result = evaluation.result
     figures = {"metrics": result.metrics, "per_class": result.per_class}
-    tracker.text(json.dumps(figures, indent=1), f"evaluation/{split}.json")
+    tracker.log_text(json.dumps(figures, indent=1), f"evaluation/{split}.json")
     if result.per_class:
         curves = {
             name: result.precision[:, index]
@@ -38,11 +38,11 @@ def report_evaluation(
             if name in result.per_class
         }
         recall = np.linspace(0.0, 1.0, len(result.precision))
-        tracker.figure(pr_curves(recall, curves), f"curves/{split}.png")
+        tracker.log_figure(pr_curves(recall, curves), f"curves/{split}.png")
     pairs = dict(_pairs(evaluation, shards, len(classes), pictures))
     if pairs:
         sheet = contact_sheet(list(pairs.values()), classes, names=list(pairs))
-        tracker.picture(sheet, f"pictures/{split}.jpg")
+        tracker.log_image(sheet, f"pictures/{split}.jpg")
 
 
 def _pairs(

@@ -33,7 +33,7 @@ from pipeline.tracking import (
     resume_run,
     spool_folder,
 )
-from pipeline.tracking.run import Status
+from pipeline.tracking.run import FinalStatus
 from pipeline.training.fit import absolute_paths, check_data, closing_run, fit
 from pipeline.training.run_record import MAY_CHANGE, Resume, RunRecord, storage_root
 
@@ -257,7 +257,7 @@ def _settle(uri: str, run: Any, spool: Path, failed: bool, complete: bool) -> st
     """The trial's true end, also in MLflow where it could not close its run itself."""
     status = "failed" if failed else "finished" if complete else "stopped early"
     if run is not None and run.info.status == "RUNNING":
-        end: Status = "FAILED" if failed else "FINISHED" if complete else "KILLED"
+        end: FinalStatus = "FAILED" if failed else "FINISHED" if complete else "KILLED"
         reason = "stopped early by asha" if end == "KILLED" else ""
         finish_run(uri, run.info.run_id, spool, end, reason)
     return status

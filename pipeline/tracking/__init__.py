@@ -1,20 +1,22 @@
-"""The MLflow run: made by the driver, written by rank 0, never in the way of training."""
+"""The MLflow run: created by the driver, logged to by rank 0, without ever delaying training."""
 
 import os
 
-# Read by MLflow when it is first imported, so set before anything here imports it.
+# MLflow reads these when it is first imported, so they are set before any module here imports it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The defaults are 7 tries of 120 s each. What cannot be sent waits in a spool, and what must
-# not be done twice is looked for before it is tried again, which a repeated request would not do.
+# The defaults are 7 tries of 120 s each. Unsent records stay in the spool, and a request that must
+# take effect once is preceded by a search, which MLflow's own retries would skip.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-from pipeline.tracking.client import connect, mask, resolve_uri, wait_for_store
-from pipeline.tracking.run import create_run, finish_run, history, known_run_id, resume_run
+from pipeline.storage.redact import mask
+from pipeline.tracking.client import connect, resolve_uri, wait_for_store
+from pipeline.tracking.run import create_run, finish_run, history_tag, resolve_run_id, resume_run
 from pipeline.tracking.run_spec import config_yaml
-from pipeline.tracking.spool.offline_runs import forget_beginning, spool_folder
+from pipeline.tracking.spool.offline_runs import discard_run_spec, spool_folder
 from pipeline.tracking.sync import sync
 from pipeline.tracking.tracker import Tracker
 
@@ -23,11 +25,11 @@ __all__ = [
     "config_yaml",
     "connect",
     "create_run",
+    "discard_run_spec",
     "finish_run",
-    "forget_beginning",
-    "history",
-    "known_run_id",
+    "history_tag",
     "mask",
+    "resolve_run_id",
     "resolve_uri",
     "resume_run",
     "spool_folder",

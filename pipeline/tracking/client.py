@@ -1,7 +1,7 @@
-"""Where runs are kept and how to reach them: one rule for the URI, a safe first opening.
+"""The tracking store: its URI, and clients that fail within seconds when it does not respond.
 
-A fresh sqlite file opened by several processes at once ends in a half-made schema, so the first
-opening happens under a file lock. A server that does not answer is an error within seconds.
+Several processes that open a new sqlite file at the same time leave an incomplete schema, so the
+file is first opened under a lock.
 """
 
 from __future__ import annotations
@@ -12,53 +12,56 @@ import socket
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from filelock import FileLock
 
 from pipeline.config import TrackingConfig
 from pipeline.errors import UserError
+from pipeline.storage.lock import lock_file
 from pipeline.storage.redact import mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CONNECT_SECONDS = 5.0
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+CONNECT_TIMEOUT_SECONDS = 5.0
+_SCHEMA_LOCK_SECONDS = 300
+_POLL_SECONDS = 2.0
+_MAX_ERROR_LENGTH = 300
+_DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def resolve_uri(config: TrackingConfig | None = None) -> str:
-    """The config's URI, else ``$MLFLOW_TRACKING_URI``, else sqlite in ``./mlflow``; ready to use.
+    """Return the URI of the tracking store: configured, ``$MLFLOW_TRACKING_URI``, or ``./mlflow``.
 
-    A sqlite URI comes back absolute, because workers run in other folders, and its schema exists.
+    A sqlite URI is returned absolute, because workers run in other directories, and its schema is
+    created. Raises UserError if the URI is not a tracking store.
     """
     uri = (config.uri if config else None) or os.environ.get("MLFLOW_TRACKING_URI")
     uri = uri or f"sqlite:///{Path.cwd() / 'mlflow' / 'mlflow.db'}"
     scheme = urlsplit(uri).scheme.split("+")[0]
     if scheme == "sqlite":
         return _prepare_sqlite(uri)
-    if scheme not in _PORTS and not uri.startswith("databricks"):
+    if scheme not in _DEFAULT_PORTS and not uri.startswith("databricks"):
         raise UserError(
-            f"tracking.uri {mask(uri)!r} is no run store; use http(s)://HOST:PORT of an MLflow "
-            "server, sqlite:///FILE or a database URI"
+            f"tracking.uri {mask(uri)!r} is not a tracking store; use http(s)://HOST:PORT of an "
+            "MLflow server, sqlite:///FILE or a database URI"
         )
     return uri
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client whose store has answered; raises UserError naming the URI within seconds."""
+    """Return a client of a store that responds. Raises UserError within seconds if it does not."""
     _check_port(uri)
     try:
         client = _client(uri)
         client.search_experiments(max_results=1)
-    except Exception as error:  # drivers and databases raise nearly anything
+    except Exception as error:  # database drivers raise exceptions of many types
         raise UserError(f"tracking.uri {mask(uri)}: {_first_line(error)}") from None
     return client
 
 
 def wait_for_store(uri: str, seconds: float) -> None:
-    """Return when the store answers; raises UserError if it has not after that long."""
+    """Wait until the store responds. Raises UserError if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -67,11 +70,11 @@ def wait_for_store(uri: str, seconds: float) -> None:
         except UserError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(2.0)
+            time.sleep(_POLL_SECONDS)
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where a sqlite store keeps artifacts: beside the file. None: the server decides."""
+    """Return the artifact URI of a sqlite store, next to its file; None lets the server decide."""
     path = _sqlite_path(uri)
     return (path.parent / "artifacts").as_uri() if path else None
 
@@ -79,11 +82,11 @@ def artifact_root(uri: str) -> str | None:
 def _prepare_sqlite(uri: str) -> str:
     path = _sqlite_path(uri)
     if path is None:
-        raise UserError(f"tracking.uri {uri!r} names no file; write sqlite:///FILE")
+        raise UserError(f"tracking.uri {uri!r} does not name a file; use sqlite:///FILE")
     uri = f"sqlite:///{path}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=300):
+        with lock_file(path.with_name(f"{path.name}.lock"), _SCHEMA_LOCK_SECONDS):
             connect(uri)
     except OSError as error:
         raise UserError(f"tracking.uri {uri}: {error.strerror or error}") from None
@@ -100,7 +103,7 @@ def _sqlite_path(uri: str) -> Path | None:
 def _client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
-    # After the import, which sets the levels. A failed request is reported by its caller.
+    # MLflow sets these levels when it is imported. Callers report failed requests themselves.
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -108,17 +111,17 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _check_port(uri: str) -> None:
-    # MLflow's own retries take minutes to admit that nobody listens.
+    # MLflow's own retries take minutes to report that nothing listens on a port.
     parts = urlsplit(uri)
     scheme = parts.scheme.split("+")[0]
     proxied = scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(
         parts.hostname or ""
     )
-    if scheme not in _PORTS or not parts.hostname or proxied:
+    if scheme not in _DEFAULT_PORTS or not parts.hostname or proxied:
         return
     try:
-        address = (parts.hostname, parts.port or _PORTS[scheme])
-        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+        address = (parts.hostname, parts.port or _DEFAULT_PORTS[scheme])
+        socket.create_connection(address, timeout=CONNECT_TIMEOUT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise UserError(
             f"tracking.uri {mask(uri)} cannot be reached: {error}; start the server or unset "
@@ -126,6 +129,6 @@ def _check_port(uri: str) -> None:
         ) from None
 
 
-def _first_line(error: Any) -> str:
+def _first_line(error: Exception) -> str:
     lines = mask(str(error)).splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    return lines[0][:_MAX_ERROR_LENGTH]

@@ -1,7 +1,7 @@
-"""What a result came from: revision, uncommitted changes, packages, machine. Never secrets.
+"""The origin of a result: revision, uncommitted changes, packages and machine. Never secrets.
 
-Environment variables are not recorded, because that is where credentials live; the two that
-name a revision are.
+Environment variables are not recorded, because they hold credentials. The only exceptions are the
+two that name a revision.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_DIFF_BYTES = 1_000_000
-# The folder in which Ray unpacks what is submitted with a job.
-RAY_UPLOADS = "working_dir_files"
+# The directory in which Ray unpacks the working directory of a submitted job.
+RAY_UPLOAD_FOLDER = "working_dir_files"
+_GIT_TIMEOUT_SECONDS = 20
 
 
 class GitState(NamedTuple):
-    """What the running code is; ``revision`` and ``dirty`` are None where nobody knows."""
+    """The revision of the running code; ``revision`` and ``dirty`` are None if unknown."""
 
     revision: str | None
     branch: str | None
@@ -30,14 +31,13 @@ class GitState(NamedTuple):
 
 
 def git_state(root: Path = ROOT) -> GitState:
-    """Revision, branch and ``git diff HEAD`` (cut at 1 MB) of the checkout that holds this code.
+    """Return revision, branch and ``git diff HEAD`` (cut at 1 MB) of the checkout of this code.
 
-    A packed upload or an image has no repository and is what its environment says; see
-    ``_named_state``.
+    A packed upload or an image has no repository; its revision is read from the environment.
     """
     # A repository around an installed copy does not describe the copy: the code must be tracked.
     if _git(root, "ls-files", "--error-unmatch", "--", "pipeline/__init__.py") is None:
-        return _named_state(root)
+        return _state_from_environment(root)
     revision = (_git(root, "rev-parse", "HEAD") or "").strip() or None
     branch = (_git(root, "rev-parse", "--abbrev-ref", "HEAD") or "").strip() or None
     diff = _git(root, "diff", "HEAD", "--no-ext-diff", "--no-color")
@@ -48,32 +48,35 @@ def git_state(root: Path = ROOT) -> GitState:
     return GitState(revision, branch, diff, dirty)
 
 
-def _named_state(root: Path) -> GitState:
-    """``$GIT_REVISION``, given with an upload, or ``$IMAGE_REVISION``, built into the image.
+def _state_from_environment(root: Path) -> GitState:
+    """Read ``$GIT_REVISION``, set with an upload, or ``$IMAGE_REVISION``, set in the image.
 
-    Both as ``git describe --always --dirty`` prints them. An image does not speak for code that was
-    uploaded to it.
+    Both have the format of ``git describe --always --dirty``. The revision of an image is not that
+    of code that was uploaded to it.
     """
-    named = os.environ.get("GIT_REVISION")
-    if not named and RAY_UPLOADS not in root.parts:
-        named = os.environ.get("IMAGE_REVISION")
-    if not named:
+    described = os.environ.get("GIT_REVISION")
+    if not described and RAY_UPLOAD_FOLDER not in root.parts:
+        described = os.environ.get("IMAGE_REVISION")
+    if not described:
         return GitState(None, None, "", None)
-    return GitState(named.removesuffix("-dirty"), None, "", named.endswith("-dirty"))
+    return GitState(described.removesuffix("-dirty"), None, "", described.endswith("-dirty"))
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, timeout=20, check=False
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            timeout=_GIT_TIMEOUT_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
-def packages() -> str:
-    """Installed distributions, one ``name==version`` a line, as ``pip freeze`` would list them."""
+def installed_packages() -> str:
+    """Return the installed distributions, one ``name==version`` per line."""
     found = {
         f"{name}=={dist.version}"
         for dist in importlib.metadata.distributions()
@@ -82,8 +85,8 @@ def packages() -> str:
     return "".join(f"{line}\n" for line in sorted(found, key=str.lower))
 
 
-def machine() -> dict[str, Any]:
-    """Python, platform, CPU, memory and GPUs of this machine."""
+def machine_info() -> dict[str, str | int | list[str] | None]:
+    """Return Python, platform, CPU, memory and GPUs of this machine."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""The driver's hand on the run: begin it, go on with it, give it its true end."""
+"""The driver's part of a run: create it, resume it, finish it with its actual status."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from typing import Literal
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.tracking.client import connect, mask
-from pipeline.tracking.run_spec import DataSet, begin_run, describe, find_run, with_key
+from pipeline.storage.redact import mask
+from pipeline.tracking.client import connect
+from pipeline.tracking.run_spec import DatasetManifest, build_run_spec, ensure_run, find_run
 from pipeline.tracking.spool.offline_runs import (
-    is_offline,
-    load_beginning,
-    make_run,
-    offline_id,
+    create_spooled_run,
+    is_placeholder,
+    load_run_spec,
+    placeholder_id,
     resolve_run,
-    save_about,
-    save_beginning,
+    save_run_spec,
+    save_spool_info,
 )
 from pipeline.tracking.tracker import Tracker
 
 _LOG = logging.getLogger(__name__)
-CLOSE_SECONDS = 30.0
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+CLOSE_TIMEOUT_SECONDS = 30.0
+_MAX_HISTORY_LENGTH = 500
+FinalStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 def create_run(
@@ -35,51 +37,58 @@ def create_run(
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
     parent_run_id: str | None = None,
-    dataset_manifests: Mapping[str, DataSet] | None = None,
+    dataset_manifests: Mapping[str, DatasetManifest] | None = None,
     spool: Path | None = None,
 ) -> str:
-    """Create the run and record config, revision, environment and data sets; returns its id.
+    """Create the run with its configuration, revision, environment and data sets. Return its id.
 
-    With a ``spool`` folder the beginning is noted there first, so that a driver that is killed on
-    the way finds its run again, until it calls `forget_beginning`. A store that does not answer is
-    a UserError within seconds; with a spool and ``tracking.required`` false it is a line, and the
-    id a placeholder.
+    With a ``spool`` folder the spec is saved there first. A driver that was killed before it called
+    `discard_run_spec` finds its run again.
+
+    Raises UserError within seconds if the store does not respond. With a spool and
+    ``tracking.required`` false, print a message instead and return a placeholder id.
     """
-    away = _away(uri, config.tracking.required or spool is None)
-    beginning = describe(config, run_name, tags, parent_run_id, dataset_manifests)
+    failure = _connection_failure(uri, config.tracking.required or spool is None)
+    spec = build_run_spec(config, run_name, tags, parent_run_id, dataset_manifests)
     if spool is None:
-        return begin_run(uri, beginning)
-    earlier = load_beginning(spool)
-    if earlier and all(earlier[part] == beginning[part] for part in ("params", "data")):
-        beginning = with_key(beginning, earlier["key"])
-    elif earlier and away is None:  # another run, since recorded params and data sets stay
-        _leave(uri, earlier["key"])
-    save_beginning(spool, beginning)
-    save_about(spool, uri, offline_id(beginning))
-    if away is not None:
-        _say_offline(away, spool)
-        return offline_id(beginning)
-    run_id = make_run(spool, uri, keep=True)
-    assert run_id is not None, "its beginning was just saved"
+        return ensure_run(uri, spec)
+    earlier = load_run_spec(spool)
+    if earlier and earlier.same_inputs(spec):
+        spec = spec.with_key(earlier.key)
+    elif earlier and failure is None:  # params and data sets of a run cannot be changed
+        _close_replaced_run(uri, earlier.key)
+    save_run_spec(spool, spec)
+    save_spool_info(spool, uri, placeholder_id(spec))
+    if failure is not None:
+        _report_offline(failure, spool)
+        return placeholder_id(spec)
+    run_id = create_spooled_run(spool, uri, keep_spec=True)
+    assert run_id is not None, "its spec was just saved"
     return run_id
 
 
 def resume_run(
-    uri: str, run_id: str, spool: Path | None = None, after: str = "", required: bool = True
+    uri: str,
+    run_id: str,
+    spool: Path | None = None,
+    previous_exit: str = "",
+    required: bool = True,
 ) -> str:
-    """Set an existing run to RUNNING again and note the resume in its tags; returns its id.
+    """Set an existing run to RUNNING and record the resume in its tags. Return its id.
 
-    ``after`` says how it ended before. The tag ``resumes`` counts. A store that does not answer is
-    a UserError, or a line where it is not ``required``: then the note waits in the spool.
+    ``previous_exit`` is the status with which it ended before. The tag ``resumes`` counts resumes.
+    Raises UserError if the store does not respond; if it is not ``required``, print a message and
+    queue the change in the spool instead.
     """
-    note = history(f"resumed after {after or 'an end nobody noted'}")
-    away = _away(uri, required or spool is None)
-    if away is not None:
-        assert spool is not None, "without a spool the store must answer"
-        _say_offline(away, spool)
+    exit_text = previous_exit or "a previous exit that was not recorded"
+    note = history_tag(f"resumed after {exit_text}")
+    failure = _connection_failure(uri, required or spool is None)
+    if failure is not None:
+        assert spool is not None, "without a spool the store must respond"
+        _report_offline(failure, spool)
         tracker = Tracker(uri, run_id, spool, system_metrics=False)
-        tracker.status("RUNNING")
-        tracker.tag(*note)
+        tracker.set_status("RUNNING")
+        tracker.set_tag(*note)
         tracker.close(timeout=0)
         return run_id
     client = connect(uri)
@@ -95,47 +104,50 @@ def finish_run(
     uri: str,
     run_id: str,
     spool: Path,
-    status: Status = "FINISHED",
+    status: FinalStatus = "FINISHED",
     reason: str = "",
     timeout: float | None = None,
 ) -> bool:
-    """Send what still waits in the spool and close the run with its true end.
+    """Send what is still queued in the spool and set the final status. Return whether all was sent.
 
-    Never raises, since the result of a training does not depend on a tracking server: if nobody
-    answers in ``timeout`` seconds (30) it warns, returns False, and the end waits in the spool.
+    Never raises, since the result of a training does not depend on a tracking server. If the store
+    does not respond within ``timeout`` seconds (30), log a warning and leave the rest in the spool.
     """
     try:
         tracker = Tracker(uri, run_id, spool, system_metrics=False)
-        tracker.tag(*history(f"{status}{': ' if reason else ''}{reason}"))
-        tracker.status(status)
-        return tracker.close(CLOSE_SECONDS if timeout is None else timeout)
+        tracker.set_tag(*history_tag(f"{status}{': ' if reason else ''}{reason}"))
+        tracker.set_status(status)
+        return tracker.close(CLOSE_TIMEOUT_SECONDS if timeout is None else timeout)
     except Exception as error:
         _LOG.warning("run %s ended as %s but cannot be closed: %s", run_id, status, error)
         return False
 
 
-def _leave(uri: str, key: str) -> None:
-    """Close what a killed driver has begun and nobody will go on with."""
+def resolve_run_id(uri: str, run_id: str, spool: Path) -> str:
+    """Return the run's id in the store, also for a placeholder.
+
+    Raises UserError if the run is a placeholder and the store does not respond.
+    """
+    return resolve_run(spool, connect(uri), uri, run_id) if is_placeholder(run_id) else run_id
+
+
+def history_tag(event: str) -> tuple[str, str]:
+    """Return a tag that records an event of the run, under a key that sorts by time."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return f"history.{now}", mask(event)[:_MAX_HISTORY_LENGTH]
+
+
+def _close_replaced_run(uri: str, key: str) -> None:
+    """Close the run that a killed driver created and that will not be resumed."""
     client = connect(uri)
     run_id = find_run(client, key)
     if run_id is not None:
-        client.set_tag(run_id, *history("KILLED: begun again with another configuration"))
+        client.set_tag(run_id, *history_tag("KILLED: restarted with a different configuration"))
         client.set_terminated(run_id, "KILLED")
 
 
-def known_run_id(uri: str, run_id: str, spool: Path) -> str:
-    """The run's id in the store, for a placeholder too. Raises UserError where it is away."""
-    return resolve_run(spool, connect(uri), uri, run_id) if is_offline(run_id) else run_id
-
-
-def history(what: str) -> tuple[str, str]:
-    """A tag that says what happened to the run, under a key that sorts by time."""
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    return f"history.{now}", mask(what)[:500]
-
-
-def _away(uri: str, required: bool) -> UserError | None:
-    """Why the store does not answer; None if it does. Raises that where it is required."""
+def _connection_failure(uri: str, required: bool) -> UserError | None:
+    """Return why the store cannot be reached, or None. Raise it if the store is required."""
     try:
         connect(uri)
     except UserError as error:
@@ -145,10 +157,10 @@ def _away(uri: str, required: bool) -> UserError | None:
     return None
 
 
-def _say_offline(error: UserError, spool: Path) -> None:
+def _report_offline(error: UserError, spool: Path) -> None:
     print(
         f"{error}\ntracking.required is false: the run is recorded in {spool} and sent when the "
-        "store answers, or by `python -m jobs.tracking sync`",
+        "store responds, or by `python -m jobs.tracking sync`",
         file=sys.stderr,
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""Sending what trainings left in their spools because no store answered."""
+"""Sends the spools that trainings left behind because their store did not respond."""
 
 from __future__ import annotations
 
@@ -9,56 +9,59 @@ from typing import NamedTuple
 from pipeline.errors import UserError
 from pipeline.tracking.client import connect
 from pipeline.tracking.spool.offline_runs import (
-    BEGIN,
-    FOLDER,
-    is_offline,
-    load_about,
-    make_run,
+    RUN_SPEC_FILE,
+    SPOOL_FOLDER,
+    create_spooled_run,
+    is_placeholder,
+    load_run_spec,
+    load_spool_info,
 )
-from pipeline.tracking.spool.record_queue import ABOUT, cache_folder
+from pipeline.tracking.spool.record_queue import SPOOL_INFO_FILE, spool_cache
 from pipeline.tracking.tracker import Tracker
 
-_PATIENCE_SECONDS = 3600.0
+_SYNC_TIMEOUT_SECONDS = 3600.0
 
 
-class Synced(NamedTuple):
-    """One run's spool; ``complete`` is False where something of it still waits."""
+class SyncResult(NamedTuple):
+    """The spool of one run; ``complete`` is False if records are still queued."""
 
     folder: str
     run_id: str
     complete: bool
 
 
-def sync(storage: Path, uri: str | None, default_uri: Callable[[], str]) -> list[Synced]:
-    """Send all that waits under a storage and in this machine's cache.
+def sync(storage: Path, uri: str | None, default_uri: Callable[[], str]) -> list[SyncResult]:
+    """Send all spools under a storage and in the cache of this machine.
 
-    Everything goes to ``uri``, if None to where each run was to go, and to ``default_uri`` where
-    that was not noted because it held a secret. What living trainings write is left to them.
-    Raises UserError where a store does not answer.
+    Records go to ``uri``; if it is None, to the store of each run, or to ``default_uri`` if the
+    spool does not name the store because its URI contained a secret. Spools of running trainings
+    are left alone. Raises UserError if a store does not respond, and if a newer
+    version of this software wrote a spool.
     """
-    return [_send(folder, uri, default_uri) for folder in waiting(storage)]
+    return [_send(folder, uri, default_uri) for folder in find_spools(storage)]
 
 
-def waiting(storage: Path) -> Iterator[Path]:
-    """Spool folders of runs, and of the trials of sweeps, that hold something."""
+def find_spools(storage: Path) -> Iterator[Path]:
+    """Yield the spool folders of runs and of the trials of sweeps that are not empty."""
     for root, patterns in (
-        (storage, (f"*/{FOLDER}", f"*/*/{FOLDER}")),
-        (cache_folder(), ("*",)),
+        (storage, (f"*/{SPOOL_FOLDER}", f"*/*/{SPOOL_FOLDER}")),
+        (spool_cache(), ("*",)),
     ):
         for pattern in patterns:
             for folder in sorted(root.glob(pattern)):
-                if (folder / ABOUT).is_file() or (folder / BEGIN).is_file():
+                if (folder / SPOOL_INFO_FILE).is_file() or (folder / RUN_SPEC_FILE).is_file():
                     yield folder
 
 
-def _send(folder: Path, uri: str | None, default_uri: Callable[[], str]) -> Synced:
-    about = load_about(folder)
-    if about is None:
-        raise UserError(f"{folder} has no {ABOUT} to say whose records these are")
-    uri = uri or about["uri"] or default_uri()
+def _send(folder: Path, uri: str | None, default_uri: Callable[[], str]) -> SyncResult:
+    info = load_spool_info(folder)
+    if info is None:
+        raise UserError(f"{folder}: {SPOOL_INFO_FILE} is missing, so the run is unknown")
+    load_run_spec(folder)  # raises here instead of in the tracker's thread, which would retry
+    uri = uri or info.uri or default_uri()
     connect(uri)
-    tracker = Tracker(uri, about["run_id"], folder, system_metrics=False)
-    complete = tracker.close(_PATIENCE_SECONDS)
-    if complete and is_offline(about["run_id"]):
-        make_run(folder, uri)  # where nothing was recorded yet but its beginning
-    return Synced(str(folder), tracker.run_id, complete)
+    tracker = Tracker(uri, info.run_id, folder, system_metrics=False)
+    complete = tracker.close(_SYNC_TIMEOUT_SECONDS)
+    if complete and is_placeholder(info.run_id):
+        create_spooled_run(folder, uri)  # needed if there were no records
+    return SyncResult(str(folder), tracker.run_id, complete)

@@ -1,4 +1,4 @@
-"""Load of a node, under the names that MLflow's system metrics page shows, one group per node."""
+"""The load of a node under the names of MLflow's system metrics page, one group per node."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _MEGABYTE = 1e6
 
 
 class SystemSampler:
-    """Each call returns the load since the call before; what a platform lacks is left out."""
+    """Returns the load since its previous call. Metrics that a platform lacks are left out."""
 
     def __init__(self) -> None:
-        self._busy_total = _cpu_ticks()
+        self._ticks = _cpu_ticks()
         self._prefix = f"system/{re.sub(r'[^A-Za-z0-9_.-]', '_', platform.node()) or 'node'}/"
 
     def __call__(self) -> dict[str, float]:
-        """Percentages and megabytes by metric name, ``system/NODE/...``."""
+        """Return percentages and megabytes by metric name, ``system/NODE/...``."""
         load = {**self._cpu(), **_memory(), **_disk(), **_gpus()}
         return {f"{self._prefix}{name}": value for name, value in load.items()}
 
     def _cpu(self) -> dict[str, float]:
-        before, now = self._busy_total, _cpu_ticks()
-        self._busy_total = now
+        before, now = self._ticks, _cpu_ticks()
+        self._ticks = now
         if before is None or now is None or now[1] <= before[1]:
             return {}
         share = (now[0] - before[0]) / (now[1] - before[1])
@@ -32,12 +32,12 @@ class SystemSampler:
 
 
 def _cpu_ticks() -> tuple[int, int] | None:
-    """Busy and all ticks since boot."""
+    """Return busy and total ticks since boot."""
     try:
         first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
     except OSError:
         return None
-    ticks = [int(field) for field in first.split()[1:9]]  # guest time is in user time already
+    ticks = [int(field) for field in first.split()[1:9]]  # user time includes guest time
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
@@ -80,5 +80,5 @@ def _utilization(prefix: str, index: int) -> dict[str, float]:
 
     try:
         return {f"{prefix}_utilization_percentage": float(torch.cuda.utilization(index))}
-    except (ImportError, RuntimeError):  # needs nvidia-ml-py
+    except (ImportError, RuntimeError):  # nvidia-ml-py is not installed
         return {}

@@ -20,8 +20,8 @@ from pipeline.storage.folder import join
 from pipeline.tracking import (
     create_run,
     finish_run,
-    forget_beginning,
-    known_run_id,
+    discard_run_spec,
+    resolve_run_id,
     resolve_uri,
     resume_run,
     spool_folder,
@@ -45,6 +45,8 @@ class FitResult:
     run_id: str
     tracking_uri: str
     checkpoint: str
+    step: int  # after which that checkpoint was saved
+    steps: int  # trained in all
     metrics: dict[str, float]
     weights_sha256: str  # of the last step, as is the next; a checkpoint's are in its meta.json
     ema_sha256: str
@@ -103,6 +105,8 @@ def fit(
             run_id=run_id,
             tracking_uri=uri,
             checkpoint=checkpoint,
+            step=outcome["step"],
+            steps=outcome["steps"],
             metrics=outcome["metrics"],
             weights_sha256=outcome["weights_sha256"],
             ema_sha256=outcome["ema_sha256"],
@@ -138,7 +142,7 @@ def _begin(
         before = (record.read() or {}).get("status", "")
         run_id = resume_run(uri, run_id, spool, before, config.tracking.required)
     record.write(run_id, "running", config)
-    forget_beginning(spool, run_id)
+    discard_run_spec(spool, run_id)
     return run_id
 
 
@@ -193,6 +197,6 @@ def closing_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Ite
 
 def _known(uri: str, run_id: str, record: RunRecord) -> str:
     try:
-        return known_run_id(uri, run_id, spool_folder(record.uri))
+        return resolve_run_id(uri, run_id, spool_folder(record.uri))
     except UserError:
         return run_id

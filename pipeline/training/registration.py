@@ -10,7 +10,7 @@ from pipeline.checkpoints.format import load_averaged_weights
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.registry import RegisteredVersion, register
-from pipeline.tracking import known_run_id, mask, spool_folder, wait_for_store
+from pipeline.tracking import mask, resolve_run_id, spool_folder, wait_for_store
 from pipeline.training.run_record import RunRecord
 
 STORE_SECONDS = 60.0  # how long a store that is away is waited for
@@ -45,7 +45,7 @@ def register_result(
         try:
             return register(
                 uri,
-                known_run_id(uri, run_id, spool_folder(record.uri)),
+                resolve_run_id(uri, run_id, spool_folder(record.uri)),
                 config.registry.name,
                 weights=weights,
                 spec=outcome["spec"],

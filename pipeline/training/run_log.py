@@ -15,7 +15,7 @@ from pipeline.data.shards.reader import ShardSet
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
-from pipeline.tracking import Tracker, history
+from pipeline.tracking import Tracker, history_tag
 from pipeline.training.stop import Request
 from pipeline.training.trainer.early_stopping import Patience
 from pipeline.training.trainer.profiler import Profile, operators
@@ -56,14 +56,14 @@ class RunLog:
         self._print(f"{title}, {many}: {plan.total} steps of {plan.batch} images{went_on}")
         if self.tracker is not None:
             where = f"after step {step} of {plan.total}"
-            self.tracker.tag(*history(f"workers start {where}: {title}, {many}"))
+            self.tracker.set_tag(*history_tag(f"workers start {where}: {title}, {many}"))
 
     def started_from(self, report: TransferReport | None) -> None:
         """What of ``model.init`` was taken, in short here and in full in the run."""
         if report is not None and self.tracker is not None:
             for line in report.lines():
                 self._print(line)
-            self.tracker.text(json.dumps(report.as_dict(), indent=1), "init.json")
+            self.tracker.log_text(json.dumps(report.as_dict(), indent=1), "init.json")
 
     def step(self, step: int, parts: Mapping[str, float], lr: float) -> None:
         """A training step's figures, averaged over ranks."""
@@ -80,7 +80,7 @@ class RunLog:
             "train/epoch": self._plan.epoch(step),
             "train/workers": float(self._workers),
         }
-        self.tracker.log(figures, step)
+        self.tracker.log_metrics(figures, step)
         if now - self._printed >= PRINT_SECONDS or step == self._plan.total:
             self._printed = now
             self._print(self._line(step, parts, rate, now))
@@ -88,7 +88,7 @@ class RunLog:
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
         """Further figures of a step, under their full names."""
         if self.tracker is not None:
-            self.tracker.log(figures, step)
+            self.tracker.log_metrics(figures, step)
 
     def asked(self, step: int, request: Request) -> None:
         """A checkpoint out of turn, and why."""
@@ -97,7 +97,7 @@ class RunLog:
     def saved(self, step: int, request: Request) -> None:
         """That checkpoint in the run's history."""
         if self.tracker is not None:
-            self.tracker.tag(*history(f"saved after step {step}: {request.reason}"))
+            self.tracker.set_tag(*history_tag(f"saved after step {step}: {request.reason}"))
 
     def evaluated(
         self,
@@ -115,7 +115,9 @@ class RunLog:
         ]
         self._print(f"step {step}: {split} {', '.join(shown) or 'has no objects to find'}")
         if self.tracker is not None:
-            self.tracker.log({f"{split}/{name}": value for name, value in metrics.items()}, step)
+            self.tracker.log_metrics(
+                {f"{split}/{name}": value for name, value in metrics.items()}, step
+            )
             try:
                 report_evaluation(self.tracker, split, evaluation, shards, classes, pictures)
             except Exception as error:  # a picture less, while other ranks wait
@@ -134,11 +136,11 @@ class RunLog:
         if self.tracker is None:
             return
         try:
-            self.tracker.text(operators(profiler), "profile/operators.txt")
+            self.tracker.log_text(operators(profiler), "profile/operators.txt")
             with tempfile.TemporaryDirectory() as folder:
                 trace = Path(folder) / "trace.json.gz"
                 profiler.export_chrome_trace(str(trace))
-                self.tracker.artifact(trace, "profile")
+                self.tracker.log_artifact(trace, "profile")
         except Exception as error:  # a trace less, while other ranks wait
             _LOG.warning("no profile: %s", error)
         else:

@@ -1,1 +1,1 @@
-"""The queue of records on disk between a training and MLflow."""
+"""The spool: records on disk between a training and MLflow."""

@@ -1,87 +1,98 @@
-"""What lies in a run's spool folder besides records: whose they are, and a run not yet begun.
+"""The documents of a spool folder: which run its records belong to, and the spec of a new run.
 
-While no store has answered, a run goes by a placeholder, ``offline-KEY``. Whoever reaches the store
-first (the driver, rank 0, ``jobs.tracking sync``) makes the run from ``begin.json``; afterwards the
-key finds it.
+Until a store has responded, a run has a placeholder id, ``offline-KEY``. The first process that
+reaches the store (the driver, rank 0 or ``jobs.tracking sync``) creates the run from its spec;
+the others find it by the key.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+from pipeline.storage.document import Document
 from pipeline.storage.durable import write_durably
+from pipeline.storage.lock import lock_file
 from pipeline.storage.redact import mask
-from pipeline.tracking.run_spec import Beginning, begin_run, find_run
-from pipeline.tracking.spool.record_queue import ABOUT, cached
+from pipeline.tracking.run_spec import RunSpec, ensure_run, find_run
+from pipeline.tracking.spool.record_queue import SPOOL_INFO_FILE, cached_spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-BEGIN, LOCK = "begin.json", "begin.lock"
-FOLDER = "tracking"
-_OFFLINE = "offline-"
+RUN_SPEC_FILE, RUN_SPEC_LOCK_FILE = "begin.json", "begin.lock"
+SPOOL_FOLDER = "tracking"
+_LOCK_TIMEOUT_SECONDS = 300
+_PLACEHOLDER_PREFIX = "offline-"
+
+
+class SpoolInfo(Document):
+    """The run that the records of a spool belong to, and its store."""
+
+    run_id: str
+    uri: str | None
+    """The tracking store; None if its URI contains a secret."""
 
 
 def spool_folder(run_uri: str) -> Path:
-    """Where a run's unsent records wait: beside its checkpoints, which every node sees.
+    """Return the spool folder of a run, next to its checkpoints, where every node sees it.
 
-    In the cache of each machine where the storage is an object store.
+    A run in an object store has its spool in the cache of each machine.
     """
     path = run_uri.removeprefix("file://")
     if "://" in path:
-        return cached(run_uri)
-    return Path(path) / FOLDER
+        return cached_spool(run_uri)
+    return Path(path) / SPOOL_FOLDER
 
 
-def is_offline(run_id: str) -> bool:
-    """Whether this is the placeholder of a run that no store knew when it began."""
-    return run_id.startswith(_OFFLINE)
+def is_placeholder(run_id: str) -> bool:
+    """Return whether this is the placeholder id of a run that was created without a store."""
+    return run_id.startswith(_PLACEHOLDER_PREFIX)
 
 
-def offline_id(beginning: Beginning) -> str:
-    """The placeholder of a run that is to be made later."""
-    return f"{_OFFLINE}{beginning['key']}"
+def placeholder_id(spec: RunSpec) -> str:
+    """Return the id of a run until a store has assigned one."""
+    return f"{_PLACEHOLDER_PREFIX}{spec.key}"
 
 
-def save_about(folder: Path, uri: str, run_id: str) -> None:
-    """Note whose records these are, and where they go unless the address holds a secret."""
-    about = {"run_id": run_id, "uri": uri if mask(uri) == uri else None}
-    if load_about(folder) != about:
-        _write(folder / ABOUT, about)
+def save_spool_info(folder: Path, uri: str, run_id: str) -> None:
+    """Write which run and store the records of a spool folder belong to."""
+    info = SpoolInfo(run_id=run_id, uri=uri if mask(uri) == uri else None)
+    if load_spool_info(folder) != info:
+        write_durably(folder / SPOOL_INFO_FILE, info.encode(indent=None))
 
 
-def load_about(folder: Path) -> dict[str, Any] | None:
-    """What `save_about` noted; None where it never did."""
-    return _read(folder / ABOUT)
+def load_spool_info(folder: Path) -> SpoolInfo | None:
+    """Read which run and store a spool belongs to; None if `save_spool_info` never wrote it."""
+    data = _read(folder / SPOOL_INFO_FILE)
+    return None if data is None else SpoolInfo.parse(data, str(folder / SPOOL_INFO_FILE))
 
 
-def save_beginning(folder: Path, beginning: Beginning) -> None:
-    """Keep a beginning until its run exists."""
+def save_run_spec(folder: Path, spec: RunSpec) -> None:
+    """Keep a run's spec until the run exists."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write(folder / BEGIN, beginning)
+    write_durably(folder / RUN_SPEC_FILE, spec.encode(indent=None))
 
 
-def load_beginning(folder: Path) -> Beginning | None:
-    """The beginning of a run that may not exist yet."""
-    return _read(folder / BEGIN)
+def load_run_spec(folder: Path) -> RunSpec | None:
+    """Read the spec of a run that may not exist yet; None if there is none."""
+    data = _read(folder / RUN_SPEC_FILE)
+    return None if data is None else RunSpec.parse(data, str(folder / RUN_SPEC_FILE))
 
 
 def resolve_run(folder: Path, client: MlflowClient, uri: str, run_id: str) -> str:
-    """The run's id in the store; makes the run where only its beginning is known.
+    """Return the run's id in the store. Create the run if only its spec exists.
 
-    Raises UserError if the store does not know the run.
+    Raises UserError if the store does not have the run.
     """
     from mlflow.exceptions import MlflowException
 
     found: str | None = run_id
-    if is_offline(run_id):
-        found = make_run(folder, uri) or find_run(client, run_id.removeprefix(_OFFLINE))
+    if is_placeholder(run_id):
+        key = run_id.removeprefix(_PLACEHOLDER_PREFIX)
+        found = create_spooled_run(folder, uri) or find_run(client, key)
     try:
         if found is not None:
             return str(client.get_run(found).info.run_id)
@@ -91,35 +102,30 @@ def resolve_run(folder: Path, client: MlflowClient, uri: str, run_id: str) -> st
     raise UserError(f"run {run_id} does not exist in {mask(uri)}")
 
 
-def make_run(folder: Path, uri: str, keep: bool = False) -> str | None:
-    """Make the run that waits in a spool folder; None where none does.
+def create_spooled_run(folder: Path, uri: str, keep_spec: bool = False) -> str | None:
+    """Create the run whose spec is in a spool folder. Return its id, or None without a spec.
 
-    To ``keep`` its beginning lets a driver find the run again until `forget_beginning`.
+    A driver that keeps the spec finds the run again until it calls `discard_run_spec`.
     """
-    if not (folder / BEGIN).exists():
+    if not (folder / RUN_SPEC_FILE).exists():
         return None
-    with FileLock(folder / LOCK, timeout=300):
-        beginning = load_beginning(folder)
-        run_id = begin_run(uri, beginning) if beginning else None
-        if not keep:
-            (folder / BEGIN).unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)  # who waited for it finds no beginning any more
+    with lock_file(folder / RUN_SPEC_LOCK_FILE, _LOCK_TIMEOUT_SECONDS):
+        spec = load_run_spec(folder)
+        run_id = ensure_run(uri, spec) if spec else None
+        if not keep_spec:
+            (folder / RUN_SPEC_FILE).unlink(missing_ok=True)
     return run_id
 
 
-def forget_beginning(folder: Path, run_id: str) -> None:
-    """A driver has noted the run elsewhere; what only a placeholder names is still to be made."""
-    if not is_offline(run_id):
+def discard_run_spec(folder: Path, run_id: str) -> None:
+    """Remove the spec of a run whose id the driver has recorded. Keep it for a placeholder."""
+    if not is_placeholder(run_id):
         with contextlib.suppress(OSError):
-            (folder / BEGIN).unlink(missing_ok=True)
+            (folder / RUN_SPEC_FILE).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> bytes | None:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    write_durably(path, json.dumps(content).encode())

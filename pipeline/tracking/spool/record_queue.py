@@ -1,9 +1,9 @@
-"""A queue of records on disk: what a killed process or an absent server leaves unsent stays.
+"""A queue of records on disk, which keeps what a killed process or an absent server left unsent.
 
-Every record is appended to a JSONL file before anything is sent, so memory is bounded and a
-SIGKILL loses nothing that was logged. Each process writes its own locked file; a later process of
-the same run finds the files whose writers are gone and sends them first. Where the folder takes no
-more, records go on in the cache of this machine, and where that is full too, in memory.
+Every record is appended to a JSONL file before it is sent, so memory is bounded and SIGKILL loses
+nothing that was logged. Each process writes its own locked file. A later process of the same run
+takes over the files of dead writers and sends them first. When the folder is full or read-only,
+records go to the cache of this machine, and when that is full too, to memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,17 +20,20 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.storage.cache_dir import user_cache
+from pipeline.storage.lock import lock_descriptor
+from pipeline.tracking.spool.records import NewerRecordError, SpoolRecord, decode, encode
 
-Record = dict[str, Any]
-ABOUT = "about.json"  # whose records these are
+_LOG = logging.getLogger(__name__)
+SPOOL_INFO_FILE = "about.json"
+RECORD_FILES = "*.jsonl"
 MAX_BYTES = 256 * 2**20
-_CHUNK, _PROBE_BYTES = 2**20, 16 * 2**10
+_CHUNK_BYTES, _PROBE_BYTES = 2**20, 16 * 2**10
 
 
-class _File(NamedTuple):
+class _RecordFile(NamedTuple):
     path: Path | None  # None: in memory
     descriptor: int
 
@@ -43,72 +46,83 @@ class _File(NamedTuple):
         os.close(self.descriptor)
 
 
-def cache_folder() -> Path:
-    """Where spools lie of runs whose storage is no file system, or is full."""
+def spool_cache() -> Path:
+    """Return the directory of spools that are not stored next to the run's checkpoints."""
     return user_cache("spool")
 
 
-def cached(name: str) -> Path:
-    """The folder in the cache that stands for another one."""
-    return cache_folder() / hashlib.sha256(name.encode()).hexdigest()[:16]
+def cached_spool(name: str) -> Path:
+    """Return the spool folder in the cache for a run or for another spool folder."""
+    return spool_cache() / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
-class Spool:
-    """First in, first out over ``folder``; ``append`` and reading may be in different threads."""
+class RecordQueue:
+    """First in, first out, over a spool folder and the cache.
+
+    One thread may append while another one reads.
+    """
 
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-        self.folders = [folder, cached(str(folder))]
+        self.folders = [folder, cached_spool(str(folder))]
         self.dropped = 0
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._left = iter(self.folders)  # not yet tried
-        self._files = [*self._abandoned(), self._next()]  # the last one is written
+        self._untried_folders = iter(self.folders)
+        self._newer_files: set[Path] = set()
+        self._files = [*self._lock_abandoned(), self._open_next()]  # the last one is written to
         self._offset = 0
-        self._ends: list[int] = []
+        self._record_ends: list[int] = []
 
-    def append(self, record: Record) -> None:
-        """Add a record; counted in ``dropped`` instead when disk or limit leave no room."""
-        line = json.dumps(record).encode() + b"\n"
+    def append(self, record: SpoolRecord) -> None:
+        """Add a record. Count it in ``dropped`` instead if disk and memory are full."""
+        line = encode(record)
         with self._lock:
             while self._files[-1].size() + len(line) <= self._max_bytes:
-                if _written(self._files[-1], line):
+                if _append_line(self._files[-1], line):
                     return
                 if self._files[-1].path is None:
                     break
-                self._files.append(self._next())
+                self._files.append(self._open_next())
             self.dropped += 1
 
-    def peek(self, limit: int) -> list[Record]:
-        """The oldest records, at most ``limit``; they stay until committed."""
+    def peek(self, limit: int) -> list[SpoolRecord]:
+        """Return the oldest records, at most ``limit``. They stay until `commit` removes them."""
         while True:
-            written = len(self._files) == 1  # before reading: only then may it grow meanwhile
-            records = self._read(limit)
-            if records or written:
+            is_written_to = len(self._files) == 1  # checked first: such a file grows while read
+            try:
+                records = self._read(limit)
+            except NewerRecordError as error:
+                self._skip_newer_file(error)
+                continue
+            if records or is_written_to:
                 return records
             self._files.pop(0).remove()
             self._offset = 0
 
     def commit(self, count: int) -> None:
-        """Forget the first ``count`` records of the last ``peek``."""
+        """Remove the first ``count`` records of the last `peek`."""
         if not count:
             return
-        self._offset = self._ends[count - 1]
-        del self._ends[:count]
+        self._offset = self._record_ends[count - 1]
+        del self._record_ends[:count]
         with self._lock:
             if len(self._files) == 1 and self._offset == self._files[0].size():
                 os.ftruncate(self._files[0].descriptor, 0)
-                self._offset, self._ends = 0, []
+                self._offset, self._record_ends = 0, []
 
-    def adopt(self) -> bool:
-        """Take over files whose writers are gone by now; whether there were any."""
+    def take_over_abandoned(self) -> bool:
+        """Take over files whose writers have died. Return whether there were any."""
         with self._lock:
             if len(self._files) > 1 or self._offset:
-                return False  # nothing comes before what is being read
-            self._files[:0] = found = self._abandoned()
+                return False  # a file that is being read stays first
+            self._files[:0] = found = self._lock_abandoned()
             return bool(found)
 
-    def keep(self, name: str, write: Callable[[Path], object]) -> Path:
-        """A file of this name, for a record to speak of, that ``write`` fills; raises OSError."""
+    def store_file(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Call ``write`` with the path of a new file of this name. Return the path.
+
+        Raises OSError if no folder can hold the file.
+        """
         for folder in self.folders:
             path = folder / "files" / uuid.uuid4().hex / Path(name).name
             try:
@@ -119,13 +133,13 @@ class Spool:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 if folder == self.folders[-1]:
                     raise
-        raise AssertionError("there are folders")
+        raise AssertionError("a queue has folders")
 
     def close(self) -> bool:
-        """Remove what was committed, and the folders with it; True if that was everything."""
+        """Remove committed records and empty folders. Return whether all records were committed."""
         if self.peek(1):
             own = self._files[-1]
-            if own.path is None:  # ends with this process
+            if own.path is None:  # memory is lost with this process
                 data = os.pread(own.descriptor, own.size(), 0 if self._files[1:] else self._offset)
                 self.dropped += data.count(b"\n")
             for file in self._files:
@@ -134,43 +148,64 @@ class Spool:
         self._files.pop().remove()
         for folder in self.folders:
             with contextlib.suppress(OSError):
-                if any(folder.glob("*.jsonl")):  # another process of the run still writes
+                if any(folder.glob(RECORD_FILES)):  # another process of the run still writes
                     continue
-                (folder / ABOUT).unlink(missing_ok=True)
+                (folder / SPOOL_INFO_FILE).unlink(missing_ok=True)
                 if (folder / "files").is_dir():
                     (folder / "files").rmdir()
                 folder.rmdir()
         return True
 
-    def _next(self) -> _File:
-        """A file to write on in: in the first folder that takes one, else in memory."""
-        for folder in self._left:
+    def _open_next(self) -> _RecordFile:
+        """Return a file to write to: in the next usable folder, else in memory."""
+        for folder in self._untried_folders:
             with contextlib.suppress(OSError):
-                return _create(folder)
+                return _create_file(folder)
         descriptor = os.memfd_create("spool")
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # as files have it
-        return _File(None, descriptor)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # as for files on disk
+        return _RecordFile(None, descriptor)
 
-    def _abandoned(self) -> list[_File]:
-        return [file for folder in self.folders for file in _abandoned(folder)]
+    def _lock_abandoned(self) -> list[_RecordFile]:
+        return [
+            file for folder in self.folders for file in _lock_abandoned(folder, self._newer_files)
+        ]
 
-    def _read(self, limit: int) -> list[Record]:
-        records: list[Record] = []
+    def _skip_newer_file(self, error: NewerRecordError) -> None:
+        """Leave a file with records of a newer version unread, for that version to send."""
+        file = self._files.pop(0)
+        self._offset = 0
+        assert file.path is not None, "this process wrote only records that it can read"
+        self._newer_files.add(file.path)
+        os.close(file.descriptor)
+        _LOG.warning(
+            "%s: %s, written by a newer version of this software; update it and run "
+            "`python -m jobs.tracking sync` to send the rest of this file",
+            file.path,
+            error,
+        )
+
+    def _read(self, limit: int) -> list[SpoolRecord]:
+        records: list[SpoolRecord] = []
         while not records and (lines := self._lines(limit)):
-            self._ends, end = [], self._offset
+            self._record_ends, end = [], self._offset
             for line in lines:
                 end += len(line)
-                # The last line of a killed process may be cut.
-                with contextlib.suppress(ValueError):
-                    records.append(json.loads(line))
-                    self._ends.append(end)
+                try:
+                    records.append(decode(line))
+                    self._record_ends.append(end)
+                except NewerRecordError:
+                    if not records:
+                        raise
+                    break
+                except ValueError:
+                    continue  # the last line of a killed process may be cut
             if not records and not lines[-1].endswith(b"\n"):
-                break  # it may be whole at the next look
+                break  # the line may be complete when it is read again
             self._offset = self._offset if records else end
         return records
 
     def _lines(self, limit: int) -> list[bytes]:
-        descriptor, length = self._files[0].descriptor, _CHUNK
+        descriptor, length = self._files[0].descriptor, _CHUNK_BYTES
         while True:
             data = os.pread(descriptor, length, self._offset)
             whole = data if len(data) < length else data[: data.rfind(b"\n") + 1]
@@ -179,8 +214,8 @@ class Spool:
             length *= 2
 
 
-def _written(file: _File, line: bytes) -> bool:
-    """Whether the whole line could be appended; else the file is as it was."""
+def _append_line(file: _RecordFile, line: bytes) -> bool:
+    """Append a line, or leave the file unchanged. Return whether the line was appended."""
     size = file.size()
     with contextlib.suppress(OSError):
         if os.write(file.descriptor, line) == len(line):
@@ -190,31 +225,35 @@ def _written(file: _File, line: bytes) -> bool:
     return False
 
 
-def _create(folder: Path) -> _File:
-    """A new file in the folder. Raises OSError where it cannot be locked or has no room."""
+def _create_file(folder: Path) -> _RecordFile:
+    """Create a record file. Raises OSError if the folder is full or does not support locks."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryFile(dir=folder) as probe:
-        fcntl.flock(probe, fcntl.LOCK_EX)
+        lock_descriptor(probe.fileno())
         probe.write(bytes(_PROBE_BYTES))
         probe.flush()
         os.fsync(probe.fileno())
-    # Locked before it gets its final name, so nobody can take it for abandoned.
+    # Locked before it gets its final name, so no other process takes it for abandoned.
     name = folder / f"{time.time_ns():020}-{os.getpid()}"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    lock_descriptor(descriptor)
     path = name.with_suffix(".jsonl")
     name.rename(path)
-    return _File(path, descriptor)
+    return _RecordFile(path, descriptor)
 
 
-def _abandoned(folder: Path) -> list[_File]:
+def _lock_abandoned(folder: Path, excluded: set[Path]) -> list[_RecordFile]:
+    """Lock and return the record files whose writers have died, oldest first."""
     files = []
-    for path in sorted(folder.glob("*.jsonl")):
-        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to send
+    for path in sorted(set(folder.glob(RECORD_FILES)) - excluded):
+        with contextlib.suppress(OSError):  # removed since it was listed, or not readable
             descriptor = os.open(path, os.O_RDWR)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                files.append(_File(path, descriptor))
-            except OSError:  # its writer lives
+                is_abandoned = lock_descriptor(descriptor, timeout=0)
+            except OSError:
+                is_abandoned = False
+            if is_abandoned:
+                files.append(_RecordFile(path, descriptor))
+            else:
                 os.close(descriptor)
     return files

@@ -1,17 +1,22 @@
-"""Turns spooled records into MLflow calls, so that sending one twice changes nothing."""
+"""Sends spooled records to MLflow, so that sending a record twice changes nothing."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.client import connect
 from pipeline.tracking.spool.offline_runs import resolve_run
-from pipeline.tracking.spool.record_queue import Record
+from pipeline.tracking.spool.records import (
+    FileRecord,
+    MetricPoints,
+    SpoolRecord,
+    StatusRecord,
+    TagRecord,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,45 +27,48 @@ _POINTS_PER_CALL = 1000  # MLflow's limit
 
 
 class Sender:
-    """Sends to one run; the client is made at the first record, so a server may come up later.
+    """Sends records to one run. It connects at the first record, so a server may start later.
 
-    A point that the run has already, at that step, is dropped: neither a resumed training nor a
-    batch that was sent twice doubles one.
+    A point at a step that the run already has is dropped. Neither a resumed training nor a batch
+    that is sent twice duplicates a point.
     """
 
     def __init__(self, uri: str, run_id: str, folder: Path) -> None:
         self._uri, self.run_id, self._folder = uri, run_id, folder
         self._client: MlflowClient | None = None
-        self._started = 0
+        self._start_time = 0  # of the run, in milliseconds since 1970
         self._last_steps: dict[str, int] = {}
         self._known_steps: dict[str, set[int]] = {}
 
-    def send(self, records: Sequence[Record]) -> int:
-        """Send the leading records that make one call; returns how many. Raises if it failed."""
+    def send(self, records: Sequence[SpoolRecord]) -> int:
+        """Send the leading records that fit one request. Return how many.
+
+        Raises an exception if the request failed.
+        """
         client = self._client or self._connect()
-        first = records[0]
-        if "metrics" in first:
-            batch = list(takewhile(lambda record: "metrics" in record, records))
-            self._send_points(client, batch)
-            return len(batch)
-        if "file" in first:
-            self._send_file(client, Path(first["file"]), first["folder"])
-        elif "tag" in first:
-            client.set_tag(self.run_id, *first["tag"])
-        elif "status" in first:
-            self._set_status(client, first["status"], first["time"])
+        match records[0]:
+            case MetricPoints():
+                batch = _leading_points(records)
+                self._send_points(client, batch)
+                return len(batch)
+            case FileRecord(path=path, folder=folder):
+                self._send_file(client, Path(path), folder)
+            case TagRecord(key=key, value=value):
+                client.set_tag(self.run_id, key, value)
+            case StatusRecord(time=time, status=status):
+                self._set_status(client, status, time)
         return 1
 
     def _connect(self) -> MlflowClient:
         client = connect(self._uri)
         self.run_id = resolve_run(self._folder, client, self._uri, self.run_id)
         run = client.get_run(self.run_id)
-        self._started = run.info.start_time
+        self._start_time = run.info.start_time
         self._last_steps = {m.key: m.step for m in run.to_proto().data.metrics}
         self._client = client
         return client
 
-    def _send_points(self, client: MlflowClient, records: Sequence[Record]) -> None:
+    def _send_points(self, client: MlflowClient, records: Sequence[MetricPoints]) -> None:
         points = [point for record in records for point in self._points(record)]
         new = [point for point in points if self._is_new(client, point)]
         for start in range(0, len(new), _POINTS_PER_CALL):
@@ -69,19 +77,19 @@ class Sender:
     def _is_new(self, client: MlflowClient, point: Metric) -> bool:
         if point.step > self._last_steps.get(point.key, -1):
             return True
-        # Behind the last step lies what was sent before, or a gap that a killed process left.
+        # A step before the last one was sent already, or is in a gap that a killed process left.
         if point.key not in self._known_steps:
             sent = client.get_metric_history(self.run_id, point.key)
             self._known_steps[point.key] = {item.step for item in sent}
         return point.step not in self._known_steps[point.key]
 
-    def _points(self, record: Record) -> list[Metric]:
+    def _points(self, record: MetricPoints) -> list[Metric]:
         from mlflow.entities import Metric
 
-        step, time = record["step"], record["time"]
-        if step is None:  # system metrics: seconds since the run began, across restarts
-            step = max(0, time - self._started) // 1000
-        return [Metric(key, value, time, step) for key, value in record["metrics"].items()]
+        step = record.step
+        if step is None:  # seconds since the run was created, across restarts
+            step = max(0, record.time - self._start_time) // 1000
+        return [Metric(key, value, record.time, step) for key, value in record.metrics.items()]
 
     def _log(self, client: MlflowClient, points: Sequence[Metric]) -> None:
         from mlflow.exceptions import MlflowException
@@ -89,14 +97,14 @@ class Sender:
         try:
             client.log_batch(self.run_id, metrics=points, synchronous=True)
         except MlflowException as error:
-            # One refused point must not hold up all others for ever.
+            # One rejected point must not block all others forever.
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             if len(points) > 1:
                 for point in points:
                     self._log(client, [point])
                 return
-            _LOG.warning("run %s refused metric %s: %s", self.run_id, points[0].key, error.message)
+            _LOG.warning("run %s rejected metric %s: %s", self.run_id, points[0].key, error.message)
         for point in points:
             self._last_steps[point.key] = max(point.step, self._last_steps.get(point.key, -1))
             if point.key in self._known_steps:
@@ -110,7 +118,16 @@ class Sender:
 
     def _send_file(self, client: MlflowClient, path: Path, folder: str) -> None:
         if not path.is_file():
-            _LOG.warning("run %s: %s is gone and was not recorded", self.run_id, path)
+            _LOG.warning("run %s: %s no longer exists and was not recorded", self.run_id, path)
             return
         client.log_artifact(self.run_id, str(path), folder or None)
         shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _leading_points(records: Sequence[SpoolRecord]) -> list[MetricPoints]:
+    points = []
+    for record in records:
+        if not isinstance(record, MetricPoints):
+            break
+        points.append(record)
+    return points

@@ -1,4 +1,4 @@
-"""An empty store, and a run in it."""
+"""An empty tracking store, and a run in it."""
 
 import pytest
 

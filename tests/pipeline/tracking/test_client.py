@@ -1,4 +1,4 @@
-"""Where runs are kept: addresses, what is no store, and secrets that nobody should read."""
+"""The tracking store: its URI, stores that cannot be used, and masked secrets."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.ports import free_port
 
 
-def test_the_config_wins_over_the_environment_and_that_over_sqlite_here(tmp_path, monkeypatch):
+def test_resolve_uri_prefers_config_then_environment_then_local_sqlite(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from.environment:5000")
     assert resolve_uri(TrackingConfig(uri="http://from.config:5000")) == "http://from.config:5000"
@@ -27,20 +27,20 @@ def test_the_config_wins_over_the_environment_and_that_over_sqlite_here(tmp_path
 @pytest.mark.parametrize(
     "wrong", ["./mlruns", "file:///tmp/runs", "sqlite://", "sqlite:///:memory:"]
 )
-def test_what_is_no_store_is_named(wrong):
+def test_resolve_uri_rejects_uris_that_are_not_a_store(wrong):
     with pytest.raises(UserError, match=r"tracking\.uri"):
         resolve_uri(TrackingConfig(uri=wrong))
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path):
+def test_resolve_uri_names_a_file_that_is_not_a_database(tmp_path):
     path = tmp_path / "mlflow.db"
-    path.write_text("no database, " * 1000)
+    path.write_text("not a database, " * 1000)
     with pytest.raises(UserError, match=str(path)):
         resolve_uri(TrackingConfig(uri=f"sqlite:///{path}"))
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_an_absent_server_is_an_error_in_seconds_that_hides_the_password(scheme):
+def test_create_run_without_server_fails_fast_and_masks_the_password(scheme):
     port = free_port()
     before = time.monotonic()
     with pytest.raises(UserError) as error:
@@ -51,7 +51,7 @@ def test_an_absent_server_is_an_error_in_seconds_that_hides_the_password(scheme)
 
 
 @pytest.mark.integration
-def test_a_fresh_sqlite_file_is_opened_by_many_processes_at_once(tmp_path):
+def test_new_sqlite_file_is_opened_by_many_processes_at_once(tmp_path):
     code = (
         "import sys; from pipeline.config import Config, TrackingConfig\n"
         "from pipeline.tracking import create_run, resolve_uri\n"
@@ -79,11 +79,11 @@ def test_a_fresh_sqlite_file_is_opened_by_many_processes_at_once(tmp_path):
         ("mail me@host.org", "mail me@host.org"),
     ],
 )
-def test_mask_hides_secrets_only(text, expected):
+def test_mask_hides_only_secrets(text, expected):
     assert mask(text) == expected
 
 
-def test_telemetry_is_off():
+def test_mlflow_telemetry_is_off():
     import mlflow.telemetry.utils
 
     assert mlflow.telemetry.utils.is_telemetry_disabled()

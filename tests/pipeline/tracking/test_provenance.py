@@ -1,4 +1,4 @@
-"""What a run says of the source it was started from."""
+"""The revision of the code that a run records."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.tracking.provenance import git_state
-from pipeline.tracking.run_spec import describe
+from pipeline.tracking.run_spec import build_run_spec
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_a_clean_checkout_has_a_revision_and_no_diff(checkout):
+def test_clean_checkout_has_a_revision_and_no_diff(checkout):
     state = git_state(checkout)
     assert len(state.revision) == 40
     assert (state.branch, state.diff, state.dirty) == ("trunk", "", False)
 
 
-def test_the_diff_of_a_dirty_checkout_is_cut_when_huge(checkout, monkeypatch):
+def test_diff_of_a_dirty_checkout_is_cut_at_the_limit(checkout, monkeypatch):
     (checkout / "pipeline" / "__init__.py").write_text("changed = True\n")
     state = git_state(checkout)
     assert "+changed = True" in state.diff
@@ -40,42 +40,42 @@ def test_the_diff_of_a_dirty_checkout_is_cut_when_huge(checkout, monkeypatch):
 
 
 @pytest.fixture
-def no_names(monkeypatch):
+def no_revision_variables(monkeypatch):
     for name in ("GIT_REVISION", "IMAGE_REVISION"):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_where_nobody_knows_the_revision_nothing_is_claimed(
-    tmp_path, checkout, monkeypatch, no_names
-):
+def test_unknown_revision_is_not_recorded(tmp_path, checkout, monkeypatch, no_revision_variables):
     assert git_state(tmp_path / "elsewhere") == (None, None, "", None)
     monkeypatch.setenv("PATH", "")
     assert git_state(checkout) == (None, None, "", None)
     monkeypatch.setattr("pipeline.tracking.run_spec.git_state", lambda: git_state(checkout))
-    assert not {"git.dirty", "mlflow.source.git.commit"} & describe(Config())["tags"].keys()
+    assert not {"git.dirty", "mlflow.source.git.commit"} & build_run_spec(Config()).tags.keys()
 
 
 @pytest.mark.parametrize(
-    ("named", "revision", "dirty"),
+    ("described", "revision", "dirty"),
     [("1eec9d2", "1eec9d2", "false"), ("v1.0-3-g1eec9d2-dirty", "v1.0-3-g1eec9d2", "true")],
 )
 @pytest.mark.parametrize("name", ["GIT_REVISION", "IMAGE_REVISION"])
-def test_without_a_repository_the_environment_names_the_revision(
-    tmp_path, monkeypatch, no_names, name, named, revision, dirty
+def test_revision_is_read_from_the_environment_without_a_repository(
+    tmp_path, monkeypatch, no_revision_variables, name, described, revision, dirty
 ):
-    monkeypatch.setenv(name, named)
+    monkeypatch.setenv(name, described)
     monkeypatch.setattr("pipeline.tracking.run_spec.git_state", lambda: git_state(tmp_path))
-    tags = describe(Config())["tags"]
+    tags = build_run_spec(Config()).tags
     assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (revision, dirty)
 
 
-def test_a_checkout_knows_better_than_the_environment(checkout, monkeypatch):
+def test_checkout_takes_precedence_over_the_environment(checkout, monkeypatch):
     monkeypatch.setenv("GIT_REVISION", "another-dirty")
     state = git_state(checkout)
     assert (len(state.revision), state.dirty) == (40, False)
 
 
-def test_an_image_does_not_speak_for_what_is_uploaded_to_it(tmp_path, monkeypatch, no_names):
+def test_revision_of_an_image_does_not_apply_to_uploaded_code(
+    tmp_path, monkeypatch, no_revision_variables
+):
     upload = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     monkeypatch.setenv("IMAGE_REVISION", "of-the-image")
     assert git_state(upload) == (None, None, "", None)

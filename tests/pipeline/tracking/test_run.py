@@ -1,4 +1,4 @@
-"""What a run records when it begins, is resumed and ends."""
+"""The records of a run when it is created, resumed and finished."""
 
 import json
 import uuid
@@ -19,8 +19,10 @@ class Shapes:
     content_hash = "ab" * 32
 
 
-def test_a_run_holds_config_revision_environment_and_data(uri, client, monkeypatch, tmp_path):
-    secret = uuid.uuid4().hex  # not a word of this file, whose changes a run may hold
+def test_create_run_records_config_revision_environment_and_data(
+    uri, client, monkeypatch, tmp_path
+):
+    secret = uuid.uuid4().hex  # not a literal: the run may record a diff of this file
     monkeypatch.setenv("SOME_PASSWORD", secret)
     config = Config.from_dict(
         {
@@ -57,13 +59,13 @@ def test_a_run_holds_config_revision_environment_and_data(uri, client, monkeypat
     assert ("environment/uncommitted.diff" in stored) == bool(state.diff)
 
 
-def test_artifacts_lie_beside_the_sqlite_file(uri, client):
+def test_artifacts_are_stored_next_to_the_sqlite_file(uri, client):
     run_id = create_run(uri, Config.from_dict({"tracking": {"experiment": "beside"}}), "name")
     store = Path(uri.removeprefix("sqlite:///")).parent
     assert client.get_run(run_id).info.artifact_uri.startswith((store / "artifacts").as_uri())
 
 
-def test_params_of_other_assigners_are_left_out():
+def test_params_of_other_assigners_are_omitted():
     params = flat_params(Config.from_dict({"assign": {"name": "max_iou"}}))
     assert params["assign.name"] == "max_iou"
     assert "assign.pos_threshold" in params
@@ -71,7 +73,7 @@ def test_params_of_other_assigners_are_left_out():
     assert "assign.sigma" in flat_params(Config())
 
 
-def test_params_too_long_for_mlflow_are_in_the_config_file_only(uri, client, tmp_path):
+def test_params_too_long_for_mlflow_are_only_in_the_config_file(uri, client, tmp_path):
     config = Config.from_dict({"data": {"train": "/" + "x" * 7000}})
     run_id = create_run(uri, config, "long")
     assert "data.train" not in client.get_run(run_id).data.params
@@ -80,13 +82,13 @@ def test_params_too_long_for_mlflow_are_in_the_config_file_only(uri, client, tmp
     ).read_text().replace("\n", "")
 
 
-def test_a_deleted_experiment_is_named(uri, client):
+def test_create_run_in_a_deleted_experiment_names_it(uri, client):
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match="'gone' was deleted"):
         create_run(uri, Config.from_dict({"tracking": {"experiment": "gone"}}), "name")
 
 
-def test_resume_and_finish(uri, client, run_id, tmp_path):
+def test_resume_run_reopens_a_finished_run(uri, client, run_id, tmp_path):
     assert finish_run(uri, run_id, tmp_path, "FAILED")
     assert client.get_run(run_id).info.status == "FAILED"
     resume_run(uri, run_id)
@@ -97,10 +99,10 @@ def test_resume_and_finish(uri, client, run_id, tmp_path):
         resume_run(uri, "0" * 32)
 
 
-def test_an_end_without_a_server_waits_for_one(uri, client, run_id, tmp_path, caplog):
+def test_finish_run_without_server_queues_the_status(uri, client, run_id, tmp_path, caplog):
     away = f"http://127.0.0.1:{free_port()}"
     assert not finish_run(away, run_id, tmp_path, "KILLED", "a reason", timeout=0)
-    assert "waits in" in caplog.text
+    assert "is queued in" in caplog.text
     with Tracker(uri, run_id, tmp_path, system_metrics=False):
         pass
     run = client.get_run(run_id)

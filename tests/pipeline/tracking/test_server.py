@@ -1,4 +1,4 @@
-"""One run, one truth, against a real MLflow server: killed, restarted, absent, and hung."""
+"""A training and a real MLflow server that is killed, restarted, absent or hung."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 @pytest.fixture
 def server(_server: MlflowServer) -> MlflowServer:
-    """Answers at the beginning of each test."""
+    """Return a server that is running when the test starts."""
     if _server._process is None:
         _server.start()
     return _server
@@ -47,7 +47,7 @@ def files(config: Config, run_id: str, folder: str) -> set[str]:
     return {f.path for f in connect(str(config.tracking.uri)).list_artifacts(run_id, folder)}
 
 
-def test_a_server_killed_and_restarted_in_the_middle_leaves_no_gap_and_no_double(
+def test_server_restarted_during_training_leaves_no_gap_and_no_duplicate(
     small: Config, server: MlflowServer
 ) -> None:
     config = small.replace(
@@ -57,7 +57,7 @@ def test_a_server_killed_and_restarted_in_the_middle_leaves_no_gap_and_no_double
 
     def restart() -> None:
         while not list(folder.glob("**/state*")) and not list(folder.glob("step-*")):
-            time.sleep(0.1)  # the first checkpoint lies half-way
+            time.sleep(0.1)  # the first checkpoint is written half-way
         server.kill()
         time.sleep(5.0)
         server.start()
@@ -76,11 +76,11 @@ def test_a_server_killed_and_restarted_in_the_middle_leaves_no_gap_and_no_double
     assert not (folder / "tracking").exists()
 
 
-def test_a_server_that_is_gone_at_the_end_gets_everything_by_sync(
+def test_sync_sends_everything_to_a_server_that_was_down_at_the_end(
     small: Config, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(small.ray.storage))
-    monkeypatch.setattr("pipeline.tracking.run.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.tracking.run.CLOSE_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr("pipeline.training.worker.CLOSE_SECONDS", 0.0)
     config = small.replace({"tracking.uri": server.uri})
     folder = Path(str(config.ray.storage)) / "one"
@@ -103,7 +103,7 @@ def test_a_server_that_is_gone_at_the_end_gets_everything_by_sync(
     assert "curves/test.png" in files(config, result.run_id, "curves")
 
 
-def test_a_server_that_accepts_but_never_answers_is_an_error_within_a_minute(
+def test_server_that_never_responds_is_an_error_within_a_minute(
     small: Config, server: MlflowServer
 ) -> None:
     assert server._process is not None
@@ -131,7 +131,7 @@ fit(Config.from_dict(__import__("json").loads(sys.argv[2])), run="one")
 """
 
 
-def test_a_run_killed_anywhere_in_its_registration_registers_once(small: Config) -> None:
+def test_run_killed_during_registration_registers_once(small: Config) -> None:
     config = small.replace({"registry.name": "shapes", "data.val": None, "data.test": None})
     tree = json.dumps(config.model_dump(mode="json"))
     for call in ("create_logged_model", "finalize_logged_model", "create_model_version"):

@@ -1,4 +1,4 @@
-"""The load of machines, as points of a run."""
+"""The load of nodes as points of a run."""
 
 import platform
 import time
@@ -10,7 +10,7 @@ from tests.stores import points
 NODE = platform.node()
 
 
-def test_the_machine_is_sampled(uri, client, run_id, tmp_path, monkeypatch):
+def test_tracker_samples_the_machine(uri, client, run_id, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.tracking.tracker._SAMPLE_SECONDS", 0.1)
     with Tracker(uri, run_id, tmp_path):
         time.sleep(2.5)
@@ -20,7 +20,7 @@ def test_the_machine_is_sampled(uri, client, run_id, tmp_path, monkeypatch):
     assert len(steps) == len(set(steps)) >= 2
 
 
-def test_each_node_has_a_group_of_its_own(uri, client, run_id, tmp_path, monkeypatch):
+def test_each_node_has_its_own_group(uri, client, run_id, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.tracking.tracker._SAMPLE_SECONDS", 0.1)
     trackers = []
     for node in ("one", "other/odd"):

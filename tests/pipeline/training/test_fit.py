@@ -151,7 +151,7 @@ def test_what_no_store_heard_is_sent_later(
     small: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(small.ray.storage))
-    monkeypatch.setattr("pipeline.tracking.run.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.tracking.run.CLOSE_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr("pipeline.training.worker.CLOSE_SECONDS", 0.0)
     away = f"http://127.0.0.1:{free_port()}"
     config = small.replace({"tracking.uri": away, "tracking.required": False})
@@ -162,7 +162,7 @@ def test_what_no_store_heard_is_sent_later(
     with pytest.raises(UserError, match="cannot be reached"):
         tracking.main(command)
     store = str(small.tracking.uri)
-    (sent,) = tracking.main([*command, "--tracking-uri", store])["runs"]
+    (sent,) = tracking.main([*command, "--tracking.uri", store])["runs"]
     run = connect(store).get_run(sent["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["train.epochs"] == "2.0"
@@ -171,7 +171,7 @@ def test_what_no_store_heard_is_sent_later(
     assert [point.step for point in history] == list(range(1, 11))
     assert run.info.start_time <= history[0].timestamp <= run.info.end_time
     assert {"config.yaml", "pictures/val.jpg"} <= artifacts(store, run.info.run_id)
-    assert tracking.main([*command, "--tracking-uri", store])["runs"] == []
+    assert tracking.main([*command, "--tracking.uri", store])["runs"] == []
     assert len(connect(store).search_runs([run.info.experiment_id])) == 1
 
 

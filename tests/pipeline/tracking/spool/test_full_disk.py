@@ -1,4 +1,4 @@
-"""Full disks: what can be sent still arrives, and what is lost is counted."""
+"""Full disks: records still reach a store that responds, and lost records are counted."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from tests.stores import points
 
 
 class FullDisk:
-    """No room for data in some folders, and in files of theirs that are open."""
+    """Makes writes to some folders, and to open files in them, fail with ENOSPC."""
 
     def __init__(self, monkeypatch, *folders):
         self.folders, self.full = folders, False
@@ -35,7 +35,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("cache_too", [False, True])
-def test_a_disk_that_fills_up_keeps_nothing_from_a_store_that_answers(
+def test_full_disk_loses_nothing_while_the_store_responds(
     uri, client, run_id, tmp_path, monkeypatch, cache_too, caplog
 ):
     spool, cache = tmp_path / "spool", tmp_path / "cache"
@@ -43,20 +43,20 @@ def test_a_disk_that_fills_up_keeps_nothing_from_a_store_that_answers(
     disk = FullDisk(monkeypatch, spool, *([cache] if cache_too else []))
     with Tracker(uri, run_id, spool, system_metrics=False) as tracker:
         for step in range(50):
-            tracker.log({"loss": float(step)}, step)
+            tracker.log_metrics({"loss": float(step)}, step)
             disk.full = step >= 20
         if not cache_too:
-            tracker.text("more", "notes/more.txt")
+            tracker.log_text("more", "notes/more.txt")
     assert points(client, run_id, "loss") == [(step, float(step)) for step in range(50)]
     if not cache_too:
         assert [f.path for f in client.list_artifacts(run_id, "notes")] == ["notes/more.txt"]
-    assert finish_run(uri, run_id, spool, "FAILED", "full")  # begins on a full disk
+    assert finish_run(uri, run_id, spool, "FAILED", "full")  # starts on a full disk
     assert client.get_run(run_id).info.status == "FAILED"
     assert not list(tmp_path.rglob("*.jsonl"))
-    assert "found no room" not in caplog.text
+    assert "were dropped" not in caplog.text
 
 
-def test_what_a_full_disk_could_not_hold_is_sent_from_the_cache(
+def test_sync_sends_records_of_a_full_disk_from_the_cache(
     uri, client, run_id, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -70,10 +70,10 @@ def test_what_a_full_disk_could_not_hold_is_sent_from_the_cache(
     assert client.get_run(run_id).info.status == "KILLED"
 
 
-def test_what_only_memory_held_at_the_end_is_counted(run_id, tmp_path, monkeypatch, caplog):
+def test_records_held_only_in_memory_are_counted_as_dropped(run_id, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     disk = FullDisk(monkeypatch, tmp_path)
     disk.full = True
     away = f"http://127.0.0.1:{free_port()}"
     assert not finish_run(away, run_id, tmp_path / "spool", "KILLED", timeout=0)
-    assert "2 records found no room" in caplog.text
+    assert "2 records were dropped" in caplog.text

@@ -1,44 +1,58 @@
-"""The spool by itself: in order, shrinking, bounded, and never blocked by what it cannot read."""
+"""The record queue: ordered, shrinking, bounded, and never blocked by lines it cannot read."""
 
+import json
 import os
-import platform
 import subprocess
 import sys
 
-from pipeline.tracking.spool.record_queue import Spool
+import pytest
+
+from pipeline.tracking.spool.record_queue import RecordQueue
+from pipeline.tracking.spool.records import (
+    FileRecord,
+    MetricPoints,
+    StatusRecord,
+    TagRecord,
+    decode,
+    encode,
+)
 from tests.conftest import ROOT
 
-NODE = platform.node()
+
+def record(value):
+    return TagRecord(time=0, key="n", value=str(value))
 
 
-def test_the_spool_is_first_in_first_out_and_shrinks(tmp_path):
-    spool = Spool(tmp_path / "spool")
+def test_queue_is_first_in_first_out_and_shrinks(tmp_path):
+    queue = RecordQueue(tmp_path / "spool")
     for number in range(10):
-        spool.append({"n": number})
-    assert spool.peek(4) == [{"n": n} for n in range(4)]
-    spool.commit(2)
-    assert spool.peek(100) == [{"n": n} for n in range(2, 10)]
-    spool.commit(8)
+        queue.append(record(number))
+    assert queue.peek(4) == [record(n) for n in range(4)]
+    queue.commit(2)
+    assert queue.peek(100) == [record(n) for n in range(2, 10)]
+    queue.commit(8)
     assert [path.stat().st_size for path in (tmp_path / "spool").iterdir()] == [0]
-    spool.append({"n": 10})
-    assert spool.peek(100) == [{"n": 10}]
-    assert not spool.close()
-    assert Spool(tmp_path / "spool").peek(100) == [{"n": 10}]
+    queue.append(record(10))
+    assert queue.peek(100) == [record(10)]
+    assert not queue.close()
+    assert RecordQueue(tmp_path / "spool").peek(100) == [record(10)]
 
 
-def test_records_longer_than_a_chunk_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.tracking.spool.record_queue._CHUNK", 16)
-    spool = Spool(tmp_path)
-    spool.append({"text": "x" * 100})
-    spool.append({"text": "y"})
-    assert [record["text"][0] for record in spool.peek(1) + spool.peek(2)[1:]] == ["x", "y"]
+def test_queue_reads_records_longer_than_a_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.spool.record_queue._CHUNK_BYTES", 16)
+    queue = RecordQueue(tmp_path)
+    queue.append(record("x" * 100))
+    queue.append(record("y"))
+    assert [item.value[0] for item in queue.peek(1) + queue.peek(2)[1:]] == ["x", "y"]
 
 
-def test_a_killed_process_leaves_its_records_and_a_living_one_keeps_them(tmp_path):
+def test_queue_takes_over_records_of_a_killed_process_but_not_of_a_live_one(tmp_path):
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from pipeline.tracking.spool.record_queue import Spool\n"
-        "spool = Spool(Path(sys.argv[1])); spool.append({'n': 1}); print('ready', flush=True)\n"
+        "from pipeline.tracking.spool.record_queue import RecordQueue\n"
+        "from pipeline.tracking.spool.records import TagRecord\n"
+        "queue = RecordQueue(Path(sys.argv[1]))\n"
+        "queue.append(TagRecord(time=0, key='n', value='1')); print('ready', flush=True)\n"
         "sys.stdin.read(1); os.kill(os.getpid(), 9)"
     )
     with subprocess.Popen(
@@ -48,59 +62,122 @@ def test_a_killed_process_leaves_its_records_and_a_living_one_keeps_them(tmp_pat
         stdout=subprocess.PIPE,
     ) as process:
         process.stdout.readline()
-        assert Spool(tmp_path).peek(10) == []
+        assert RecordQueue(tmp_path).peek(10) == []
         process.communicate(b"x")
     leftover = next(path for path in tmp_path.glob("*.jsonl") if path.stat().st_size)
     with open(leftover, "ab") as file:
-        file.write(b'{"n": 2, "cut')
-    spool = Spool(tmp_path)
-    spool.append({"n": 3})
-    assert spool.peek(10) == [{"n": 1}]
-    spool.commit(1)
-    assert spool.peek(10) == [{"n": 3}]
+        file.write(b'{"type": "tag", "key": "n", "cut')
+    queue = RecordQueue(tmp_path)
+    queue.append(record(3))
+    assert queue.peek(10) == [record(1)]
+    queue.commit(1)
+    assert queue.peek(10) == [record(3)]
 
 
-def test_a_full_spool_counts_what_it_drops(tmp_path):
-    spool = Spool(tmp_path, max_bytes=30)
+def test_full_queue_counts_dropped_records(tmp_path):
+    queue = RecordQueue(tmp_path, max_bytes=3 * len(encode(record(0))) + 3)
     for number in range(10):
-        spool.append({"n": number})
-    assert len(spool.peek(10)) == 3
-    assert spool.dropped == 7
+        queue.append(record(number))
+    assert len(queue.peek(10)) == 3
+    assert queue.dropped == 7
 
 
-def test_an_unwritable_folder_is_replaced(tmp_path, monkeypatch):
+def test_queue_uses_the_cache_if_the_folder_is_not_writable(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     blocked = tmp_path / "file"
     blocked.write_text("")
-    spool = Spool(blocked / "spool")
-    spool.append({"n": 1})
-    assert spool.peek(1) == [{"n": 1}]
-    spool.commit(1)
-    assert spool.close()
+    queue = RecordQueue(blocked / "spool")
+    queue.append(record(1))
+    assert queue.peek(1) == [record(1)]
+    queue.commit(1)
+    assert queue.close()
 
 
-def test_a_spool_in_memory_goes_on_after_everything_was_sent(tmp_path, monkeypatch):
+def test_queue_in_memory_continues_after_all_records_were_sent(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked / "cache"))
-    spool = Spool(blocked / "spool")
+    queue = RecordQueue(blocked / "spool")
     for number in range(5):
-        spool.append({"n": number})
-        assert spool.peek(9) == [{"n": number}]
-        spool.commit(1)
-    spool.append({"n": 5})
-    assert not spool.close() and spool.dropped == 1
+        queue.append(record(number))
+        assert queue.peek(9) == [record(number)]
+        queue.commit(1)
+    queue.append(record(5))
+    assert not queue.close() and queue.dropped == 1
 
 
-def test_what_cannot_be_read_does_not_end_a_spool(tmp_path):
-    killed = Spool(tmp_path)
-    killed.append({"n": 1})
-    os.write(killed._files[-1].descriptor, b"\x00{]\n")
-    killed.append({"n": 2})
-    spool = Spool(tmp_path / "elsewhere")
-    spool._files[:0] = [killed._files[-1]]
-    assert spool.peek(1) == [{"n": 1}]
-    spool.commit(1)
-    assert spool.peek(1) == [{"n": 2}]
-    spool.commit(1)
-    assert spool.peek(1) == [] and spool.close()
+@pytest.mark.parametrize(
+    "garbage", [b"\x00{]\n", b"[1]\n", b'{"n": 1}\n', b'{"type": 1}\n', b'{"type": "tag"}\n']
+)
+def test_queue_skips_lines_that_are_not_records(tmp_path, garbage):
+    killed = RecordQueue(tmp_path)
+    killed.append(record(1))
+    os.write(killed._files[-1].descriptor, garbage)
+    killed.append(record(2))
+    queue = RecordQueue(tmp_path / "elsewhere")
+    queue._files[:0] = [killed._files[-1]]
+    assert queue.peek(1) == [record(1)]
+    queue.commit(1)
+    assert queue.peek(1) == [record(2)]
+    queue.commit(1)
+    assert queue.peek(1) == [] and queue.close()
+
+
+def test_queue_leaves_files_with_records_of_a_newer_version(tmp_path, caplog):
+    newer = tmp_path / "00000000000000000001-1.jsonl"
+    line = b'{"type": "trace", "time": 1}\n'
+    newer.write_bytes(encode(record(1)) + line + encode(record(2)))
+    queue = RecordQueue(tmp_path)
+    queue.append(record(3))
+    assert queue.peek(9) == [record(1)]
+    queue.commit(1)
+    assert queue.peek(9) == [record(3)]
+    queue.commit(1)
+    assert f"{newer}: unknown type of record 'trace'" in caplog.text
+    assert "newer version" in caplog.text
+    assert not queue.take_over_abandoned()
+    assert queue.close()
+    assert newer.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            '{"time": 1795731499733, "metrics": {"loss": 1.0}, "step": 1}',
+            MetricPoints(time=1795731499733, metrics={"loss": 1.0}, step=1),
+        ),
+        (
+            '{"time": 1795731499733, "metrics": {"system/n/cpu": 1.5}, "step": null}',
+            MetricPoints(time=1795731499733, metrics={"system/n/cpu": 1.5}, step=None),
+        ),
+        (
+            '{"time": 1795731499733, "metrics": {"y": Infinity, "z": -Infinity}, "step": 1}',
+            MetricPoints(
+                time=1795731499733, metrics={"y": float("inf"), "z": float("-inf")}, step=1
+            ),
+        ),
+        (
+            '{"time": 1795731499733, "tag": ["state", "good"]}',
+            TagRecord(time=1795731499733, key="state", value="good"),
+        ),
+        (
+            '{"time": 1795731499733, "file": "/spool/files/c196/more.txt", "folder": "notes"}',
+            FileRecord(time=1795731499733, path="/spool/files/c196/more.txt", folder="notes"),
+        ),
+        (
+            '{"time": 1795731499737, "status": "FAILED"}',
+            StatusRecord(time=1795731499737, status="FAILED"),
+        ),
+    ],
+)
+def test_records_of_the_first_format_are_read(line, expected):
+    assert decode(line.encode()) == expected
+    assert decode(encode(expected)) == expected
+
+
+def test_nan_survives_in_both_formats():
+    old = decode(b'{"time": 1, "metrics": {"x": NaN}, "step": 1}')
+    new = decode(encode(old))
+    assert all(item.metrics["x"] != item.metrics["x"] for item in (old, new))
+    assert json.loads(encode(new))["type"] == "metrics"
