@@ -11,7 +11,7 @@ LAYERS = ("model", "pipeline", "jobs")
 # A package imports only packages of lower levels, never one of its own level.
 LEVELS = (
     {"model", "errors"},
-    {"config", "storage", "malloc"},
+    {"config", "storage", "malloc", "progress"},
     {"tracking", "distributed"},
     {"data", "checkpoints", "flops"},
     {"reports"},

@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,12 @@ from PIL import Image
 
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 from pipeline.registry.load import fetch
 from pipeline.reports import Boxes, draw_detections
+from pipeline.storage.durable import open_durably
 
 _IMAGES_PER_BATCH, _PIXELS_PER_BATCH = 16, 50_000_000
-_REPORT_SECONDS = 5.0
 _CORNERS = ["x1", "y1", "x2", "y2"]
 
 
@@ -64,15 +64,13 @@ def predict_folder(
     skipped: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         model, classes = _load(model_uri, Path(scratch), tracking_uri)
-        part = target.with_suffix(".part")
-        with open(part, "w", encoding="utf-8") as lines:
-            progress = _Progress(len(files))
+        with open_durably(target) as lines:
+            progress = Progress("predicting", len(files), "files")
             count = found = 0
             for batch in _batches(files, images, skipped):
                 found += _predict(model, classes, batch, params or {}, lines, out, pictures)
                 count += len(batch)
-                progress.show(count + len(skipped))
-        part.replace(target)
+                progress.advance(count + len(skipped) - progress.done)
     if not count:
         raise UserError(f"--images {images}: none of its {len(files)} files is an image")
     folder = str(out / "pictures") if pictures else None
@@ -130,14 +128,14 @@ def _predict(
     classes: Sequence[str],
     batch: Sequence[_Item],
     params: Mapping[str, Any],
-    lines: TextIO,
+    lines: BinaryIO,
     out: Path,
     pictures: bool,
 ) -> int:
     table = model.predict(pd.DataFrame({"image": [item.data for item in batch]}), dict(params))
     for row, item in enumerate(batch):
         found = table[table["image"] == row]
-        lines.write(json.dumps(_line(item, found)) + "\n")
+        lines.write(json.dumps(_line(item, found)).encode() + b"\n")
         if pictures:
             boxes = found[_CORNERS].to_numpy(), found["label"].to_numpy(), found["score"].to_numpy()
             _save(
@@ -165,15 +163,3 @@ def _save(picture: np.ndarray, path: Path) -> None:
         path = path.with_name(f"{path.name}.jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path, quality=92)
-
-
-class _Progress:
-    """A line on stderr every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._next = total, time.monotonic() + _REPORT_SECONDS
-
-    def show(self, done: int) -> None:
-        if time.monotonic() >= self._next:
-            print(f"{done} of {self._total} files", file=sys.stderr)
-            self._next = time.monotonic() + _REPORT_SECONDS

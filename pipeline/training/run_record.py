@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import platform
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.storage.cache_dir import user_cache
 from pipeline.storage.folder import Storage, join
+from pipeline.storage.lock import LockHeldError, ProcessLock
 from pipeline.storage.redact import mask
 
 Resume = Literal["auto", "never", "must"]
@@ -41,7 +41,7 @@ class RunRecord:
         self.name, self.storage = name, storage
         self.uri = join(storage, name)
         self._files = Storage(self.uri)
-        self._lock: tuple[Path, IO[str]] | None = None
+        self._lock: ProcessLock | None = None
 
     def check_storage(self) -> None:
         """Make the run's folder and try it; raises UserError where nothing can be written."""
@@ -66,30 +66,16 @@ class RunRecord:
             path = user_cache("drivers") / hashlib.sha256(self.uri.encode()).hexdigest()
         with contextlib.suppress(OSError):  # no room for locks, or none in this file system
             path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                file = path.open("a+")
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what is forked has no part
-                except (BlockingIOError, PermissionError):  # which of them, systems disagree
-                    file.seek(0)
-                    with file:
-                        raise self._held_by(file.read(), path) from None
-                if _is_at(path, file):
-                    break
-                file.close()  # its driver has just ended, and taken the name away
-            self._lock = path, file
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            self._lock = ProcessLock(path)
+            try:
+                self._lock.acquire(f"process {os.getpid()} on {platform.node()}")
+            except LockHeldError as error:
+                raise self._held_by(error.holder, path) from None
 
     def close(self) -> None:
         """Let other drivers have this run, if it was held."""
         if self._lock is not None:
-            path, file = self._lock
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                file.close()
+            self._lock.release()
             self._lock = None
 
     def _held_by(self, other: str, path: Path) -> UserError:
@@ -161,13 +147,6 @@ class RunRecord:
 def storage_root(config: Config) -> str:
     """The configured storage, by default ``./runs``, as an absolute path or URI."""
     return config.ray.storage or str(Path("runs").absolute())
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _check_same(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import re
 import shutil
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.conversion.executor import Progress, run_tasks
+from pipeline.data.conversion.executor import run_tasks
 from pipeline.data.conversion.near_duplicates import Looks, alike
 from pipeline.data.conversion.shard_task import DONE, ShardResult, plan_shards
 from pipeline.data.shards.manifest import (
@@ -27,7 +26,9 @@ from pipeline.data.shards.manifest import (
 from pipeline.data.shards.writer import index_path
 from pipeline.data.sources.record import Item
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 from pipeline.storage.durable import sync_folder
+from pipeline.storage.lock import try_lock_file
 
 SHARD_SAMPLES = 10_000
 SHARD_BYTES = 48 * 2**20
@@ -110,7 +111,7 @@ def build(
         with _alone(partial, out):
             tasks = plan_shards(records, classes, partial, shard_samples, shard_bytes)
             results = list(run_tasks(tasks, workers, progress))
-        progress.end()
+        progress.finish()
         looks = Looks(f"{name} {split}")
         for result in results:
             looks.names += result.names
@@ -221,21 +222,15 @@ def _ours(path: Path) -> bool:
 @contextlib.contextmanager
 def _alone(partial: Path, out: Path) -> Iterator[None]:
     """Hold the folder of finished shards; it stays where any are left by an interruption."""
-    lock = partial / "lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {out}: another conversion is writing there") from None
-        except OSError:
-            pass  # a file system without locks
+    with try_lock_file(partial / "lock", 0, required=False) as held:
+        if not held:
+            raise UserError(f"--out {out}: another conversion is writing there")
         try:
             yield
         finally:
             for path in partial.iterdir():  # what is unfinished
                 if path.is_dir() and not (path / DONE).exists():
                     shutil.rmtree(path, ignore_errors=True)
-            lock.unlink(missing_ok=True)
 
 
 def _refuse(manifest: Manifest, strict: bool) -> None:

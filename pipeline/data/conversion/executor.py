@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 
-SAY_EVERY_S = 2.0
 STOP_S = 30.0
 Result = TypeVar("Result")
 ResultOut = TypeVar("ResultOut", covariant=True)
@@ -29,41 +27,6 @@ class Task(Protocol[ResultOut]):
         """Do it, calling ``tick`` after each image."""
 
 
-class Progress:
-    """Images done, their rate and the time left, as a line on stderr every few seconds."""
-
-    def __init__(self, verb: str, total: int) -> None:
-        self.verb, self.total = verb, total
-        self.done = self.kept = 0
-        self.began = self.said = time.monotonic()
-
-    def keep(self, images: int) -> None:
-        """Count images that needed no work; they do not count for the rate."""
-        self.kept += images
-
-    def tick(self, images: int = 1) -> None:
-        """Count images."""
-        self.done += images
-        now = time.monotonic()
-        if now - self.said >= SAY_EVERY_S:
-            self.said = now
-            have = self.done + self.kept
-            left = max(self.total - have, 0) * (now - self.began) / self.done
-            line = f"{have}/{self.total or '?'} images, {self.rate():.0f}/s, {left:.0f} s left"
-            print(f"  {self.verb}: {line}", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Say what came of it, if it took long enough to have said anything before."""
-        if self.kept:
-            print(f"  {self.verb}: {self.kept} images were done before", file=sys.stderr)
-        if self.said > self.began:
-            print(f"  {self.verb}: {self.done} images, {self.rate():.0f}/s", file=sys.stderr)
-
-    def rate(self) -> float:
-        """Images per second so far."""
-        return self.done / max(time.monotonic() - self.began, 1e-6)
-
-
 def run_tasks(tasks: Iterable[Task[Result]], workers: int, progress: Progress) -> Iterator[Result]:
     """Results in the order of the tasks; with more than one worker, made on Ray.
 
@@ -74,10 +37,10 @@ def run_tasks(tasks: Iterable[Task[Result]], workers: int, progress: Progress) -
         return
     for task in tasks:
         if (known := task.finished()) is not None:
-            progress.keep(len(task.items))
+            progress.skip(len(task.items))
             yield known
         else:
-            yield task.run(progress.tick)
+            yield task.run(progress.advance)
 
 
 def _on_ray(tasks: Iterable[Task[Result]], workers: int, progress: Progress) -> Iterator[Result]:
@@ -87,7 +50,7 @@ def _on_ray(tasks: Iterable[Task[Result]], workers: int, progress: Progress) -> 
 
     with ray_cluster(RayConfig(workers=1)):
         pool = _Pool(workers, progress)
-        progress.began = time.monotonic()  # the start of Ray is no part of the rate
+        progress.restart()  # the start of Ray is not a part of the rate
         try:
             for number, task in enumerate(tasks):
                 pool.give(number, task)
@@ -116,7 +79,7 @@ class _Pool:
         """Start a task, unless it was finished before; waits for a free worker."""
         if (known := task.finished()) is not None:
             self.results[number] = known
-            self.progress.keep(len(task.items))
+            self.progress.skip(len(task.items))
             return
         while len(self.running) >= self.workers:
             self.collect()
@@ -131,7 +94,7 @@ class _Pool:
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise (cause if isinstance(cause, UserError | OSError) else error) from None
-        self.progress.tick(images)
+        self.progress.advance(images)
 
     def next_results(self) -> Iterator[Any]:
         """Those that are next in order."""

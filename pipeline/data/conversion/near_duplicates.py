@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from pipeline.data.conversion.executor import Progress
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample, SampleError
 from pipeline.data.transforms.decode import ImageError, decode_image
+from pipeline.progress import Progress
 
 GRID = 8
 NEAR_BITS = 7  # one less than the bands of 16 bits, so that near hashes share one of them
@@ -65,7 +65,7 @@ def looks_of_set(uri: str) -> Looks:
             continue
         looks.names.append(name)
         looks.hashes.append(hashed)
-        progress.tick()
+        progress.advance()
     return looks
 
 

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline.data.conversion.executor import Progress, run_tasks
+from pipeline.data.conversion.executor import run_tasks
 from pipeline.data.conversion.image_bytes import read_image, stored_image
 from pipeline.data.conversion.near_duplicates import alike
 from pipeline.data.conversion.shard_task import unlike
 from pipeline.data.sources.record import Item
 from pipeline.data.transforms.decode import ImageError
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 
 CHUNK = 256
 

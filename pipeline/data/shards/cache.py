@@ -7,12 +7,11 @@ it appears under its name only when it is whole and checked. The least recently 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from pipeline.data.shards.tar import TarError, sample_index
 from pipeline.errors import UserError
 from pipeline.storage.cache_dir import user_cache
 from pipeline.storage.durable import sync_file
+from pipeline.storage.lock import try_lock_file
 
 DEFAULT_LIMIT = 32 * 2**30
 POLL_SECONDS = 0.2
@@ -55,7 +55,7 @@ class ShardCache:
         if self._is_here(shard):
             return True
         self._make_folder()
-        with _locked(self._path(shard, "lock"), wait) as held:
+        with try_lock_file(self._path(shard, "lock"), None if wait else 0) as held:
             if not held:
                 return False
             if not self._is_here(shard):
@@ -132,7 +132,7 @@ class ShardCache:
 
     def _room(self) -> AbstractContextManager[bool]:
         """Nobody else claims room, or turns a claim into a shard."""
-        return _locked(self.folder / "room.lock", wait=True)
+        return try_lock_file(self.folder / "room.lock")
 
     def _evict(self, size: int) -> bool:
         """Delete the least recently used shards until ``size`` more bytes fit."""
@@ -163,7 +163,7 @@ class ShardCache:
 
     def _stale(self, partial: Path) -> bool:
         """Remove what a process that died has left; whether it was that."""
-        with _locked(self.folder / f"{partial.name.split('.')[0]}.lock", wait=False) as held:
+        with try_lock_file(self.folder / f"{partial.name.split('.')[0]}.lock", 0) as held:
             if held:
                 partial.unlink(missing_ok=True)
             return held
@@ -179,32 +179,3 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UserError(f"data.cache {self.folder}: {error.strerror}") from None
-
-
-@contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold an advisory lock, which ends with the process; yields whether it is held.
-
-    Its file goes with it. Whoever has waited for a file that is gone meanwhile begins anew.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            yield False
-            return
-        except BaseException:
-            os.close(descriptor)
-            raise
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                break
-        os.close(descriptor)
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile shares the lock
-        os.close(descriptor)

@@ -147,7 +147,7 @@ def test_nothing_is_published_before_it_is_asked_for(tmp_path):
 
 
 def test_progress_tells_rate_and_time_left(tmp_path, written, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.data.conversion.executor.SAY_EVERY_S", 0.0)
+    monkeypatch.setattr("pipeline.progress.REPORT_SECONDS", 0.0)
     written(shapes_source(3, "train", 64), tmp_path / "out", total=3)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("  converting train: 1/3 images, ") and "/s, " in lines[0]
