@@ -1,4 +1,8 @@
-"""Print what detectors cost: ``python -m jobs.describe``, or ``--config RECIPE`` for one."""
+"""Print parameters and FLOPs per image of detectors.
+
+Prints those of the detector of a recipe or of ``model.*`` options; without either, of every
+backbone and neck.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,30 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from jobs._cli import make_parser, run_job
-from model import BACKBONES, NECKS
-from pipeline.config import load_config
-from pipeline.flops import cost, table
+from jobs._cli import RECIPES, make_parser, run_job
 
 SIZES = (320, 512)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Parameters and FLOPs of the configured detector, or of all of them."""
-    parser = make_parser(
-        "describe",
-        "Print parameters and FLOPs per image: of a recipe's detector, or of every backbone and "
-        "neck where neither a recipe nor a model.* field is given.",
-    )
+    """Print parameters and FLOPs of the configured detector, or of all of them."""
+    from pipeline.config import load_config
+
+    parser = make_parser("describe", __doc__ or "")
     parser.add_argument(
-        "--classes", type=_positive, default=80, metavar="C", help="classes to tell apart (80)"
+        "--classes", type=_positive, default=80, metavar="C", help="number of classes (80)"
     )
-    config, options = load_config(parser, argv)
+    config, options = load_config(parser, argv, RECIPES)
+    from model import BACKBONES, NECKS
+    from pipeline.flops import markdown_table, model_cost
+
     if options.config or config.model.model_fields_set:
-        kinds = [(config.model.backbone, config.model.neck, config.model.image_size)]
+        detectors = [(config.model.backbone, config.model.neck, config.model.image_size)]
     else:
-        kinds = [(b, n, size) for b in BACKBONES for n in NECKS for size in SIZES]
-    costs = [cost(*kind, options.classes) for kind in kinds]
-    print("\n".join(table(costs)))
-    return {"classes": options.classes, "detectors": [item._asdict() for item in costs]}
+        detectors = [(b, n, size) for b in BACKBONES for n in NECKS for size in SIZES]
+    costs = [model_cost(*detector, options.classes) for detector in detectors]
+    print("\n".join(markdown_table(costs)))
+    return {"classes": options.classes, "detectors": [cost._asdict() for cost in costs]}
 
 
 def _positive(text: str) -> int:

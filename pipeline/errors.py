@@ -1,16 +1,16 @@
-"""How things end that do not end well: mistakes, failures, and being asked to stop."""
+"""The errors that jobs report to the user in one line, each with its exit code."""
 
 
 class UserError(ValueError):
-    """A wrong input, with a message that names the culprit and what to do next.
+    """An invalid input; the message names it and says what to do.
 
-    Jobs print the message as one line and exit with code 2; no traceback is shown.
+    Jobs print the message as one line, without a traceback, and exit with code 2.
     """
 
 
 class TrainingFailed(RuntimeError):
-    """A training that came to an end without a result, with the reason. Jobs exit with code 1."""
+    """A training ended without a result; the message gives the reason. Jobs exit with code 1."""
 
 
 class TrainingStopped(RuntimeError):
-    """A training that was asked to stop, has saved, and can be resumed. Jobs exit with code 143."""
+    """A training was stopped, has saved a checkpoint and can be resumed. Exit code 143."""

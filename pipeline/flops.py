@@ -1,4 +1,4 @@
-"""What a detector costs: learned parameters, and floating-point operations per image."""
+"""Count a detector's parameters and the floating-point operations per image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import build_detector
 
 
-class Cost(NamedTuple):
-    """Parameters in all and by part, and operations of one forward pass over one image."""
+class ModelCost(NamedTuple):
+    """Parameters in total and by part, and operations of one forward pass on one image."""
 
     backbone: str
     neck: str
@@ -23,43 +23,46 @@ class Cost(NamedTuple):
     neck_parameters: int
     heads_parameters: int
     flops: int
-    """Additions and multiplications counted one each; convolutions alone, as everywhere."""
+    """An addition and a multiplication count as two; only convolutions are counted, as usual."""
 
 
-def cost(backbone: str, neck: str, image_size: int, num_classes: int) -> Cost:
-    """The cost of a detector; nothing is computed. Raises ValueError as `build_detector`."""
+def model_cost(backbone: str, neck: str, image_size: int, num_classes: int) -> ModelCost:
+    """Return the cost of a detector without computing anything.
+
+    Raises ValueError for the names and sizes that `build_detector` rejects.
+    """
     with torch.device("meta"):
         detector = build_detector(backbone, neck, num_classes, image_size).eval()
         image = torch.empty(1, 3, image_size, image_size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             detector(image)
-    return Cost(
+    return ModelCost(
         backbone,
         neck,
         image_size,
-        parameters=_parameters(detector),
-        backbone_parameters=_parameters(detector.backbone),
-        neck_parameters=_parameters(detector.neck),
-        heads_parameters=_parameters(detector.heads),
+        parameters=_count_parameters(detector),
+        backbone_parameters=_count_parameters(detector.backbone),
+        neck_parameters=_count_parameters(detector.neck),
+        heads_parameters=_count_parameters(detector.heads),
         flops=counter.get_total_flops(),
     )
 
 
-def table(costs: Sequence[Cost]) -> list[str]:
-    """A Markdown table of costs, in millions of parameters and GFLOPs."""
+def markdown_table(costs: Sequence[ModelCost]) -> list[str]:
+    """Return the lines of a Markdown table, in millions of parameters and GFLOPs."""
     lines = [
         "| backbone | neck | image | parameters | backbone | neck | heads | GFLOPs |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for item in costs:
-        parts = (item.backbone_parameters, item.neck_parameters, item.heads_parameters)
-        millions = " | ".join(f"{count / 1e6:.2f} M" for count in (item.parameters, *parts))
+    for cost in costs:
+        parts = (cost.backbone_parameters, cost.neck_parameters, cost.heads_parameters)
+        millions = " | ".join(f"{count / 1e6:.2f} M" for count in (cost.parameters, *parts))
         lines.append(
-            f"| {item.backbone} | {item.neck} | {item.image_size} | {millions} "
-            f"| {item.flops / 1e9:.2f} |"
+            f"| {cost.backbone} | {cost.neck} | {cost.image_size} | {millions} "
+            f"| {cost.flops / 1e9:.2f} |"
         )
     return lines
 
 
-def _parameters(module: nn.Module) -> int:
+def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
