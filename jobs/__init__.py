@@ -1,1 +1,4 @@
-"""What a person or a cluster starts: one short module per job, run as ``python -m jobs.<name>``."""
+"""Entry points: one short module per job, run as ``python -m jobs.<name>``.
+
+``python -m jobs`` lists them. An installed package has them as ``guidance <name>`` too.
+"""

@@ -1,4 +1,4 @@
-"""What all jobs share: one-line errors, exit codes, and figures for machines."""
+"""Shared code of the jobs: option parsing, one-line errors, exit codes, output for machines."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.storage.redact import mask
+
+if TYPE_CHECKING:
+    from pipeline.config import Config, TrackingConfig
 
 Main = Callable[[Sequence[str] | None], Mapping[str, Any]]
 
+# The recipes: in a checkout a link to the folder at its top, in an installed package a copy.
+RECIPES = Path(__file__).with_name("configs")
+# Environment variables that keep colour codes out of a file or a pipe.
+PLAIN_OUTPUT = {"NO_COLOR": "1", "RAY_COLOR_PREFIX": "0"}
+
 
 class JobParser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are UserErrors of one line, with the nearest option."""
+    """An argument parser whose errors are UserErrors of one line that name the nearest option."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the whole usage."""
+        """Raise UserError instead of printing the whole usage."""
         if message.startswith("unrecognized arguments:"):
             given = message.split(":", 1)[1].split()[0].split("=")[0]
             near = difflib.get_close_matches(given, self._option_string_actions, n=1)
@@ -32,62 +42,106 @@ class JobParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def make_parser(module: str, description: str) -> JobParser:
-    """A parser for ``python -m jobs.<module>`` with ``--json``; abbreviations are refused."""
+def command(job: str) -> str:
+    """Return the command that starts a job, in the way in which this process was started."""
+    if Path(sys.argv[0]).name == "guidance":
+        return f"guidance {job}"
+    return f"python -m jobs.{job}"
+
+
+def make_parser(job: str, description: str) -> JobParser:
+    """Return a parser for a job with ``--json``; options cannot be abbreviated."""
     parser = JobParser(
-        prog=f"python -m jobs.{module}",
-        description=description,
+        prog=command(job),
+        description=description.replace("``", "").replace("python -m jobs.", command("")),
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print one final JSON line on stdout, everything else on stderr",
+        help="print one final JSON line on stdout and everything else on stderr",
     )
     return parser
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options of jobs that can be resumed: ``--run`` and ``--resume``."""
+    """Add ``--run`` and ``--resume``, the options of jobs that can be resumed."""
     parser.add_argument(
-        "--run", metavar="NAME", help="name of this run and the key to resume it by"
+        "--run", metavar="NAME", help="name of this run, by which it can be resumed"
     )
     parser.add_argument(
         "--resume",
         choices=("auto", "never", "must"),
         default="auto",
-        help="go on with an unfinished run of that name if there is one (auto), refuse to (never), "
-        "or insist on it (must); default: auto",
+        help="auto: resume an unfinished run of that name if it exists; never: refuse to; "
+        "must: fail if it does not exist; default: auto",
     )
 
 
+def add_tracking_option(parser: argparse.ArgumentParser, unset: str | None = None) -> None:
+    """Add ``--tracking.uri``, spelled like the field of a recipe."""
+    parser.add_argument(
+        "--tracking.uri",
+        dest="tracking_uri",
+        metavar="URI",
+        help="MLflow tracking URI; "
+        f"unset: {unset or '$MLFLOW_TRACKING_URI, else SQLite in ./mlflow'}",
+    )
+
+
+def tracking_config(options: argparse.Namespace) -> TrackingConfig:
+    """Return the section ``tracking`` with the given ``--tracking.uri``."""
+    from pipeline.config import TrackingConfig
+
+    return TrackingConfig(uri=options.tracking_uri)
+
+
 def run_name(options: argparse.Namespace, default: str) -> str:
-    """The run's name: as given, else the recipe's with the time. Raises UserError."""
+    """Return the given name of the run, else the recipe's with the time. Raises UserError."""
     if options.run:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
-            raise UserError(f"--run {options.run!r}: use letters, digits, '.', '_' and '-' alone")
+            raise UserError(f"--run {options.run!r}: use only letters, digits, '.', '_' and '-'")
         return str(options.run)
     if options.resume == "must":
-        raise UserError("--resume must needs --run NAME, the run to go on with")
+        raise UserError("--resume must needs --run NAME, the run to resume")
     stem = options.config.stem if options.config else default
     return f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
-    """Run a job and exit: 0 done, 1 failed, 2 the user's mistake (one line), 130 interrupted,
-    141 nobody reads stdout any more (``| head``), 143 stopped by SIGTERM after saving.
+@contextlib.contextmanager
+def announced(config: Config, name: str) -> Iterator[None]:
+    """Name the run, its storage and its run store on stderr, before anything slow is imported.
 
-    With ``--json`` stdout holds exactly one line, whatever the libraries underneath print.
+    An interruption inside the block says how to resume, since the name may be an automatic one.
+    """
+    if is_main():
+        storage = mask(config.ray.storage_uri()).rstrip("/")
+        store = mask(config.tracking.store_uri())
+        line = f"run {name}: stored in {storage}/{name}, reported to {store}"
+        print(line, file=sys.stderr, flush=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"to resume, add --run {name} to the same command") from None
+
+
+def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
+    """Run a job and exit with its code.
+
+    0: done, 1: failed, 2: an error of the user (one line), 130: interrupted, 141: stdout was closed
+    by its reader (``| head``), 143: stopped by SIGTERM after saving. With ``--json`` stdout holds
+    exactly one line, whatever the libraries underneath print.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    _keep_colours_out_of_files()
     try:
         with _stdout_to_stderr() if as_json else contextlib.nullcontext():
             result = main(arguments)
         if as_json and is_main():
             print(json.dumps(result, default=str))
-        if sys.stdout is not None:  # closed from the start
+        if sys.stdout is not None:  # None if it was closed from the start
             sys.stdout.flush()
     except BrokenPipeError:
         if not _stdout_is_closed():
@@ -103,14 +157,22 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     except TrainingStopped as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(143)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("; ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
         sys.exit(130)
 
 
 def is_main() -> bool:
-    """Whether this process speaks for all: false in the further ones that torchrun started."""
+    """Return whether this process prints results: under torchrun only rank 0 does."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _keep_colours_out_of_files() -> None:
+    """Set the environment so that output to a file or a pipe has no ANSI codes."""
+    streams = (stream for stream in (sys.stdout, sys.stderr) if stream is not None)
+    if not all(stream.isatty() for stream in streams):
+        for name, value in PLAIN_OUTPUT.items():
+            os.environ.setdefault(name, value)
 
 
 def _stdout_is_closed() -> bool:
@@ -118,14 +180,14 @@ def _stdout_is_closed() -> bool:
     output.register(sys.stdout.fileno(), 0)
     if not output.poll(0):
         return False
-    # What is still buffered goes nowhere when Python ends.
+    # Discard what is still buffered, which Python would write when it exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Any:
-    # At the level of file descriptors, so that child processes and C libraries follow.
+def _stdout_to_stderr() -> Iterator[None]:
+    # Redirects the file descriptor, so that child processes and C libraries follow.
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)

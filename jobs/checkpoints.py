@@ -1,8 +1,8 @@
-"""Look after a run's checkpoints: ``python -m jobs.checkpoints list|verify|prune URI``.
+"""Manage the checkpoints of a run: ``python -m jobs.checkpoints list|verify|prune URI``.
 
-list    what there is, and what is damaged or was never finished
-verify  read every byte and compare the sums; exit code 1 if one is damaged
-prune   delete all but the best and the latest, and what killed trainings left behind
+list    list all checkpoints, with those that are damaged or incomplete
+verify  read every byte and compare checksums; exit code 1 if a checkpoint is damaged
+prune   delete all but the best and the latest, and leftovers of killed trainings
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs._cli import make_parser, run_job
-from pipeline.checkpoints.format import STATE, DamagedCheckpoint
-from pipeline.checkpoints.store import SCORE, CheckpointStore, Leftover, Saved
 from pipeline.errors import TrainingFailed, UserError
-from pipeline.storage.folder import absolute
+
+if TYPE_CHECKING:
+    from pipeline.checkpoints.store import CheckpointStore, Saved
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Act on the checkpoints below a run's folder or URI; returns what the table says."""
+    """Act on the checkpoints in the folder or URI of a run; return the printed table."""
     parser = make_parser("checkpoints", __doc__ or "")
     parser.add_argument("action", choices=("list", "verify", "prune"))
     parser.add_argument("uri", metavar="URI", help="folder or URI of a run: STORAGE/NAME")
@@ -28,17 +28,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "--keep",
         type=int,
         metavar="N",
-        help="prune: best ones kept besides the latest; default: the run's keep_checkpoints",
+        help="prune: best ones to keep besides the latest; default: keep_checkpoints of the run",
     )
     parser.add_argument(
         "--older-than",
         type=float,
         default=10.0,
         metavar="MINUTES",
-        help="prune: delete unfinished ones that nobody has touched for so long; default: 10",
+        help="prune: delete incomplete ones that were not modified for this long; default: 10",
     )
-    parser.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
+    parser.add_argument("--dry-run", action="store_true", help="prune: delete nothing, only list")
     options = parser.parse_args(argv)
+    from pipeline.checkpoints.store import CheckpointStore
+    from pipeline.storage.folder import absolute
+
     store = CheckpointStore(absolute(options.uri))
     try:
         return _act(store, options)
@@ -48,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.checkpoints.store import Leftover
+
     saved, leftovers = store.survey()
     if not saved and not leftovers:
-        raise UserError(f"{store.storage} holds no checkpoints; give a run's folder or URI")
+        raise UserError(f"{store.storage} contains no checkpoints; give a run's folder or URI")
     if options.action == "verify":
         leftovers += [Leftover(i.name, problem, 0.0) for i in saved if (problem := _bad(store, i))]
         bad = {item.name for item in leftovers}
@@ -62,7 +67,7 @@ def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"uri": str(store.storage), "checkpoints": rows}
     damaged = [item.name for item in leftovers if "damaged" in item.problem]
     if options.action == "verify" and damaged:
-        raise TrainingFailed(f"damaged: {', '.join(damaged)}; a resumed training passes them over")
+        raise TrainingFailed(f"damaged: {', '.join(damaged)}; a resumed training skips them")
     if options.action == "prune":
         result["deleted"] = _prune(store, saved, options)
     return result
@@ -71,12 +76,14 @@ def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
 def _prune(
     store: CheckpointStore, saved: Sequence[Saved], options: argparse.Namespace
 ) -> list[str]:
+    from pipeline.checkpoints.store import SCORE
+
     keep = options.keep
     if keep is None:
         config = saved[-1].meta.get("config", {}) if saved else {}
         keep = config.get("train", {}).get("keep_checkpoints", 1)
     if keep < 1:
-        raise UserError(f"--keep {keep}: keep at least 1")
+        raise UserError(f"--keep {keep}: keep at least 1 checkpoint")
     score = SCORE if any(SCORE in item.meta for item in saved) else None
     act = store.doomed if options.dry_run else store.prune
     names = act(keep, score, older_than=60.0 * options.older_than)
@@ -86,6 +93,8 @@ def _prune(
 
 
 def _bad(store: CheckpointStore, item: Saved) -> str | None:
+    from pipeline.checkpoints.format import DamagedCheckpoint
+
     try:
         store.verify(item.name)
     except DamagedCheckpoint as error:
@@ -94,6 +103,8 @@ def _bad(store: CheckpointStore, item: Saved) -> str | None:
 
 
 def _row(item: Saved) -> dict[str, Any]:
+    from pipeline.checkpoints.format import STATE
+
     return {
         "name": item.name,
         "step": item.step,

@@ -1,4 +1,4 @@
-"""The main job from nothing: generate, convert, train, evaluate, register, predict."""
+"""Run the whole chain on generated images: prepare, train, evaluate, register, predict."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from jobs import predict, prepare, train
-from jobs._cli import make_parser, run_job
-from pipeline.data.shards.reader import ShardSet
+from jobs._cli import RECIPES, command, make_parser, run_job
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "shapes.yaml"
-SPLITS = {"train": 400, "val": 80, "test": 80}  # scenes
+RECIPE = RECIPES / "shapes.yaml"
+SPLITS = {"train": 400, "val": 80, "test": 80}  # images
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run every job once on generated scenes; the results are also in ``OUT/results.json``."""
-    parser = make_parser("demo", "The whole chain on a generated data set, in minutes.")
+    """Run every job once on generated images; write the results to ``OUT/results.json`` too."""
+    parser = make_parser("demo", f"{__doc__} Takes minutes.")
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="DIR", help="folder for all results"
     )
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     uri = f"sqlite:///{out}/mlflow/mlflow.db"
     clock = _Stages()
 
-    clock.stage("prepare", "generate scenes of shapes and write them as shards")
+    clock.stage("prepare", "generate images of shapes and write them as shards")
     for split, count in SPLITS.items():
         prepare.main(
             [
@@ -45,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             *(f"--tracking.uri={uri}", f"--ray.storage={out}/runs"),
         ]
     )
-    clock.stage("predict", "load the registered version and predict on held-out scenes")
+    clock.stage("predict", "load the registered version and predict on held-out images")
     images = _held_out(out, count=16)
     predicted = predict.main(
         [
-            *(f"--model={trained['model_uri']}", f"--tracking-uri={uri}"),
+            *(f"--model={trained['model_uri']}", f"--tracking.uri={uri}"),
             *(f"--images={images}", f"--out={out}/predictions"),
         ]
     )
@@ -62,17 +61,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 class _Stages:
-    """Announces stages and measures them."""
+    """Prints the stages of the demo and measures their time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._name, self._began = "", time.monotonic()
+        self._name, self._started = "", time.monotonic()
 
     def stage(self, name: str, what: str) -> None:
         now = time.monotonic()
         if self._name:
-            self.seconds[self._name] = round(now - self._began, 1)
-        self._name, self._began = name, now
+            self.seconds[self._name] = round(now - self._started, 1)
+        self._name, self._started = name, now
         print(f"== {name or 'demo'}: {what}", file=sys.stderr, flush=True)
 
 
@@ -81,12 +80,14 @@ def _shards(out: Path, split: str) -> Path:
 
 
 def _held_out(out: Path, count: int) -> Path:
-    """The first test scenes as picture files, as a user's own pictures would be."""
+    """Write the first test images as files, as a user's own images would be."""
     folder = out / "images"
     folder.mkdir(exist_ok=True)
+    from pipeline.data.shards.reader import ShardSet
+
     shards = ShardSet(_shards(out, "test"))
     for index in range(min(count, len(shards))):
-        (folder / f"scene-{index:03d}.png").write_bytes(shards.read(index).image)
+        (folder / f"image-{index:03d}.png").write_bytes(shards.read(index).image)
     return folder
 
 
@@ -118,12 +119,12 @@ def _summary(results: dict[str, Any]) -> list[str]:
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     return [
         "",
-        f"AP on held-out scenes   AP {results['ap']:.3f}   AP50 {results['ap50']:.3f}   "
+        f"AP on held-out images   AP {results['ap']:.3f}   AP50 {results['ap50']:.3f}   "
         f"AP75 {results['ap75']:.3f}   ({seconds})",
         f"pictures of detections  {results['paths']['pictures']}",
         f"registered model        {results['model_uri']}",
-        f"look at the run         {train.look_at(results['tracking_uri'])}",
-        "your own data           .venv/bin/python -m jobs.prepare --source voc --root DIR "
+        f"page of the run         {train.run_page(results['tracking_uri'], results['run_id'])}",
+        f"your own data           {command('prepare')} --source voc --root DIR "
         "--split train --out shards/mine",
     ]
 

@@ -1,4 +1,4 @@
-"""Score a registered model on a shard set.
+"""Evaluate a registered model on a shard set.
 
 python -m jobs.evaluate --model models:/NAME@champion --data shards/test
 """
@@ -8,30 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jobs._cli import make_parser, run_job
-from model import build_detector
-from pipeline.config import Config, TrackingConfig
-from pipeline.data import build_eval_loader, load_manifest, require_classes
-from pipeline.distributed.world import World
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.registry import load_detector
-from pipeline.tracking import resolve_uri
+from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Evaluate on this machine's CPU; returns COCO's figures, in all and per class."""
+    """Evaluate on the CPU of this machine; return COCO's metrics, overall and per class."""
     parser = make_parser("evaluate", __doc__ or "")
     parser.add_argument(
         "--model", required=True, metavar="URI", help="models:/NAME@champion, models:/NAME/1, DIR"
     )
-    parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to score on")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="default: $MLFLOW_TRACKING_URI, else ./mlflow"
-    )
+    parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to use")
+    add_tracking_option(parser)
     options = parser.parse_args(argv)
+    from model import build_detector
+    from pipeline.config import Config
+    from pipeline.data import build_eval_loader, load_manifest, require_classes
+    from pipeline.distributed.world import World
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.registry import load_detector
+    from pipeline.tracking import resolve_uri
+
     manifest = load_manifest(options.data)
     registered = options.model.startswith("models:")
-    uri = resolve_uri(TrackingConfig(uri=options.tracking_uri)) if registered else None
+    uri = resolve_uri(tracking_config(options)) if registered else None
     spec, classes, state, settings, fit = load_detector(options.model, uri)
     require_classes(options.data, manifest, classes, options.model)
     detector = build_detector(**spec)

@@ -1,13 +1,13 @@
-"""Turn labelled images into a shard set.
+"""Convert labelled images to a shard set.
 
 python -m jobs.prepare --source voc --root DIR --split train --out DIR
 python -m jobs.prepare --source coco --images DIR --annotations FILE --out DIR
 python -m jobs.prepare --source yolo --root DIR --split train --out DIR
 python -m jobs.prepare --source shapes --count 400 --split train --seed 0 --out DIR
 
-DIR may be a tar or zip, or a folder inside one (data.tar/VOCdevkit/VOC2007); FILE may lie in one.
-With --split-by 0.8 the images are divided into DIR/train and DIR/val, look-alikes together.
-A conversion that was interrupted goes on where it was when the same command is given again.
+DIR may be a tar or zip, or a folder inside one (data.tar/VOCdevkit/VOC2007); FILE may be in one.
+With --split-by 0.8 the images are split into DIR/train and DIR/val; near-duplicates stay together.
+An interrupted conversion resumes when the same command is run again.
 """
 
 from __future__ import annotations
@@ -18,29 +18,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs._cli import make_parser, run_job
-from pipeline.config import RayConfig
-from pipeline.data.conversion.convert import (
-    SHARD_BYTES,
-    SHARD_SAMPLES,
-    Built,
-    Refused,
-    build,
-    check_out,
-    report,
-)
-from pipeline.data.conversion.near_duplicates import Looks, looks_of_set
-from pipeline.data.conversion.train_val_split import divide
-from pipeline.data.shards.manifest import MANIFEST, Manifest, Problem, load_manifest
-from pipeline.data.sources.coco import coco_source
-from pipeline.data.sources.record import Source
-from pipeline.data.sources.synthetic import shapes_source
-from pipeline.data.sources.voc import voc_source
-from pipeline.data.sources.yolo import yolo_source
-from pipeline.distributed.ray_cluster import ray_cluster
+from jobs._cli import command, make_parser, run_job
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.data.conversion.convert import StagedShardSet
+    from pipeline.data.conversion.near_duplicates import ImageHashes
+    from pipeline.data.shards.manifest import Manifest, Problem
+    from pipeline.data.sources.record import Source
 
 NEEDED = {"voc": ("root",), "coco": ("images", "annotations"), "yolo": ("root",), "shapes": ()}
 ACCEPTED = {
@@ -50,60 +37,69 @@ ACCEPTED = {
     "shapes": ("count", "size", "seed", "split"),
 }
 DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train"}
-# Fewer shards than this, in a set of more than this many bytes, are told of.
+# The defaults of the converter, repeated here because importing it takes a second.
+SHARD_SAMPLES, SHARD_MIB = 10_000, 48
+# Fewer shards than this, in a set of more than this many bytes, are worth a hint.
 FEW_SHARDS, LARGE_SET = 8, 64 * 2**20
-LARGEST_SEED = 2**31 - 1  # as train.seed has it
+MAX_SEED = 2**31 - 1  # as for train.seed
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Convert as the command line says; the figures of the new shard set, or of two."""
+    """Convert as the command line says; return the figures of the new shard set, or of two."""
     options = _parser().parse_args(argv)
     _check_use(options)
-    began = time.monotonic()
+    from pipeline.data.conversion.near_duplicates import hash_shard_set
+
+    started = time.monotonic()
     with _cluster(options.workers):
-        others = [looks_of_set(uri) for uri in options.compare_with]
+        others = [hash_shard_set(uri) for uri in options.compare_with]
         given = _given_classes(options)
         source = _source(options, given)
-        built = _build(options, source, given or source.classes, others)
-    for one in built:
+        staged = _stage(options, source, given or source.classes, others)
+    for one in staged:
         one.publish()
-    seconds = round(time.monotonic() - began, 2)
-    for one in built:
-        _tell(one.manifest, one.out, seconds)
-    print("next: python -m jobs.train " + _sets(built), flush=True)
-    figures = [_figures(one, seconds) for one in built]
+    seconds = round(time.monotonic() - started, 2)
+    for one in staged:
+        _print_result(one.manifest, one.out, seconds)
+    print(f"next: {command('train')} {_sets(staged)}", flush=True)
+    figures = [_figures(one, seconds) for one in staged]
     return figures[0] if len(figures) == 1 else {"sets": figures, "seconds": seconds}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("prepare", str(__doc__))
     add = parser.add_argument
-    add("--source", required=True, choices=sorted(NEEDED), help="kind of the labelled images")
+    add("--source", required=True, choices=sorted(NEEDED), help="format of the labelled images")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the shard set")
-    add("--root", type=Path, metavar="DIR", help="voc: holds Annotations; yolo: holds the YAML")
-    add("--split", help="voc, yolo: split to take from the source; else a name (default: train)")
-    add("--images", type=Path, metavar="DIR", help="coco: folder of the pictures")
+    add(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="voc: has Annotations; yolo: has the YAML",
+    )
+    add("--split", help="voc, yolo: split of the source; otherwise a name (default: train)")
+    add("--images", type=Path, metavar="DIR", help="coco: folder of the images")
     add("--annotations", type=Path, metavar="FILE", help="coco: instances JSON")
-    add("--count", type=_positive, metavar="N", help="shapes: scenes to draw (default: 400)")
-    add("--size", type=_positive, metavar="PX", help="shapes: side of a scene (default: 128)")
-    add("--seed", type=_seed, metavar="S", help="of shapes or of --split-by (default: 0)")
+    add("--count", type=_positive, metavar="N", help="shapes: images to draw (default: 400)")
+    add("--size", type=_positive, metavar="PX", help="shapes: side of an image (default: 128)")
+    add("--seed", type=_seed, metavar="S", help="seed of shapes or of --split-by (default: 0)")
     add(
         "--split-by",
         type=_ratio,
         metavar="RATIO",
-        help="divide into DIR/train, with this share of the images, and DIR/val",
+        help="split into DIR/train, with this fraction of the images, and DIR/val",
     )
     add(
         "--compare-with",
         action="append",
         default=[],
         metavar="SHARDSET",
-        help="report pictures that are in that set too (leaks); may be repeated",
+        help="report images that are also in that set (leaks); may be repeated",
     )
     named = parser.add_mutually_exclusive_group()
     named.add_argument("--classes", metavar="A,B,C", help="class names, in this order")
-    named.add_argument("--classes-from", metavar="SHARDSET", help="the classes of that shard set")
-    add("--name", help="name of the data set (default: after the source)")
+    named.add_argument("--classes-from", metavar="SHARDSET", help="classes of that shard set")
+    add("--name", help="name of the data set (default: from the source)")
     add("--strict", action="store_true", help="write nothing if anything is wrong with the source")
     add("--overwrite", action="store_true", help="replace the shard set in --out")
     add(
@@ -111,15 +107,21 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=1,
         metavar="N",
-        help="shards to convert at a time; more than 1 on Ray (default: 1)",
+        help="shards to convert in parallel; more than 1 use Ray (default: 1)",
     )
-    add("--shard-samples", type=_positive, default=SHARD_SAMPLES, metavar="N", help="most a shard")
+    add(
+        "--shard-samples",
+        type=_positive,
+        default=SHARD_SAMPLES,
+        metavar="N",
+        help=f"maximum samples per shard (default: {SHARD_SAMPLES})",
+    )
     add(
         "--shard-mib",
         type=_positive,
-        default=SHARD_BYTES // 2**20,
+        default=SHARD_MIB,
         metavar="MIB",
-        help=f"about the most MiB of a shard (default: {SHARD_BYTES // 2**20})",
+        help=f"approximate maximum size of a shard in MiB (default: {SHARD_MIB})",
     )
     return parser
 
@@ -131,19 +133,24 @@ def _check_use(options: argparse.Namespace) -> None:
             raise UserError(f"--source {kind} needs --{needed}")
     for other in {"root", "images", "annotations", *DEFAULTS} - {*NEEDED[kind], *ACCEPTED[kind]}:
         if getattr(options, other) is not None:
-            raise UserError(f"--{other} does not go with --source {kind}")
+            raise UserError(f"--{other} cannot be used with --source {kind}")
     if options.split_by is None:
         if kind in ("voc", "yolo") and options.split is None:
             raise UserError(
                 f"--source {kind} needs --split NAME, or --split-by RATIO for all its images"
             )
         if kind != "shapes" and options.seed is not None:
-            raise UserError(f"--seed does not go with --source {kind} without --split-by")
+            raise UserError(f"--seed cannot be used with --source {kind} without --split-by")
     elif kind == "shapes":
-        raise UserError("--split-by does not go with --source shapes; draw each --split")
+        raise UserError("--split-by cannot be used with --source shapes; generate each --split")
 
 
 def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
+    from pipeline.data.sources.coco import coco_source
+    from pipeline.data.sources.synthetic import shapes_source
+    from pipeline.data.sources.voc import voc_source
+    from pipeline.data.sources.yolo import yolo_source
+
     if options.source == "voc":
         return voc_source(options.root, options.split, classes)
     if options.source == "yolo":
@@ -153,10 +160,13 @@ def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
     return shapes_source(*(_value(options, name) for name in ("count", "split", "size", "seed")))
 
 
-def _build(
-    options: argparse.Namespace, source: Source, classes: list[str], others: list[Looks]
-) -> list[Built]:
-    """The set, or the two of a division, built and not yet published."""
+def _stage(
+    options: argparse.Namespace, source: Source, classes: list[str], others: list[ImageHashes]
+) -> list[StagedShardSet]:
+    """Build the set, or the two sets of a split, without publishing them."""
+    from pipeline.data.conversion.convert import SourceRejected, stage_shard_set, check_out
+    from pipeline.data.conversion.train_val_split import split_train_val
+
     if options.split_by is None:
         parts = {_value(options, "split"): source}
         outs = [options.out]
@@ -165,18 +175,18 @@ def _build(
         for out in outs:
             check_out(out, options.overwrite)
         seed = _value(options, "seed")
-        sides = divide(source.records, options.split_by, seed, options.workers)
-        # What is wrong with the source as a whole is told with the first.
+        sides = split_train_val(source.images, options.split_by, seed, options.workers)
+        # Problems of the source as a whole are reported with the first set.
         shown: tuple[list[Problem], ...] = (source.problems, [])
         parts = {
-            name: replace(source, records=side, total=len(side), problems=list(problems))
+            name: replace(source, images=side, total=len(side), problems=list(problems))
             for name, side, problems in zip(("train", "val"), sides, shown, strict=True)
         }
-    built: list[Built] = []
+    staged: list[StagedShardSet] = []
     try:
         for (split, part), out in zip(parts.items(), outs, strict=True):
-            one = build(
-                part.records,
+            one = stage_shard_set(
+                part.images,
                 part.problems,
                 out,
                 options.name or source.name,
@@ -190,19 +200,22 @@ def _build(
                 shard_samples=options.shard_samples,
                 shard_bytes=options.shard_mib * 2**20,
                 workers=options.workers,
-                others=[*others, *(other.looks for other in built)],
+                others=[*others, *(other.hashes for other in staged)],
             )
-            built.append(one)
-    except Refused:
-        for one in built:
-            one.drop()
+            staged.append(one)
+    except SourceRejected:
+        for one in staged:
+            one.discard()
         raise
-    return built
+    return staged
 
 
 @contextlib.contextmanager
 def _cluster(workers: int) -> Iterator[None]:
-    """One cluster for all steps."""
+    """Hold one Ray cluster for all steps, if there is more than one worker."""
+    from pipeline.config import RayConfig
+    from pipeline.distributed.ray_cluster import ray_cluster
+
     with ray_cluster(RayConfig(workers=1)) if workers > 1 else contextlib.nullcontext():
         yield
 
@@ -214,6 +227,8 @@ def _value(options: argparse.Namespace, name: str) -> Any:
 
 def _given_classes(options: argparse.Namespace) -> list[str] | None:
     if options.classes_from:
+        from pipeline.data.shards.manifest import load_manifest
+
         return load_manifest(options.classes_from).classes
     if options.classes is None:
         return None
@@ -223,11 +238,13 @@ def _given_classes(options: argparse.Namespace) -> list[str] | None:
     return names
 
 
-def _figures(built: Built, seconds: float) -> dict[str, Any]:
-    manifest = built.manifest
+def _figures(staged: StagedShardSet, seconds: float) -> dict[str, Any]:
+    from pipeline.data.shards.manifest import MANIFEST
+
+    manifest = staged.manifest
     return {
-        "out": str(built.out.absolute()),
-        "manifest": str((built.out / MANIFEST).absolute()),
+        "out": str(staged.out.absolute()),
+        "manifest": str((staged.out / MANIFEST).absolute()),
         "name": manifest.name,
         "split": manifest.split,
         "samples": manifest.samples,
@@ -240,36 +257,39 @@ def _figures(built: Built, seconds: float) -> dict[str, Any]:
     }
 
 
-def _tell(manifest: Manifest, out: Path, seconds: float) -> None:
+def _print_result(manifest: Manifest, out: Path, seconds: float) -> None:
+    from pipeline.data.conversion.convert import format_problems
+
     counts = [f"{name} {count}" for name, count in manifest.boxes_per_class.items() if count]
     unused = len(manifest.classes) - len(counts)
-    boxes = ", ".join(counts) + (f"; {unused} classes without" if unused else "")
+    boxes = ", ".join(counts) + (f"; {unused} classes have none" if unused else "")
     print(
         f"{out}: {manifest.samples} images in {len(manifest.shards)} shards, {seconds} s; "
         f"without objects {manifest.samples_without_objects}\nboxes: {boxes}"
     )
     if advice := _shard_advice(manifest):
         print(advice)
-    print(report(manifest.problems))
+    print(format_problems(manifest.problems))
 
 
 def _shard_advice(manifest: Manifest) -> str | None:
-    """What to know before a set of few large shards is read over a network."""
+    """Return a hint if a large set has few shards, which is slow over a network."""
     size, count = int(manifest.sizes.sum()), len(manifest.shards)
     if count >= FEW_SHARDS or size < LARGE_SET:
         return None
     return (
-        f"shards: {count} are few. On a disk that is fine; over a network, workers would wait for "
-        f"the same files. --shard-mib {size // FEW_SHARDS // 2**20} gives {FEW_SHARDS} or more"
+        f"shards: {count} are few. That is fine on a local disk; over a network, workers would "
+        f"wait for the same files. --shard-mib {size // FEW_SHARDS // 2**20} gives {FEW_SHARDS} or "
+        "more"
     )
 
 
-def _sets(built: list[Built]) -> str:
-    if len(built) > 1:
-        return f"--data.train {built[0].out} --data.val {built[1].out}"
-    if built[0].manifest.split.startswith("train"):
-        return f"--data.train {built[0].out}"
-    return f"--data.train TRAINING_SET --data.test {built[0].out}"
+def _sets(staged: list[StagedShardSet]) -> str:
+    if len(staged) > 1:
+        return f"--data.train {staged[0].out} --data.val {staged[1].out}"
+    if staged[0].manifest.split.startswith("train"):
+        return f"--data.train {staged[0].out}"
+    return f"--data.train TRAINING_SET --data.test {staged[0].out}"
 
 
 def _ratio(text: str) -> float:
@@ -286,7 +306,7 @@ def _positive(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
+    if not text.isdecimal() or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**31 - 1")
     return int(text)
 

@@ -1,38 +1,40 @@
-"""Make a registered version the champion, or go back to the one before.
+"""Make a registered version the champion, or return to the previous one.
 
     python -m jobs.promote NAME --version 3
     python -m jobs.promote NAME --rollback
 
-The alias ``champion`` moves and the version that had it becomes ``previous``. Who did it, when and
-from which version is kept in the model's tags ``promotion.*``.
+Moves the alias ``champion``; the version that had it becomes ``previous``. The model's tags
+``promotion.*`` record who moved it, when, and from which version.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs._cli import make_parser, run_job
-from pipeline.config import TrackingConfig
+from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
 from pipeline.errors import UserError
-from pipeline.registry import Promotion, promote, rollback
-from pipeline.tracking import mask, resolve_uri
+from pipeline.storage.redact import mask
+
+if TYPE_CHECKING:
+    from pipeline.registry import Promotion
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Move the alias; returns what the aliases are afterwards."""
+    """Move the alias and return the resulting aliases."""
     parser = make_parser("promote", __doc__ or "")
     parser.add_argument("name", metavar="NAME", help="registered model")
     parser.add_argument("--version", type=int, metavar="V", help="version to make the champion")
     parser.add_argument("--rollback", action="store_true", help="swap champion and previous")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="default: $MLFLOW_TRACKING_URI, else ./mlflow"
-    )
+    add_tracking_option(parser)
     options = parser.parse_args(argv)
     if (options.version is None) != options.rollback:
         raise UserError("give either --version V or --rollback")
-    uri = resolve_uri(TrackingConfig(uri=options.tracking_uri))
+    from pipeline.registry import promote, rollback
+    from pipeline.tracking import resolve_uri
+
+    uri = resolve_uri(tracking_config(options))
     if options.rollback:
         result = rollback(uri, options.name)
     else:
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _sentence(result: Promotion) -> str:
     previous = f"previous: version {result.previous}" if result.previous else "no previous version"
     if not result.changed:
-        return f"{result.name}: version {result.champion} is the champion already ({previous})"
+        return f"{result.name}: version {result.champion} is already the champion ({previous})"
     return f"{result.name}: version {result.champion} is now the champion ({previous})"
 
 

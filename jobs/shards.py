@@ -1,9 +1,9 @@
-"""Look into a shard set, in a folder or at an http, https or s3 address.
+"""Verify, describe or preview a shard set in a folder or at an http, https or s3 address.
 
 python -m jobs.shards verify URI                  check every hash, sample and count
 python -m jobs.shards describe URI [--html FILE]  classes, counts, box sizes, problems, pictures
 python -m jobs.shards preview URI --out FILE      what training sees: augmented images with boxes;
-                                                  takes --config FILE and --SECTION.FIELD VALUE too
+                                                  also accepts --config and --SECTION.FIELD VALUE
 """
 
 from __future__ import annotations
@@ -15,28 +15,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from jobs._cli import make_parser, run_job
-from pipeline.config import load_config
-from pipeline.data.shards.verify import verify
+from jobs._cli import RECIPES, make_parser, run_job
 from pipeline.errors import UserError
-from pipeline.reports.dataset_report import as_page, as_text, describe
-from pipeline.reports.preview import preview
 
-LISTED = 100
+MAX_LISTED_FAULTS = 100
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run one of the commands; its figures."""
+    """Run one of the commands and return its figures."""
     parser = make_parser("shards", str(__doc__))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_verify, _add_describe):
         add(commands)
-    commands.add_parser("preview", help="what training sees", add_help=False)
+    commands.add_parser("preview", help="write a sheet of augmented images", add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if not word.startswith("-")]
-    if words[:1] == ["preview"]:  # it takes every field of the configuration besides
+    if words[:1] == ["preview"]:  # it also accepts every field of the configuration
         arguments.remove("preview")
         return _preview(arguments)
     options = parser.parse_args(arguments)
@@ -45,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    """A command with the argument and the option that all of them have."""
+    """Add a command with the argument and the option that all commands have."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, allow_abbrev=False
     )
     parser.set_defaults(run=run)
     parser.add_argument("uri", metavar="URI", help="folder or address of the shard set")
-    # Its default is left to the main parser, or it would undo a --json before the command.
+    # Without a default of its own, which would override a --json before the command.
     parser.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print one final JSON line"
     )
@@ -63,15 +57,17 @@ def _add_verify(commands: Any) -> None:
 
 
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.data.shards.verify import verify
+
     began = time.monotonic()
     found = verify(options.uri)
     shards = len(found.manifest.shards)
     if found.faults:
-        lines = [f"{options.uri}: {len(found.faults)} faults", *found.faults[:LISTED]]
-        more = len(found.faults) - LISTED
+        lines = [f"{options.uri}: {len(found.faults)} faults", *found.faults[:MAX_LISTED_FAULTS]]
+        more = len(found.faults) - MAX_LISTED_FAULTS
         raise UserError("\n".join([*lines, *([f"... and {more} more"] if more > 0 else [])]))
     seconds = round(time.monotonic() - began, 2)
-    print(f"{options.uri}: sound: {found.samples} samples in {shards} shards, {seconds} s")
+    print(f"{options.uri}: valid: {found.samples} samples in {shards} shards, {seconds} s")
     return {
         "uri": options.uri,
         "samples": found.samples,
@@ -86,11 +82,13 @@ def _add_describe(commands: Any) -> None:
         commands, "describe", _describe, "classes, counts, box sizes, empty images and problems"
     )
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write one page with pictures"
+        "--html", type=Path, metavar="FILE", help="also write an HTML page with pictures"
     )
 
 
 def _describe(options: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.reports.dataset_report import as_page, as_text, describe
+
     shards, found = describe(options.uri)
     print(as_text(found))
     if options.html:
@@ -113,19 +111,25 @@ def _describe(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _preview(argv: Sequence[str]) -> dict[str, Any]:
+    from pipeline.config import load_config
+
     parser = make_parser(
         "shards preview",
-        "Write a sheet of the first images of an epoch, augmented as training with this "
-        "configuration sees them, with the boxes it learns from.",
+        "Write a sheet of the first images of an epoch, augmented as in training with this "
+        "configuration, with the boxes that training learns from.",
     )
     add = parser.add_argument
     add("uri", metavar="URI", help="folder or address of the shard set")
-    add("--out", type=Path, required=True, metavar="FILE", help="picture to write: .png or .jpg")
+    add("--out", type=Path, required=True, metavar="FILE", help="image to write: .png or .jpg")
     add("--images", type=int, default=16, choices=range(1, 257), metavar="N", help="1 to 256 (16)")
     add("--epoch", type=int, default=0, choices=range(10**6), metavar="E", help="from 0 (0)")
-    config, options = load_config(parser, argv)
+    config, options = load_config(parser, argv, RECIPES)
     if options.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {options.out}: name a .png or .jpg file")
+    from PIL import Image
+
+    from pipeline.reports.preview import preview
+
     sheet, problems = preview(options.uri, config, options.images, options.epoch)
     try:
         Image.fromarray(sheet).save(options.out)

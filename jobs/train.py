@@ -1,56 +1,94 @@
-"""Train a detector: ``python -m jobs.train --config configs/bccd.yaml``."""
+"""Train a detector, evaluate it and register a model version."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import add_run_options, is_main, make_parser, run_job, run_name
-from pipeline.config import load_config
+from jobs._cli import (
+    RECIPES,
+    add_run_options,
+    announced,
+    command,
+    is_main,
+    make_parser,
+    run_job,
+    run_name,
+)
 from pipeline.storage.redact import mask
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run one training; returns its figures and URIs."""
-    parser = make_parser("train", "Train a detector, evaluate it and register a model version.")
+    """Run one training; return its metrics and URIs."""
+    from pipeline.config import load_config
+
+    parser = make_parser("train", __doc__ or "")
     add_run_options(parser)
-    config, options = load_config(parser, argv)
+    config, options = load_config(parser, argv, RECIPES)
     name = run_name(options, "train")
-    from pipeline.training.fit import fit
+    with announced(config, name):
+        from pipeline.training.fit import fit
 
-    result = fit(config, run=name, resume=options.resume)
+        result = asdict(fit(config, run=name, resume=options.resume))
     if is_main():
-        for line in summary(asdict(result)):
-            print(line)
-    return asdict(result)
+        print("\n".join(summary(result)))
+    return result
 
 
-def look_at(tracking_uri: str) -> str:
-    """How to see the run: the server's address, or the command that starts one for a file."""
+def run_page(tracking_uri: str, run_id: str) -> str:
+    """Return the address of the run's page, or for a file the command that starts a server."""
     if tracking_uri.startswith("http"):
-        return mask(tracking_uri)
+        address = re.sub("//[^/@]*@", "//", tracking_uri)  # browsers ask for credentials
+        return f"{mask(address).rstrip('/')}/#/runs/{run_id}"
     mlflow = Path(sys.executable).with_name("mlflow")
-    command = shlex.join([str(mlflow), "ui", "--backend-store-uri", mask(tracking_uri)])
-    return f"MLFLOW_DISABLE_TELEMETRY=true {command}"
+    server = shlex.join([str(mlflow), "ui", "--backend-store-uri", mask(tracking_uri)])
+    return f"MLFLOW_DISABLE_TELEMETRY=true {server}"
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Where everything is, one line each."""
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say where the results are and which command comes next."""
+    kind = "best step" if "val/ap" in result["metrics"] else "last step"
     lines = [
         f"run         {result['run']} ({result['run_id']})",
         f"checkpoint  {result['checkpoint']}",
+        f"{kind:<12}{result['step']} of {result['steps']}",
     ]
     for name, value in result["metrics"].items():
         if name.endswith(("/ap", "/ap50", "/ap75")):
             lines.append(f"{name:<12}{value:.4f}")
+    lines.append(f"time        {duration(result['seconds'].get('fit', 0.0))}")
     if result["model_uri"]:
         lines.append(f"model       {result['model_uri']}")
-    lines.append(f"look        {look_at(result['tracking_uri'])}")
+    lines.append(f"run page    {run_page(result['tracking_uri'], result['run_id'])}")
+    lines.append(f"next        {next_command(result)}")
     return lines
+
+
+def next_command(result: Mapping[str, Any]) -> str:
+    """Return the command that uses the trained model, or that lists its checkpoints."""
+    if not result["model_uri"]:
+        folder = str(result["checkpoint"]).rsplit("/", 1)[0]
+        return f"{command('checkpoints')} list {folder}"
+    from pipeline.config import TrackingConfig
+
+    words = ["--model", result["model_uri"], "--images", "DIR", "--out", "DIR"]
+    if result["tracking_uri"] != TrackingConfig().store_uri():
+        words += ["--tracking.uri", mask(result["tracking_uri"])]
+    return f"{command('predict')} {shlex.join(words)}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, such as ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 if __name__ == "__main__":

@@ -1,31 +1,33 @@
-"""Search over any fields: ``python -m jobs.tune --config configs/sweeps/smoke.yaml``."""
+"""Search over configuration fields and write the best recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jobs._cli import add_run_options, make_parser, run_job, run_name
-from pipeline.config import load_config
+from jobs._cli import RECIPES, add_run_options, announced, command, make_parser, run_job, run_name
+from jobs.train import duration, run_page
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run one sweep; returns its table and where the best recipe is."""
-    parser = make_parser("tune", "Search over fields of a training and write the best recipe.")
-    add_run_options(parser)
-    config, options = load_config(parser, argv)
-    name = run_name(options, "tune")
-    from pipeline.sweep import sweep
+    """Run one sweep; return its table and the path of the best recipe."""
+    from pipeline.config import load_config
 
-    result = asdict(sweep(config, run=name, resume=options.resume))
-    for line in table(result):
-        print(line)
+    parser = make_parser("tune", __doc__ or "")
+    add_run_options(parser)
+    config, options = load_config(parser, argv, RECIPES)
+    name = run_name(options, "tune")
+    with announced(config, name):
+        from pipeline.sweep import sweep
+
+        result = asdict(sweep(config, run=name, resume=options.resume))
+    print("\n".join([*table(result), *summary(result)]))
     return result
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """The trials, best first, and the next command."""
+def table(result: Mapping[str, Any]) -> list[str]:
+    """Return a row per trial, best first."""
     params = list(result["trials"][0]["params"])
     rows = [[result["metric"], "epochs", "status", *params, "trial"]]
     for trial in result["trials"]:
@@ -33,8 +35,16 @@ def table(result: dict[str, Any]) -> list[str]:
         values = [_cell(trial["params"][key]) for key in params]
         rows.append([best, f"{trial['epochs']:.1f}", trial["status"], *values, trial["name"]])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return [*lines, f"train the best:  python -m jobs.train --config {result['best_yaml']}"]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+
+
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines below the table: the time, the run's page and the next command."""
+    return [
+        f"time        {duration(result['seconds'])}",
+        f"run page    {run_page(result['tracking_uri'], result['run_id'])}",
+        f"next        {command('train')} --config {result['best_yaml']}",
+    ]
 
 
 def _cell(value: Any) -> str:

@@ -1,8 +1,9 @@
-"""Recipe, environment and command line, merged into one `Config`."""
+"""Merge recipe, environment and command line into one `Config`."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,27 @@ from pydantic_settings import (
 from pipeline.config.tree import Config
 from pipeline.errors import UserError
 
+# Shown first in --help, in this order.
+COMMON_FIELDS = (
+    *("data.train", "data.val", "data.test"),
+    *("model.backbone", "model.neck", "model.image_size", "model.init", "assign.name"),
+    *("train.epochs", "train.batch_size", "train.lr", "train.seed"),
+    *("ray.enabled", "ray.workers", "ray.gpu", "ray.storage"),
+    *("tracking.uri", "tracking.experiment", "registry.name"),
+)
+# Defaults as --help shows them. The description of a field without one says what that means.
+_DEFAULTS = {
+    "null": "",
+    "()": "",
+    "{}": "",
+    "True": " (default: true)",
+    "False": " (default: false)",
+}
+_PLACEHOLDERS = {"str": "TEXT", "int": "N", "float": "X", "bool": "true|false"}
+
 
 class _Settings(BaseSettings, Config):
-    """The same tree as a source of environment and command-line values; never built itself."""
+    """The same tree as a source of environment and command-line values; never instantiated."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -36,25 +55,97 @@ class _Settings(BaseSettings, Config):
 
 
 def load_config(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    recipes: Path | None = None,
 ) -> tuple[Config, argparse.Namespace]:
-    """Parse a job's command line: its own options and one option per config field.
+    """Parse a job's command line: its own options and one option per configuration field.
 
-    The parser gets ``--config`` and every ``--section.field``. Returns the validated config and
-    the parsed job options. Raises UserError on a wrong value or unknown key, in whichever source.
+    Adds ``--config`` and every ``--section.field`` to the parser. ``recipes`` is the folder of the
+    included recipes, which ``--config`` accepts by name. Returns the validated configuration and
+    the parsed options of the job, with the recipe's path as ``config``. Raises UserError on a wrong
+    value or an unknown key in any source.
     """
-    parser.add_argument("--config", type=Path, metavar="FILE", help="recipe (YAML) to start from")
+    names = recipe_names(recipes) if recipes else []
+    included = f", or an included one: {', '.join(_briefly(names))}" if names else ""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"recipe (YAML) to start from{included}"
+    )
     cli = CliSettingsSource[argparse.ArgumentParser](
         _Settings, root_parser=parser, cli_parse_none_str="null", cli_avoid_json=True
     )
     parser.usage = "%(prog)s [--config FILE] [options] [--SECTION.FIELD VALUE ...]"
+    _arrange_help(parser)
     options = parser.parse_args(argv)
+    if options.config and recipes:
+        options.config = _find_recipe(options.config, recipes, names)
     given = {key: value for key, value in vars(options).items() if "." in key}
     command_line = cli(parsed_args=given)()
     tree: dict[str, Any] = read_recipe(options.config) if options.config else {}
     for source in (_environment(), command_line):
         tree = _merged(tree, source)
     return Config.from_dict(tree), options
+
+
+def recipe_names(folder: Path) -> list[str]:
+    """Return the recipes below a folder by name, such as ``bccd`` and ``sweeps/smoke``."""
+    paths = (path.relative_to(folder).with_suffix("") for path in folder.glob("**/*.yaml"))
+    return sorted((path.as_posix() for path in paths), key=lambda name: (name.count("/"), name))
+
+
+def _briefly(names: Sequence[str]) -> list[str]:
+    """Return the names with those of a sub-folder as one entry, such as ``paper/...``."""
+    return list(dict.fromkeys(f"{n.split('/')[0]}/..." if "/" in n else n for n in names))
+
+
+def _find_recipe(path: Path, folder: Path, names: Sequence[str]) -> Path:
+    """Return the recipe file for a path, or for the name of an included recipe."""
+    if path.exists():
+        return path
+    included = folder / f"{path}.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        hint = path.stem
+    elif path.as_posix() in names:
+        return included
+    else:
+        hint = path.as_posix()
+    near = difflib.get_close_matches(hint, names, n=1)
+    known = f"did you mean {near[0]}?" if near else f"included: {', '.join(_briefly(names))}"
+    raise UserError(f"--config {path}: No such file or included recipe; {known}")
+
+
+def _arrange_help(parser: argparse.ArgumentParser) -> None:
+    """Move the common fields to a group of their own, first in --help, and tidy the rest."""
+    common = parser.add_argument_group("common settings", "The other settings follow, by section.")
+    groups = parser._action_groups
+    groups.remove(common)
+    # After the positional arguments and the job's own options.
+    groups.insert(2, common)
+    fields = {a.dest: (group, a) for group in groups[3:] for a in group._group_actions}
+    for name in COMMON_FIELDS:
+        group, action = fields[name]
+        group._group_actions.remove(action)
+        common._group_actions.append(action)
+    for _, action in fields.values():
+        action.metavar = _placeholder(str(action.metavar or ""))
+        text = action.help or ""
+        for before, after in _DEFAULTS.items():
+            text = text.replace(f" (default: {before})", after)
+        action.help = text
+
+
+def _placeholder(metavar: str) -> str:
+    """Return a placeholder for a value in --help, from the type that pydantic names."""
+    kinds = metavar.strip("{}").split(",")
+    if metavar.startswith("tuple"):
+        return "[N,N,...]"
+    if metavar.startswith("dict"):
+        return "JSON"
+    if "tuple[int" in metavar:
+        return "N|[N,N]"
+    if kinds[0] in _PLACEHOLDERS:
+        return _PLACEHOLDERS[kinds[0]]
+    return "|".join(kind for kind in kinds if kind != "null")
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +161,7 @@ def _environment() -> dict[str, Any]:
         section = name.removeprefix("MG_").split("__")[0].lower()
         if name.startswith("MG_") and section not in Config.model_fields:
             raise UserError(
-                f"environment variable {name}: no section {section!r}; "
+                f"environment variable {name}: unknown section {section!r}; "
                 f"known: {', '.join(Config.model_fields)}"
             )
     try:
@@ -80,7 +171,7 @@ def _environment() -> dict[str, Any]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """A recipe's nested dict, unvalidated. Raises UserError if it is no YAML mapping."""
+    """Read a recipe as a nested dict, not validated. Raises UserError unless it is a mapping."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

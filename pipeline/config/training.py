@@ -151,14 +151,15 @@ class RayConfig(Section):
     )
     storage: str | None = Field(
         None,
-        description="absolute folder or URI for checkpoints, accessible to all nodes; unset: ./runs",
+        description="absolute folder or URI for checkpoints that all nodes can access; "
+        "unset: ./runs",
     )
     max_failures: int = Field(3, ge=0, description="restarts after worker failures")
     wait_for_nodes: float = Field(
         0.0,
         ge=0.0,
-        description="minutes to wait for nodes that the cluster does not have yet, such as those of "
-        "an autoscaler; 0: refuse to start without them",
+        description="minutes to wait for nodes that the cluster does not have yet, such as those "
+        "of an autoscaler; 0: refuse to start without them",
     )
 
     def storage_uri(self) -> str:

@@ -19,8 +19,8 @@ from pipeline.pretrained import check_start
 from pipeline.storage.folder import join
 from pipeline.tracking import (
     create_run,
-    finish_run,
     discard_run_spec,
+    finish_run,
     resolve_run_id,
     resolve_uri,
     resume_run,

@@ -199,6 +199,7 @@ def finish(
     return {
         "checkpoint": chosen.name,
         "step": chosen.step,
+        "steps": last.step,
         "classes": chosen.meta["classes"],
         "spec": chosen.meta["spec"],
         "metrics": metrics,

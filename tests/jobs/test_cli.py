@@ -1,4 +1,4 @@
-"""What all jobs share: exit codes, one line per mistake, and stdout for machines."""
+"""Shared code of the jobs: exit codes, one line per error, stdout for machines."""
 
 import json
 import subprocess
@@ -15,7 +15,8 @@ JOBS = sorted(
 
 NOISY = """
 import os, sys
-from jobs._cli import make_parser, run_job
+from jobs._cli import announced, make_parser, run_job
+from pipeline.config import Config
 from pipeline.errors import UserError
 
 def main(argv):
@@ -24,6 +25,9 @@ def main(argv):
     os.system("echo from a child")
     if os.environ.get("FAIL"):
         raise UserError("shards/x: no manifest.json")
+    if os.environ.get("INTERRUPT"):
+        with announced(Config(), "one"):
+            raise KeyboardInterrupt
     return {"ap": 0.5}
 
 run_job(main)
@@ -43,7 +47,7 @@ def run(code: str, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_json_leaves_exactly_one_line_on_stdout() -> None:
+def test_json_prints_exactly_one_line_on_stdout() -> None:
     done = run(NOISY, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"ap": 0.5}
@@ -51,7 +55,7 @@ def test_json_leaves_exactly_one_line_on_stdout() -> None:
     assert "from a child" in done.stderr
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
+def test_user_error_is_one_line_and_exit_code_2() -> None:
     done = run(NOISY, FAIL="1")
     assert done.returncode == 2
     assert done.stderr == "error: shards/x: no manifest.json\n"
@@ -59,7 +63,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
 
 @pytest.mark.parametrize("lines", ["'a line'", "*['a line'] * 100_000"])
 @pytest.mark.parametrize("argv", [[], ["--json"]])
-def test_a_reader_that_leaves_early_is_no_error(lines: str, argv: list[str]) -> None:
+def test_closed_stdout_ends_quietly_with_exit_code_141(lines: str, argv: list[str]) -> None:
     code = NOISY.replace('print("progress")', f"print({lines})").replace("0.5", "'x' * 100_000")
     job = subprocess.Popen(
         [sys.executable, "-c", code, *argv],
@@ -76,14 +80,31 @@ def test_a_reader_that_leaves_early_is_no_error(lines: str, argv: list[str]) -> 
     assert b"BrokenPipe" not in written
 
 
-def test_an_unknown_option_is_one_line_and_exit_code_2() -> None:
+def test_interruption_says_how_to_resume() -> None:
+    done = run(NOISY, INTERRUPT="1", MLFLOW_TRACKING_URI="http://me:pass@host:5000")
+    assert done.returncode == 130
+    first, last = done.stderr.splitlines()
+    runs = Path(__file__).resolve().parents[2] / "runs"
+    assert first == f"run one: stored in {runs}/one, reported to http://me:***@host:5000"
+    assert last == "interrupted; to resume, add --run one to the same command"
+
+
+def test_output_to_a_pipe_turns_colours_off() -> None:
+    code = "import os; from jobs._cli import run_job; run_job(lambda argv: dict(os.environ))"
+    done = run(code, "--json")
+    environment = json.loads(done.stdout)
+    assert environment["NO_COLOR"] == "1"
+    assert environment["RAY_COLOR_PREFIX"] == "0"
+
+
+def test_unknown_option_is_one_line_and_exit_code_2() -> None:
     done = run(NOISY, "--jso")
     assert done.returncode == 2
     assert done.stderr == "error: unknown option --jso; did you mean --json?\n"
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_every_job_explains_itself_and_takes_json(job: str) -> None:
+def test_help_of_every_job_names_json_and_the_command(job: str) -> None:
     done = run(f"from jobs.{job} import main; main(['--help'])")
     assert done.returncode == 0
     assert "--json" in done.stdout

@@ -55,7 +55,7 @@ def run(uri, images, out, *options):
     return predict.main(
         [
             *("--model", "models:/shapes@champion", "--images", str(images), "--out", str(out)),
-            *("--tracking-uri", uri, *options),
+            *("--tracking.uri", uri, *options),
         ]
     )
 

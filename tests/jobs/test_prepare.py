@@ -72,13 +72,13 @@ def test_coco(shared, tmp_path):
         (["--source", "voc", "--split", "train"], "--source voc needs --root"),
         (["--source", "coco", "--images", "x"], "--source coco needs --annotations"),
         (["--source", "yolo", "--root", "x"], "needs --split NAME, or --split-by RATIO"),
-        ([*SHAPES, "--split-by", "0.5"], "--split-by does not go with --source shapes"),
+        ([*SHAPES, "--split-by", "0.5"], "--split-by cannot be used with --source shapes"),
         (
             ["--source", "voc", "--root", "x", "--split", "a", "--seed", "1"],
-            "--seed does not go with --source voc without --split-by",
+            "--seed cannot be used with --source voc without --split-by",
         ),
         ([*SHAPES, "--compare-with", "nowhere"], r"nowhere: no manifest\.json"),
-        ([*SHAPES, "--root", "x"], "--root does not go with --source shapes"),
+        ([*SHAPES, "--root", "x"], "--root cannot be used with --source shapes"),
         (
             ["--source", "voc", "--root", "no", "--split", "train"],
             "--root no: no such folder or archive",

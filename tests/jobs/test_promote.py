@@ -22,18 +22,18 @@ def uri(tmp_path_factory):
 
 
 def test_promote_again_and_roll_back(uri, capsys):
-    options = ["shapes", "--tracking-uri", uri]
+    options = ["shapes", "--tracking.uri", uri]
     assert promote.main([*options, "--version", "1"])["changed"]
     assert "version 1 is now the champion (no previous version)" in capsys.readouterr().err
     assert promote.main([*options, "--version", "2"])["previous"] == 1
     assert not promote.main([*options, "--version", "2"])["changed"]
-    assert "version 2 is the champion already" in capsys.readouterr().err
+    assert "version 2 is already the champion" in capsys.readouterr().err
     assert promote.main([*options, "--rollback"])["champion"] == 1
     assert connect(uri).get_model_version_by_alias("shapes", "champion").version == 1
 
 
 def test_json_is_one_line_on_stdout(uri, capfd):
-    run_job(promote.main, ["shapes", "--version", "2", "--tracking-uri", uri, "--json"])
+    run_job(promote.main, ["shapes", "--version", "2", "--tracking.uri", uri, "--json"])
     sys.stdout.flush()
     (line,) = capfd.readouterr().out.splitlines()
     answer = json.loads(line)
@@ -53,7 +53,7 @@ def test_json_is_one_line_on_stdout(uri, capfd):
 )
 def test_mistakes_are_one_line_and_exit_code_2(uri, arguments, message, capfd):
     with pytest.raises(SystemExit) as stop:
-        run_job(promote.main, [*arguments, "--tracking-uri", uri])
+        run_job(promote.main, [*arguments, "--tracking.uri", uri])
     assert stop.value.code == 2
     error = capfd.readouterr().err
     assert message in error
@@ -62,4 +62,4 @@ def test_mistakes_are_one_line_and_exit_code_2(uri, arguments, message, capfd):
 
 def test_an_absent_server_is_named():
     with pytest.raises(UserError, match="127.0.0.1:9 cannot be reached"):
-        promote.main(["shapes", "--version", "1", "--tracking-uri", "http://127.0.0.1:9"])
+        promote.main(["shapes", "--version", "1", "--tracking.uri", "http://127.0.0.1:9"])

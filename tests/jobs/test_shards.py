@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs import prepare, shards
-from pipeline.data.transforms.resize import FILL
+from pipeline.data.transforms.resize import FILL_COLOUR
 from pipeline.errors import UserError
 from pipeline.reports.pictures import class_color
 
@@ -24,7 +24,7 @@ def scenes(tmp_path: Path) -> Path:
 def test_a_sound_set_is_said_to_be_so(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = shards.main(["verify", str(scenes)])
     assert (result["samples"], result["shards"]) == (7, 3)
-    assert "sound: 7 samples in 3 shards" in capsys.readouterr().out
+    assert "valid: 7 samples in 3 shards" in capsys.readouterr().out
 
 
 def test_every_fault_is_a_line(scenes: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_preview_shows_the_augmented_images_of_an_epoch(scenes: Path, tmp_path
     assert sheets[0].shape == (2 * (64 + 24), 2 * (64 + 6), 3)
     assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
     pixels = sheets[0].reshape(-1, 3)
-    assert (pixels == FILL).all(1).any()  # images are zoomed out ...
+    assert (pixels == FILL_COLOUR).all(1).any()  # images are zoomed out ...
     colours = {class_color(label) for label in range(3)}
     assert any((pixels == colour).all(1).any() for colour in colours)  # ... and have boxes
 

@@ -1,4 +1,4 @@
-"""`jobs.train` and `jobs.tune` as a person runs them. `.ci/run` runs `jobs.demo`."""
+"""`jobs.train` and `jobs.tune` as a user runs them. `.ci/run` runs `jobs.demo`."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from jobs import prepare
-from jobs.train import look_at
+from jobs.train import duration, run_page, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_ray_from_relative_paths(folder: Path) -> None:
+def test_training_without_ray_from_relative_paths(folder: Path) -> None:
     done = run(
         folder,
         "train",
@@ -62,27 +62,73 @@ def test_without_ray_from_relative_paths(folder: Path) -> None:
     assert "step 2/2" in done.stderr
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(folder: Path) -> None:
+def test_user_error_is_one_line_and_exit_code_2(folder: Path) -> None:
     done = run(folder, "train", "--data.train", "shards/absent", "--run", "one")
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    first, line = done.stderr.splitlines()
+    assert first.startswith(f"run one: stored in {folder}/runs/one, reported to sqlite:///")
     assert line.startswith("error: ")
     assert "shards/absent" in line
     assert done.stdout == ""
 
 
-def test_the_command_that_opens_mlflow_reports_to_nobody() -> None:
-    first, program, *rest = shlex.split(look_at("sqlite:////abs/mlflow.db"))
+def test_run_page_of_a_file_is_a_command_without_telemetry() -> None:
+    first, program, *rest = shlex.split(run_page("sqlite:////abs/mlflow.db", "a1"))
     assert first == "MLFLOW_DISABLE_TELEMETRY=true"
     assert Path(program).name == "mlflow"
     assert rest == ["ui", "--backend-store-uri", "sqlite:////abs/mlflow.db"]
-    assert look_at("http://host:5000") == "http://host:5000"
+
+
+def test_run_page_of_a_server_is_an_address_without_credentials() -> None:
+    assert run_page("http://host:5000/", "a1") == "http://host:5000/#/runs/a1"
+    assert run_page("https://me:pass@host", "a1") == "https://host/#/runs/a1"
+
+
+RESULT = {
+    "run": "bccd-1",
+    "run_id": "a1",
+    "tracking_uri": "http://host:5000",
+    "checkpoint": "/runs/bccd-1/step-00000040",
+    "step": 40,
+    "steps": 60,
+    "metrics": {"val/ap": 0.5, "val/ap50": 0.75, "val/ar_1": 0.1},
+    "seconds": {"fit": 754.2},
+    "model_uri": "models:/bccd/3",
+}
+
+
+def test_summary_names_best_step_time_run_page_and_next_command() -> None:
+    assert summary(RESULT) == [
+        "run         bccd-1 (a1)",
+        "checkpoint  /runs/bccd-1/step-00000040",
+        "best step   40 of 60",
+        "val/ap      0.5000",
+        "val/ap50    0.7500",
+        "time        12 min 34 s",
+        "model       models:/bccd/3",
+        "run page    http://host:5000/#/runs/a1",
+        "next        python -m jobs.predict --model models:/bccd/3 --images DIR --out DIR "
+        "--tracking.uri http://host:5000",
+    ]
+
+
+def test_summary_without_evaluation_and_registration_names_the_checkpoints() -> None:
+    lines = summary({**RESULT, "metrics": {}, "model_uri": None, "step": 60})
+    assert "last step   60 of 60" in lines
+    assert lines[-1] == "next        python -m jobs.checkpoints list /runs/bccd-1"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (7500.0, "2 h 05 min")]
+)
+def test_duration_is_in_words(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
-def test_a_sweep_ends_in_a_recipe_that_trains(folder: Path) -> None:
-    """Trials have the machine one after the other, also after one that was stopped early."""
+def test_sweep_writes_a_recipe_that_trains(folder: Path) -> None:
+    """Run trials that take the whole machine, one at a time, also after an early stop."""
     recipe = str(ROOT / "configs" / "sweeps" / "smoke.yaml")
     small = ("--model.image_size", "64", "--train.epochs", "3", "--train.batch_size", "8")
     whole = ("--ray.cpus_per_worker", str((os.cpu_count() or 1) - 0.5))

@@ -12,7 +12,7 @@ from pipeline.training.fit import fit
 
 def test_a_registered_version_scores_as_in_training(small: Config, tmp_path: Path) -> None:
     result = fit(small.replace({"registry.name": "shapes"}), run="one")
-    model = ["--model", "models:/shapes/1", "--tracking-uri", result.tracking_uri]
+    model = ["--model", "models:/shapes/1", "--tracking.uri", result.tracking_uri]
     scored = evaluate.main([*model, "--data", str(small.data.test)])
     expected = {
         name.removeprefix("test/"): value
