@@ -257,7 +257,7 @@ def _later(uri: str, config: Config) -> Iterator[Any]:
 
 def _from_nginx(uri: str, config: Config) -> Iterator[Any]:
     """The same in the regime of large sets, through a cache that can't keep the set."""
-    pipeline.data.loading.sample_order.WHOLE = 0
+    pipeline.data.loading.sample_order.MAX_PERMUTED_WHOLE = 0
     manifest = load_manifest(uri)
     gib = max(int(manifest.sizes.sum()) / 3, 5 * int(manifest.sizes.max())) / 2**30
     with tempfile.TemporaryDirectory(dir=config.data.cache) as cache:

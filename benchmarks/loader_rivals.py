@@ -19,7 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.config import Config
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample
-from pipeline.data.transforms.augment import Plan, decode_size, draw_plan, move_boxes, place, warp
+from pipeline.data.transforms.augment import (
+    AugmentParams,
+    box_map,
+    decode_size,
+    draw_params,
+    move_boxes,
+    warp,
+)
 from pipeline.data.transforms.decode import decode_image
 
 CHUNK_BYTES = 32 * 2**20
@@ -31,11 +38,11 @@ def start_worker(_: int = 0) -> None:
     torch.set_num_threads(1)
 
 
-def painted(image: bytes, plan: Plan, source: tuple[int, int], size: int) -> np.ndarray:
+def painted(image: bytes, params: AugmentParams, source: tuple[int, int], size: int) -> np.ndarray:
     """Decode and warp once: (S,S,3)."""
     out = np.empty((size, size, 3), np.uint8)
-    least = decode_size(plan, source, (size, size))
-    warp(decode_image(image, upright=False, min_size=least), plan, source, out)
+    least = decode_size(params, source, (size, size))
+    warp(decode_image(image, upright=False, min_size=least), params, source, out)
     return out
 
 
@@ -45,10 +52,10 @@ def augmented(image: bytes, text: bytes, config: Config) -> tuple[np.ndarray, An
     source, size = (tree["width"], tree["height"]), config.model.image_size
     boxes = np.array(tree["boxes"], np.float64).reshape(-1, 4)
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
-    plan = draw_plan(rng, config.data, *source, lambda: boxes[~np.array(tree["crowd"], bool)])
-    moved, keep = move_boxes(boxes, np.array([place(plan, 0, 0, size, size)]).T)
+    params = draw_params(rng, config.data, *source, lambda: boxes[~np.array(tree["crowd"], bool)])
+    moved, keep = move_boxes(boxes, np.array([box_map(params, 0, 0, size, size)]).T)
     labels = np.array(tree["labels"], np.int64)
-    return painted(image, plan, source, size), moved[keep], labels[keep]
+    return painted(image, params, source, size), moved[keep], labels[keep]
 
 
 def collate(items: list[Any]) -> Any:
@@ -72,8 +79,8 @@ class Limit:
             raw = shards.read(int(index))
             sample = Sample.from_json(raw.json)
             source = sample.width, sample.height
-            plan = draw_plan(rng, config.data, *source, sample.objects)
-            self.items.append((bytes(raw.image), plan, source))
+            params = draw_params(rng, config.data, *source, sample.objects)
+            self.items.append((bytes(raw.image), params, source))
 
     def run(self, slot: int, count: np.ndarray) -> None:
         """Go through them again and again, and count in a slot."""

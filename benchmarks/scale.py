@@ -33,7 +33,7 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.data import build_train_loader
 from pipeline.data.loading.prefetch_plan import open_shards
-from pipeline.data.loading.sample_order import Order, share
+from pipeline.data.loading.sample_order import SampleOrder, rank_positions
 from pipeline.data.shards.manifest import MANIFEST
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -168,7 +168,7 @@ def _plan(uri: str, ranks: int, parts: int, window: int, rank: int) -> dict[str,
         assert shards.manifest.content_hash
         marks.append(time.perf_counter())
         for step in (0, int(2.5 * len(shards)) // batch):
-            for position in share(step, batch, rank, ranks):
+            for position in rank_positions(step, batch, rank, ranks):
                 order.sample(position)
             marks.append(time.perf_counter())
     manifest_s, loader_s, hash_s, first_s, resumed_s = np.diff(marks).round(2).tolist()
@@ -191,7 +191,7 @@ def _peak_mib() -> float:
 
 def _read(counts: np.ndarray, ranks: int, parts: int, window: int) -> dict[str, Any]:
     """Go through the first epoch of a few ranks, or its beginning, without any pixels."""
-    order = Order(counts, 0, parts, window)
+    order = SampleOrder(counts, 0, parts, window)
     starts = np.cumsum(counts) - counts
     chosen = sorted({round(k * (ranks - 1) / (RANKS_LOOKED_AT - 1)) for k in range(4)})
     hits: dict[str, list[float]] = {}
@@ -213,7 +213,9 @@ def _read(counts: np.ndarray, ranks: int, parts: int, window: int) -> dict[str, 
     }
 
 
-def _shards_per_rank(order: Order, ends: np.ndarray | None, ranks: int) -> dict[str, Any] | None:
+def _shards_per_rank(
+    order: SampleOrder, ends: np.ndarray | None, ranks: int
+) -> dict[str, Any] | None:
     """Shards that the parts of a rank touch in an epoch: least, mean and most over all ranks."""
     if ends is None:
         return None

@@ -55,7 +55,7 @@ def detect(
     """Each sample with its detections in the original image's pixels."""
     for batch in batches:
         found = infer(detector, batch.images.to(device), config)
-        scale = box_scale(batch.seen, batch.images.shape[-1]).to(device)
+        scale = box_scale(batch.visible_sizes, batch.images.shape[-1]).to(device)
         limits = batch.sizes.repeat(1, 2).float().to(device)  # a letterbox shows more
         boxes = torch.minimum(found.boxes * scale[:, None], limits[:, None])
         yield from zip(batch.samples, _to_images(boxes, found), strict=True)

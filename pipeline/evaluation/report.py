@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.data.loading.loader import parse_sample
-from pipeline.data.shards.reader import ShardSet
+from pipeline.data.shards.reader import ShardSet, parse_sample
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.reports import Boxes, contact_sheet, pr_curves

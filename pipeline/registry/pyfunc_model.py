@@ -94,7 +94,7 @@ class RegisteredDetector(PythonModel):
         row, place = (labels >= 0).nonzero(as_tuple=True)
         # Per image (w, h, w, h): from the network's square back to the image's pixels.
         limits = torch.tensor(sizes, dtype=torch.float32).repeat(1, 2)
-        seen = [self.resize.seen_size(*size, self.fit) for size in sizes]
+        seen = [self.resize.visible_size(*size, self.fit) for size in sizes]
         scale = torch.tensor(seen, dtype=torch.float32).repeat(1, 2) / side
         corners = torch.minimum(boxes[row, place] * scale[row], limits[row])
         names = [self.about["classes"][label] for label in labels[row, place]]

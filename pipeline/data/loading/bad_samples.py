@@ -1,4 +1,4 @@
-"""How many unreadable samples a training or an evaluation puts up with."""
+"""The limit on unreadable samples in a training or an evaluation."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections.abc import Sequence
 
 from pipeline.errors import UserError
 
-ALWAYS_TOLERATED = 10
+ALWAYS_TOLERATED_SAMPLES = 10
 
 log = logging.getLogger(__name__)
 
 
 class BadSamples:
-    """Counts unreadable samples, warns once of each, and stops when they are too many."""
+    """Count unreadable samples, warn once about each, and stop when there are too many."""
 
     def __init__(self, max_fraction: float) -> None:
         self.max_fraction = max_fraction
-        self.problems: dict[str, int] = {}
-        self.seen = 0
+        self.problems: dict[str, int] = {}  # line -> how often it occurred
+        self.samples_read = 0
 
     def count(self, samples: int, problems: Sequence[str]) -> None:
-        """Add a batch. Raises UserError with the list when both limits are passed."""
-        self.seen += samples
+        """Add a batch. Raises UserError with the list when both limits are exceeded."""
+        self.samples_read += samples
         for problem in problems:
             if problem not in self.problems:
-                log.warning("%s: not used", problem)
+                log.warning("%s: skipped", problem)
             self.problems[problem] = self.problems.get(problem, 0) + 1
-        met = sum(self.problems.values())
-        if len(self.problems) > ALWAYS_TOLERATED and met > self.max_fraction * self.seen:
+        bad = sum(self.problems.values())
+        too_many = len(self.problems) > ALWAYS_TOLERATED_SAMPLES
+        if too_many and bad > self.max_fraction * self.samples_read:
             listed = "; ".join(self.problems)
             raise UserError(
-                f"{met} of {self.seen} samples could not be read, over data.max_bad_fraction "
-                f"{self.max_fraction}: {listed}"
+                f"{bad} of {self.samples_read} samples could not be read, above "
+                f"data.max_bad_fraction {self.max_fraction}: {listed}"
             )

@@ -1,7 +1,7 @@
-"""Mosaic and mixup: which samples make one training image, and where in it they lie.
+"""Mosaic and mixup: which samples make up a training image, and where in it they are drawn.
 
-Partners come from the window of the sample, so that they cost no other shard. Every draw comes from
-(seed, epoch, sample); tiles are shares of the input, so that its size changes none of them.
+Partners come from the window of the sample, so they need no other shard. Every draw is keyed by
+(seed, epoch, sample); rectangles are fractions of the input, so its size changes no draw.
 """
 
 from __future__ import annotations
@@ -12,71 +12,73 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.config import DataConfig
-from pipeline.data.keyed_rng import generators
-from pipeline.data.loading.sample_order import Order
+from pipeline.data.keyed_rng import generator
+from pipeline.data.loading.sample_order import SampleOrder
 
-EDGE = 0.3  # the tiles of a mosaic meet within the middle 40% of each side
-MIXUP = 0.5  # weight of the blended image
+CENTRE_MARGIN = 0.3  # the tiles of a mosaic meet within the middle 40% of each side
+MIXUP_WEIGHT = 0.5  # of the partner
+
+Rect = tuple[int, int, int, int]  # left, top, width, height in input pixels
 
 
-class Piece(NamedTuple):
-    """One source of one training image. The first of an image is the sample itself."""
+class MosaicTile(NamedTuple):
+    """One sample in a rectangle of a training image; the first of an image is its own sample.
+
+    Without mosaic an image is one tile that covers it. A mixup partner is one more such tile.
+    """
 
     row: int  # image in the batch
     sample: int
     rng: np.random.Generator  # of its augmentation
-    tile: tuple[int, int, int, int]  # left, top, width, height in input pixels
-    weight: float  # 1, or of a blend
+    rect: Rect
+    weight: float  # below 1: blended over the tiles before it
 
 
-class Mixer:
-    """Says of which pieces training images are made."""
+class MosaicSampler:
+    """Draw the tiles of training images."""
 
-    def __init__(self, order: Order, config: DataConfig, seed: int) -> None:
+    def __init__(self, order: SampleOrder, config: DataConfig, seed: int) -> None:
         self.order, self.config, self.seed = order, config, seed
         self._mixes = config.mosaic > 0 or config.mixup > 0
 
-    def pieces(self, positions: Sequence[int], size: int) -> list[Piece]:
-        """What the images at these positions of the stream are made of, one after the other."""
-        samples = [self.order.sample(position) for position in positions]
-        keys = [(self.seed, epoch, index) for index, epoch in samples]
-        whole = (0, 0, size, size)
-        pieces = [
-            Piece(row, index, rng, whole, 1.0)
-            for row, ((index, _), rng) in enumerate(
-                zip(samples, generators("augment", keys), strict=True)
-            )
-        ]
-        if not self._mixes:
-            return pieces
-        draws = generators("mix", keys)
-        return [
-            piece
-            for own, position, rng in zip(pieces, positions, draws, strict=True)
-            for piece in self._mixed(own, position, rng, size)
-        ]
+    def tiles(self, positions: Sequence[int], size: int) -> list[MosaicTile]:
+        """Return the tiles of the images at these positions of the stream, image by image."""
+        full = (0, 0, size, size)
+        tiles = []
+        for row, position in enumerate(positions):
+            sample, epoch = self.order.sample(position)
+            key = (self.seed, epoch, sample)
+            own = MosaicTile(row, sample, generator("augment", *key), full, 1.0)
+            tiles += self._mix(own, position, generator("mix", *key)) if self._mixes else [own]
+        return tiles
 
-    def _mixed(self, own: Piece, position: int, rng: np.random.Generator, size: int) -> list[Piece]:
-        row, whole = own.row, own.tile
-        mosaic, x, y, *draws, mixup, last = rng.random(8).tolist()
-        pieces = [own]
+    def _mix(self, own: MosaicTile, position: int, rng: np.random.Generator) -> list[MosaicTile]:
+        """Draw the partners of an image and their rectangles; ``rng`` then augments them."""
+        # Always eight draws: the augmentation of partners does not depend on the probabilities.
+        mosaic, x, y, *partners, mixup, mixup_partner = rng.random(8).tolist()
+        full = own.rect
+        tiles = [own]
         if mosaic < self.config.mosaic:
-            x, y = (EDGE + (1 - 2 * EDGE) * share for share in (x, y))
-            tiles = _tiles(round(size * x), round(size * y), size)
-            others = (Piece(row, self.order.partner(position, d), rng, whole, 1.0) for d in draws)
-            # Which tile the sample itself gets says its first partner's draw.
-            shift = int(draws[0] * 4e6) % 4
-            pieces = [
-                piece._replace(tile=tiles[(shift + number) % 4])
-                for number, piece in enumerate([*pieces, *others])
+            size = full[2]
+            x, y = (CENTRE_MARGIN + (1 - 2 * CENTRE_MARGIN) * fraction for fraction in (x, y))
+            rects = _quarters(round(size * x), round(size * y), size)
+            tiles += [
+                MosaicTile(own.row, self.order.partner(position, draw), rng, full, 1.0)
+                for draw in partners
+            ]
+            # The first partner's draw also decides which quarter is the image's own.
+            shift = int(partners[0] * 4e6) % 4
+            tiles = [
+                tile._replace(rect=rects[(shift + number) % 4]) for number, tile in enumerate(tiles)
             ]
         if mixup < self.config.mixup:
-            partner = self.order.partner(position, last)
-            pieces.append(Piece(row, partner, rng, whole, MIXUP))
-        return pieces
+            partner = self.order.partner(position, mixup_partner)
+            tiles.append(MosaicTile(own.row, partner, rng, full, MIXUP_WEIGHT))
+        return tiles
 
 
-def _tiles(x: int, y: int, size: int) -> list[tuple[int, int, int, int]]:
+def _quarters(x: int, y: int, size: int) -> list[Rect]:
+    """Return the four rectangles that meet at (x, y), row by row."""
     return [
         (left, top, width, height)
         for top, height in ((0, y), (y, size - y))

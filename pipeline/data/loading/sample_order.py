@@ -1,9 +1,16 @@
 """The global order: one endless stream of samples, fixed by the seed and the manifest alone.
 
-Global batch k is positions [kG, (k+1)G) of the stream, and rank ``t mod W`` reads position t; so
-neither the number of workers nor a restart changes what is learned from. Small sets are permuted
-whole. Large ones are cut into parts, and shuffled within windows of a few shards, so that a reader
-of a part touches few shards at a time.
+With N samples, P parts, global batches of G samples and W ranks:
+
+    order(e):   if N <= 65536:  o = permute(range(N), seed, e);  [o[p::P] for p in range(P)]
+                else:  the samples of permute(shards, seed, e), end to end, are cut into P parts
+                       (the first N mod P get one more), each part into windows of a few shards,
+                       and each window is shuffled by (seed, e, part, window)
+    sample(t):  e, i = divmod(t, N);  order(e)[i % P][i // P], e
+
+Global batch k is positions [kG, (k+1)G), and rank t mod W reads position t. Neither the number of
+workers nor a restart changes the samples of a step, and a reader of one part needs few shards at a
+time.
 """
 
 from __future__ import annotations
@@ -17,8 +24,8 @@ import numpy as np
 
 from pipeline.data.keyed_rng import permute
 
-WHOLE = 65536
-CACHED_WINDOWS = 4096
+MAX_PERMUTED_WHOLE = 65536  # samples; larger sets are shuffled in windows
+MAX_CACHED_WINDOWS = 4096
 
 
 class Window(NamedTuple):
@@ -29,182 +36,196 @@ class Window(NamedTuple):
     number: int
 
 
-class Order:
-    """Maps stream positions to samples. ``counts``: samples of each shard, in manifest order."""
+class SampleOrder:
+    """Map positions in the stream to samples. ``counts``: samples per shard, in manifest order."""
 
     def __init__(
         self, counts: Sequence[int] | np.ndarray, seed: int, parts: int = 64, window: int = 4
     ) -> None:
-        self.counts = np.asarray(counts, dtype=np.int64)
-        self.starts = np.cumsum(self.counts) - self.counts
+        self.counts = np.asarray(counts, dtype=np.int64)  # (S,)
+        self.starts = np.cumsum(self.counts) - self.counts  # (S,)
         self.n = int(self.counts.sum())
         self.seed, self.parts, self.window = seed, parts, window
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
 
     def sample(self, position: int) -> tuple[int, int]:
-        """(sample, epoch) at a position of the stream."""
+        """Return the (sample, epoch) at a position of the stream."""
         epoch, i = divmod(position, self.n)
         return self._epoch(epoch).sample(i), epoch
 
     def partner(self, position: int, draw: float) -> int:
-        """A sample of the same window as a position's, chosen by a draw from [0, 1).
+        """Return a sample from the window of a position, chosen by a draw from [0, 1).
 
-        Its shard is one that the reader of this part has at hand anyway.
+        The reader of the part already has its shard open.
         """
         epoch, i = divmod(position, self.n)
-        window = self._epoch(epoch).neighbours(i)
+        window = self._epoch(epoch).window_samples(i)
         return int(window[int(draw * len(window))])
 
     def window_at(self, position: int) -> Window:
-        """The window that holds a position: what is shuffled together."""
+        """Return the window that contains a position."""
         epoch, i = divmod(position, self.n)
         return Window(epoch, *self._epoch(epoch).window_at(i))
 
     def next_window(self, window: Window) -> Window:
-        """What the readers of a window need after it: the next of its part, in the next epoch too.
+        """Return the window that follows in the same part, in the next epoch if it was the last.
 
-        In a set that is permuted whole it is the set itself.
+        A set that is permuted whole is a single window per epoch.
         """
         epoch, part, number = window
-        if number + 1 < self._epoch(epoch).windows(part):
+        if number + 1 < self._epoch(epoch).window_count(part):
             return Window(epoch, part, number + 1)
         return Window(epoch + 1, part, 0)
 
     def shards_of(self, window: Window, position: int = 0) -> list[int]:
-        """The shards of a window: as they lie, or, permuted whole, as they are needed.
+        """Return the shards of a window, in the order of the epoch.
 
-        ``position``, in a set permuted whole, is the first that will be read.
+        In a set that is permuted whole they are ordered by first use from ``position`` on.
         """
         return self._epoch(window.epoch).shards_of(window.part, window.number, position % self.n)
 
     def working_set(self, world_size: int, ranks: int) -> int:
-        """At most this many shards are read at a time by ``ranks`` of the ``world_size`` ranks."""
-        if self.n <= WHOLE:
+        """Return how many shards at most ``ranks`` of ``world_size`` ranks read at a time."""
+        if self.n <= MAX_PERMUTED_WHOLE:
             return len(self.counts)
-        # Position t is of part t mod P and of rank t mod W, so a rank meets P / gcd(P, W) parts.
-        parts = self.parts // math.gcd(self.parts, world_size)
-        return min(len(self.counts), min(self.parts, parts * ranks) * self.window)
+        # Position t belongs to part t mod P and rank t mod W: a rank reads P / gcd(P, W) parts.
+        parts_per_rank = self.parts // math.gcd(self.parts, world_size)
+        return min(len(self.counts), min(self.parts, parts_per_rank * ranks) * self.window)
 
     def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:
+            whole = self.n <= MAX_PERMUTED_WHOLE
             self._epochs[epoch] = (
-                _WholeEpoch(self, epoch) if self.n <= WHOLE else _Epoch(self, epoch)
+                _PermutedEpoch(self, epoch) if whole else _WindowedEpoch(self, epoch)
             )
-            if len(self._epochs) > 2:  # batches straddle two epochs at most for long
+            if len(self._epochs) > 2:  # a batch is in two epochs at most, except for tiny sets
                 self._epochs.popitem(last=False)
         return self._epochs[epoch]
 
 
-class _Epoch:
-    """A large set: shards permuted, laid end to end, cut into parts, parts into windows."""
+class _PermutedEpoch:
+    """An epoch of a small set: one permutation o. Part p is ``o[p::P]``, so sample i is o[i]."""
 
-    def __init__(self, order: Order, epoch: int) -> None:
+    def __init__(self, order: SampleOrder, epoch: int) -> None:
+        self.order = order
+        self.samples = permute(order.n, "order", order.seed, epoch)  # (N,)
+
+    def sample(self, i: int) -> int:
+        """Return the sample at index ``i`` of the epoch."""
+        return int(self.samples[i])
+
+    def window_samples(self, i: int) -> np.ndarray:
+        """Return all samples (N,): the set is one window."""
+        return self.samples
+
+    def window_at(self, i: int) -> tuple[int, int]:
+        """Return the only (part, window number)."""
+        return 0, 0
+
+    def window_count(self, part: int) -> int:
+        """Return 1: the set is one window."""
+        return 1
+
+    def shards_of(self, part: int, number: int, i: int) -> list[int]:
+        """Return all shards, ordered by first use from index ``i`` of the epoch on."""
+        ends = self.order.starts + self.order.counts  # (S,)
+        upcoming = np.roll(self.samples, -i)  # (N,)
+        shards = np.searchsorted(ends, upcoming, side="right")  # (N,)
+        return list(dict.fromkeys(shards.tolist()))
+
+
+class _WindowedEpoch:
+    """An epoch of a large set: permuted shards end to end, cut into parts, parts into windows.
+
+    A *row position* counts samples along the permuted shards before any window is shuffled.
+    """
+
+    def __init__(self, order: SampleOrder, epoch: int) -> None:
         self.order, self.epoch = order, epoch
-        self.shards = permute(len(order.counts), "order", order.seed, epoch)
-        self.ends = np.cumsum(order.counts[self.shards])
+        self.shards = permute(len(order.counts), "order", order.seed, epoch)  # (S,)
+        self.ends = np.cumsum(order.counts[self.shards])  # (S,) row positions
         self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._bounds: dict[int, np.ndarray] = {}
 
     def sample(self, i: int) -> int:
-        """Sample at place ``i`` of the epoch: parts take turns."""
+        """Return the sample at index ``i`` of the epoch: ``i // P`` of part ``i % P``."""
         part, number = self.window_at(i)
         bounds = self._part_bounds(part)
         position = int(bounds[0]) + i // self.order.parts
         return int(self._window(part, number)[position - int(bounds[number])])
 
-    def neighbours(self, i: int) -> np.ndarray:
-        """All samples of the window that place ``i`` lies in."""
+    def window_samples(self, i: int) -> np.ndarray:
+        """Return all samples of the window that contains index ``i`` of the epoch."""
         return self._window(*self.window_at(i))
 
     def window_at(self, i: int) -> tuple[int, int]:
-        """(part, window) of place ``i`` of the epoch."""
-        place, part = divmod(i, self.order.parts)
+        """Return the (part, window number) of index ``i`` of the epoch."""
+        within_part, part = divmod(i, self.order.parts)
         bounds = self._part_bounds(part)
-        return part, int(np.searchsorted(bounds, int(bounds[0]) + place, side="right")) - 1
+        position = int(bounds[0]) + within_part
+        return part, int(np.searchsorted(bounds, position, side="right")) - 1
 
-    def windows(self, part: int) -> int:
-        """Number of windows of a part."""
+    def window_count(self, part: int) -> int:
+        """Return the number of windows of a part."""
         return len(self._part_bounds(part)) - 1
 
-    def shards_of(self, part: int, number: int, _: int) -> list[int]:
-        """The shards of a window, as they lie."""
+    def shards_of(self, part: int, number: int, i: int) -> list[int]:
+        """Return the shards of a window, in the order of the epoch."""
         begin, end = self._part_bounds(part)[number : number + 2].tolist()
         first, last = np.searchsorted(self.ends, [begin, end - 1], side="right").tolist()
         return list(self.shards[first : last + 1].tolist()) if end > begin else []
 
     def _part_bounds(self, part: int) -> np.ndarray:
-        """Where the windows of a part begin, and the part ends, in the epoch's row of shards."""
+        """Return the row positions (windows + 1,) where windows begin and the part ends."""
         if part not in self._bounds:
+            # P parts of equal length; the first N mod P get one sample more.
             n, parts = self.order.n, self.order.parts
             first = part * (n // parts) + min(part, n % parts)
             last = first + n // parts + (part < n % parts)
+            # Windows end at every window-th end of a shard within the part.
             inside = self.ends[(self.ends > first) & (self.ends < last)]
             inner = inside[self.order.window - 1 :: self.order.window]
-            self._bounds[part] = np.concatenate(([first], inner, [last]))
+            self._bounds[part] = np.concatenate(([first], inner, [last]))  # (windows + 1,)
         return self._bounds[part]
 
     def _window(self, part: int, number: int) -> np.ndarray:
+        """Return the shuffled samples of a window."""
         key = part, number
         if key not in self._windows:
             begin, end = self._bounds[part][number : number + 2].tolist()
             shuffle = permute(end - begin, "windows", self.order.seed, self.epoch, part, number)
-            self._windows[key] = self._samples(begin, end)[shuffle]
-            if len(self._windows) > CACHED_WINDOWS:
+            self._windows[key] = self._samples(begin, end)[shuffle]  # (end - begin,)
+            if len(self._windows) > MAX_CACHED_WINDOWS:
                 self._windows.popitem(last=False)
         self._windows.move_to_end(key)
         return self._windows[key]
 
     def _samples(self, begin: int, end: int) -> np.ndarray:
-        """Samples at [begin, end) of the epoch's row of shards."""
-        positions = np.arange(begin, end)
-        places = np.searchsorted(self.ends, positions, side="right")
-        shards = self.shards[places]
-        within = positions - (self.ends[places] - self.order.counts[shards])
-        return self.order.starts[shards] + within
+        """Return the samples at row positions [begin, end)."""
+        # The shard that covers each row position.
+        positions = np.arange(begin, end)  # (end - begin,)
+        places = np.searchsorted(self.ends, positions, side="right")  # (end - begin,)
+        shards = self.shards[places]  # (end - begin,)
+        # The sample's number: that of the shard's first sample, plus its distance to it.
+        within = positions - (self.ends[places] - self.order.counts[shards])  # (end - begin,)
+        return self.order.starts[shards] + within  # (end - begin,)
 
 
-class _WholeEpoch(_Epoch):
-    """A small set: one permutation. Part p is ``o[p::P]``, so taking turns gives o itself."""
-
-    def __init__(self, order: Order, epoch: int) -> None:
-        self.order = order
-        self.samples = permute(order.n, "order", order.seed, epoch)
-
-    def sample(self, i: int) -> int:
-        """Sample at place ``i`` of the epoch."""
-        return int(self.samples[i])
-
-    def neighbours(self, i: int) -> np.ndarray:
-        """All samples: the whole set is one window."""
-        return self.samples
-
-    def window_at(self, i: int) -> tuple[int, int]:
-        """The whole set is one window."""
-        return 0, 0
-
-    def windows(self, part: int) -> int:
-        """The whole set is one window."""
-        return 1
-
-    def shards_of(self, part: int, number: int, i: int) -> list[int]:
-        """All shards, those first that are needed first from place ``i`` on."""
-        ends = self.order.starts + self.order.counts
-        shards = np.searchsorted(ends, np.roll(self.samples, -i), side="right")
-        return list(dict.fromkeys(shards.tolist()))
+_Epoch = _PermutedEpoch | _WindowedEpoch
 
 
 def total_steps(epochs: float, n: int, batch: int) -> int:
-    """Steps of a training: ceil(epochs n / batch)."""
+    """Return the steps of a training: ceil(epochs N / G)."""
     # The slack keeps 0.1 + 0.2 epochs from costing a step.
     return math.ceil(epochs * n / batch - 1e-9)
 
 
 def epoch_end(epoch: int, n: int, batch: int) -> int:
-    """Number of steps after which epoch ``epoch`` (from 0) is over."""
+    """Return the step at which epoch ``epoch`` (from 0) ends: ceil((epoch + 1) N / G)."""
     return -(-(epoch + 1) * n // batch)
 
 
-def share(step: int, batch: int, rank: int, world_size: int) -> range:
-    """Positions of global batch ``step`` that a rank reads: those with ``t mod W = rank``."""
+def rank_positions(step: int, batch: int, rank: int, world_size: int) -> range:
+    """Return the positions of global batch ``step`` that a rank reads: t with t mod W = rank."""
     begin = step * batch
     return range(begin + (rank - begin) % world_size, begin + batch, world_size)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.shards.manifest import Manifest, Shard, load_manifest, local_folder
-from pipeline.data.shards.reader import INDEX_ROW
+from pipeline.data.shards.reader import INDEX_ROW_BYTES
 from pipeline.data.shards.sample import Sample, SampleError
 from pipeline.data.shards.tar import (
     BLOCK,
@@ -134,7 +134,7 @@ class Verification:
 
     def _check_rest(self, shard: Shard, descriptor: int, index: Path, first: int) -> None:
         """Check the samples behind a fault of the tar, as training finds them: by the index."""
-        if not index.is_file() or index.stat().st_size != shard.samples * INDEX_ROW:
+        if not index.is_file() or index.stat().st_size != shard.samples * INDEX_ROW_BYTES:
             return
         rows = np.fromfile(index, INDEX_TYPE).reshape(-1, 4)[first:].tolist()
         lost: list[tuple[int, Exception]] = []

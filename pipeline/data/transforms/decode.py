@@ -1,7 +1,9 @@
-"""Bytes of a picture to RGB pixels, in one way everywhere: conversion, training and prediction.
+"""Decode image bytes to RGB pixels, in one way for conversion, training and prediction.
 
-Strict on purpose: a damaged JPEG that other decoders silently turn into a picture is an error here.
-Stands alone (no imports from this project), so that a registered model can carry it.
+Strict on purpose: a damaged JPEG that other decoders silently accept is an error here.
+This module stands alone (no imports from this project), so a registered model can include it.
+
+Shape letters: H, W image height and width.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from PIL import ExifTags, Image
 MAX_PIXELS = 89_000_000
 # Without this list Pillow would also try rare formats, one of which starts a program (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-Image.init()  # or some of them would not be known yet
+Image.init()  # registers all of these formats
 
 
 class ImageError(ValueError):
-    """These bytes cannot be used as a picture; the message says why."""
+    """Bytes that cannot be used as an image; the message says why."""
 
 
 def image_format(data: bytes | memoryview) -> str | None:
-    """The extension that the bytes deserve, ``jpg`` or ``png``; None for all other content."""
+    """Return the extension that fits the content, ``jpg`` or ``png``; None for anything else."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
     return "png" if data[:8] == b"\x89PNG\r\n\x1a\n" else None
@@ -33,11 +35,11 @@ def image_format(data: bytes | memoryview) -> str | None:
 def decode_image(
     data: bytes | memoryview, *, upright: bool = True, min_size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Pixels (H,W,3), uint8 RGB, of a JPEG, PNG, BMP, WebP, GIF, TIFF or PPM.
+    """Return the pixels (H,W,3), uint8 RGB, of a JPEG, PNG, BMP, WebP, GIF, TIFF or PPM.
 
-    Grey, CMYK, palette, 16-bit and transparent (on white) pictures become RGB. ``upright`` applies
-    the EXIF orientation. ``min_size`` (width, height) allows a JPEG to be decoded at a fraction
-    k/8, at most a half, that is not smaller than it. Raises ImageError.
+    Grey, CMYK, palette, 16-bit and transparent (on white) images become RGB. ``upright`` applies
+    the EXIF orientation. ``min_size`` (width, height) allows a JPEG to be decoded at a scale of
+    k/8, at most 1/2, as long as the result is not smaller. Raises ImageError.
     """
     pixels = _decode_jpeg(data, min_size) if image_format(data) == "jpg" else None
     if pixels is None:
@@ -46,28 +48,28 @@ def decode_image(
 
 
 def orientation(data: bytes | memoryview) -> int:
-    """EXIF orientation 1..8 of JPEG, PNG or WebP bytes; 1 (as stored) where there is none."""
-    # The marker is looked for first, as most pictures of a data set have no EXIF at all.
+    """Return the EXIF orientation 1..8 of JPEG, PNG or WebP bytes; 1 (as stored) without one."""
+    # Search for the marker first: most images of a data set have no EXIF.
     if image_format(data) == "jpg":
         marked = b"Exif\x00\x00" in bytes(data[:65536])
     elif image_format(data) == "png":
-        marked = b"eXIf" in bytes(data)  # it may stand behind the pixels
-    else:  # Pillow turns a TIFF by itself
+        marked = b"eXIf" in bytes(data)  # it may follow the pixels
+    else:  # Pillow applies the orientation of a TIFF itself
         marked = data[:4] == b"RIFF" and b"EXIF" in bytes(data)
     if not marked:
         return 1
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged metadata raises nearly anything; the pixels may still be sound
+    except Exception:  # damaged metadata raises nearly anything; the pixels may still be valid
         return 1
     return value if value in range(1, 9) else 1
 
 
 def turn_upright(pixels: np.ndarray, exif_orientation: int) -> np.ndarray:
-    """Rotate and mirror pixels (H,W,3) as their EXIF orientation asks; (W,H,3) for 5 to 8."""
+    """Rotate and mirror pixels (H,W,3) by their EXIF orientation; (W,H,3) for 5 to 8."""
     if exif_orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.transpose(1, 0, 2)  # (W,H,3)
     if exif_orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if exif_orientation in (2, 3, 6, 7):
@@ -76,12 +78,12 @@ def turn_upright(pixels: np.ndarray, exif_orientation: int) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes | memoryview, min_size: tuple[int, int] | None) -> np.ndarray | None:
-    """Pixels of a JPEG, or None for the colour spaces that only Pillow converts."""
+    """Return the pixels (H,W,3) of a JPEG, or None for colour spaces that only Pillow converts."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height)
         if colorspace not in ("RGB", "YCbCr", "Gray"):
-            simplejpeg.decode_jpeg(data, "CMYK")  # stricter than Pillow, and only that
+            simplejpeg.decode_jpeg(data, "CMYK")  # only as a check: stricter than Pillow
             return None
         min_width, min_height = min_size or (0, 0)
         return simplejpeg.decode_jpeg(
@@ -94,6 +96,7 @@ def _decode_jpeg(data: bytes | memoryview, min_size: tuple[int, int] | None) -> 
 
 
 def _decode_other(data: bytes | memoryview) -> np.ndarray:
+    """Return the pixels (H,W,3) of any other format."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
@@ -120,4 +123,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+        raise ImageError(f"{width}x{height} pixels exceed the limit of {MAX_PIXELS}")

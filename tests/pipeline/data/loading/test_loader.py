@@ -15,7 +15,7 @@ from pipeline.data.loading.train_dataset import input_size
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.sources.coco import coco_source
 from pipeline.data.sources.voc import voc_source
-from pipeline.data.transforms.resize import FILL
+from pipeline.data.transforms.resize import FILL_COLOUR
 from pipeline.errors import UserError
 
 AUGMENT = {
@@ -167,7 +167,7 @@ def test_an_unreadable_partner_leaves_a_tile_without_objects(damage, scenes, mak
                 )
             )
             assert found <= whole
-            blank = (batch.images[row].permute(1, 2, 0) == torch.tensor(FILL)).all(2)
+            blank = (batch.images[row].permute(1, 2, 0) == torch.tensor(FILL_COLOUR)).all(2)
             for x1, y1, x2, y2, _ in found:
                 assert not blank[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1].all()
             lost += len(whole - found)
@@ -178,7 +178,7 @@ def test_partners_count_as_samples_read(damage, make_config):
     config = make_config(**{"data.mosaic": 1.0, "train.epochs": 2})
     loader = build_train_loader(damage([7]), config, 0, 1)
     list(loader)
-    assert loader.bad.seen == 4 * 6 * 8  # six batches of eight images of four samples
+    assert loader.bad.samples_read == 4 * 6 * 8  # six batches of eight images of four samples
 
 
 def test_images_that_are_kept_are_not_overwritten(scenes, make_config):
@@ -303,7 +303,7 @@ def test_a_truncated_shard_trains_on_what_is_left(scenes, tmp_path, make_config)
 def test_too_many_damaged_samples_stop_the_run_with_the_list(damage, make_config, workers):
     uri = damage(range(11))
     config = make_config(**{"train.epochs": 9, "data.loader_workers": workers})
-    with pytest.raises(UserError, match=r"samples could not be read, over data\.max_bad_fraction"):
+    with pytest.raises(UserError, match=r"samples could not be read, above data\.max_bad_fraction"):
         list(build_train_loader(uri, config, 0, 1))
     with pytest.raises(UserError) as caught:
         list(build_eval_loader(uri, config, 0, 1))
@@ -318,7 +318,7 @@ def test_a_label_beyond_the_classes_is_damage(scenes, tmp_path, make_config):
     batch = next(iter(build_train_loader(str(copy), make_config(), 0, 1)))
     assert "is not one of the 1 classes" in batch.problems[0]
     assert "image 'train-0-" in batch.problems[0]
-    evaluated = build_eval_loader(str(copy), make_config(), 0, 1)._dataset[range(23)].open()
+    evaluated = build_eval_loader(str(copy), make_config(), 0, 1)._dataset[range(23)].unpack()
     assert len(evaluated.problems) == 23 - len(evaluated.image_ids) > 0
     assert all("image 'train-0-" in problem for problem in evaluated.problems)
 
@@ -366,9 +366,9 @@ def test_real_pictures_load(shared, tmp_path, written, make_config):
 
 def test_loading_can_move_to_a_spawned_process(scenes, one_rank, make_config):
     dataset = build_train_loader(scenes, make_config(**AUGMENT), 0, 1)._dataset
-    assert images_of([dataset[0].open()]) == images_of(one_rank[:1])  # opens files, fills caches
+    assert images_of([dataset[0].unpack()]) == images_of(one_rank[:1])  # opens files, fills caches
     moved = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
-    assert images_of([moved[3].open()]) == images_of([one_rank[3]])
+    assert images_of([moved[3].unpack()]) == images_of([one_rank[3]])
 
 
 @pytest.mark.gpu

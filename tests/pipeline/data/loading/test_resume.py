@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import build_train_loader
 from pipeline.data.loading import sample_order as order_module
-from pipeline.data.loading.sample_order import Order
+from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards import reader as shards_module
 from pipeline.data.shards.reader import BLOCK, ShardSet
 from pipeline.errors import UserError
@@ -28,7 +28,7 @@ STEPS = 7  # ceil(2.2 * 23 / 8)
 @pytest.fixture(params=["whole", "windows"])
 def regime(request, monkeypatch):
     if request.param == "windows":
-        monkeypatch.setattr(order_module, "WHOLE", 0)
+        monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     return request.param
 
 
@@ -95,7 +95,7 @@ def test_resume_reads_the_bytes_of_what_is_left_and_no_others(
     monkeypatch.setattr(shards_module.os, "pread", pread)
     list(loader)
     shards = ShardSet(scenes)
-    order = Order([s.samples for s in shards.manifest.shards], config.train.seed, 3, 1)
+    order = SampleOrder([s.samples for s in shards.manifest.shards], config.train.seed, 3, 1)
     expected = []
     for t in range(start * 8 + 1, STEPS * 8, 2):
         index, _ = order.sample(t)
@@ -109,13 +109,13 @@ def test_resume_reads_the_bytes_of_what_is_left_and_no_others(
 
 def test_resume_fetches_no_shard_that_is_done_with(scenes, make_config, monkeypatch, tmp_path):
     """From elsewhere too: only the shards of windows that are still to be read come."""
-    monkeypatch.setattr(order_module, "WHOLE", 0)
+    monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     options = {**OPTIONS, "data.parts": 1, "train.epochs": 1, "data.cache": str(tmp_path)}
     config = make_config(**options)
     loader = build_train_loader(f"local://{scenes}", config, 0, 1, start_step=2)
     list(loader)
     shards = ShardSet(scenes)
-    order = Order([s.samples for s in shards.manifest.shards], config.train.seed, 1, 1)
+    order = SampleOrder([s.samples for s in shards.manifest.shards], config.train.seed, 1, 1)
     left = {shards.shard_of(order.sample(t)[0]) for t in range(16, 24)}
     ahead = set(order.shards_of(order.next_window(order.window_at(23))))
     fetched = {path.stem for path in tmp_path.glob("*.tar")}
@@ -128,7 +128,7 @@ def test_a_cache_below_the_working_set_is_one_line(scenes, make_config, monkeypa
     config = make_config(**OPTIONS, **{"data.cache": str(tmp_path), "data.cache_gib": 1e-5})
     with pytest.raises(UserError, match=r"data\.cache_gib 1e-05 is too small .* raise it$"):
         build_train_loader(f"local://{scenes}", config, 0, 1)
-    monkeypatch.setattr(order_module, "WHOLE", 0)
+    monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     with pytest.raises(UserError, match=r"reads 3 of its 5 shards .* data\.window or data\.parts"):
         build_train_loader(f"local://{scenes}", config, 0, 1)
     build_train_loader(scenes, config, 0, 1)  # a folder needs no cache
@@ -137,7 +137,7 @@ def test_a_cache_below_the_working_set_is_one_line(scenes, make_config, monkeypa
 def test_a_cache_without_room_to_fetch_ahead_is_warned_of(
     scenes, make_config, monkeypatch, tmp_path, caplog
 ):
-    monkeypatch.setattr(order_module, "WHOLE", 0)
+    monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     shards = ShardSet(scenes).manifest.shards
     limit = 3.2 * max(shard.bytes + 200 for shard in shards) / 2**30
     options = {"data.cache": str(tmp_path), "data.cache_gib": limit}

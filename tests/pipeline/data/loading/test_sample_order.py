@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.keyed_rng import permute
 from pipeline.data.loading import sample_order as order_module
-from pipeline.data.loading.sample_order import Order, epoch_end, share, total_steps
+from pipeline.data.loading.sample_order import SampleOrder, epoch_end, rank_positions, total_steps
 
 counts_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -18,15 +18,15 @@ counts_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 def regime(request, monkeypatch):
     """Both ways of making an order, on sets that are small enough to try many."""
     if request.param == "windows":
-        monkeypatch.setattr(order_module, "WHOLE", 0)
+        monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
 
 
-def stream(order: Order, begin: int, end: int) -> list[tuple[int, int]]:
+def stream(order: SampleOrder, begin: int, end: int) -> list[tuple[int, int]]:
     return [order.sample(t) for t in range(begin, end)]
 
 
 def check_every_sample_once(counts, seed, parts, window):
-    order = Order(counts, seed, parts, window)
+    order = SampleOrder(counts, seed, parts, window)
     for epoch in range(3):
         got = stream(order, epoch * order.n, (epoch + 1) * order.n)
         assert sorted(got) == [(i, epoch) for i in range(order.n)]
@@ -42,13 +42,13 @@ def test_every_sample_once_an_epoch_when_permuted_whole(counts, seed, parts, win
 @settings(max_examples=40, deadline=None)
 def test_every_sample_once_an_epoch_in_windows(counts, seed, parts, window):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order_module, "WHOLE", 0)
+        patch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
         check_every_sample_once(counts, seed, parts, window)
 
 
 def test_small_sets_follow_the_formula():
     n, parts, seed = 23, 4, 9
-    order = Order([10, 13], seed, parts)
+    order = SampleOrder([10, 13], seed, parts)
     for t in range(3 * n):
         e, i = divmod(t, n)
         o = permute(n, "order", seed, e)
@@ -56,9 +56,9 @@ def test_small_sets_follow_the_formula():
 
 
 def test_windows_hold_samples_of_few_shards_and_parts_follow_the_formula(monkeypatch):
-    monkeypatch.setattr(order_module, "WHOLE", 0)
+    monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     counts, parts, window, seed = [7, 5, 9, 6, 8, 4, 10, 3], 3, 2, 1
-    order, n = Order(counts, seed, parts, window), sum(counts)
+    order, n = SampleOrder(counts, seed, parts, window), sum(counts)
     starts = np.cumsum(counts) - counts
     row = [
         (s, starts[s] + k) for s in permute(len(counts), "order", seed, 0) for k in range(counts[s])
@@ -75,15 +75,15 @@ def test_windows_hold_samples_of_few_shards_and_parts_follow_the_formula(monkeyp
 
 
 def test_epochs_and_seeds_differ(regime):
-    first, second = (stream(Order([30] * 8, 0), e * 240, (e + 1) * 240) for e in (0, 1))
-    other = stream(Order([30] * 8, 1), 0, 240)
+    first, second = (stream(SampleOrder([30] * 8, 0), e * 240, (e + 1) * 240) for e in (0, 1))
+    other = stream(SampleOrder([30] * 8, 1), 0, 240)
     assert [i for i, _ in first] != [i for i, _ in second] and first != other
 
 
 def test_the_order_never_changes(regime):
     # Written down: another NumPy, machine or release must give this, or runs cannot be resumed.
-    got = [i for i, _ in stream(Order([6, 6, 6], seed=3, parts=4, window=2), 0, 9)]
-    whole = order_module.WHOLE > 0
+    got = [i for i, _ in stream(SampleOrder([6, 6, 6], seed=3, parts=4, window=2), 0, 9)]
+    whole = order_module.MAX_PERMUTED_WHOLE > 0
     assert got == (WHOLE_STREAM if whole else WINDOW_STREAM)
 
 
@@ -94,7 +94,7 @@ WINDOW_STREAM = [10, 13, 16, 5, 7, 12, 1, 4, 9]
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
 def test_ranks_share_each_batch_evenly(world_size):
     for step in range(7):
-        shares = [share(step, 8, rank, world_size) for rank in range(world_size)]
+        shares = [rank_positions(step, 8, rank, world_size) for rank in range(world_size)]
         assert sorted(t for s in shares for t in s) == list(range(8 * step, 8 * step + 8))
         assert all(t % world_size == rank for rank, s in enumerate(shares) for t in s)
         sizes = Counter(map(len, shares))
@@ -105,10 +105,10 @@ def test_ranks_share_each_batch_evenly(world_size):
 @settings(deadline=None)
 def test_all_ranks_make_equally_many_steps_of_at_least_one_sample(n, batch, world_size, epochs):
     world_size = min(world_size, batch)
-    order, steps = Order([n], seed=0), total_steps(epochs, n, batch)
+    order, steps = SampleOrder([n], seed=0), total_steps(epochs, n, batch)
     read = []
     for step in range(steps):
-        shares = [share(step, batch, rank, world_size) for rank in range(world_size)]
+        shares = [rank_positions(step, batch, rank, world_size) for rank in range(world_size)]
         assert all(shares)
         read += sorted(t for positions in shares for t in positions)
     assert read == list(range(steps * batch))  # nothing dropped, repeated or padded
@@ -129,7 +129,7 @@ def test_part_of_an_epoch_and_rounding():
 
 
 def test_a_large_set_is_planned_quickly_and_any_place_reached_at_once():
-    order = Order([1000] * 2000, seed=0, parts=64, window=4)
+    order = SampleOrder([1000] * 2000, seed=0, parts=64, window=4)
     got = [order.sample(t)[0] for t in range(1_500_000, 1_500_256)]
     assert len(set(got)) == 256 and len(order._epochs[0]._windows) == 64
 
@@ -146,8 +146,8 @@ def test_windows_tell_which_shards_are_read_and_how_many_at_a_time(
     counts, parts, window, world_size, ranks
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order_module, "WHOLE", 0)
-        order = Order(counts, 5, parts, window)
+        patch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
+        order = SampleOrder(counts, 5, parts, window)
         ends = np.cumsum(counts)
         ranks = min(ranks, world_size)
         for epoch in range(2):
@@ -163,7 +163,7 @@ def test_windows_tell_which_shards_are_read_and_how_many_at_a_time(
 
 
 def test_the_next_window_is_the_one_that_its_part_meets_next(regime):
-    order = Order([7, 5, 9, 6, 8, 4, 10, 3], 1, parts=3, window=2)
+    order = SampleOrder([7, 5, 9, 6, 8, 4, 10, 3], 1, parts=3, window=2)
     last: dict[int, object] = {}
     for t in range(3 * order.n):
         at = order.window_at(t)
@@ -174,7 +174,7 @@ def test_the_next_window_is_the_one_that_its_part_meets_next(regime):
 
 def test_a_set_permuted_whole_needs_its_shards_in_the_order_of_their_first_samples():
     counts = [6, 3, 8, 5]
-    order, ends = Order(counts, seed=4), np.cumsum(counts)
+    order, ends = SampleOrder(counts, seed=4), np.cumsum(counts)
     for start in (0, 9, 22, 30):
         window = order.window_at(start)
         rest = range(start, (window.epoch + 1) * order.n)
@@ -187,9 +187,9 @@ def test_a_set_permuted_whole_needs_its_shards_in_the_order_of_their_first_sampl
 
 
 def test_partners_are_of_the_same_window(monkeypatch):
-    monkeypatch.setattr(order_module, "WHOLE", 0)
+    monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     counts = [7, 5, 9, 6, 8, 4, 10, 3]
-    order, ends = Order(counts, 1, 3, 2), np.cumsum(counts)
+    order, ends = SampleOrder(counts, 1, 3, 2), np.cumsum(counts)
     sizes = Counter(order.window_at(t) for t in range(2 * order.n))
     for t in range(2 * order.n):
         shards = set(order.shards_of(order.window_at(t)))

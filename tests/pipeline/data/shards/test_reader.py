@@ -71,7 +71,7 @@ def test_it_travels_to_another_process_after_use(scenes):
 
 
 def test_few_files_stay_open(scenes, monkeypatch):
-    monkeypatch.setattr("pipeline.data.shards.reader.OPEN_SHARDS", 2)
+    monkeypatch.setattr("pipeline.data.shards.reader.MAX_OPEN_SHARDS", 2)
     shards = ShardSet(scenes)
     expected = [ShardSet(scenes).read(i) for i in range(23)]
     assert [shards.read(i) for i in range(23)] == expected
@@ -90,13 +90,13 @@ def test_no_samples(copy):
 @pytest.mark.parametrize("suffix", [".tar", ".index"])
 def test_an_absent_file_is_named_at_the_start(copy, suffix):
     (copy / f"shard-000002{suffix}").unlink()
-    with pytest.raises(UserError, match=f"shard-000002{suffix}: absent"):
+    with pytest.raises(UserError, match=f"shard-000002{suffix}: not found"):
         ShardSet(copy)
 
 
 def test_an_index_of_another_length_is_named_at_the_start(copy):
     shutil.copy(copy / "shard-000004.index", copy / "shard-000001.index")
-    with pytest.raises(UserError, match=r"shard-000001\.index: does not fit the manifest"):
+    with pytest.raises(UserError, match=r"shard-000001\.index: does not match the manifest"):
         ShardSet(copy)
 
 

@@ -158,12 +158,12 @@ def negative_index(folder):
 
 FAULTS = [
     # what is done, what verification says, what training says, the samples that are lost
-    (cut_in_a_member, "inside member '000000008.jpg'", "shard-000001.tar is cut at", [8, 9]),
-    (cut_at_a_record, "no mark of its end follows", "shard-000001.tar is cut at", [8, 9]),
+    (cut_in_a_member, "inside member '000000008.jpg'", "shard-000001.tar is truncated at", [8, 9]),
+    (cut_at_a_record, "no mark of its end follows", "shard-000001.tar is truncated at", [8, 9]),
     (damaged_header, "damaged header at byte", "damaged header at byte", [7]),
     (wrong_size_in_a_header, "its checksum is wrong", "its checksum is wrong", [7]),
-    (missing_json, "has no 000000007.json after it", "has '000000007.txt' for its JSON", [7]),
-    (json_of_another, "has no 000000007.json after it", "has '000000009.json' for", [7]),
+    (missing_json, "has no 000000007.json after it", "is followed by '000000007.txt'", [7]),
+    (json_of_another, "has no 000000007.json after it", "is followed by '000000009.json'", [7]),
     (json_without_a_field, "got `null` - at `$.boxes`", "damaged JSON: ", [7]),
     (box_outside, "is empty or leaves the image", "is empty or leaves the image", [7]),
     (nan_coordinate, "malformed: invalid character", "malformed: invalid character", [7]),
@@ -172,10 +172,10 @@ FAULTS = [
     (absolute_name, "member name '/etc/000000007.jpg'", "'/etc/000000007.jpg' is not", [7]),
     (link_member, "'000000007.jpg' is not a regular", "'000000007.jpg' is not a regular", [7]),
     (shifted_index, "shard-000001.index: does not match", "damaged header at byte", [7]),
-    (crossed_index, "shard-000001.index: does not match", "for its JSON", [7]),
-    (repeated_row, "shard-000001.index: does not match", "leads to 000000006 again", [7]),
-    (repeated_rows, "shard-000001.index: does not match", "leads to 00000000", [7, 8]),
-    (negative_index, "shard-000001.index: does not match", "its index does not fit", [7]),
+    (crossed_index, "shard-000001.index: does not match", "instead of its JSON", [7]),
+    (repeated_row, "shard-000001.index: does not match", "points to 000000006 twice", [7]),
+    (repeated_rows, "shard-000001.index: does not match", "points to 00000000", [7, 8]),
+    (negative_index, "shard-000001.index: does not match", "its index does not match", [7]),
 ]
 
 
@@ -206,7 +206,7 @@ def test_an_index_that_leads_ahead_costs_one_sample(folder, scenes):
     shards = ShardSet(folder)
     found = [shards.read(i) for i in range(len(shards))]
     faults = {i: raw.fault for i, raw in enumerate(found) if raw.fault}
-    assert faults == {9: "its index, which leads to 000000009 again, does not fit " + SHARD}
+    assert faults == {9: "its index points to 000000009 twice and does not match " + SHARD}
     expected = [whole.read(i).image for i in range(len(whole))]
     expected[7] = expected[9]
     assert [raw.image for raw in found] == expected

@@ -8,38 +8,40 @@ import simplejpeg
 from pipeline.config import DataConfig
 from pipeline.data.keyed_rng import generator
 from pipeline.data.transforms.augment import (
-    Plan,
+    AugmentParams,
+    box_map,
     decode_size,
     decoded_scale,
-    draw_plan,
-    fitted,
+    draw_params,
+    fit_params,
     move_boxes,
-    place,
     warp,
 )
 from pipeline.data.transforms.decode import ImageError, decode_image
-from pipeline.data.transforms.resize import FILL, Warp, seen_size, to_input, view_matrix
+from pipeline.data.transforms.resize import FILL_COLOUR, Warp, to_input, view_matrix, visible_size
 
 SIZE = 320
 EVERYTHING = DataConfig(flip=0.5, flip_vertical=0.5, crop=1.0, zoom_out=0.5, photometric=0.0)
 NOTHING = DataConfig(flip=0.0)
 
 
-def plan_of(config: DataConfig, key: int, width: int, height: int, boxes=()) -> Plan:
+def params_of(config: DataConfig, key: int, width: int, height: int, boxes=()) -> AugmentParams:
     rng = generator("augment", 0, 0, key)
-    return draw_plan(rng, config, width, height, lambda: np.array(boxes, float).reshape(-1, 4))
+    return draw_params(rng, config, width, height, lambda: np.array(boxes, float).reshape(-1, 4))
 
 
-def warped(image: np.ndarray, plan: Plan, width: int, height: int, size: int) -> np.ndarray:
+def warped(
+    image: np.ndarray, params: AugmentParams, width: int, height: int, size: int
+) -> np.ndarray:
     """The input (size,size,3) of an image of a source of width x height."""
     out = np.full((size, size, 3), 77, np.uint8)
-    warp(image, plan, (width, height), out)
+    warp(image, params, (width, height), out)
     return out
 
 
-def moved_boxes(boxes: np.ndarray, plan: Plan, size: int, centre_inside: bool = True):
+def moved_boxes(boxes: np.ndarray, params: AugmentParams, size: int, centre_inside: bool = True):
     """Those boxes that remain, and which they are."""
-    moved, keep = move_boxes(boxes, np.array([place(plan, 0, 0, size, size)]).T, centre_inside)
+    moved, keep = move_boxes(boxes, np.array([box_map(params, 0, 0, size, size)]).T, centre_inside)
     return moved[keep], keep
 
 
@@ -54,8 +56,8 @@ def find_blob(image: np.ndarray, channel: int) -> tuple[float, float]:
 @pytest.mark.parametrize("key", range(12))
 def test_painted_marks_are_found_within_half_a_pixel(shape, key):
     width, height = shape
-    plan = plan_of(EVERYTHING, key, width, height)
-    x1, y1, x2, y2 = plan.view
+    params = params_of(EVERYTHING, key, width, height)
+    x1, y1, x2, y2 = params.view
     # A box in the middle of what is seen of the image, with a mark at two of its corners.
     left, top = max(x1, 0), max(y1, 0)
     span = min(x2, width) - left, min(y2, height) - top
@@ -67,14 +69,14 @@ def test_painted_marks_are_found_within_half_a_pixel(shape, key):
         image[y - radius : y + radius, x - radius : x + radius, 2 * channel] = 255
     data = simplejpeg.encode_jpeg(image, quality=98, colorsubsampling="444")
 
-    decoded = decode_image(data, min_size=decode_size(plan, (width, height), (SIZE, SIZE)))
-    out = warped(decoded, plan, width, height, SIZE)
-    (moved,), _ = moved_boxes(np.array([box], float), plan, SIZE)
+    decoded = decode_image(data, min_size=decode_size(params, (width, height), (SIZE, SIZE)))
+    out = warped(decoded, params, width, height, SIZE)
+    (moved,), _ = moved_boxes(np.array([box], float), params, SIZE)
 
     (ax, ay), (bx, by) = find_blob(out, 0), find_blob(out, 2)
-    if plan.flip:
+    if params.flip:
         (ax, bx) = (bx, ax)
-    if plan.flip_vertical:
+    if params.flip_vertical:
         (ay, by) = (by, ay)
     assert [ax, ay, bx, by] == pytest.approx(moved.tolist(), abs=0.5)
 
@@ -85,18 +87,18 @@ def test_marks_are_found_in_tiles_and_letterboxes_too(shape, key):
     width, height = shape
     config = DataConfig(flip=0.5, flip_vertical=0.5, fit="letterbox")
     left, top, w, h = 37, 90, 210, 170  # a tile of a mosaic
-    plan = fitted(plan_of(config, key, width, height), w, h, "letterbox")
+    params = fit_params(params_of(config, key, width, height), w, h, "letterbox")
     side = round(width / 16)
     box = [3 * side, 2 * side, 9 * side, 7 * side]
     image = np.zeros((height, width, 3), np.uint8)
     for channel, (x, y) in enumerate([(box[0], box[1]), (box[2], box[3])]):
         image[y - side : y + side, x - side : x + side, 2 * channel] = 255
     data = simplejpeg.encode_jpeg(image, quality=98, colorsubsampling="444")
-    decoded = decode_image(data, min_size=decode_size(plan, shape, (w, h)))
+    decoded = decode_image(data, min_size=decode_size(params, shape, (w, h)))
     out = np.zeros((SIZE, SIZE, 3), np.uint8)
-    warp(decoded, plan, shape, out[top : top + h, left : left + w])
+    warp(decoded, params, shape, out[top : top + h, left : left + w])
     ((x1, y1, x2, y2),), keep = move_boxes(
-        np.array([box], float), np.array([place(plan, left, top, w, h)]).T
+        np.array([box], float), np.array([box_map(params, left, top, w, h)]).T
     )
     (ax, ay), (bx, by) = find_blob(out, 0), find_blob(out, 2)
     (ax, bx), (ay, by) = sorted((ax, bx)), sorted((ay, by))
@@ -112,28 +114,28 @@ def test_marks_are_found_in_tiles_and_letterboxes_too(shape, key):
 def test_a_letterboxed_training_image_is_what_evaluation_sees(shape):
     height, width = shape
     image = generator("augment", 1, 1, 3).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    plan = fitted(plan_of(NOTHING, 0, width, height), SIZE, SIZE, "letterbox")
+    params = fit_params(params_of(NOTHING, 0, width, height), SIZE, SIZE, "letterbox")
     expected = to_input(image, SIZE, "letterbox")
-    assert np.array_equal(warped(image, plan, width, height, SIZE).transpose(2, 0, 1), expected)
-    (a, _, _), (_, b, _) = view_matrix(Warp(plan.view, 1.0), SIZE, SIZE)
+    assert np.array_equal(warped(image, params, width, height, SIZE).transpose(2, 0, 1), expected)
+    (a, _, _), (_, b, _) = view_matrix(Warp(params.view, 1.0), SIZE, SIZE)
     assert (1 / a, 1 / b) == pytest.approx(
-        [side / SIZE for side in seen_size(width, height, "letterbox")]
+        [side / SIZE for side in visible_size(width, height, "letterbox")]
     )
     beside = expected[:, -1, -1] if width != height else None
-    assert beside.tolist() == list(FILL)
+    assert beside.tolist() == list(FILL_COLOUR)
 
 
 def test_large_sources_are_decoded_reduced():
     width, height = 1601, 1203
-    plan = plan_of(NOTHING, 0, width, height)
-    least = decode_size(plan, (width, height), (SIZE, SIZE))
+    params = params_of(NOTHING, 0, width, height)
+    least = decode_size(params, (width, height), (SIZE, SIZE))
     image = np.zeros((height, width, 3), np.uint8)
     decoded = decode_image(simplejpeg.encode_jpeg(image), min_size=least)
     assert decoded.shape[:2] == (452, 601) and decoded_scale(decoded, width, height) == 3 / 8
 
 
 def test_a_picture_of_another_size_than_its_json_is_an_error():
-    with pytest.raises(ImageError, match="not of the size 640x480"):
+    with pytest.raises(ImageError, match="is not 640x480 as its JSON says"):
         decoded_scale(np.zeros((480, 600, 3), np.uint8), 640, 480)
 
 
@@ -143,8 +145,8 @@ def test_without_crop_training_sees_what_evaluation_sees(flip, upside_down):
     image = cv2.GaussianBlur(
         generator("augment", 1, 1, 1).integers(0, 256, (480, 640, 3), dtype=np.uint8), (7, 7), 0
     )
-    plan = Plan((0.0, 0.0, 640.0, 480.0), flip, None, upside_down)
-    out = warped(image, plan, 640, 480, SIZE).transpose(2, 0, 1)
+    params = AugmentParams((0.0, 0.0, 640.0, 480.0), flip, None, upside_down)
+    out = warped(image, params, 640, 480, SIZE).transpose(2, 0, 1)
     out = out[:, :, ::-1] if flip else out
     assert np.array_equal(out[:, ::-1] if upside_down else out, to_input(image, SIZE))
 
@@ -157,7 +159,7 @@ def test_the_affine_warp_and_the_plain_stretch_agree(flip, upside_down):
     )
     whole, less = (0, 0, 640, 480), (0, 0, 640 - 1e-6, 480)
     plain, hair = (
-        warped(image, Plan(view, flip, None, upside_down), 640, 480, SIZE).astype(int)
+        warped(image, AugmentParams(view, flip, None, upside_down), 640, 480, SIZE).astype(int)
         for view in (whole, less)
     )
     assert abs(plain - hair).max() <= 3
@@ -177,7 +179,7 @@ def test_the_matrix_maps_the_view_onto_the_input():
 
 
 def test_boxes_that_vanish_are_dropped_and_the_rest_clipped():
-    plan = Plan((100, 100, 200, 200), False, None)
+    params = AugmentParams((100, 100, 200, 200), False, None)
     boxes = np.array(
         [
             [0, 0, 50, 50],  # outside
@@ -187,16 +189,16 @@ def test_boxes_that_vanish_are_dropped_and_the_rest_clipped():
         ],
         float,
     )
-    moved, keep = moved_boxes(boxes, plan, 200)
+    moved, keep = moved_boxes(boxes, params, 200)
     assert keep.tolist() == [False, True, False, True]
     assert moved.tolist() == [[0, 20, 100, 100], [100, 100, 102, 102]]
-    crowd, keep = moved_boxes(boxes, plan, 200, centre_inside=False)
+    crowd, keep = moved_boxes(boxes, params, 200, centre_inside=False)
     assert keep.tolist() == [False, True, True, True]
     assert crowd[1].tolist() == [0, 20, 20, 100]
 
 
 def test_no_boxes():
-    moved, keep = moved_boxes(np.zeros((0, 4)), plan_of(EVERYTHING, 0, 64, 64), SIZE)
+    moved, keep = moved_boxes(np.zeros((0, 4)), params_of(EVERYTHING, 0, 64, 64), SIZE)
     assert moved.shape == (0, 4) and moved.dtype == np.float32 and keep.shape == (0,)
 
 
@@ -204,7 +206,7 @@ def test_without_a_crop_no_box_is_lost():
     config = DataConfig(zoom_out=1.0, flip=0.5)
     boxes = np.array([[0, 0, 1, 1], [639, 479, 640, 480], [0, 0, 640, 480]], float)
     for key in range(50):
-        moved, keep = moved_boxes(boxes, plan_of(config, key, 640, 480, boxes), SIZE)
+        moved, keep = moved_boxes(boxes, params_of(config, key, 640, 480, boxes), SIZE)
         assert keep.all() and (moved[:, 2:] > moved[:, :2]).all()
 
 
@@ -212,23 +214,23 @@ def test_crops_stay_in_the_image_and_keep_an_object():
     boxes = np.array([[20, 20, 60, 70], [300, 200, 420, 330]], float)
     views = []
     for key in range(100):
-        plan = plan_of(DataConfig(crop=1.0), key, 640, 480, boxes)
-        x1, y1, x2, y2 = plan.view
+        params = params_of(DataConfig(crop=1.0), key, 640, 480, boxes)
+        x1, y1, x2, y2 = params.view
         assert 0 <= x1 < x2 <= 640 and 0 <= y1 < y2 <= 480
         assert x2 - x1 >= 0.3 * 640 - 1e-9 and y2 - y1 >= 0.3 * 480 - 1e-9
-        assert len(moved_boxes(boxes, plan, SIZE)[0]) >= 1
-        views.append(plan.view)
+        assert len(moved_boxes(boxes, params, SIZE)[0]) >= 1
+        views.append(params.view)
     assert len(set(views)) > 30  # not all IoUs can be had with small objects
 
 
 def test_zoom_out_shows_the_whole_image_on_the_fill_colour():
     image = np.zeros((60, 80, 3), np.uint8)
     for key in range(20):
-        plan = plan_of(DataConfig(zoom_out=1.0, zoom_out_max=3.0), key, 80, 60)
-        x1, y1, x2, y2 = plan.view
+        params = params_of(DataConfig(zoom_out=1.0, zoom_out_max=3.0), key, 80, 60)
+        x1, y1, x2, y2 = params.view
         assert x1 <= 0 and y1 <= 0 and x2 >= 80 and y2 >= 60
         assert 1 <= (x2 - x1) / 80 <= 3 and (x2 - x1) / 80 == pytest.approx((y2 - y1) / 60)
-        share = (warped(image, plan, 80, 60, SIZE) == FILL).all(2).mean()
+        share = (warped(image, params, 80, 60, SIZE) == FILL_COLOUR).all(2).mean()
         assert share == pytest.approx(1 - 4800 / ((x2 - x1) * (y2 - y1)), abs=0.03)
 
 
@@ -236,20 +238,20 @@ def test_colour_changes_are_one_matrix_that_grey_survives_in_hue():
     grey = np.full((4, 4, 3), 128, np.uint8)
     changed = 0
     for key in range(60):
-        plan = plan_of(DataConfig(photometric=1.0), key, 4, 4)
-        assert plan.colour.shape == (3, 4)
-        out = warped(grey, plan, 4, 4, 64)
+        params = params_of(DataConfig(photometric=1.0), key, 4, 4)
+        assert params.colour.shape == (3, 4)
+        out = warped(grey, params, 4, 4, 64)
         assert np.ptp(out[0, 0].astype(int)) <= 1  # saturation and hue leave grey grey
         assert abs(out[0, 0].astype(int) - 128).max() <= 33  # contrast turns about it
-        changed += not np.allclose(plan.colour, np.eye(3, 4), atol=1e-3)
+        changed += not np.allclose(params.colour, np.eye(3, 4), atol=1e-3)
     assert changed > 45
 
 
 def test_probabilities_of_zero_and_one():
-    assert not any(plan_of(NOTHING, k, 9, 9).flip for k in range(50))
-    assert not any(plan_of(NOTHING, k, 9, 9).flip_vertical for k in range(50))
-    assert all(plan_of(DataConfig(flip_vertical=1.0), k, 9, 9).flip_vertical for k in range(50))
-    assert all(plan_of(DataConfig(flip=1.0), k, 9, 9).flip for k in range(50))
-    flips = [plan_of(DataConfig(flip=0.5), k, 9, 9).flip for k in range(200)]
+    assert not any(params_of(NOTHING, k, 9, 9).flip for k in range(50))
+    assert not any(params_of(NOTHING, k, 9, 9).flip_vertical for k in range(50))
+    assert all(params_of(DataConfig(flip_vertical=1.0), k, 9, 9).flip_vertical for k in range(50))
+    assert all(params_of(DataConfig(flip=1.0), k, 9, 9).flip for k in range(50))
+    flips = [params_of(DataConfig(flip=0.5), k, 9, 9).flip for k in range(200)]
     assert 70 < sum(flips) < 130
-    assert {plan_of(NOTHING, k, 9, 9).view for k in range(50)} == {(0.0, 0.0, 9.0, 9.0)}
+    assert {params_of(NOTHING, k, 9, 9).view for k in range(50)} == {(0.0, 0.0, 9.0, 9.0)}

@@ -128,5 +128,5 @@ def test_a_jpeg_with_foreign_bytes_inside_is_an_error_though_others_accept_it(co
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_more_pixels_than_the_limit_are_refused_before_decoding(colours, monkeypatch, kind):
     monkeypatch.setattr(decode, "MAX_PIXELS", 48 * 32 - 1)
-    with pytest.raises(ImageError, match="48x32 pixels are more than the limit of 1535"):
+    with pytest.raises(ImageError, match="48x32 pixels exceed the limit of 1535"):
         decode_image(save(colours, kind))

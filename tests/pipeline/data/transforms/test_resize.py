@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.data.transforms.resize import reduce, to_input
+from pipeline.data.transforms.resize import average_areas, to_input
 
 
 def test_input_is_planar_and_square():
@@ -28,6 +28,6 @@ def test_fine_stripes_become_their_mean(factor):
 
 def test_up_to_a_halving_nothing_is_averaged():
     image = np.zeros((100, 100, 3), np.uint8)
-    assert reduce(image, 2.0, 2.0) is image
-    assert reduce(image, 2.1, 1.0).shape == (100, 50, 3)
-    assert reduce(image, 9.0, 4.1).shape == (33, 20, 3)
+    assert average_areas(image, 2.0, 2.0) is image
+    assert average_areas(image, 2.1, 1.0).shape == (100, 50, 3)
+    assert average_areas(image, 9.0, 4.1).shape == (33, 20, 3)

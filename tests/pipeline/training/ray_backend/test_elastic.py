@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.data import Batch, load_manifest
-from pipeline.data.loading.sample_order import Order
+from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards.reader import ShardSet
 from pipeline.training.fit import FitResult, fit
 from pipeline.training.ray_backend import launch as ray_train
@@ -138,7 +138,7 @@ def test_workers_come_and_go_and_every_sample_counts_once(
 
     shards = ShardSet(str(config.data.train))
     manifest = load_manifest(str(config.data.train))
-    order = Order([shard.samples for shard in manifest.shards], config.train.seed)
+    order = SampleOrder([shard.samples for shard in manifest.shards], config.train.seed)
     names = [json.loads(shards.read(i).json)["image_id"] for i in range(SAMPLES)]
     for step, ranks in last.items():
         positions = range((step - 1) * BATCH, step * BATCH)
