@@ -1,4 +1,4 @@
-"""Names and shapes of the checkpoints that torchvision publishes, written down by hand."""
+"""Names and shapes of the tensors in torchvision's published checkpoints, written by hand."""
 
 import torch
 
@@ -15,12 +15,12 @@ _RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 
 
 
 def published_shapes(name: str) -> Shapes:
-    """Every tensor of a published checkpoint; `vgg16` is the one with batch norm."""
+    """Return the shape of every tensor of a checkpoint; ``vgg16`` is the one with batch norm."""
     return _vgg16() if name == "vgg16" else _resnet(_RESNETS[name], deep=name == "resnet50")
 
 
 def published_state(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random values under the published names."""
+    """Return random values for every tensor of a checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     return {
         key: torch.zeros((), dtype=torch.int64)
@@ -58,7 +58,7 @@ def _resnet(blocks: tuple[int, ...], deep: bool) -> Shapes:
 
 
 def _vgg16() -> Shapes:
-    # Index of each convolution in `features`; its norm follows, and a pooling each block.
+    # Index of each convolution in `features`. Its norm follows, and a pooling ends each block.
     indices = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
     widths = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
     shapes: Shapes = {}
