@@ -1,4 +1,4 @@
-"""The recipes of the paper's table: complete, as published, and able to train."""
+"""The recipes of the paper's table are complete, match the publication and can train."""
 
 from pathlib import Path
 
@@ -32,15 +32,16 @@ ROWS = [
 
 
 def recipe(data: str, neck: str, size: int, assigner: str) -> Path:
+    """Return the path of a recipe."""
     return FOLDER / f"{data}-{neck}-{size}-{assigner.replace('_', '-')}.yaml"
 
 
-def test_there_is_one_recipe_for_each_figure_and_no_other() -> None:
+def test_recipes_correspond_to_published_rows() -> None:
     assert {recipe(*row[:4]) for row in ROWS} == set(FOLDER.glob("*.yaml"))
 
 
 @pytest.mark.parametrize(("data", "neck", "size", "assigner", "figures"), ROWS)
-def test_a_recipe_is_what_was_published_and_says_what_to_expect(
+def test_recipe_matches_publication_and_states_its_figures(
     data: str, neck: str, size: int, assigner: str, figures: tuple[float, ...]
 ) -> None:
     path = recipe(data, neck, size, assigner)
@@ -58,7 +59,7 @@ def test_a_recipe_is_what_was_published_and_says_what_to_expect(
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: "-".join(map(str, row)))
-def test_only_the_assigner_differs_between_the_two_of_a_row(row: tuple[str, str, int]) -> None:
+def test_recipes_of_a_row_differ_only_in_assigner(row: tuple[str, str, int]) -> None:
     trees = [read_recipe(recipe(*row, assigner)) for assigner in ("max_iou", "mutual_guidance")]
     assert trees[0].pop("assign") != trees[1].pop("assign")
     assert trees[0] == trees[1]
@@ -66,7 +67,7 @@ def test_only_the_assigner_differs_between_the_two_of_a_row(row: tuple[str, str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "neck", "size", "assigner", "figures"), ROWS)
-def test_a_step_of_training(
+def test_recipe_trains_one_step(
     data: str, neck: str, size: int, assigner: str, figures: tuple[float, ...]
 ) -> None:
     tree = read_recipe(recipe(data, neck, size, assigner))

@@ -1,4 +1,4 @@
-"""Every shipped recipe parses, builds, and says how to use it and what to expect."""
+"""Every recipe parses, builds, and states its command, hardware, time and expected result."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
-def test_there_are_recipes() -> None:
+def test_recipes_exist() -> None:
     assert RECIPES
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_parses_and_builds(path: Path) -> None:
     config = Config.from_dict(read_recipe(path))
-    with torch.device("meta"):  # shapes without values: large networks take no time
+    with torch.device("meta"):  # shapes without values, so large networks are cheap
         detector = build_detector(**config.model.network(), num_classes=3)
     assert build_loss(config, detector) is not None
     if config.sweep.space:
@@ -29,7 +29,7 @@ def test_recipe_parses_and_builds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_says_command_hardware_time_and_expectation(path: Path) -> None:
+def test_recipe_states_command_hardware_time_and_result(path: Path) -> None:
     text = path.read_text()
     for word in ("Command:", "Hardware:", "Time:", "Expected:", str(path.relative_to(ROOT))):
         assert word in text
