@@ -164,7 +164,7 @@ def _stage(
     options: argparse.Namespace, source: Source, classes: list[str], others: list[ImageHashes]
 ) -> list[StagedShardSet]:
     """Build the set, or the two sets of a split, without publishing them."""
-    from pipeline.data.conversion.convert import SourceRejected, stage_shard_set, check_out
+    from pipeline.data.conversion.convert import SourceRejected, check_out, stage_shard_set
     from pipeline.data.conversion.train_val_split import split_train_val
 
     if options.split_by is None:

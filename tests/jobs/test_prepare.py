@@ -1,4 +1,4 @@
-"""The job ``prepare``: its options, its answers, its errors."""
+"""The job ``prepare``: options, output and errors."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 SHAPES = ["--source", "shapes", "--count", "3", "--size", "64"]
 
 
-def test_shapes(tmp_path, capsys):
+def test_shapes_are_converted(tmp_path, capsys):
     result = main([*SHAPES, "--split", "test", "--seed", "4", "--out", str(tmp_path / "s")])
     manifest = load_manifest(tmp_path / "s")
     assert (manifest.name, manifest.split, manifest.samples) == ("shapes", "test", 3)
@@ -31,7 +31,7 @@ def test_shapes(tmp_path, capsys):
     assert "problems: none" in out and out.endswith(f"--data.test {tmp_path / 's'}\n")
 
 
-def test_the_splits_of_shapes_differ(tmp_path):
+def test_splits_of_shapes_differ(tmp_path):
     sets = [
         main([*SHAPES, "--split", split, "--out", str(tmp_path / split)])["fingerprint"]
         for split in ("train", "test")
@@ -39,14 +39,14 @@ def test_the_splits_of_shapes_differ(tmp_path):
     assert sets[0] != sets[1]
 
 
-def test_classes_of_another_set_or_in_a_given_order(tmp_path):
+def test_classes_in_a_given_order_or_from_another_set(tmp_path):
     names = ["triangle", "star", "square", "cross", "circle"]
     main([*SHAPES, "--classes", ",".join(names), "--out", str(tmp_path / "a")])
     main([*SHAPES, "--classes-from", str(tmp_path / "a"), "--out", str(tmp_path / "b")])
     assert load_manifest(tmp_path / "b").classes == names
 
 
-def test_voc_and_its_report(shared, tmp_path, capsys):
+def test_voc_is_converted_and_problems_are_reported(shared, tmp_path, capsys):
     root = str(shared / "data/mini")
     main(["--source", "voc", "--root", root, "--split", "test", "--out", str(tmp_path / "v")])
     assert load_manifest(tmp_path / "v").samples == 4
@@ -56,7 +56,7 @@ def test_voc_and_its_report(shared, tmp_path, capsys):
     assert "unknown class" in capsys.readouterr().out
 
 
-def test_coco(shared, tmp_path):
+def test_coco_is_converted(shared, tmp_path):
     folder = shared / "data/mini"
     options = ["--images", str(folder / "JPEGImages")]
     options += ["--annotations", str(folder / "annotations/instances_all.json")]
@@ -77,18 +77,18 @@ def test_coco(shared, tmp_path):
             ["--source", "voc", "--root", "x", "--split", "a", "--seed", "1"],
             "--seed cannot be used with --source voc without --split-by",
         ),
-        ([*SHAPES, "--compare-with", "nowhere"], r"nowhere: no manifest\.json"),
+        ([*SHAPES, "--compare-with", "nowhere"], r"nowhere: not a shard set \(manifest\.json not found\)"),
         ([*SHAPES, "--root", "x"], "--root cannot be used with --source shapes"),
         (
             ["--source", "voc", "--root", "no", "--split", "train"],
-            "--root no: no such folder or archive",
+            "--root no: no such directory or archive",
         ),
         ([*SHAPES, "--classes", "a,,b"], "empty or repeated name"),
-        ([*SHAPES, "--classes-from", "nowhere"], r"nowhere: no manifest\.json"),
+        ([*SHAPES, "--classes-from", "nowhere"], r"nowhere: not a shard set \(manifest\.json not found\)"),
         ([*SHAPES, "--classes", "cube", "--strict"], "unknown class"),
     ],
 )
-def test_wrong_use_is_one_line(tmp_path, options, message):
+def test_wrong_combinations_of_options_raise(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         main([*options, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
@@ -113,7 +113,7 @@ def test_wrong_values_name_the_option(tmp_path, option, message):
         main([*SHAPES, option, "--out", str(tmp_path)])
 
 
-def test_as_a_command(tmp_path):
+def test_command_prints_json_and_one_line_errors(tmp_path):
     command = [sys.executable, "-m", "jobs.prepare", *SHAPES, "--out", str(tmp_path / "s")]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["samples"] == 3 and "next: " in done.stderr
@@ -124,7 +124,7 @@ def test_as_a_command(tmp_path):
 
 @pytest.fixture
 def yolo(tmp_path, shared):
-    """The mini set in YOLO's form."""
+    """Return the folder of the mini set as a YOLO data set."""
     from pipeline.data.transforms.decode import decode_image
 
     root = tmp_path / "yolo"
@@ -153,7 +153,7 @@ def _id(row):
     return row["id"]
 
 
-def test_yolo_from_a_tar_or_zip_gives_the_bytes_of_the_folder(yolo, tmp_path):
+def test_yolo_archives_give_the_same_bytes_as_the_folder(yolo, tmp_path):
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.add(yolo, "set")
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
@@ -167,7 +167,7 @@ def test_yolo_from_a_tar_or_zip_gives_the_bytes_of_the_folder(yolo, tmp_path):
     assert len(shards) == 1
 
 
-def test_yolo_has_the_boxes_of_coco(yolo, shared, tmp_path):
+def test_yolo_and_coco_give_the_same_boxes(yolo, shared, tmp_path):
     coco = ["--source", "coco", "--images", str(shared / "data/mini/JPEGImages")]
     coco += ["--annotations", str(shared / "data/mini/annotations/instances_all.json")]
     main([*coco, "--out", str(tmp_path / "c")])
@@ -186,7 +186,7 @@ def test_yolo_has_the_boxes_of_coco(yolo, shared, tmp_path):
         assert np.allclose(np.reshape(boxes[1][name][1], -1), np.reshape(places, -1), atol=1e-6)
 
 
-def test_archives_give_the_bytes_of_the_folder(shared, tmp_path):
+def test_voc_archives_give_the_same_bytes_as_the_folder(shared, tmp_path):
     root = shared / "data/mini"
     with tarfile.open(tmp_path / "mini.tar", "w") as tar:
         tar.add(root, "VOCdevkit/VOC2012")
@@ -204,7 +204,7 @@ def test_archives_give_the_bytes_of_the_folder(shared, tmp_path):
     assert main([*coco, "--out", str(tmp_path / "c")])["samples"] == 20
 
 
-def test_split_by_makes_two_sets_and_finds_leaks_of_a_third(shared, tmp_path, capsys):
+def test_split_by_writes_two_sets_and_compare_with_finds_leaks(shared, tmp_path, capsys):
     root = str(shared / "data/mini")
     options = ["--source", "voc", "--root", root, "--split-by", "0.75", "--out"]
     result = main([*options, str(tmp_path / "a"), "--seed", "1", "--shard-samples", "4"])
@@ -225,9 +225,7 @@ def test_split_by_makes_two_sets_and_finds_leaks_of_a_third(shared, tmp_path, ca
     assert found == len(ids & set(listed)) > 0
 
 
-def test_a_full_disk_at_the_second_side_keeps_the_first_for_the_next_time(
-    shared, tmp_path, monkeypatch
-):
+def test_full_disk_at_val_keeps_finished_train_shards(shared, tmp_path, monkeypatch):
     options = ["--source", "voc", "--root", str(shared / "data/mini"), "--split-by", "0.5"]
     options += ["--out", str(tmp_path / "out")]
     run, made = ShardTask.run, []
@@ -240,7 +238,7 @@ def test_a_full_disk_at_the_second_side_keeps_the_first_for_the_next_time(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardTask, "run", full)
-        with pytest.raises(UserError, match="No space left on device; no set was written"):
+        with pytest.raises(UserError, match="No space left on device; no shard set was written"):
             main(options)
     monkeypatch.setattr(
         ShardTask, "run", lambda self, tick: made.append("again") or run(self, tick)
@@ -249,9 +247,7 @@ def test_a_full_disk_at_the_second_side_keeps_the_first_for_the_next_time(
     assert made == ["train", "val", "again"]
 
 
-def test_no_room_for_the_second_manifest_leaves_everything_for_the_next_time(
-    shared, tmp_path, monkeypatch
-):
+def test_full_disk_at_second_manifest_keeps_all_shards(shared, tmp_path, monkeypatch):
     options = ["--source", "voc", "--root", str(shared / "data/mini"), "--split-by", "0.5"]
     options += ["--out", str(tmp_path / "out")]
     run, made = ShardTask.run, []
@@ -266,14 +262,14 @@ def test_no_room_for_the_second_manifest_leaves_everything_for_the_next_time(
     )
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["pipeline.data.conversion.convert"], "write_manifest", full)
-        with pytest.raises(UserError, match="the same command goes on from there"):
+        with pytest.raises(UserError, match="the same command continues from the finished shards"):
             main(options)
     assert [one["samples"] for one in main(options)["sets"]] == [10, 10]
     assert len(made) == 2
 
 
 @pytest.mark.integration
-def test_workers_write_the_same_bytes(tmp_path, shared):
+def test_number_of_workers_does_not_change_the_bytes(tmp_path, shared):
     root = str(shared / "data/mini")
     options = ["--source", "voc", "--root", root, "--split-by", "0.75", "--shard-samples", "4"]
     for workers in ("1", "2"):
@@ -284,7 +280,7 @@ def test_workers_write_the_same_bytes(tmp_path, shared):
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
 
-def test_strict_writes_neither_side(voc_with_a_bad_box, tmp_path):
+def test_strict_with_split_by_writes_neither_set(voc_with_a_bad_box, tmp_path):
     options = ["--source", "voc", "--root", str(voc_with_a_bad_box), "--split-by", "0.5"]
     with pytest.raises(UserError, match="--strict; the first: "):
         main([*options, "--strict", "--out", str(tmp_path / "out")])
@@ -300,7 +296,7 @@ def voc_with_a_bad_box(shared, tmp_path):
     return root
 
 
-def test_few_large_shards_are_told_of(tmp_path, capsys, monkeypatch):
+def test_few_large_shards_give_a_hint(tmp_path, capsys, monkeypatch):
     main([*SHAPES, "--out", str(tmp_path / "a")])
     assert "are few" not in capsys.readouterr().out
     monkeypatch.setattr("jobs.prepare.LARGE_SET", 8 * 2**10)

@@ -1,4 +1,4 @@
-"""Image bytes fit to be stored: the original ones where they are sound."""
+"""Prepare image bytes for storage: the original ones if they are valid JPEG or PNG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.data.conversion.near_duplicates import look
+from pipeline.data.conversion.near_duplicates import image_hash
 from pipeline.data.sources.files import File, LooseFile
 from pipeline.data.transforms.decode import (
     MAX_PIXELS,
@@ -22,35 +22,36 @@ from pipeline.data.transforms.decode import (
 )
 from pipeline.errors import UserError
 
-# Beyond four bytes a pixel at the pixel limit no honest picture goes.
-MAX_BYTES = 4 * MAX_PIXELS
+# No real image takes more than four bytes a pixel at the pixel limit.
+MAX_IMAGE_BYTES = 4 * MAX_PIXELS
 
 
 class StoredImage(NamedTuple):
-    """Bytes to store, their extension and size; ``notes`` say what had to be mended.
+    """Bytes to store, their extension and size; ``repairs`` describes what had to be repaired.
 
-    ``look`` is the hash by which near duplicates are found.
+    Near duplicates are found by ``image_hash``.
     """
 
     data: bytes
     extension: str
     width: int
     height: int
-    notes: list[str]
-    look: bytes
+    repairs: list[str]
+    image_hash: bytes
 
 
 def read_image(image: File | bytes) -> bytes:
-    """The bytes of a picture file. Raises ImageError, or UserError where the file is gone."""
+    """Return the bytes of an image file. Raises ImageError, or UserError if the file is missing."""
     if isinstance(image, bytes):
         return image
     try:
-        return image.read(MAX_BYTES)
+        return image.read(MAX_IMAGE_BYTES)
     except FileNotFoundError as error:
-        # It was there when the source was listed, so nothing is wrong with the data.
+        # The file existed when the source was listed, so this is not a fault of the data.
         where = image.path if isinstance(image, LooseFile) else error.filename
         raise UserError(
-            f"{where}: gone, or not seen by all nodes; keep the source where it is until the end"
+            f"{where}: deleted during the conversion, or not visible to all nodes; keep the source "
+            "in place, on storage that all nodes share, until the conversion ends"
         ) from None
     except OSError as error:
         raise ImageError(f"image file cannot be read: {error.strerror}") from None
@@ -58,47 +59,46 @@ def read_image(image: File | bytes) -> bytes:
         raise ImageError(str(error)) from None
 
 
-def stored_image(
+def prepare_image(
     data: bytes, file_name: str, size: tuple[int, int] | None, *, upright: bool = False
 ) -> StoredImage:
     """Decode bytes completely and decide how to store them. Raises ImageError.
 
-    ``size`` (width, height) is what the annotation says. Boxes are taken to mean the pixels as
-    they are stored, as most annotation tools ignore the EXIF orientation; only where the size of
-    the annotation is that of the upright picture alone, or with ``upright``, the picture is turned.
-    Either way, what is stored has no orientation left, so that every reader sees the pixels that
-    the boxes mean.
+    ``size`` is the annotated width and height. Boxes are assumed to refer to the pixels as stored,
+    because most annotation tools ignore the EXIF orientation. The image is rotated upright only
+    with ``upright``, or if the annotated size matches the upright image alone. In all cases the
+    stored image has no EXIF orientation: every reader sees the pixels that the boxes refer to.
     """
     pixels = decode_image(data, upright=False)
-    extension, turn = image_format(data), orientation(data)
-    notes = []
+    extension, exif_orientation = image_format(data), orientation(data)
+    repairs = []
     height, width = pixels.shape[:2]
-    sideways = turn >= 5 and size == (height, width) != (width, height)
-    if sideways or (upright and turn != 1):
-        pixels = turn_upright(pixels, turn)
+    rotated_size = exif_orientation >= 5 and size == (height, width) != (width, height)
+    if rotated_size or (upright and exif_orientation != 1):
+        pixels = turn_upright(pixels, exif_orientation)
         data = _encode(pixels, extension)
         height, width = pixels.shape[:2]
-        why = "the annotated size" if sideways else "the format of the labels"
-        notes.append(f"turned upright, as {why} asks")
-    elif turn != 1:
-        data = _without_exif(data) if extension == "jpg" else _encode(pixels, extension)
-        notes.append("EXIF orientation removed; boxes mean the pixels as stored")
+        expected = "annotated size" if rotated_size else "label format"
+        repairs.append(f"rotated upright to match the {expected}")
+    elif exif_orientation != 1:
+        data = _remove_exif(data) if extension == "jpg" else _encode(pixels, extension)
+        repairs.append("EXIF orientation removed; boxes refer to the pixels as stored")
     elif extension is None:
         data = _encode(pixels, None)
-        notes.append("not JPEG or PNG; stored as PNG")
-    if extension and not _named_right(file_name, extension):
-        notes.append(f"{extension.upper()} bytes under another name; stored as .{extension}")
-    notes += _size_notes(size, width, height)
-    return StoredImage(data, extension or "png", width, height, notes, look(pixels))
+        repairs.append("not JPEG or PNG; stored as PNG")
+    if extension and not _has_suffix_of(file_name, extension):
+        repairs.append(f"content is {extension.upper()}; stored as .{extension}")
+    repairs += _size_repairs(size, width, height)
+    return StoredImage(data, extension or "png", width, height, repairs, image_hash(pixels))
 
 
-def _size_notes(size: tuple[int, int] | None, width: int, height: int) -> list[str]:
+def _size_repairs(size: tuple[int, int] | None, width: int, height: int) -> list[str]:
     if size is None or size == (width, height):
         return []
-    return [f"annotated size {size[0]}x{size[1]}; the picture's is {width}x{height}"]
+    return [f"annotated size is {size[0]}x{size[1]}, the image is {width}x{height}"]
 
 
-def _named_right(file_name: str, extension: str) -> bool:
+def _has_suffix_of(file_name: str, extension: str) -> bool:
     suffix = PurePosixPath(file_name).suffix.lower().lstrip(".")
     return suffix == extension or (suffix in ("jpeg", "jpe", "jfif") and extension == "jpg")
 
@@ -111,8 +111,8 @@ def _encode(pixels: np.ndarray, extension: str | None) -> bytes:
     return out.getvalue()
 
 
-def _without_exif(jpeg: bytes) -> bytes:
-    """The same JPEG without its EXIF segments; the compressed pixels are untouched."""
+def _remove_exif(jpeg: bytes) -> bytes:
+    """Return the same JPEG without its EXIF segments; the compressed pixels are unchanged."""
     out, at = bytearray(jpeg[:2]), 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")

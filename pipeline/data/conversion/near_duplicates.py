@@ -1,6 +1,6 @@
-"""Pictures that look alike: a hash of the coarse brightness pattern, and those within a few bits.
+"""Find near duplicates: images whose hashes of the coarse brightness pattern differ in a few bits.
 
-The hash (dHash, in both directions) says for each cell of an 8x8 grid whether its right and its
+The hash (dHash, in both directions) states for each cell of an 8x8 grid whether its right and its
 lower neighbour are brighter. Copies that were scaled, recompressed or brightened differ in a few of
 the 128 bits; different photographs in 30 and more.
 """
@@ -15,68 +15,92 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from pipeline.data.shards.manifest import Problem
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample, SampleError
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.progress import Progress
 
 GRID = 8
-NEAR_BITS = 7  # one less than the bands of 16 bits, so that near hashes share one of them
-TELLING = 32  # comparisons that must be clear for the pattern to say anything
-CLEAR = 2.0  # grey levels
-# Of so many that share a band each is compared with the next ones by hash: time stays linear.
-CROWD = 1000
+# One less than the bands of 16 bits: two near hashes have at least one band in common.
+MAX_DIFFERENT_BITS = 7
+CLEAR_STEP = 2.0  # grey levels between neighbouring cells
+MIN_CLEAR_STEPS = 32  # with fewer, the pattern is mostly noise
+# In a band, each hash is compared with at most so many that follow it, which keeps the time linear.
+MAX_BAND_NEIGHBOURS = 1000
 
 
 @dataclass
-class Looks:
-    """The hashes of the pictures of a set, and what to call the pictures."""
+class ImageHashes:
+    """The hashes of the images of a set, and the names to report them by."""
 
-    title: str = ""
-    names: list[str] = field(default_factory=list)
+    set_name: str = ""
+    file_names: list[str] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
 
 
-def look(pixels: np.ndarray) -> bytes:
-    """16 bytes that are alike for pictures (H,W,3) that look alike.
+def image_hash(pixels: np.ndarray) -> bytes:
+    """Return 16 bytes that are nearly the same for images (H,W,3) that look nearly the same.
 
-    For nearly plain pictures, which all look alike, they stand for the exact pixels.
+    Almost uniform images, which all have the same pattern, are hashed by their exact pixels.
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     cells = cv2.resize(grey, (GRID + 1, GRID + 1), interpolation=cv2.INTER_AREA)
     right, down = np.diff(cells, axis=1)[:GRID], np.diff(cells, axis=0)[:, :GRID]
     steps = np.concatenate([right.ravel(), down.ravel()])
-    if int((abs(steps) > CLEAR).sum()) < TELLING:
+    if int((abs(steps) > CLEAR_STEP).sum()) < MIN_CLEAR_STEPS:
         return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest()[:16]
     return np.packbits(steps > 0).tobytes()
 
 
-def looks_of_set(uri: str) -> Looks:
-    """Decode all pictures of a set; unreadable ones are left out. Raises UserError."""
+def hash_shard_set(uri: str) -> ImageHashes:
+    """Decode and hash all images of a shard set, without unreadable ones. Raises UserError."""
     shards = ShardSet(uri)
-    looks = Looks(f"{shards.manifest.name} {shards.manifest.split}")
-    progress = Progress(f"looking at {uri}", len(shards))
+    found = ImageHashes(f"{shards.manifest.name} {shards.manifest.split}")
+    progress = Progress(f"hashing {uri}", len(shards))
     for index in range(len(shards)):
         raw = shards.read(index)
         try:
             name = Sample.from_json(raw.json).file_name
-            hashed = look(decode_image(raw.image))
+            hashed = image_hash(decode_image(raw.image))
         except (ImageError, SampleError):
             continue
-        looks.names.append(name)
-        looks.hashes.append(hashed)
+        found.file_names.append(name)
+        found.hashes.append(hashed)
         progress.advance()
-    return looks
+    return found
 
 
-def alike(hashes: Sequence[bytes]) -> list[list[int]]:
-    """Groups of two and more indices whose hashes are near, also by way of others; in order."""
+def find_near_duplicates(own: ImageHashes, others: Sequence[ImageHashes]) -> list[Problem]:
+    """Report near duplicates within a set, and leaks: near duplicates of images in other sets."""
+    found = []
+    for group in group_near_duplicates(own.hashes):
+        first = own.file_names[group[0]]
+        for index in group[1:]:
+            reason = f"looks like {first}"
+            found.append(Problem(file=own.file_names[index], kind="near duplicate", reason=reason))
+    size = len(own.file_names)
+    for other in others:
+        for group in group_near_duplicates([*own.hashes, *other.hashes]):
+            leaked = [index - size for index in group if index >= size]
+            for index in group:
+                if index < size and leaked:
+                    reason = f"looks like {other.file_names[leaked[0]]} of {other.set_name}"
+                    found.append(Problem(file=own.file_names[index], kind="leak", reason=reason))
+    return found
+
+
+def group_near_duplicates(hashes: Sequence[bytes]) -> list[list[int]]:
+    """Return groups of two or more indices whose hashes are near, directly or through others.
+
+    Groups and their indices are in ascending order.
+    """
     if len(hashes) < 2:
         return []
     table = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
     unique, which = np.unique(table, axis=0, return_inverse=True)
     parent = np.arange(len(unique))
-    for a, b in _near(unique):
+    for a, b in _near_pairs(unique):
         roots = sorted((_root(parent, a), _root(parent, b)))
         parent[roots[1]] = roots[0]
     groups: dict[int, list[int]] = defaultdict(list)
@@ -85,21 +109,21 @@ def alike(hashes: Sequence[bytes]) -> list[list[int]]:
     return sorted(group for group in groups.values() if len(group) > 1)
 
 
-def _near(unique: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs of rows of (U,2) uint64 that differ in at most NEAR_BITS bits."""
+def _near_pairs(unique: np.ndarray) -> set[tuple[int, int]]:
+    """Return pairs of rows of (U,2) uint64 that differ in at most MAX_DIFFERENT_BITS bits."""
     pairs: set[tuple[int, int]] = set()
     for band in np.ascontiguousarray(unique).view("<u2").T:
         order = np.argsort(band, kind="stable")
         value = band[order]
         at = np.arange(len(order))
-        for apart in range(1, min(len(order), CROWD)):
+        for apart in range(1, min(len(order), MAX_BAND_NEIGHBOURS)):
             at = at[at + apart < len(order)]
             at = at[value[at] == value[at + apart]]
             if not len(at):
                 break
             a, b = order[at], order[at + apart]
             bits = np.bitwise_count(unique[a] ^ unique[b]).sum(1)
-            near = bits <= NEAR_BITS
+            near = bits <= MAX_DIFFERENT_BITS
             pairs.update(zip(a[near].tolist(), b[near].tolist(), strict=True))
     return pairs
 

@@ -1,8 +1,8 @@
-"""The conversion of one shard: planned before anything is read, done anywhere, done once.
+"""Convert one shard: planned before any image is read, written once, in any process.
 
-Which images a shard takes depends on the source and the limits alone, never on who writes it or
-when. A finished shard leaves a note of what it was made from, and is taken over if that is still
-so.
+The images of a shard depend on the source and the limits alone, not on which process writes it or
+when. A finished shard has a record of its inputs beside it; a later conversion reuses the shard if
+the inputs are still the same.
 """
 
 from __future__ import annotations
@@ -13,60 +13,60 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from pipeline.data.conversion.validate import checked
+from pipeline.data.conversion.validate import validate_record
 from pipeline.data.shards.manifest import Problem, Shard
 from pipeline.data.shards.tar import TarError, sample_index
 from pipeline.data.shards.writer import ShardWriter, index_path
-from pipeline.data.sources.record import Item, Ready, given_up
+from pipeline.data.sources.record import ParsedImage, SourceImage, skipped_image
 from pipeline.errors import UserError
+from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
 
-DONE = "done.json"
-# Raise it when the same source would give other shards, so that half-finished sets are not mixed.
-CONVERSION = 2
+RESULT_FILE = "done.json"
+# Raise it when the same source would give other shards or other problems. Shards of an interrupted
+# conversion with another version are not reused: the conversion starts from scratch.
+CONVERSION_VERSION = 3
 
 
-class ShardResult(BaseModel):
-    """What became of one task: a shard, unless all its images were skipped, and its counts."""
+class ShardResult(Document):
+    """Result of one task: its counts, and a shard unless all its images were skipped."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    FORMAT_VERSION: ClassVar[int] = 2
 
-    made_from: str
-    taken: int  # images that were planned for it
+    input_hash: str
     shard: Shard | None
-    boxes: dict[int, int]  # per label
-    empty: int
+    boxes_per_label: dict[int, int]
+    samples_without_objects: int
     problems: list[Problem]
-    names: list[str]  # of the images, then their hashes of looks and of content, in hex
-    looks: list[str]
-    contents: list[str]
+    file_names: list[str]
+    image_hashes: list[str]  # of each image, in hex, by which near duplicates are found
+    content_hashes: list[str]  # of each image: sha256 of its bytes and of its JSON, in hex
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Images to write into one shard, in a folder of its own."""
+    """Images to write into one shard, in a separate folder."""
 
     folder: str
     first_key: int
     classes: tuple[str, ...]
-    items: list[Item]
+    images: list[SourceImage]
 
-    def made_from(self) -> str:
-        """Stands for everything that the shard's bytes depend on."""
-        seen = hashlib.sha256(repr((CONVERSION, self.first_key, self.classes)).encode())
-        for item in self.items:
-            seen.update(repr(item).encode())
-        return seen.hexdigest()
+    def input_hash(self) -> str:
+        """Return a hash of everything that the bytes of the shard depend on."""
+        digest = hashlib.sha256(repr((CONVERSION_VERSION, self.first_key, self.classes)).encode())
+        for image in self.images:
+            digest.update(repr(image).encode())
+        return digest.hexdigest()
 
-    def finished(self) -> ShardResult | None:
-        """What an earlier conversion left, if it made this very shard and it is whole."""
+    def load_result(self) -> ShardResult | None:
+        """Return the result of an earlier conversion if it has the same inputs and is intact."""
         folder = Path(self.folder)
         try:
-            result = ShardResult.model_validate_json((folder / DONE).read_bytes())
-            if result.made_from != self.made_from():
+            result = ShardResult.parse((folder / RESULT_FILE).read_bytes(), RESULT_FILE)
+            if result.input_hash != self.input_hash():
                 return None
             if shard := result.shard:
                 with (folder / shard.name).open("rb") as file:
@@ -75,7 +75,7 @@ class ShardTask:
                     index = sample_index(file.fileno()).tobytes()
                 if index_path(folder / shard.name).read_bytes() != index:
                     return None
-        except (OSError, ValidationError, TarError):
+        except (OSError, DocumentError, UserError, TarError):
             return None
         return result
 
@@ -83,73 +83,78 @@ class ShardTask:
         """Write the shard; ``tick`` is called after each image. Raises OSError or UserError."""
         folder = Path(self.folder)
         if not folder.parent.is_dir():
-            raise UserError(f"{folder.parent}: not seen by all nodes; choose an --out that is")
+            raise UserError(
+                f"{folder.parent}: not visible to all nodes; choose an --out that all nodes share"
+            )
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         labels = {name: number for number, name in enumerate(self.classes)}
-        # The limits were kept when the task was planned.
-        writer = ShardWriter(folder, len(self.items), 2**62, self.first_key)
+        # The limits were applied when the task was planned.
+        writer = ShardWriter(folder, len(self.images), 2**62, self.first_key)
         boxes: Counter[int] = Counter()
-        empty, problems, names = 0, [], []
-        looks: list[str] = []
-        contents: list[str] = []
-        for item in self.items:
-            image, sample, found = checked(item.record(), labels)
+        without_objects = 0
+        problems: list[Problem] = []
+        file_names: list[str] = []
+        image_hashes: list[str] = []
+        content_hashes: list[str] = []
+        for source_image in self.images:
+            image, sample, found = validate_record(source_image.read_record(), labels)
             problems += found
             if image and sample:
                 json = sample.to_json()
                 writer.add(image.extension, image.data, json)
                 boxes.update(sample.labels)
-                empty += not sample.boxes
-                names.append(sample.file_name)
-                looks.append(image.look.hex())
+                without_objects += not sample.boxes
+                file_names.append(sample.file_name)
+                image_hashes.append(image.image_hash.hex())
                 content = hashlib.sha256(image.data).digest() + hashlib.sha256(json).digest()
-                contents.append(content.hex())
+                content_hashes.append(content.hex())
             tick()
         result = ShardResult(
-            made_from=self.made_from(),
-            taken=len(self.items),
+            input_hash=self.input_hash(),
             shard=next(iter(writer.close()), None),
-            boxes=dict(boxes),
-            empty=empty,
+            boxes_per_label=dict(boxes),
+            samples_without_objects=without_objects,
             problems=problems,
-            names=names,
-            looks=looks,
-            contents=contents,
+            file_names=file_names,
+            image_hashes=image_hashes,
+            content_hashes=content_hashes,
         )
-        write_durably(folder / DONE, result.model_dump_json().encode())
+        write_durably(folder / RESULT_FILE, result.encode(indent=None))
         return result
 
 
 def plan_shards(
-    items: Iterable[Item],
+    images: Iterable[SourceImage],
     classes: Iterable[str],
     folder: Path,
     max_samples: int,
     max_bytes: int,
 ) -> Iterator[ShardTask]:
-    """Cut the stream of images into shards of at most so many images and about so many bytes."""
+    """Cut the stream of images into shards of limited samples and about limited bytes."""
     names = tuple(classes)
-    group: list[Item] = []
+    group: list[SourceImage] = []
     number = count = size = 0
-    for item in unlike(items):
-        if group and (len(group) >= max_samples or size + item.weight > max_bytes):
+    for image in skip_duplicate_ids(images):
+        full = len(group) >= max_samples or size + image.estimated_bytes > max_bytes
+        if group and full:
             yield ShardTask(str(folder / f"{number:06d}"), count - len(group), names, group)
             group, number, size = [], number + 1, 0
-        group.append(item)
-        count, size = count + 1, size + item.weight
+        group.append(image)
+        count, size = count + 1, size + image.estimated_bytes
     if group:
         yield ShardTask(str(folder / f"{number:06d}"), count - len(group), names, group)
 
 
-def unlike(items: Iterable[Item]) -> Iterator[Item]:
-    """The same images; those whose id was there before are given up."""
+def skip_duplicate_ids(images: Iterable[SourceImage]) -> Iterator[SourceImage]:
+    """Yield the same images, with those whose id occurred before marked as skipped."""
     ids: set[str] = set()
-    for item in items:
-        # A record that was given up has its reason already.
-        if item.image_id in ids and not (isinstance(item, Ready) and item.ready.image is None):
-            reason = f"the source lists {item.image_id} twice; the first one is kept"
-            yield given_up(item.image_id, item.file_name, reason)
+    for image in images:
+        # An image that is skipped anyway keeps its own reason.
+        skipped = isinstance(image, ParsedImage) and image.record.image is None
+        if image.image_id in ids and not skipped:
+            reason = f"the source lists {image.image_id} twice; the first one is kept"
+            yield skipped_image(image.image_id, image.file_name, reason)
             continue
-        ids.add(item.image_id)
-        yield item
+        ids.add(image.image_id)
+        yield image

@@ -1,4 +1,4 @@
-"""Train and val out of one set of images, the same each time, with look-alikes on the same side."""
+"""Split one set of images into train and val, reproducibly, with near duplicates on one side."""
 
 from __future__ import annotations
 
@@ -7,81 +7,82 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.data.conversion.executor import run_tasks
-from pipeline.data.conversion.image_bytes import read_image, stored_image
-from pipeline.data.conversion.near_duplicates import alike
-from pipeline.data.conversion.shard_task import unlike
-from pipeline.data.sources.record import Item
+from pipeline.data.conversion.image_bytes import prepare_image, read_image
+from pipeline.data.conversion.near_duplicates import group_near_duplicates
+from pipeline.data.conversion.shard_task import skip_duplicate_ids
+from pipeline.data.sources.record import SourceImage
 from pipeline.data.transforms.decode import ImageError
 from pipeline.errors import UserError
 from pipeline.progress import Progress
 
-CHUNK = 256
+IMAGES_PER_TASK = 256
 
 
-def divide(
-    items: Iterable[Item], ratio: float, seed: int, workers: int = 1
-) -> tuple[list[Item], list[Item]]:
-    """Train with about ``ratio`` of the images, and val with the rest, each in its source's order.
+def split_train_val(
+    images: Iterable[SourceImage], ratio: float, seed: int, workers: int = 1
+) -> tuple[list[SourceImage], list[SourceImage]]:
+    """Return train with about ``ratio`` of the images, and val with the rest, in source order.
 
-    An image's side depends on the seed and its id, so that adding images moves few others. Near
-    duplicates stay together: a val set that shares pictures with train would flatter. Raises
-    UserError where one side would be empty.
+    The side of an image depends on the seed and its id: adding images moves few others. Near
+    duplicates stay on one side, because a val set that shares images with train overstates the
+    accuracy. Raises UserError if one side would be empty.
     """
-    images = list(unlike(items))
-    looks = _looks(images, workers)
-    groups = alike(looks)
+    listed = list(skip_duplicate_ids(images))
+    groups = group_near_duplicates(_hash_images(listed, workers))
     grouped = {index for group in groups for index in group}
-    units = groups + [[index] for index in range(len(images)) if index not in grouped]
-    units.sort(key=lambda unit: min(_lot(seed, images[index].image_id) for index in unit))
-    wanted = min(max(round(ratio * len(images)), 1), len(images) - 1)
+    units = groups + [[index] for index in range(len(listed)) if index not in grouped]
+    units.sort(key=lambda unit: min(_sort_key(seed, listed[index].image_id) for index in unit))
+    target = min(max(round(ratio * len(listed)), 1), len(listed) - 1)
     train: set[int] = set()
     for unit in units:
-        if len(train) + len(unit) / 2 <= wanted:
+        if len(train) + len(unit) / 2 <= target:
             train.update(unit)
     sides = (
-        [item for index, item in enumerate(images) if index in train],
-        [item for index, item in enumerate(images) if index not in train],
+        [image for index, image in enumerate(listed) if index in train],
+        [image for index, image in enumerate(listed) if index not in train],
     )
     if not all(sides):
         raise UserError(
-            f"--split-by {ratio}: leaves train or val of {len(images)} images without any "
+            f"--split-by {ratio}: train or val of {len(listed)} images would be empty "
             f"({len(units)} of them look different); choose another ratio"
         )
     return sides
 
 
-def _lot(seed: int, image_id: str) -> bytes:
+def _sort_key(seed: int, image_id: str) -> bytes:
     return hashlib.sha256(f"{seed} {image_id}".encode()).digest()
 
 
-def _looks(images: list[Item], workers: int) -> list[bytes]:
+def _hash_images(images: list[SourceImage], workers: int) -> list[bytes]:
     progress = Progress("comparing", len(images))
-    tasks = (LookTask(images[at : at + CHUNK]) for at in range(0, len(images), CHUNK))
-    return [look for looks in run_tasks(tasks, workers, progress) for look in looks]
+    starts = range(0, len(images), IMAGES_PER_TASK)
+    tasks = (HashTask(images[start : start + IMAGES_PER_TASK]) for start in starts)
+    return [hashed for hashes in run_tasks(tasks, workers, progress) for hashed in hashes]
 
 
 @dataclass(frozen=True)
-class LookTask:
-    """Hashes of the looks of some images."""
+class HashTask:
+    """Hashes some images, to find near duplicates."""
 
-    items: list[Item]
+    images: list[SourceImage]
 
-    def finished(self) -> list[bytes] | None:
-        """Never beforehand."""
+    def load_result(self) -> list[bytes] | None:
+        """Return None: results are not stored."""
         return None
 
     def run(self, tick: Callable[[], None]) -> list[bytes]:
-        """One hash per image; one of its own for an image that cannot be read."""
-        return list(self._each(tick))
+        """Return one hash per image; an unreadable image gets a unique one."""
+        return list(self._hashes(tick))
 
-    def _each(self, tick: Callable[[], None]) -> Iterator[bytes]:
-        for item in self.items:
-            record = item.record()
+    def _hashes(self, tick: Callable[[], None]) -> Iterator[bytes]:
+        for image in self.images:
+            record = image.read_record()
             try:
                 if record.image is None:
-                    raise ImageError("given up")
+                    raise ImageError("skipped")
                 data = read_image(record.image)
-                yield stored_image(data, record.file_name, record.size, upright=record.upright).look
+                stored = prepare_image(data, record.file_name, record.size, upright=record.upright)
+                yield stored.image_hash
             except ImageError:
-                yield _lot(-1, item.image_id)[:16]
+                yield _sort_key(-1, image.image_id)[:16]
             tick()

@@ -1,4 +1,4 @@
-"""From a record to what is stored: every box is checked against the decoded picture."""
+"""Turn a record into a sample: check every box against the decoded image."""
 
 from __future__ import annotations
 
@@ -6,46 +6,49 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from pipeline.data.conversion.image_bytes import StoredImage, read_image, stored_image
+from pipeline.data.conversion.image_bytes import StoredImage, prepare_image, read_image
 from pipeline.data.shards.manifest import Problem
 from pipeline.data.shards.sample import Box, Sample
 from pipeline.data.sources.record import Object, Record
 from pipeline.data.transforms.decode import ImageError
 
-# Annotation files round; what is less than this outside the image is not worth a report.
-ROUNDING = 0.05
+# Annotation files round; a box may reach this far outside the image without being reported.
+ROUNDING_PIXELS = 0.05
 
 
-class Checked(NamedTuple):
-    """What is left of a record; no image and sample where it has to be skipped."""
+class ValidatedRecord(NamedTuple):
+    """The usable part of a record; image and sample are None if it is skipped."""
 
     image: StoredImage | None
     sample: Sample | None
     problems: list[Problem]
 
 
-def checked(record: Record, labels: Mapping[str, int]) -> Checked:
-    """Decode the picture and keep the boxes that can be kept. ``labels`` numbers the classes."""
+def validate_record(record: Record, labels: Mapping[str, int]) -> ValidatedRecord:
+    """Decode the image and keep the valid boxes; ``labels`` numbers the classes.
+
+    Raises UserError if the image file is missing.
+    """
     problems = list(record.problems)
     if record.image is None:
-        return Checked(None, None, problems)
+        return ValidatedRecord(None, None, problems)
     try:
         data = read_image(record.image)
-        image = stored_image(data, record.file_name, record.size, upright=record.upright)
+        image = prepare_image(data, record.file_name, record.size, upright=record.upright)
     except ImageError as error:
         reason = str(error)
         problems.append(Problem(file=record.file_name, kind="image skipped", reason=reason))
-        return Checked(None, None, problems)
-    for note in image.notes:
-        problems.append(Problem(file=record.file_name, kind="repaired", reason=note))
+        return ValidatedRecord(None, None, problems)
+    for repair in image.repairs:
+        problems.append(Problem(file=record.file_name, kind="repaired", reason=repair))
     kept = []
     for item in record.objects:
         if record.relative:
-            item = item._replace(box=_in_pixels(item.box, image.width, image.height))
-        problem, box = _inside(item, image.width, image.height, labels)
-        if problem:
+            item = item._replace(box=_to_pixels(item.box, image.width, image.height))
+        fault, box = _clip_to_image(item, image.width, image.height, labels)
+        if fault:
             kind: Literal["box clipped", "box dropped"] = "box clipped" if box else "box dropped"
-            problems.append(Problem(file=record.annotation, kind=kind, reason=problem))
+            problems.append(Problem(file=record.annotation_file, kind=kind, reason=fault))
         if box:
             kept.append((item, box))
     sample = Sample.make(
@@ -59,18 +62,18 @@ def checked(record: Record, labels: Mapping[str, int]) -> Checked:
         crowd=[item.crowd for item, _ in kept],
         area=[_area(item, box) for item, box in kept],
     )
-    return Checked(image, sample, problems)
+    return ValidatedRecord(image, sample, problems)
 
 
-def _in_pixels(box: Box, width: int, height: int) -> Box:
+def _to_pixels(box: Box, width: int, height: int) -> Box:
     x1, y1, x2, y2 = box
     return x1 * width, y1 * height, x2 * width, y2 * height
 
 
-def _inside(
+def _clip_to_image(
     item: Object, width: int, height: int, labels: Mapping[str, int]
 ) -> tuple[str | None, Box | None]:
-    """What is wrong with an object, if anything, and the box to keep, if any."""
+    """Return the fault of an object, if any, and the box to keep, if any."""
     shown = f"{item.name} {[round(v, 2) for v in item.box]}"
     if item.name not in labels:
         return f"unknown class {item.name!r}; known: {', '.join(labels)}", None
@@ -82,8 +85,8 @@ def _inside(
     inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         return f"{shown}: outside the image of {width}x{height}", None
-    if max(abs(a - b) for a, b in zip(inside, item.box, strict=True)) > ROUNDING:
-        return f"{shown}: reached out of the image of {width}x{height}", inside
+    if max(abs(a - b) for a, b in zip(inside, item.box, strict=True)) > ROUNDING_PIXELS:
+        return f"{shown}: reaches outside the image of {width}x{height}", inside
     return None, inside
 
 

@@ -1,1 +1,1 @@
-"""Readers of labelled images: VOC, COCO, YOLO, generated shapes; folders and archives."""
+"""Sources of labelled images: VOC, COCO, YOLO and generated shapes, in folders and archives."""

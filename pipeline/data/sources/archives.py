@@ -1,8 +1,8 @@
-"""Tar and zip archives as lists of members, each read by position: safe in many processes at once.
+"""List the members of tar and zip archives and read each by its position.
 
-Member names that are absolute or lead upwards, links, devices, encrypted members and sizes that no
-picture has are refused by name; nothing is unpacked to disk, and no more is inflated than a member
-says it holds.
+Many processes can read from one archive at a time. Nothing is unpacked to disk, and at most as much
+is inflated as a member's header states. Members with absolute names or names that lead out of the
+archive, links, devices, encrypted members and members of implausible size are skipped and reported.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import NamedTuple
 
 from pipeline.errors import UserError
 
-MOST_MEMBERS = 50_000_000
-LARGEST_MEMBER = 4 * 2**30
-# Deflate reaches 1032; text that says little comes close to 100, pictures stay below 2.
-MOST_INFLATION = 200
-SMALL = 2**20  # smaller members may be inflated from however little
-LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+MAX_MEMBERS = 50_000_000
+MAX_MEMBER_BYTES = 4 * 2**30
+# Deflate reaches 1032. Repetitive text comes close to 100; images stay below 2.
+MAX_INFLATION = 200
+UNCHECKED_INFLATION_BYTES = 2**20  # members up to this size may have any ratio
+ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
-class Refused(NamedTuple):
-    """A member that is not taken, and why."""
+class SkippedMember(NamedTuple):
+    """A member that cannot be read, and the reason."""
 
     name: str
     reason: str
@@ -35,34 +35,36 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One file in an archive. ``start`` is where its data lies, or its local header in a zip."""
+    """One file in an archive; ``start`` is the offset of its data, in a zip of its local header."""
 
     archive: str
-    changed_ns: int
+    modified_ns: int
     start: int
     size: int
-    packed: int = -1  # bytes in a zip; -1: in a tar
+    packed: int = -1  # compressed bytes in a zip; -1 for a member of a tar
     deflated: bool = False
     crc: int = 0
 
     def read(self, limit: int) -> bytes:
-        """All bytes. Raises OSError, or ValueError where they are damaged or over the limit."""
+        """Return all bytes. Raises OSError, or ValueError if they are damaged or over the limit."""
         if self.size > limit:
             raise ValueError(f"file is larger than the limit of {limit} bytes")
         descriptor = os.open(self.archive, os.O_RDONLY)
         try:
             if self.packed < 0:
-                return _exactly(descriptor, self.start, self.size)
-            return self._inflated(descriptor)
+                return _read_exactly(descriptor, self.start, self.size)
+            return self._inflate(descriptor)
         finally:
             os.close(descriptor)
 
-    def _inflated(self, descriptor: int) -> bytes:
-        header = LOCAL_HEADER.unpack(_exactly(descriptor, self.start, LOCAL_HEADER.size))
+    def _inflate(self, descriptor: int) -> bytes:
+        header = ZIP_LOCAL_HEADER.unpack(
+            _read_exactly(descriptor, self.start, ZIP_LOCAL_HEADER.size)
+        )
         if header[0] != b"PK\x03\x04":
-            raise ValueError("the zip is damaged: no local header")
-        start = self.start + LOCAL_HEADER.size + header[9] + header[10]
-        data = _exactly(descriptor, start, self.packed)
+            raise ValueError("the zip is damaged: local header not found")
+        start = self.start + ZIP_LOCAL_HEADER.size + header[9] + header[10]
+        data = _read_exactly(descriptor, start, self.packed)
         if self.deflated:
             try:
                 data = zlib.decompressobj(-15).decompress(data, self.size + 1)
@@ -74,67 +76,69 @@ class Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip, or a tar, compressed or not."""
+    """Return whether a file is a zip or a tar, compressed or not."""
     return zipfile.is_zipfile(path) or _is_tar(path)
 
 
-def list_archive(path: Path) -> tuple[dict[str, Member], list[Refused]]:
-    """The members that may be read, by name, and those that may not. Raises UserError."""
-    refused: list[Refused] = []
+def list_archive(path: Path) -> tuple[dict[str, Member], list[SkippedMember]]:
+    """Return the readable members by name, and the skipped ones. Raises UserError."""
+    skipped: list[SkippedMember] = []
     members: dict[str, Member] = {}
     try:
-        listed = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path, refused)
+        listed = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path, skipped)
     except UserError:
         raise
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise UserError(f"{path}: damaged archive: {error}; fetch it again") from None
-    for name, member, why in listed:
-        plain = name.removeprefix("./")
-        reason = why or _unsafe(plain, member)
-        if reason is None and plain in members:
-            reason = "is there twice; the first one is kept"
+        raise UserError(f"{path}: damaged archive: {error}; download it again") from None
+    for listed_name, member, listed_reason in listed:
+        name = listed_name.removeprefix("./")
+        reason = listed_reason or _reject_reason(name, member)
+        if reason is None and name in members:
+            reason = "duplicate name; the first one is kept"
         if reason is None:
-            members[plain] = member
+            members[name] = member
         else:
-            refused.append(Refused(name, reason))
-    return members, refused
+            skipped.append(SkippedMember(listed_name, reason))
+    return members, skipped
 
 
-def _unsafe(name: str, member: Member) -> str | None:
+def _reject_reason(name: str, member: Member) -> str | None:
     if not name or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":"):
-        return "an absolute name"
+        return "absolute name"
     if ".." in PurePosixPath(name.replace("\\", "/")).parts:
-        return "a name with .."
+        return "name contains .."
     if any(ord(character) < 32 for character in name):
-        return "a name with control characters"
-    if not 0 <= member.size <= LARGEST_MEMBER:
-        return f"{member.size} bytes, over the limit of {LARGEST_MEMBER}"
-    if member.packed >= 0 and member.size > max(SMALL, MOST_INFLATION * member.packed):
+        return "name contains control characters"
+    if not 0 <= member.size <= MAX_MEMBER_BYTES:
+        return f"{member.size} bytes, over the limit of {MAX_MEMBER_BYTES}"
+    if member.packed >= 0 and member.size > max(
+        UNCHECKED_INFLATION_BYTES, MAX_INFLATION * member.packed
+    ):
         return f"{member.packed} bytes that would inflate to {member.size}"
     return None
 
 
-Listed = list[tuple[str, Member, str | None]]
+Listing = list[tuple[str, Member, str | None]]
 
 
-def _zip_members(path: Path) -> Listed:
-    changed = path.stat().st_mtime_ns
-    found: Listed = []
+def _zip_members(path: Path) -> Listing:
+    modified = path.stat().st_mtime_ns
+    found: Listing = []
     with zipfile.ZipFile(path) as archive:
         for number, info in enumerate(archive.infolist(), 1):
-            _check_number(path, number)
+            _check_member_count(path, number)
             if info.is_dir():
                 continue
             reason = None
             if info.flag_bits & 1:
                 reason = "encrypted"
             elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                reason = "packed in a way other than deflate; pack the zip again"
+                reason = "compressed by a method other than deflate; create the zip again"
             elif (info.external_attr >> 16) & 0o170000 == 0o120000:
-                reason = "a link"
+                reason = "link"
             member = Member(
                 str(path.absolute()),
-                changed,
+                modified,
                 info.header_offset,
                 info.file_size,
                 info.compress_size,
@@ -145,56 +149,57 @@ def _zip_members(path: Path) -> Listed:
     return found
 
 
-def _tar_members(path: Path, refused: list[Refused]) -> Listed:
-    length, changed = path.stat().st_size, path.stat().st_mtime_ns
-    found: Listed = []
+def _tar_members(path: Path, skipped: list[SkippedMember]) -> Listing:
+    length, modified = path.stat().st_size, path.stat().st_mtime_ns
+    found: Listing = []
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115 - closed below
     except tarfile.ReadError:
         raise UserError(
             f"{path}: a compressed tar can only be read from its start; decompress it first "
-            f"(gunzip, bunzip2 or unxz) or use a zip"
+            "(gunzip, bunzip2 or unxz) or use a zip"
         ) from None
     with archive:
         try:
             damage = None
             for number, info in enumerate(archive, 1):
-                _check_number(path, number)
-                if info.size < 0:  # which would lead back, and round and round
-                    damage = f"{info.name!r} has {info.size} bytes; what follows is not read"
+                _check_member_count(path, number)
+                if info.size < 0:  # would lead back to an earlier header, in an endless loop
+                    damage = f"{info.name!r} has {info.size} bytes; the rest is not read"
                     break
                 if info.isdir():
                     continue
-                reason = None if info.isreg() and not info.issparse() else "a link or special file"
+                reason = None if info.isreg() and not info.issparse() else "link or special file"
                 if reason is None and info.offset_data + info.size > length:
-                    reason = "cut off: the tar ends inside it"
-                member = Member(str(path.absolute()), changed, info.offset_data, info.size)
+                    reason = "truncated: the tar ends inside this member"
+                member = Member(str(path.absolute()), modified, info.offset_data, info.size)
                 found.append((info.name, member, reason))
-            damage = damage or _damaged_end(path, archive.offset, length)
+            damage = damage or _find_damaged_end(path, archive.offset, length)
         except tarfile.ReadError as error:
-            damage = f"the tar is cut after {len(found)} members: {error}"
+            damage = f"the tar is truncated after {len(found)} members: {error}"
     if damage:
-        refused.append(Refused(path.name, damage))
+        skipped.append(SkippedMember(path.name, damage))
     return found
 
 
-def _check_number(path: Path, number: int) -> None:
-    if number > MOST_MEMBERS:
-        raise UserError(f"{path}: more than {MOST_MEMBERS} members, the limit")
+def _check_member_count(path: Path, number: int) -> None:
+    if number > MAX_MEMBERS:
+        raise UserError(f"{path}: more than {MAX_MEMBERS} members, which is the limit")
 
 
-def _damaged_end(path: Path, offset: int, length: int) -> str | None:
-    """Why the end that tarfile found is not a true one, which is zeros alone; None where it is.
+def _find_damaged_end(path: Path, offset: int, length: int) -> str | None:
+    """Return why the end that tarfile found is not a valid one; None if it is.
 
-    To tarfile both a corrupt header and a file that stops between members look like the end.
+    A valid end consists of zeros. tarfile also takes a corrupt header for the end, and a file that
+    stops between two members.
     """
     if offset >= length:
-        return "the tar has no end mark: it was cut, members may be absent"
+        return "end-of-archive marker not found: the tar is truncated, members may be missing"
     with path.open("rb") as file:
         file.seek(offset)
         while block := file.read(2**20):
             if block.strip(b"\0"):
-                return f"no tar header at byte {offset}; what follows is not read"
+                return f"invalid tar header at byte {offset}; the rest is not read"
     return None
 
 
@@ -205,11 +210,11 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _exactly(descriptor: int, start: int, size: int) -> bytes:
+def _read_exactly(descriptor: int, start: int, size: int) -> bytes:
     data = os.pread(descriptor, size, start) if size else b""
-    while len(data) < size:  # one read brings at most 2 GiB
+    while len(data) < size:  # one call reads at most 2 GiB
         more = os.pread(descriptor, size - len(data), start + len(data))
         if not more:
-            raise ValueError("the archive ends inside it")
+            raise ValueError("the archive ends inside this member")
         data += more
     return data

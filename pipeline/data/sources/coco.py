@@ -1,8 +1,8 @@
-"""COCO instance annotations: one JSON file with images, annotations and categories.
+"""Read COCO instance annotations: one JSON file with images, annotations and categories.
 
-Boxes are x, y, width, height, 0-based. Category ids may have gaps; labels count through the
-categories in the order of their ids. Segmentations, as polygons or RLE, are dropped while the file
-is parsed, so that they take no memory.
+Boxes are x, y, width, height, 0-based. Category ids may have gaps; labels number the categories in
+the order of their ids. Segmentations (polygons or RLE) are dropped while the file is parsed, to
+save memory.
 """
 
 from __future__ import annotations
@@ -15,28 +15,36 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.shards.manifest import Problem
-from pipeline.data.sources.files import FileError, Files, open_file, open_files, plain_name
-from pipeline.data.sources.record import Item, Object, Ready, Record, Source, given_up
+from pipeline.data.sources.files import FileError, Files, open_file, open_files, relative_name
+from pipeline.data.sources.record import (
+    Object,
+    ParsedImage,
+    Record,
+    Source,
+    SourceImage,
+    skipped_image,
+)
 from pipeline.errors import UserError
 
-SHOWN = 5
+MAX_LISTED_FOLDERS = 5
 
 
 def coco_source(images: Path, annotations: Path) -> Source:
-    """All images of an annotation file; ``images`` is what its file names start from.
+    """Return all images of an annotation file, whose file names are relative to ``images``.
 
-    Both may lie in a tar or zip: ``train2017.zip`` and ``annotations.zip/annotations/x.json``.
+    Both may be in a tar or zip: ``train2017.zip`` and ``annotations.zip/annotations/x.json``.
+    Raises UserError.
     """
     tree = _read(annotations)
-    files = _placed(open_files(images, "--images"), tree["images"], images)
+    files = _locate_images(open_files(images, "--images"), tree["images"], images)
     problems = files.problems()
     classes, names, ids = _categories(tree, annotations, problems)
-    objects = _by_image(tree, names, annotations.name, problems)
+    objects = _objects_by_image(tree, names, annotations.name, problems)
     return Source(
         kind="coco",
         name=annotations.stem,
         classes=classes,
-        records=_items(tree["images"], files, objects, annotations.name),
+        images=_source_images(tree["images"], files, objects, annotations.name),
         total=len(tree["images"]),
         problems=problems,
         category_ids=ids,
@@ -45,7 +53,7 @@ def coco_source(images: Path, annotations: Path) -> Source:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(open_file(path, "--annotations"), object_hook=_lean)
+        tree = json.loads(open_file(path, "--annotations"), object_hook=_drop_segmentation)
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
@@ -53,11 +61,11 @@ def _read(path: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         rows = tree.get(key) if isinstance(tree, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise UserError(f"--annotations {path}: no list of {key}, so no COCO instances file")
+            raise UserError(f"--annotations {path}: not a COCO instances file: no list of {key}")
     return tree
 
 
-def _lean(row: dict[str, Any]) -> dict[str, Any]:
+def _drop_segmentation(row: dict[str, Any]) -> dict[str, Any]:
     row.pop("segmentation", None)
     return row
 
@@ -65,7 +73,7 @@ def _lean(row: dict[str, Any]) -> dict[str, Any]:
 def _categories(
     tree: dict[str, Any], path: Path, problems: list[Problem]
 ) -> tuple[list[str], dict[int, str], list[int]]:
-    """Class names in the order of their ids, the name of each id, and the id of each class."""
+    """Return class names in the order of their ids, the name of each id, the id of each class."""
     try:
         names = {int(row["id"]): str(row["name"]) for row in tree["categories"]}
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -73,13 +81,13 @@ def _categories(
     first: dict[str, int] = {}
     for number in sorted(names):
         if names[number] in first:
-            reason = f"category {number} has the name of {first[names[number]]}, taken as the same"
+            reason = f"category {number} has the same name as {first[names[number]]}; merged"
             problems.append(Problem(file=path.name, kind="repaired", reason=reason))
         first.setdefault(names[number], number)
     return list(first), names, list(first.values())
 
 
-def _by_image(
+def _objects_by_image(
     tree: dict[str, Any], names: dict[int, str], file: str, problems: list[Problem]
 ) -> dict[Any, list[Object]]:
     known = {row["id"] for row in tree["images"] if _has_id(row)}
@@ -90,13 +98,13 @@ def _by_image(
                 raise ValueError(f"image {row['image_id']} is not listed")
             objects[row["image_id"]].append(_object(row, names))
         except KeyError as error:
-            problems.append(_dropped(file, row, f"no {error.args[0]}"))
+            problems.append(_box_dropped(file, row, f"no {error.args[0]}"))
         except (TypeError, ValueError, OverflowError) as error:
-            problems.append(_dropped(file, row, str(error)))
+            problems.append(_box_dropped(file, row, str(error)))
     return objects
 
 
-def _dropped(file: str, row: dict[str, Any], reason: str) -> Problem:
+def _box_dropped(file: str, row: dict[str, Any], reason: str) -> Problem:
     return Problem(file=file, kind="box dropped", reason=f"annotation {row.get('id')}: {reason}")
 
 
@@ -113,29 +121,31 @@ def _object(row: dict[str, Any], names: dict[int, str]) -> Object:
     )
 
 
-def _items(
+def _source_images(
     rows: list[dict[str, Any]], files: Files, objects: dict[Any, list[Object]], file: str
-) -> Iterator[Item]:
+) -> Iterator[SourceImage]:
     for row in rows:
         name = str(row.get("file_name") or f"image {row.get('id')}")
-        plain = plain_name(name)
-        if not _has_id(row) or "file_name" not in row or plain is None:
-            reason = f"no id or file_name in {file}, or a path that leaves --images"
-            yield given_up(str(row.get("id")), name, reason)
+        relative = relative_name(name)
+        if not _has_id(row) or "file_name" not in row or relative is None:
+            reason = f"no id or file_name in {file}, or a path that leads out of --images"
+            yield skipped_image(str(row.get("id")), name, reason)
             continue
         try:
-            image = files.file(plain)
+            image = files.file(relative)
         except FileError as error:
-            yield given_up(str(row["id"]), name, f"image file {error}")
+            yield skipped_image(str(row["id"]), name, f"image file {error}")
             continue
-        blamed = f"{file} image {row['id']}"
+        annotation_file = f"{file} image {row['id']}"
         boxes = objects.get(row["id"], [])
-        yield Ready(Record(str(row["id"]), name, image, blamed, _size(row), boxes))
+        yield ParsedImage(Record(str(row["id"]), name, image, annotation_file, _size(row), boxes))
 
 
-def _placed(files: Files, rows: list[dict[str, Any]], images: Path) -> Files:
-    """The files as seen from the folder that the file names start from, if it lies deeper."""
-    listed = [plain for row in rows if (plain := plain_name(str(row.get("file_name") or "")))]
+def _locate_images(files: Files, rows: list[dict[str, Any]], images: Path) -> Files:
+    """Return the files relative to the folder that the file names are relative to."""
+    listed = [
+        relative for row in rows if (relative := relative_name(str(row.get("file_name") or "")))
+    ]
     if not listed or any(name in files for name in listed):
         return files
     paths = defaultdict(list)
@@ -148,12 +158,14 @@ def _placed(files: Files, rows: list[dict[str, Any]], images: Path) -> Files:
         if path.endswith(f"/{name}")
     }
     if not folders:
-        few = f"none of the {len(listed)} pictures is there, such as {listed[0]}"
-        raise UserError(f"--images {images}: {few}")
+        raise UserError(
+            f"--images {images}: none of the {len(listed)} listed images was found, "
+            f"for example {listed[0]}"
+        )
     if len(folders) > 1:
-        some = ", ".join(str(images / folder) for folder in sorted(folders)[:SHOWN])
-        raise UserError(f"--images {images}: several folders hold the pictures; name one: {some}")
-    return files.below(folders.pop())
+        some = ", ".join(str(images / folder) for folder in sorted(folders)[:MAX_LISTED_FOLDERS])
+        raise UserError(f"--images {images}: images found in several folders; name one: {some}")
+    return files.subfolder(folders.pop())
 
 
 def _has_id(row: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
-"""The files of a source by name: those of a folder, of a tar or of a zip, read where they lie.
+"""Access the files of a source by name, in a folder, a tar or a zip.
 
-A path may lead into an archive: ``VOC.tar/VOCdevkit/VOC2007``. Nothing is ever unpacked to disk,
-and a file is reached only by a name that was listed, so that no name leads out of the source.
+A path may lead into an archive: ``VOC.tar/VOCdevkit/VOC2007``. Nothing is unpacked to disk. Files
+are looked up in a listing only, which keeps names such as ``../x`` inside the source.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pipeline.data.shards.manifest import Problem
-from pipeline.data.sources.archives import Member, Refused, is_archive, list_archive
+from pipeline.data.sources.archives import Member, SkippedMember, is_archive, list_archive
 from pipeline.errors import UserError
 
-# Annotation files of one image; whole data sets are described in files of up to LARGEST_TEXT.
-LARGEST_LABEL = 16 * 2**20
-LARGEST_TEXT = 4 * 2**30
-MOST_FILES = 50_000_000
+MAX_LABEL_BYTES = 16 * 2**20  # annotations of one image
+MAX_TEXT_BYTES = 4 * 2**30  # annotations of a whole data set
+MAX_FILES = 50_000_000
 
 
 class FileError(ValueError):
-    """A file that cannot be read; the message says why."""
+    """A file that cannot be read; the message gives the reason."""
 
 
 class File(Protocol):
-    """A file to read, here or in another process; its ``repr`` changes when its content does."""
+    """A file to read in any process; its ``repr`` changes when its content does."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
 
     def read(self, limit: int) -> bytes:
-        """All bytes. Raises OSError, or ValueError where they are damaged or over the limit."""
+        """Return all bytes. Raises OSError, or ValueError if they are damaged or over the limit."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,16 @@ class LooseFile:
 
     path: str
     size: int
-    changed_ns: int
+    modified_ns: int
 
     @classmethod
     def of(cls, path: Path) -> LooseFile:
-        """The file as it is now. Raises OSError."""
+        """Return the file with its current size and time. Raises OSError."""
         found = path.stat()
         return cls(str(path), found.st_size, found.st_mtime_ns)
 
     def read(self, limit: int) -> bytes:
-        """All bytes. Raises OSError, or ValueError where they are too many."""
+        """Return all bytes. Raises OSError, or ValueError if they are over the limit."""
         with open(self.path, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
@@ -61,10 +60,12 @@ class LooseFile:
 
 
 class Files:
-    """Files below a place in a folder or an archive, by their POSIX names relative to it."""
+    """Files below a folder, on disk or in an archive, by their POSIX names relative to it."""
 
-    def __init__(self, place: str, found: dict[str, Path | Member], refused: list[Refused]) -> None:
-        self.place, self.refused, self._found = place, refused, found
+    def __init__(
+        self, location: str, found: dict[str, Path | Member], skipped: list[SkippedMember]
+    ) -> None:
+        self.location, self.skipped, self._found = location, skipped, found
 
     def __contains__(self, name: str) -> bool:
         return name in self._found
@@ -74,19 +75,19 @@ class Files:
 
     @property
     def name(self) -> str:
-        """What to call the data set: its folder, or its archive without the suffix."""
-        name = Path(self.place).resolve().name
+        """Return a name for the data set: its folder's, or its archive's without the suffix."""
+        name = Path(self.location).resolve().name
         return name.removesuffix(".tar").removesuffix(".zip")
 
     def problems(self) -> list[Problem]:
-        """What was not taken from the archive."""
+        """Return a problem for each skipped member of the archive."""
         return [
             Problem(file=name, kind="member skipped", reason=reason)
-            for name, reason in self.refused
+            for name, reason in self.skipped
         ]
 
     def names(self, folder: str, suffixes: tuple[str, ...]) -> list[str]:
-        """Names directly in a folder, with one of these lower-case suffixes; sorted."""
+        """Return the sorted names directly in a folder with one of these lower-case suffixes."""
         return sorted(
             name
             for name in self._found
@@ -94,7 +95,7 @@ class Files:
         )
 
     def file(self, name: str) -> File:
-        """The file of that name. Raises FileError where there is none."""
+        """Return the file of that name. Raises FileError if it does not exist."""
         found = self._found.get(name)
         if isinstance(found, Member):
             return found
@@ -107,21 +108,21 @@ class Files:
         except OSError as error:
             raise FileError(f"cannot be read: {error.strerror}") from None
 
-    def text(self, name: str, limit: int = LARGEST_LABEL) -> bytes:
-        """The bytes of the file of that name. Raises FileError."""
+    def read_bytes(self, name: str, limit: int = MAX_LABEL_BYTES) -> bytes:
+        """Return the bytes of the file of that name. Raises FileError."""
         return read_file(self.file(name), limit)
 
-    def below(self, folder: str) -> Files:
-        """The files below a folder of this place."""
+    def subfolder(self, folder: str) -> Files:
+        """Return the files below a folder of these."""
         if folder in ("", "."):
             return self
         start = folder.rstrip("/") + "/"
         found = {n.removeprefix(start): f for n, f in self._found.items() if n.startswith(start)}
-        return Files(f"{self.place}/{folder}", found, self.refused)
+        return Files(f"{self.location}/{folder}", found, self.skipped)
 
 
 def read_file(file: File, limit: int) -> bytes:
-    """The bytes of a file. Raises FileError."""
+    """Return the bytes of a file. Raises FileError."""
     try:
         return file.read(limit)
     except OSError as error:
@@ -134,25 +135,25 @@ def open_files(path: Path, option: str) -> Files:
     """List a folder, an archive, or a folder inside an archive. Raises UserError."""
     if path.is_dir():
         return Files(str(path), dict(_walk(path)), [])
-    archive, inside = _archive_of(path)
+    archive, inside = _split_archive_path(path)
     if archive is None:
         if path.is_file():
-            raise UserError(f"{option} {path}: {_what_it_is(path)}")
-        raise UserError(f"{option} {path}: no such folder or archive")
-    members, refused = list_archive(archive)
-    found = {name: member for name, member in members.items() if not _litter(name)}
-    files = Files(str(archive), {name: found[name] for name in sorted(found)}, refused)
-    below = files.below(inside)
+            raise UserError(f"{option} {path}: {_describe_file(path)}")
+        raise UserError(f"{option} {path}: no such directory or archive")
+    members, skipped = list_archive(archive)
+    found = {name: member for name, member in members.items() if not _is_macos_metadata(name)}
+    files = Files(str(archive), {name: found[name] for name in sorted(found)}, skipped)
+    below = files.subfolder(inside)
     if inside and not list(below):
         raise UserError(f"{option} {path}: {archive} has no files in {inside}")
     if not list(below):
-        raise UserError(f"{option} {path}: the archive holds no files")
+        raise UserError(f"{option} {path}: the archive contains no files")
     return below
 
 
-def open_file(path: Path, option: str, limit: int = LARGEST_TEXT) -> bytes:
-    """The bytes of one file, loose or in an archive. Raises UserError."""
-    archive, inside = (None, "") if path.is_file() else _archive_of(path)
+def open_file(path: Path, option: str, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the bytes of one file, loose or in an archive. Raises UserError."""
+    archive, inside = (None, "") if path.is_file() else _split_archive_path(path)
     try:
         if archive is None:
             return read_file(LooseFile.of(path.absolute()), limit)
@@ -166,15 +167,15 @@ def open_file(path: Path, option: str, limit: int = LARGEST_TEXT) -> bytes:
         raise UserError(f"{option} {path}: {error}") from None
 
 
-def _what_it_is(path: Path) -> str:
+def _describe_file(path: Path) -> str:
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
-            return "a zip whose end is missing; fetch it again"
-    return "neither a folder, nor a tar or zip"
+            return "the end of the zip is missing; download it again"
+    return "not a directory, tar or zip"
 
 
-def plain_name(name: str) -> str | None:
-    """A relative POSIX name without ``.``, or None for one that is absolute or has ``..``."""
+def relative_name(name: str) -> str | None:
+    """Return a POSIX name without ``.``, or None if it is absolute or contains ``..``."""
     name = name.replace("\\", "/")
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
@@ -182,7 +183,7 @@ def plain_name(name: str) -> str | None:
     return "/".join(parts)
 
 
-def _archive_of(path: Path) -> tuple[Path | None, str]:
+def _split_archive_path(path: Path) -> tuple[Path | None, str]:
     for parent in (path, *path.parents):
         if parent.is_file():
             inside = path.relative_to(parent).as_posix()
@@ -191,7 +192,7 @@ def _archive_of(path: Path) -> tuple[Path | None, str]:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """All files below a folder in the order of their names, following links but no circle."""
+    """Yield all files below a folder in the order of their names; links are followed once."""
     root = root.absolute()
     seen = set()
     count = 0
@@ -205,14 +206,14 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
         relative = Path(folder).relative_to(root)
         for name in sorted(names):
             count += 1
-            if count > MOST_FILES:
-                raise UserError(f"{root}: more than {MOST_FILES} files; name the data set's folder")
+            if count > MAX_FILES:
+                raise UserError(f"{root}: more than {MAX_FILES} files; name the data set's folder")
             inside = (relative / name).as_posix()
-            if not _litter(inside):
+            if not _is_macos_metadata(inside):
                 yield inside, Path(folder) / name
 
 
-def _litter(name: str) -> bool:
-    """What macOS adds to archives and folders."""
+def _is_macos_metadata(name: str) -> bool:
+    """Return whether macOS added this file to an archive or folder."""
     parts = name.split("/")
     return parts[0] == "__MACOSX" or parts[-1].startswith("._")

@@ -1,4 +1,4 @@
-"""What every source of labelled images is turned into before it is written to shards."""
+"""The common form of every source: labelled images, to be written to shards."""
 
 from __future__ import annotations
 
@@ -12,105 +12,106 @@ from pipeline.data.sources.files import File
 
 
 class Object(NamedTuple):
-    """One labelled box: 0-based pixels, exclusive ends, as the source has it, unchecked."""
+    """One labelled box: 0-based pixels, exclusive ends, unchecked, as the source gives it."""
 
     name: str
     box: Box
     difficult: bool = False
     crowd: bool = False
-    area: float | None = None  # None: that of the box
+    area: float | None = None  # None: the area of the box
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a source, read. ``annotation`` names the file to blame for its boxes.
+    """One image of a source with its annotations.
 
-    Boxes are fractions of the image's width and height if ``relative``. ``upright`` tells that they
-    mean the picture as its EXIF orientation turns it; else they mean the pixels as stored, unless
-    the size says otherwise. Without an ``image`` the record stands for one that was given up, for
-    the reason among its ``problems``.
+    ``annotation_file`` is named in reports on its boxes. Boxes are fractions of the image's width
+    and height if ``relative``. If ``upright``, boxes refer to the image as its EXIF orientation
+    turns it; otherwise to the pixels as stored, unless ``size`` contradicts this. A record without
+    an ``image`` stands for a skipped image; ``problems`` gives the reason.
     """
 
     image_id: str
     file_name: str
     image: File | bytes | None
-    annotation: str
-    size: tuple[int, int] | None = None  # width, height as the annotation says; None: it does not
+    annotation_file: str
+    size: tuple[int, int] | None = None  # annotated width and height; None: not given
     objects: list[Object] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     relative: bool = False
     upright: bool = False
 
 
-class Item(Protocol):
-    """An image of a source that is yet to be read, perhaps in another process.
+class SourceImage(Protocol):
+    """An image of a source whose annotations are read later, perhaps in another process.
 
-    Its ``repr`` stands for all that it will be read from: equal ones give equal records.
+    Its ``repr`` identifies everything that the record is read from: images with the same ``repr``
+    give the same record.
     """
 
     @property
     def image_id(self) -> str:
-        """Unlike that of every other image."""
+        """Return the id, which is unique within the source."""
 
     @property
     def file_name(self) -> str:
-        """The image's name in the source."""
+        """Return the name of the image file in the source."""
 
     @property
-    def weight(self) -> int:
-        """About how many bytes it will take in a shard."""
+    def estimated_bytes(self) -> int:
+        """Return about how many bytes the sample takes in a shard."""
 
-    def record(self) -> Record:
+    def read_record(self) -> Record:
         """Read the annotations."""
 
 
 @dataclass(frozen=True)
-class Ready:
-    """An item whose annotations have been read already."""
+class ParsedImage:
+    """An image whose annotations have been read already."""
 
-    ready: Record
+    record: Record
 
     @property
     def image_id(self) -> str:
-        """As the record has it."""
-        return self.ready.image_id
+        """Return the id of the record."""
+        return self.record.image_id
 
     @property
     def file_name(self) -> str:
-        """As the record has it."""
-        return self.ready.file_name
+        """Return the file name of the record."""
+        return self.record.file_name
 
     @property
-    def weight(self) -> int:
-        """Bytes of the image and about those of its JSON."""
-        image = self.ready.image
+    def estimated_bytes(self) -> int:
+        """Return the bytes of the image and about those of its JSON."""
+        image = self.record.image
         size = len(image) if isinstance(image, bytes) else image.size if image else 0
-        return size + label_weight(len(self.ready.objects))
+        return size + estimate_label_bytes(len(self.record.objects))
 
-    def record(self) -> Record:
-        """The record."""
-        return self.ready
+    def read_record(self) -> Record:
+        """Return the record."""
+        return self.record
 
 
-def label_weight(objects: int) -> int:
-    """About how many bytes a sample takes in a shard beside its image: headers, padding, JSON."""
+def estimate_label_bytes(objects: int) -> int:
+    """Return about how many bytes a sample takes beside its image: headers, padding and JSON."""
     return 1792 + 64 * objects
 
 
-def given_up(image_id: str, file: str, reason: str) -> Ready:
-    """An item that stands for an image that cannot be used."""
+def skipped_image(image_id: str, file: str, reason: str) -> ParsedImage:
+    """Return the entry for an image that cannot be used."""
     problem = Problem(file=file, kind="image skipped", reason=reason)
-    return Ready(Record(image_id, file, None, file, problems=[problem]))
+    return ParsedImage(Record(image_id, file, None, file, problems=[problem]))
 
 
 @dataclass
 class Source:
-    """Labelled images to convert. ``problems`` are those of the source as a whole."""
+    """Labelled images to convert. ``problems`` concern the source as a whole."""
 
     kind: str
     name: str
     classes: list[str]
-    records: Iterable[Item]
+    images: Iterable[SourceImage]
     total: int
     problems: list[Problem] = field(default_factory=list)
     category_ids: list[int] | None = None

@@ -1,8 +1,8 @@
-"""Generated scenes of simple shapes: a detection task for demos and tests, without a download.
+"""Draw scenes of simple shapes: a detection task for demos and tests, without a download.
 
-Each scene depends on seed, split, index and size alone. Shapes lie at small angles on muted,
-textured ground between lines, soft blobs and noise; none is covered by more than 40%. Every class
-has a typical hue, but neighbouring classes share shades: colour helps, and shape decides.
+Each scene depends on seed, split, index and size alone. Shapes are slightly rotated, on a muted,
+textured background with lines, soft blobs and noise; at most 40% of a shape is covered. Every class
+has a typical hue that overlaps with its neighbours': colour helps, shape decides.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ import numpy as np
 import simplejpeg
 
 from pipeline.data.keyed_rng import generator
-from pipeline.data.sources.record import Object, Record, Source, label_weight
+from pipeline.data.sources.record import Object, Record, Source, estimate_label_bytes
 
 CLASSES = ["circle", "cross", "square", "star", "triangle"]
-MOST_OBJECTS = 6
-SIDES = (16, 60)  # of objects, in pixels of a 128 px scene
-LEAST_VISIBLE = 0.6
-MOST_TURN = math.radians(30)
+MAX_OBJECTS = 6
+OBJECT_SIDES = (16, 60)  # of objects, in pixels of a 128 px scene
+MIN_VISIBLE = 0.6
+MAX_ROTATION = math.radians(30)
 HUE_SPREAD = 50.0  # degrees to each side; classes are 72 apart
-TRIES = 30
-SHIFT = 4  # cv2 draws in 1/16 pixels
+MAX_PLACEMENTS = 30
+SUBPIXEL_BITS = 4  # cv2 draws in 1/16 pixels
 
 
 def shapes_source(count: int, split: str, size: int = 128, seed: int = 0) -> Source:
-    """``count`` scenes of size x size pixels, as JPEG; other ones for every split."""
-    return Source("shapes", "shapes", list(CLASSES), _scenes(count, split, size, seed), count)
+    """Return ``count`` scenes of size x size pixels, as JPEG; each split has different ones."""
+    return Source("shapes", "shapes", list(CLASSES), _images(count, split, size, seed), count)
 
 
 def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[Object]]:
-    """One scene: (size,size,3) uint8 RGB, and its objects."""
+    """Draw one scene. Returns (size,size,3) uint8 RGB and its objects."""
     rng = generator("shapes", seed, zlib.crc32(split.encode()), index, size)
     image = _background(rng, size)
     placed: list[tuple[str, np.ndarray]] = []
-    for _ in range(1 + int(rng.random() * MOST_OBJECTS)):
-        _place(rng, image, placed)
+    for _ in range(1 + int(rng.random() * MAX_OBJECTS)):
+        _place_object(rng, image, placed)
     noise = rng.random((size, size, 3), dtype=np.float32) * 24 - 12
     image = (image + noise).clip(0, 255).astype(np.uint8)
     return image, [Object(name, _extent(mask)) for name, mask in placed]
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticImage:
     """A scene that is drawn when it is converted."""
 
     seed: int
@@ -58,48 +58,50 @@ class Scene:
 
     @property
     def image_id(self) -> str:
-        """Its split, seed and index."""
+        """Return the id, made of split, seed and index."""
         return f"{self.split}-{self.seed}-{self.index:06d}"
 
     @property
     def file_name(self) -> str:
-        """The id, as a JPEG's name."""
+        """Return the id with the suffix of a JPEG."""
         return f"{self.image_id}.jpg"
 
     @property
-    def weight(self) -> int:
-        """Noise at this quality takes about one byte per pixel."""
-        return self.size**2 + label_weight(MOST_OBJECTS // 2)
+    def estimated_bytes(self) -> int:
+        """Return about the bytes in a shard; noise at this quality takes one byte per pixel."""
+        return self.size**2 + estimate_label_bytes(MAX_OBJECTS // 2)
 
-    def record(self) -> Record:
-        """Draw it."""
+    def read_record(self) -> Record:
+        """Draw the scene."""
         image, objects = draw_scene(self.seed, self.split, self.index, self.size)
         data = bytes(simplejpeg.encode_jpeg(image, quality=92, colorsubsampling="444"))
         size = (self.size, self.size)
         return Record(self.image_id, self.file_name, data, self.image_id, size, objects)
 
 
-def _scenes(count: int, split: str, size: int, seed: int) -> Iterator[Scene]:
-    return (Scene(seed, split, index, size) for index in range(count))
+def _images(count: int, split: str, size: int, seed: int) -> Iterator[SyntheticImage]:
+    return (SyntheticImage(seed, split, index, size) for index in range(count))
 
 
-def _place(
+def _place_object(
     rng: np.random.Generator,
     image: np.ndarray,
     placed: list[tuple[str, np.ndarray]],
 ) -> None:
-    """Draw one more object, unless no place is found where all stay visible enough."""
+    """Draw one more object, unless every position tried covers too much of another object."""
     size = len(image)
     name = CLASSES[int(rng.random() * len(CLASSES))]
-    colour = _colour(rng, name)
-    for _ in range(TRIES):
-        # Areas, not sides, are drawn evenly in logarithm: small ones are as frequent as large ones.
-        low, high = (math.log(side * size / 128) for side in SIDES)
+    colour = _random_colour(rng, name)
+    for _ in range(MAX_PLACEMENTS):
+        # Log-uniform: small objects are as frequent as large ones.
+        low, high = (math.log(side * size / 128) for side in OBJECT_SIDES)
         radius = math.exp(low + rng.random() * (high - low)) / 2
         centre = radius + rng.random(2) * (size - 2 * radius)
         mask = np.zeros((size, size), np.uint8)
-        turn = (rng.random() - 0.5) * 2 * MOST_TURN
-        cv2.fillPoly(mask, [_outline(name, centre, radius, turn)], 255, cv2.LINE_AA, SHIFT)
+        rotation = (rng.random() - 0.5) * 2 * MAX_ROTATION
+        cv2.fillPoly(
+            mask, [_outline(name, centre, radius, rotation)], 255, cv2.LINE_AA, SUBPIXEL_BITS
+        )
         if all(_visible(other, placed[i + 1 :], mask) for i, (_, other) in enumerate(placed)):
             cover = (mask / np.float32(255))[..., None]
             image[:] = image * (1 - cover) + colour * cover
@@ -112,11 +114,11 @@ def _visible(mask: np.ndarray, above: list[tuple[str, np.ndarray]], new: np.ndar
     for _, other in above:
         covered |= other > 127
     own = mask > 127
-    return bool((own & ~covered).sum() >= LEAST_VISIBLE * own.sum())
+    return bool((own & ~covered).sum() >= MIN_VISIBLE * own.sum())
 
 
-def _outline(name: str, centre: np.ndarray, radius: float, turn: float) -> np.ndarray:
-    """Corners (K,2) of a shape within a circle, in 1/16 pixels."""
+def _outline(name: str, centre: np.ndarray, radius: float, rotation: float) -> np.ndarray:
+    """Return the corners (K,2) of a shape within a circle, in 1/16 pixels."""
     if name == "cross":
         arm = 0.33
         x = np.array([arm, arm, 1, 1, arm, arm, -arm, -arm, -1, -1, -arm, -arm])
@@ -127,19 +129,19 @@ def _outline(name: str, centre: np.ndarray, radius: float, turn: float) -> np.nd
         angles = np.arange(corners) * 2 * math.pi / corners
         reach = np.where(np.arange(corners) % 2, 0.45, 1.0) if name == "star" else 1.0
         points = np.stack([np.cos(angles), np.sin(angles)], 1) * np.reshape(reach, (-1, 1))
-    cos, sin = math.cos(turn), math.sin(turn)
+    cos, sin = math.cos(rotation), math.sin(rotation)
     points = points @ np.array([[cos, sin], [-sin, cos]]) * radius + centre
-    return np.round((points - 0.5) * 2**SHIFT).astype(np.int32)
+    return np.round((points - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
 
 
 def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """The box around the pixels of a mask (H,W) that are at least half covered."""
+    """Return the box around the pixels of a mask (H,W) that are at least half covered."""
     rows, columns = np.flatnonzero((mask > 127).any(1)), np.flatnonzero((mask > 127).any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Textured ground (size,size,3) with clutter."""
+    """Return a textured background (size,size,3) with clutter."""
     ground = 50 + rng.random() * 150 + (rng.random(3) - 0.5) * 40
     coarse = (rng.random((6, 6, 3), dtype=np.float32) - 0.5) * 70
     image = ground.astype(np.float32) + cv2.resize(
@@ -148,14 +150,14 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     for _ in range(int(rng.random() * 4)):
         _soft_blob(rng, image)
     for _ in range(int(rng.random() * 7)):
-        start, end = (rng.random((2, 2)) * size * 2**SHIFT).astype(int).tolist()
+        start, end = (rng.random((2, 2)) * size * 2**SUBPIXEL_BITS).astype(int).tolist()
         colour = (rng.random(3) * 255).tolist()
-        cv2.line(image, start, end, colour, 1 + int(rng.random() * 2), cv2.LINE_AA, SHIFT)
+        cv2.line(image, start, end, colour, 1 + int(rng.random() * 2), cv2.LINE_AA, SUBPIXEL_BITS)
     return image
 
 
 def _soft_blob(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Add a round stain without an edge, which is no object."""
+    """Add a round stain without an edge, as a distractor."""
     size = len(image)
     x, y, reach = rng.random() * size, rng.random() * size, (0.05 + 0.15 * rng.random()) * size
     steps = np.arange(size, dtype=np.float32)
@@ -163,8 +165,8 @@ def _soft_blob(rng: np.random.Generator, image: np.ndarray) -> None:
     image += weight[..., None] * ((rng.random(3) - 0.5) * 80).astype(np.float32)
 
 
-def _colour(rng: np.random.Generator, name: str) -> np.ndarray:
-    """A strong colour (3,) of a class's range of hues."""
+def _random_colour(rng: np.random.Generator, name: str) -> np.ndarray:
+    """Return a strong colour (3,) from the range of hues of a class."""
     centre = 360.0 * CLASSES.index(name) / len(CLASSES)
     hue = (centre + (rng.random() - 0.5) * 2 * HUE_SPREAD) % 360.0
     rgb = colorsys.hsv_to_rgb(hue / 360.0, 0.6 + 0.4 * rng.random(), 0.5 + 0.5 * rng.random())

@@ -1,7 +1,7 @@
-"""PASCAL VOC, any year and own data in its form: Annotations, ImageSets/Main, JPEGImages.
+"""Read PASCAL VOC of any year, and own data in its layout: Annotations, ImageSets/Main, JPEGImages.
 
-What annotation tools leave is read too: ``annotations`` beside ``images``, or both in one folder.
-Boxes are 1-based with inclusive ends: x1 = xmin - 1, x2 = xmax.
+The layouts of annotation tools are read too: ``annotations`` beside ``images``, or both in one
+folder. Boxes are 1-based with inclusive ends: x1 = xmin - 1, x2 = xmax.
 """
 
 from __future__ import annotations
@@ -16,32 +16,38 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pipeline.data.shards.manifest import Problem
-from pipeline.data.sources.files import File, FileError, Files, open_files
-from pipeline.data.sources.record import Item, Object, Record, Source, given_up, label_weight
+from pipeline.data.sources.files import MAX_LABEL_BYTES, File, FileError, Files, open_files
+from pipeline.data.sources.record import (
+    Object,
+    Record,
+    Source,
+    SourceImage,
+    estimate_label_bytes,
+    skipped_image,
+)
 from pipeline.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# Folders of the XML and of the images; the first layout that is found counts.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+# Folders of the XML and of the images; the first layout found is used.
 LAYOUTS = (("Annotations/", "JPEGImages/"), ("annotations/", "images/"), ("", ""))
 LISTS = "ImageSets/Main"
-SHOWN = 5
-LARGEST_XML = 16 * 2**20
+MAX_LISTED_DATA_SETS = 5
 
 
 class AnnotationError(ValueError):
-    """An annotation file that cannot be used; the message says why."""
+    """An annotation file that cannot be used; the message gives the reason."""
 
 
 def voc_source(root: Path, split: str | None, classes: list[str] | None = None) -> Source:
-    """The images of one split, or all that are annotated if ``split`` is None.
+    """Return the images of one split, or all annotated images if ``split`` is None.
 
-    ``root`` is a folder, a tar or a zip, or a folder inside one; the data set may lie deeper.
-    Where there are no lists of splits, ``split`` is only a name. Unless given, the classes are
-    those of *all* annotations, so that splits agree.
+    ``root`` is a folder, a tar or a zip, or a folder inside one, with the data set at any depth.
+    Without lists of splits, ``split`` is only a name. Unless given, the classes are collected from
+    *all* annotations, which makes splits agree. Raises UserError.
     """
-    files, (xml_folder, image_folder) = _data_set(open_files(root, "--root"), root)
+    files, (xml_folder, image_folder) = _find_data_set(open_files(root, "--root"), root)
     annotations = _by_stem(files, xml_folder, (".xml",))
-    images = _by_stem(files, image_folder, SUFFIXES)
+    images = _by_stem(files, image_folder, IMAGE_SUFFIXES)
     lists = files.names(LISTS, (".txt",))
     if split is None or not lists:
         ids = sorted(annotations)
@@ -51,30 +57,31 @@ def voc_source(root: Path, split: str | None, classes: list[str] | None = None) 
         kind="voc",
         name=files.name,
         classes=_class_names(files, annotations) if classes is None else classes,
-        records=_items(files, images, annotations, ids),
+        images=_source_images(files, images, annotations, ids),
         total=len(ids),
         problems=files.problems(),
     )
 
 
-def _data_set(files: Files, root: Path) -> tuple[Files, tuple[str, str]]:
-    """The one place that has a known layout, at any depth, and its folders."""
+def _find_data_set(files: Files, root: Path) -> tuple[Files, tuple[str, str]]:
+    """Return the one data set with a known layout, at any depth, and its two folders."""
     for xml_folder, image_folder in LAYOUTS:
-        with_xml = _places(files, xml_folder, (".xml",))
-        places = sorted(with_xml & _places(files, image_folder, SUFFIXES))
-        if len(places) > 1 and "" not in places:
-            some = ", ".join(str(root / place) for place in places[:SHOWN])
-            raise UserError(f"--root {root}: {len(places)} data sets there; name one: {some}")
-        if places:
-            # Without the slashes at the end, as names of folders have none.
-            return files.below(places[0]), (xml_folder[:-1], image_folder[:-1])
+        with_xml = _parent_folders(files, xml_folder, (".xml",))
+        roots = sorted(with_xml & _parent_folders(files, image_folder, IMAGE_SUFFIXES))
+        if len(roots) > 1 and "" not in roots:
+            some = ", ".join(str(root / folder) for folder in roots[:MAX_LISTED_DATA_SETS])
+            raise UserError(f"--root {root}: found {len(roots)} data sets; name one: {some}")
+        if roots:
+            # Names of folders have no slash at the end.
+            return files.subfolder(roots[0]), (xml_folder[:-1], image_folder[:-1])
     raise UserError(
-        f"--root {root}: no folder Annotations with XML beside a folder JPEGImages: no VOC data set"
+        f"--root {root}: not a VOC data set: no folder Annotations with XML files beside a folder "
+        "JPEGImages"
     )
 
 
-def _places(files: Files, folder: str, suffixes: tuple[str, ...]) -> set[str]:
-    """Folders, "" or ending in a slash, whose subfolder ``folder`` holds such files."""
+def _parent_folders(files: Files, folder: str, suffixes: tuple[str, ...]) -> set[str]:
+    """Return folders, "" or ending in a slash, whose subfolder ``folder`` has such files."""
     parents = {name[: name.rfind("/") + 1] for name in files if name.lower().endswith(suffixes)}
     return {p.removesuffix(folder) for p in parents if f"/{p}".endswith(f"/{folder}")}
 
@@ -82,15 +89,15 @@ def _places(files: Files, folder: str, suffixes: tuple[str, ...]) -> set[str]:
 def _read_split(files: Files, lists: list[str], root: Path, split: str) -> list[str]:
     known = [Path(name).stem for name in lists]
     if split not in known:
-        raise UserError(f"--split {split}: not in {LISTS} of {root}; there are: {', '.join(known)}")
+        raise UserError(f"--split {split}: not in {LISTS} of {root}; available: {', '.join(known)}")
     ids = []
     try:
-        text = files.text(f"{LISTS}/{split}.txt", 2**30).decode("utf-8", errors="replace")
+        text = files.read_bytes(f"{LISTS}/{split}.txt", 2**30).decode("utf-8", errors="replace")
     except FileError as error:
         raise UserError(f"--split {split}: {LISTS}/{split}.txt {error}") from None
     for line in text.splitlines():
         image_id, _, flag = line.strip().rpartition(" ")
-        # The lists of one class have such a second column. An image may be called 1, too.
+        # Lists of one class have such a second column. An image may be named 1, too.
         if flag not in ("-1", "0", "1") or not image_id:
             image_id = line
         ids.append(image_id.strip())
@@ -103,14 +110,14 @@ def _class_names(files: Files, annotations: dict[str, str]) -> list[str]:
         try:
             tree = _parse(files.file(name))
         except (AnnotationError, FileError):
-            continue  # reported when it is the turn of its split
+            continue  # reported when its split is converted
         names |= {_text(item, "name") for item in tree.iter("object")}
     return sorted(names - {""})
 
 
 @dataclass(frozen=True)
-class VocItem:
-    """An image whose XML is read when it is converted."""
+class VocImage:
+    """An image whose XML file is read when it is converted."""
 
     image_id: str
     file_name: str
@@ -119,11 +126,14 @@ class VocItem:
     xml: File
 
     @property
-    def weight(self) -> int:
-        """Bytes of the image and about those of its JSON: some 250 of XML tell of an object."""
-        return self.image.size + label_weight(self.xml.size // 250)
+    def estimated_bytes(self) -> int:
+        """Return the bytes of the image and about those of its JSON.
 
-    def record(self) -> Record:
+        An object takes about 250 bytes of XML.
+        """
+        return self.image.size + estimate_label_bytes(self.xml.size // 250)
+
+    def read_record(self) -> Record:
         """Read the XML."""
         problems: list[Problem] = []
         try:
@@ -138,23 +148,23 @@ class VocItem:
         )
 
 
-def _items(
+def _source_images(
     files: Files, images: dict[str, str], annotations: dict[str, str], ids: list[str]
-) -> Iterator[Item]:
-    # Looking names up in listings keeps an id such as ../x inside the folders.
+) -> Iterator[SourceImage]:
+    # Looking names up in the listings keeps an id such as ../x inside the folders.
     for image_id in ids:
         image, xml = images.get(image_id), annotations.get(image_id)
         if image is None or xml is None:
             missing = (
                 f"no {image_id}.xml in Annotations" if image else "no such image in JPEGImages"
             )
-            yield given_up(image_id, image_id, missing)
+            yield skipped_image(image_id, image_id, missing)
             continue
         image_name, xml_name = Path(image).name, Path(xml).name
         try:
-            yield VocItem(image_id, image_name, files.file(image), xml_name, files.file(xml))
+            yield VocImage(image_id, image_name, files.file(image), xml_name, files.file(xml))
         except FileError as error:
-            yield given_up(image_id, image_id, str(error))
+            yield skipped_image(image_id, image_id, str(error))
 
 
 def _by_stem(files: Files, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
@@ -167,11 +177,11 @@ def _by_stem(files: Files, folder: str, suffixes: tuple[str, ...]) -> dict[str, 
 
 def _parse(file: File) -> Element:
     try:
-        root = fromstring(file.read(LARGEST_XML), forbid_dtd=True)
+        root = fromstring(file.read(MAX_LABEL_BYTES), forbid_dtd=True)
     except ParseError as error:
         raise AnnotationError(f"the XML does not parse: {error}") from None
     except DefusedXmlException:
-        raise AnnotationError("the XML declares a DTD or entities, which is refused") from None
+        raise AnnotationError("the XML declares a DTD or entities, which are not allowed") from None
     except FileNotFoundError:
         raise
     except (OSError, ValueError, LookupError) as error:

@@ -107,7 +107,7 @@ def coco(tmp_path: Path, encode: Encode) -> Any:
 def write(source: Source, out: Path, **options: Any) -> Manifest:
     """Convert a source as the job does."""
     arguments = {"name": source.name, "split": "train", "classes": source.classes, **options}
-    return convert(source.records, source.problems, out, source=source.kind, **arguments)
+    return convert(source.images, source.problems, out, source=source.kind, **arguments)
 
 
 @pytest.fixture

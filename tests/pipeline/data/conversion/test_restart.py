@@ -1,8 +1,8 @@
-"""A conversion in pieces: whoever makes them, and however often begun, the bytes are the same."""
+"""Interrupted and parallel conversions give the same bytes as one uninterrupted process."""
 
 import pytest
 
-from pipeline.data.conversion.convert import build
+from pipeline.data.conversion.convert import stage_shard_set
 from pipeline.data.conversion.shard_task import ShardTask
 from pipeline.data.shards.verify import verify
 from pipeline.data.sources.record import Source
@@ -17,7 +17,7 @@ def contents(folder):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The numbers of the shards that were really made."""
+    """Return the list of the numbers of the shards that are written."""
     made: list[str] = []
     run = ShardTask.run
 
@@ -29,27 +29,27 @@ def counted(monkeypatch):
     return made
 
 
-def breaking(source: Source, after: int) -> Source:
-    def records():
-        for number, item in enumerate(source.records):
+def interrupting(source: Source, after: int) -> Source:
+    def images():
+        for number, item in enumerate(source.images):
             if number == after:
                 raise KeyboardInterrupt
             yield item
 
-    return Source(source.kind, source.name, source.classes, records(), source.total)
+    return Source(source.kind, source.name, source.classes, images(), source.total)
 
 
 @pytest.fixture
 def interrupted(tmp_path, written, counted):
-    """A conversion of 7 scenes in shards of 2 that was stopped when two shards were finished."""
+    """Return the folder of a conversion of 7 scenes, interrupted after two shards of 2."""
     with pytest.raises(KeyboardInterrupt):
-        written(breaking(shapes_source(7, "train", 64), 5), tmp_path / "out", shard_samples=2)
+        written(interrupting(shapes_source(7, "train", 64), 5), tmp_path / "out", shard_samples=2)
     assert counted == ["000000", "000001"] and not (tmp_path / "out/manifest.json").exists()
     counted.clear()
     return tmp_path / "out"
 
 
-def test_finished_shards_are_not_redone(interrupted, tmp_path, written, counted, capsys):
+def test_finished_shards_are_reused(interrupted, tmp_path, written, counted, capsys):
     written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
     assert counted == ["000002", "000003"]
     assert "4 images were done before" in capsys.readouterr().err
@@ -60,7 +60,7 @@ def test_finished_shards_are_not_redone(interrupted, tmp_path, written, counted,
 @pytest.mark.parametrize(
     "change", [{"shard_samples": 3}, {"seed": 1}, {"classes": ["star", "circle", "cross"]}]
 )
-def test_shards_of_other_options_are_redone(interrupted, tmp_path, written, counted, change):
+def test_shards_of_other_options_are_rewritten(interrupted, tmp_path, written, counted, change):
     options = {"shard_samples": 2, **change}
     source = shapes_source(7, "train", 64, seed=options.pop("seed", 0))
     written(source, interrupted, **options)
@@ -70,11 +70,11 @@ def test_shards_of_other_options_are_redone(interrupted, tmp_path, written, coun
     assert contents(interrupted) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "note", "index", "no index"])
-def test_a_damaged_shard_is_redone(interrupted, written, counted, damage):
+@pytest.mark.parametrize("damage", ["truncated", "changed", "result", "index", "no index"])
+def test_damaged_shard_is_rewritten(interrupted, written, counted, damage):
     shard = interrupted / ".partial/000001/shard-000000.tar"
     data = shard.read_bytes()
-    if damage == "cut":
+    if damage == "truncated":
         shard.write_bytes(data[:-600])
     elif damage == "changed":
         shard.write_bytes(data[:700] + b"x" + data[701:])
@@ -89,11 +89,11 @@ def test_a_damaged_shard_is_redone(interrupted, written, counted, damage):
     assert not verify(str(interrupted)).faults
 
 
-def test_a_changed_source_is_seen(voc, tmp_path, written, counted):
+def test_changed_annotation_rewrites_its_shard(voc, tmp_path, written, counted):
     for number in range(4):
         voc.add(f"{number}", [("cat", 1, 1, 9, 9)])
     with pytest.raises(KeyboardInterrupt):
-        written(breaking(voc_source(voc.root, "train"), 3), tmp_path / "out", shard_samples=1)
+        written(interrupting(voc_source(voc.root, "train"), 3), tmp_path / "out", shard_samples=1)
     assert counted == ["000000", "000001"]
     counted.clear()
     xml = voc.root / "Annotations/1.xml"
@@ -102,17 +102,17 @@ def test_a_changed_source_is_seen(voc, tmp_path, written, counted):
     assert counted == ["000001", "000002", "000003"]
 
 
-def test_what_is_wrong_is_told_after_a_restart_too(voc, tmp_path, written):
+def test_problems_of_reused_shards_are_reported(voc, tmp_path, written):
     for number in range(3):
         voc.add(f"{number}", [("cat", 9, 9, 1, 1), ("cat", 1, 1, 9, 9)])
     with pytest.raises(KeyboardInterrupt):
-        written(breaking(voc_source(voc.root, "train"), 2), tmp_path / "out", shard_samples=1)
+        written(interrupting(voc_source(voc.root, "train"), 2), tmp_path / "out", shard_samples=1)
     manifest = written(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
     assert manifest.problem_counts() == {"box dropped": 3, "near duplicate": 2}
     assert manifest.boxes == 3
 
 
-def test_skipped_images_leave_no_hole_in_the_shards(voc, tmp_path, written):
+def test_skipped_images_leave_no_gap_in_shard_numbers(voc, tmp_path, written):
     for number in range(4):
         bad = {"image": b"no image"} if number in (0, 1) else {}
         voc.add(f"{number}", [("cat", 1, 1, 9, 9)], **bad)
@@ -121,10 +121,10 @@ def test_skipped_images_leave_no_hole_in_the_shards(voc, tmp_path, written):
     assert manifest.samples == 2 and manifest.problem_counts()["image skipped"] == 2
 
 
-def test_two_at_once_in_one_folder(tmp_path, written, monkeypatch):
+def test_second_conversion_into_one_folder_raises(tmp_path, written, monkeypatch):
     run = ShardTask.run
 
-    def meanwhile(self, tick):
+    def run_with_another(self, tick):
         def another():
             tick()  # a shard is half-written now
             with pytest.raises(UserError, match="another conversion is writing there"):
@@ -132,21 +132,21 @@ def test_two_at_once_in_one_folder(tmp_path, written, monkeypatch):
 
         return run(self, another)
 
-    monkeypatch.setattr(ShardTask, "run", meanwhile)
+    monkeypatch.setattr(ShardTask, "run", run_with_another)
     assert written(shapes_source(3, "train", 64), tmp_path / "out", shard_samples=2).samples == 3
     assert not verify(str(tmp_path / "out")).faults
 
 
-def test_nothing_is_published_before_it_is_asked_for(tmp_path):
+def test_staged_set_is_not_visible_until_published(tmp_path):
     source = shapes_source(2, "train", 64)
     out = tmp_path / "out"
-    built = build(source.records, [], out, "x", "train", source.classes, source="shapes")
+    staged = stage_shard_set(source.images, [], out, "x", "train", source.classes, source="shapes")
     assert [path.name for path in out.iterdir()] == [".partial"]
-    built.drop()
+    staged.discard()
     assert not out.exists()
 
 
-def test_progress_tells_rate_and_time_left(tmp_path, written, monkeypatch, capsys):
+def test_progress_reports_rate_and_time_left(tmp_path, written, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.progress.REPORT_SECONDS", 0.0)
     written(shapes_source(3, "train", 64), tmp_path / "out", total=3)
     lines = capsys.readouterr().err.splitlines()
@@ -155,7 +155,7 @@ def test_progress_tells_rate_and_time_left(tmp_path, written, monkeypatch, capsy
 
 
 @pytest.mark.integration
-def test_ray_gives_the_same_bytes_and_the_same_errors(tmp_path, written, voc, counted):
+def test_ray_gives_the_same_bytes_and_errors(tmp_path, written, voc, counted):
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False)
@@ -164,10 +164,12 @@ def test_ray_gives_the_same_bytes_and_the_same_errors(tmp_path, written, voc, co
             out = tmp_path / f"{workers}"
             written(shapes_source(23, "train", 64), out, shard_samples=4, workers=workers)
             assert contents(out) == contents(tmp_path / "1")
-        stopped = breaking(shapes_source(23, "train", 64), 13)
+        stopped = interrupting(shapes_source(23, "train", 64), 13)
         with pytest.raises(KeyboardInterrupt):
             written(stopped, tmp_path / "out", shard_samples=4, workers=2)
-        finished = {note.parent.name for note in (tmp_path / "out").glob(".partial/*/done.json")}
+        finished = {
+            result.parent.name for result in (tmp_path / "out").glob(".partial/*/done.json")
+        }
         assert finished
         counted.clear()
         written(shapes_source(23, "train", 64), tmp_path / "out", shard_samples=4)
@@ -176,9 +178,11 @@ def test_ray_gives_the_same_bytes_and_the_same_errors(tmp_path, written, voc, co
 
         voc.add("a", [("cat", 1, 1, 9, 9)])
         source = voc_source(voc.root, "train")
-        source.records = list(source.records)
+        source.images = list(source.images)
         (voc.root / "JPEGImages/a.jpg").unlink()
-        with pytest.raises(UserError, match=r"a\.jpg: gone, or not seen by all nodes"):
+        with pytest.raises(
+            UserError, match=r"a\.jpg: deleted during the conversion, or not visible to all nodes"
+        ):
             written(source, tmp_path / "gone", workers=2)
     finally:
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""Tar and zip as sources: the same files as in the folder, and nothing that a hostile one asks."""
+"""Archives as sources: the same files as in a folder; hostile and damaged ones do no harm."""
 
 import io
 import struct
@@ -48,18 +48,18 @@ MAKE = {
 
 
 @pytest.mark.parametrize("kind", MAKE)
-def test_the_same_files_by_the_same_names(tmp_path, kind):
+def test_folders_and_archives_give_the_same_files(tmp_path, kind):
     path = MAKE[kind](tmp_path / f"x.{kind}")
     files = open_files(path, "--root")
-    assert {name: files.text(name) for name in files} == CONTENT and files.problems() == []
+    assert {name: files.read_bytes(name) for name in files} == CONTENT and files.problems() == []
     inside = open_files(path / "set/deep", "--root")
-    assert list(inside) == ["b.bin"] and inside.text("b.bin") == CONTENT["set/deep/b.bin"]
+    assert list(inside) == ["b.bin"] and inside.read_bytes("b.bin") == CONTENT["set/deep/b.bin"]
     assert open_file(path / "set/a.txt", "--annotations") == CONTENT["set/a.txt"]
     assert {repr(files.file(n)) for n in files} == {repr(files.file(n)) for n in files}
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_names_that_lead_out_are_refused_by_name(tmp_path, make):
+def test_unsafe_member_names_are_skipped_and_reported(tmp_path, make):
     bad = ["../x", "a/../../x", "/etc/passwd", "C:/x", "..\\x", "a\nb"]
     path = make(tmp_path / "x", {**dict.fromkeys(bad, b"evil"), "good": b"good"})
     files = open_files(path, "--root")
@@ -68,59 +68,59 @@ def test_names_that_lead_out_are_refused_by_name(tmp_path, make):
     assert {p.kind for p in files.problems()} == {"member skipped"}
 
 
-def test_links_and_devices_are_refused(tmp_path):
+def test_links_and_devices_are_skipped(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
             info = tarfile.TarInfo(f"x{kind.decode()}")
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
-    members, refused = list_archive(path)
-    assert members == {} and [r.reason for r in refused] == ["a link or special file"] * 4
+    members, skipped = list_archive(path)
+    assert members == {} and [r.reason for r in skipped] == ["link or special file"] * 4
     info = zipfile.ZipInfo("link")
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr(info, "/etc/passwd")
-    assert list_archive(tmp_path / "x.zip")[1] == [("link", "a link")]
+    assert list_archive(tmp_path / "x.zip")[1] == [("link", "link")]
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_is_there_twice(tmp_path, make):
-    class Twice(dict):
+def test_duplicate_names_keep_the_first_member(tmp_path, make):
+    class Duplicates(dict):
         def items(self):
             return [("a", b"first"), ("./a", b"second"), ("a", b"third")]
 
-    files = open_files(make(tmp_path / "x", Twice()), "--root")
-    assert files.text("a") == b"first"
-    assert [p.reason for p in files.problems()] == ["is there twice; the first one is kept"] * 2
+    files = open_files(make(tmp_path / "x", Duplicates()), "--root")
+    assert files.read_bytes("a") == b"first"
+    assert [p.reason for p in files.problems()] == ["duplicate name; the first one is kept"] * 2
 
 
-def test_bombs_are_refused_before_they_inflate(tmp_path):
+def test_zip_bombs_are_skipped_before_inflation(tmp_path):
     path = make_zip(tmp_path / "x.zip", {"bomb": bytes(30 * 2**20), "ok": b"fine"})
     files = open_files(path, "--root")
     assert list(files) == ["ok"] and "would inflate to 31457280" in files.problems()[0].reason
 
 
-def test_a_zip_that_lies_about_the_size_yields_no_more(tmp_path):
+def test_zip_with_wrong_size_fails_its_checksum(tmp_path):
     path = make_zip(tmp_path / "x.zip", {"a": bytes(5000)})
     data = bytearray(path.read_bytes())
     at = data.index(b"PK\x01\x02") + 24
     data[at : at + 4] = struct.pack("<I", 100)
     path.write_bytes(data)
     with pytest.raises(ValueError, match="damaged: the checksum differs"):
-        open_files(path, "--root").text("a")
+        open_files(path, "--root").read_bytes("a")
 
 
-def test_limits_on_what_is_read(tmp_path):
+def test_read_raises_above_the_size_limit(tmp_path):
     for make in (make_tar, make_zip):
         with pytest.raises(ValueError, match="larger than the limit of 699 bytes"):
-            open_files(make(tmp_path / make.__name__), "--root").text("set/a.txt", 699)
+            open_files(make(tmp_path / make.__name__), "--root").read_bytes("set/a.txt", 699)
     with pytest.raises(ValueError, match="larger than the limit of 699 bytes"):
-        open_files(make_folder(tmp_path / "f"), "--root").text("set/a.txt", 699)
+        open_files(make_folder(tmp_path / "f"), "--root").read_bytes("set/a.txt", 699)
 
 
-def test_an_encrypted_member_and_an_exotic_method(tmp_path):
+def test_encrypted_members_and_unknown_compression_are_skipped(tmp_path):
     path = make_zip(tmp_path / "x.zip", {"a": b"x" * 99}, zipfile.ZIP_LZMA)
     assert "other than deflate" in list_archive(path)[1][0].reason
     data = bytearray(make_zip(tmp_path / "y.zip", {"a": b"x"}).read_bytes())
@@ -129,15 +129,15 @@ def test_an_encrypted_member_and_an_exotic_method(tmp_path):
     assert list_archive(tmp_path / "y.zip")[1][0].reason == "encrypted"
 
 
-def test_tars_cut_anywhere_are_told(tmp_path):
+def test_truncated_tars_are_reported(tmp_path):
     content = {name: bytes([65 + i]) * 900 for i, name in enumerate("abc")}
     whole = make_tar(tmp_path / "x.tar", content).read_bytes()
-    size = 512 + 1024  # of a member with its header
+    size = 512 + 1024  # of a member, with its header
     cuts = {
-        2 * size + 700: (["a", "b"], "cut off: the tar ends inside it"),
-        2 * size + 100: (["a", "b"], "no tar header at byte 3072"),
-        2 * size: (["a", "b"], "no end mark"),
-        3 * size: (["a", "b", "c"], "no end mark"),
+        2 * size + 700: (["a", "b"], "truncated: the tar ends inside this member"),
+        2 * size + 100: (["a", "b"], "invalid tar header at byte 3072"),
+        2 * size: (["a", "b"], "end-of-archive marker not found"),
+        3 * size: (["a", "b", "c"], "end-of-archive marker not found"),
     }
     for length, (left, reason) in cuts.items():
         path = tmp_path / f"{length}.tar"
@@ -147,21 +147,21 @@ def test_tars_cut_anywhere_are_told(tmp_path):
         assert any(reason in p.reason for p in files.problems()), (length, files.problems())
 
 
-def test_a_corrupt_header_does_not_end_the_tar_silently(tmp_path):
+def test_corrupt_tar_header_is_reported(tmp_path):
     path = make_tar(tmp_path / "x.tar", {"a": b"1", "b": b"2", "c": b"3"})
     data = bytearray(path.read_bytes())
     data[1024:1030] = b"\xff" * 6
     path.write_bytes(data)
     files = open_files(path, "--root")
     assert list(files) == ["a"]
-    assert files.problems()[0].reason == "no tar header at byte 1024; what follows is not read"
+    assert files.problems()[0].reason == "invalid tar header at byte 1024; the rest is not read"
 
 
-def test_a_cut_zip_and_a_compressed_tar_are_one_line(tmp_path):
+def test_truncated_zip_and_compressed_tar_raise_user_errors(tmp_path):
     path = make_zip(tmp_path / "x.zip")
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(
-        UserError, match=r"--root .*x\.zip: a zip whose end is missing; fetch it again"
+        UserError, match=r"--root .*x\.zip: the end of the zip is missing; download it again"
     ):
         open_files(path, "--root")
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
@@ -173,12 +173,12 @@ def test_a_cut_zip_and_a_compressed_tar_are_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("none", "--root .*none: no such folder or archive"),
+        ("none", "--root .*none: no such directory or archive"),
         ("x.tar/none", "has no files in none"),
-        ("empty.tar", "the archive holds no files"),
+        ("empty.tar", "the archive contains no files"),
     ],
 )
-def test_wrong_places(tmp_path, path, message):
+def test_missing_paths_raise_user_errors(tmp_path, path, message):
     make_tar(tmp_path / "x.tar")
     make_tar(tmp_path / "empty.tar", {})
     with pytest.raises(UserError, match=message):
@@ -187,19 +187,19 @@ def test_wrong_places(tmp_path, path, message):
         open_file(tmp_path / "x.tar/none", "--annotations")
 
 
-def test_what_macos_adds_is_passed_over(tmp_path):
+def test_macos_metadata_is_ignored(tmp_path):
     content = {"a": b"1", "__MACOSX/._a": b"2", "b/._c": b"3"}
     assert list(open_files(make_zip(tmp_path / "x.zip", content), "--root")) == ["a"]
     assert list(open_files(make_folder(tmp_path / "f", content), "--root")) == ["a"]
 
 
-def test_a_circle_of_links_ends(tmp_path):
+def test_cyclic_links_are_followed_once(tmp_path):
     make_folder(tmp_path / "f", {"a/x": b"1"})
     (tmp_path / "f/a/loop").symlink_to(tmp_path / "f")
     assert list(open_files(tmp_path / "f", "--root")) == ["a/x"]
 
 
-def test_a_damaged_picture_in_a_zip_is_skipped_by_name(shared, tmp_path, written):
+def test_damaged_image_in_a_zip_is_skipped_and_reported(shared, tmp_path, written):
     root = shared / "data/mini"
     path = tmp_path / "mini.zip"
     make_zip(path, {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.*"))})
@@ -215,7 +215,7 @@ def test_a_damaged_picture_in_a_zip_is_skipped_by_name(shared, tmp_path, written
     assert problem.file == bad and problem.reason.startswith("the zip is damaged: ")
 
 
-def test_a_member_of_negative_size_ends_the_list(tmp_path):
+def test_member_of_negative_size_ends_the_listing(tmp_path):
     path = make_tar(tmp_path / "x.tar", {"a.txt": b"a" * 100, "b.txt": b"b" * 100})
     data = bytearray(path.read_bytes())
     header = data[1024:1536]
@@ -224,18 +224,18 @@ def test_a_member_of_negative_size_ends_the_list(tmp_path):
     header[148:156] = b"%06o\0 " % sum(header)
     data[1024:1536] = header
     path.write_bytes(data)
-    members, refused = list_archive(path)
+    members, skipped = list_archive(path)
     assert list(members) == ["a.txt"]
-    # Newer Pythons take such a header for none.
-    reasons = ("'b.txt' has -512 bytes", "no tar header at byte 1024")
-    (one,) = refused
-    assert one.reason in [f"{reason}; what follows is not read" for reason in reasons]
+    # Newer versions of Python reject such a header as invalid.
+    reasons = ("'b.txt' has -512 bytes", "invalid tar header at byte 1024")
+    (one,) = skipped
+    assert one.reason in [f"{reason}; the rest is not read" for reason in reasons]
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_too_many_members_are_refused_while_they_are_counted(tmp_path, monkeypatch, make):
-    monkeypatch.setattr("pipeline.data.sources.archives.MOST_MEMBERS", 3)
+def test_too_many_members_raise_while_listing(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("pipeline.data.sources.archives.MAX_MEMBERS", 3)
     assert len(list_archive(make(tmp_path / "x"))[0]) == 3
-    monkeypatch.setattr("pipeline.data.sources.archives.MOST_MEMBERS", 2)
-    with pytest.raises(UserError, match="more than 2 members, the limit"):
+    monkeypatch.setattr("pipeline.data.sources.archives.MAX_MEMBERS", 2)
+    with pytest.raises(UserError, match="more than 2 members, which is the limit"):
         list_archive(make(tmp_path / "x"))

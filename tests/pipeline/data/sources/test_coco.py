@@ -1,4 +1,4 @@
-"""COCO annotation files: ids with gaps, crowds, areas, and faults that are named."""
+"""COCO annotation files: ids with gaps, crowds, areas, and the report of faults."""
 
 import json
 import shutil
@@ -23,13 +23,13 @@ def convert_coco(tmp_path, written):
     return run
 
 
-def test_ids_with_gaps_count_from_zero_in_the_order_of_ids(coco, convert_coco):
+def test_category_ids_with_gaps_become_consecutive_labels(coco, convert_coco):
     rows = [{"bbox": [1, 2, 3.5, 4]}, {"bbox": [5, 6, 7, 8], "category_id": 90, "area": 20.5}]
     manifest, (sample,) = convert_coco(*coco(rows))
     assert manifest.classes == ["person", "brush"] and manifest.category_ids == [1, 90]
     assert sample.image_id == "7" and sample.labels == [0, 1]
     assert sample.boxes == [(1, 2, 4.5, 6), (5, 6, 12, 14)]
-    assert sample.area == [14, 20.5]  # the box's where the annotation has none
+    assert sample.area == [14, 20.5]  # the area of the box if the annotation has none
 
 
 def test_crowds_are_kept_and_marked(coco, convert_coco):
@@ -38,7 +38,7 @@ def test_crowds_are_kept_and_marked(coco, convert_coco):
     assert sample.crowd == [False, True]
 
 
-def test_rounding_at_the_border_is_cut_without_a_word(coco, convert_coco):
+def test_rounding_at_the_border_is_clipped_silently(coco, convert_coco):
     manifest, (sample,) = convert_coco(*coco([{"bbox": [-0.01, 0, 40.03, 30]}]))
     assert sample.boxes == [(0, 0, 40, 30)] and manifest.problems == []
 
@@ -62,13 +62,13 @@ def test_rounding_at_the_border_is_cut_without_a_word(coco, convert_coco):
         ({"bbox": [1, 1, 2, 2], "image_id": 8}, "annotation 3: image 8 is not listed"),
     ],
 )
-def test_bad_annotations_are_named(coco, convert_coco, row, reason):
+def test_invalid_annotations_are_reported(coco, convert_coco, row, reason):
     manifest, (sample,) = convert_coco(*coco([{"bbox": [1, 2, 3, 4]}, {"id": 3, **row}]))
     assert len(manifest.problems) == 1 and reason in str(manifest.problems[0])
     assert len(sample.boxes) == (2 if "clipped" in reason else 1)
 
 
-def test_bad_images_are_named(coco, convert_coco):
+def test_unusable_images_are_reported(coco, convert_coco):
     images = [
         {"id": 7, "file_name": "one.jpg"},
         {"id": 8, "file_name": "none.jpg"},
@@ -81,24 +81,24 @@ def test_bad_images_are_named(coco, convert_coco):
     assert [str(p) for p in manifest.problems] == [
         "none.jpg: image skipped: image file not found",
         "../instances.json: image skipped: no id or file_name in instances.json, "
-        "or a path that leaves --images",
+        "or a path that leads out of --images",
         "x.jpg: image skipped: no id or file_name in instances.json, "
-        "or a path that leaves --images",
+        "or a path that leads out of --images",
         "one.jpg: image skipped: the source lists 7 twice; the first one is kept",
     ]
 
 
-def test_categories_of_one_name_are_one_class(coco, convert_coco):
+def test_categories_with_one_name_are_merged(coco, convert_coco):
     categories = [{"id": i, "name": n} for i, n in [(0, "cell"), (3, "cell"), (5, "other")]]
     rows = [{"bbox": [1, 1, 2, 2], "category_id": i} for i in (0, 3, 5)]
     manifest, (sample,) = convert_coco(*coco(rows, categories=categories))
     assert manifest.classes == ["cell", "other"] and sample.labels == [0, 0, 1]
-    assert "category 3 has the name of 0" in manifest.problems[0].reason
+    assert "category 3 has the same name as 0" in manifest.problems[0].reason
 
 
-def test_what_is_no_instances_file(coco, tmp_path):
+def test_invalid_annotation_files_raise_user_errors(coco, tmp_path):
     images, file = coco([])
-    with pytest.raises(UserError, match=r"--images .*none: no such folder or archive"):
+    with pytest.raises(UserError, match=r"--images .*none: no such directory or archive"):
         coco_source(tmp_path / "none", file)
     with pytest.raises(UserError, match=r"--annotations .*none\.json: No such file"):
         coco_source(images, tmp_path / "none.json")
@@ -107,14 +107,14 @@ def test_what_is_no_instances_file(coco, tmp_path):
         coco_source(images, file)
     for tree in ([], {"images": []}, {"images": [1], "annotations": [], "categories": []}):
         file.write_text(json.dumps(tree))
-        with pytest.raises(UserError, match="no COCO instances file"):
+        with pytest.raises(UserError, match="not a COCO instances file"):
             coco_source(images, file)
     file.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1}]}))
     with pytest.raises(UserError, match="a category lacks its id or name"):
         coco_source(images, file)
 
 
-def test_mini_coco_whole(shared, convert_coco):
+def test_mini_coco_converts_completely(shared, convert_coco):
     folder = shared / "data/mini"
     truth = json.loads((folder / "annotations/instances_all.json").read_text())
     manifest, samples = convert_coco(
@@ -128,7 +128,7 @@ def test_mini_coco_whole(shared, convert_coco):
     assert got == sorted((str(a["image_id"]), a["area"]) for a in truth["annotations"])
 
 
-def test_pictures_that_lie_deeper_are_found_if_it_is_clear_where(coco, convert_coco, tmp_path):
+def test_images_in_a_subfolder_are_found_unless_ambiguous(coco, convert_coco, tmp_path):
     images, file = coco([])
     images.rename(tmp_path / "deep")
     (tmp_path / "top/data").mkdir(parents=True)
@@ -136,11 +136,11 @@ def test_pictures_that_lie_deeper_are_found_if_it_is_clear_where(coco, convert_c
     manifest, _ = convert_coco(tmp_path / "top", file)
     assert manifest.samples == 1 and manifest.problems == []
     shutil.copytree(tmp_path / "top/data/train", tmp_path / "top/data/val")
-    with pytest.raises(UserError, match=r"several folders .* name one: .*top/data/train, .*/val"):
+    with pytest.raises(UserError, match=r"several folders; name one: .*top/data/train, .*/val"):
         coco_source(tmp_path / "top", file)
     (tmp_path / "other").mkdir()
     with pytest.raises(
-        UserError, match=r"other: none of the 1 pictures is there, such as one\.jpg"
+        UserError, match=r"other: none of the 1 listed images was found, for example one\.jpg"
     ):
         coco_source(tmp_path / "other", file)
 
@@ -158,7 +158,7 @@ def test_segmentations_are_dropped_while_parsing(coco, monkeypatch):
 
 
 @pytest.mark.parametrize("broken", [[], {}, None, 1.5])
-def test_ids_of_a_wrong_kind_are_named(coco, convert_coco, broken):
+def test_ids_of_a_wrong_type_are_reported(coco, convert_coco, broken):
     images = [{"id": 7, "file_name": "one.jpg"}, {"id": broken, "file_name": "one.jpg"}]
     rows = [{"bbox": [1, 2, 3, 4], "image_id": broken}, {"bbox": [1, 1, 2, 2]}]
     manifest, (sample,) = convert_coco(*coco(rows, images=images))

@@ -1,49 +1,49 @@
-"""Generated scenes: the same each time, fair to learn from, different across splits."""
+"""Synthetic scenes: reproducible, learnable, different in each split."""
 
 import numpy as np
 import pytest
 
 from pipeline.data.sources.synthetic import (
     CLASSES,
-    LEAST_VISIBLE,
-    MOST_OBJECTS,
+    MAX_OBJECTS,
+    MIN_VISIBLE,
     draw_scene,
     shapes_source,
 )
 
 
 @pytest.fixture(scope="module")
-def some():
+def scenes():
     return [draw_scene(0, "train", i, 128) for i in range(40)]
 
 
-def test_scenes_depend_on_their_key_alone(some):
+def test_scenes_depend_on_seed_split_and_index_only(scenes):
     image, objects = draw_scene(0, "train", 17, 128)
-    assert np.array_equal(image, some[17][0]) and objects == some[17][1]
+    assert np.array_equal(image, scenes[17][0]) and objects == scenes[17][1]
     for other in [(1, "train", 17), (0, "test", 17), (0, "train", 18)]:
         assert not np.array_equal(draw_scene(*other, 128)[0], image)
 
 
-def test_objects_are_of_all_classes_inside_and_of_fair_size(some):
-    assert {o.name for _, objects in some for o in objects} == set(CLASSES)
-    for image, objects in some:
+def test_objects_cover_all_classes_and_lie_inside(scenes):
+    assert {o.name for _, objects in scenes for o in objects} == set(CLASSES)
+    for image, objects in scenes:
         assert image.shape == (128, 128, 3) and image.dtype == np.uint8
-        assert 1 <= len(objects) <= MOST_OBJECTS
+        assert 1 <= len(objects) <= MAX_OBJECTS
         for o in objects:
             x1, y1, x2, y2 = o.box
             assert 0 <= x1 < x2 <= 128 and 0 <= y1 < y2 <= 128
             assert 10 <= max(x2 - x1, y2 - y1) <= 61
 
 
-def test_boxes_are_tight_around_what_is_drawn(monkeypatch):
-    # On plain ground, alone in its scene, an object is all that differs from the ground.
+def test_boxes_are_tight_around_drawn_objects(monkeypatch):
+    # In a scene with one object, only its pixels differ from a plain background.
     def plain(rng, size):
         return np.full((size, size, 3), 20, np.float32)
 
     monkeypatch.setattr("pipeline.data.sources.synthetic._background", plain)
-    monkeypatch.setattr("pipeline.data.sources.synthetic.MOST_OBJECTS", 1)
+    monkeypatch.setattr("pipeline.data.sources.synthetic.MAX_OBJECTS", 1)
     monkeypatch.setattr(
-        "pipeline.data.sources.synthetic._colour", lambda *_: np.full(3, 255, np.float32)
+        "pipeline.data.sources.synthetic._random_colour", lambda *_: np.full(3, 255, np.float32)
     )
     for index in range(30):
         image, (only,) = draw_scene(0, "plain", index, 128)
@@ -57,13 +57,13 @@ def test_objects_overlap_but_stay_visible(monkeypatch):
     kept: list[list[np.ndarray]] = []
     import pipeline.data.sources.synthetic as shapes
 
-    place = shapes._place
+    place = shapes._place_object
 
     def spy(rng, image, placed):
         place(rng, image, placed)
         kept.append([mask > 127 for _, mask in placed])
 
-    monkeypatch.setattr(shapes, "_place", spy)
+    monkeypatch.setattr(shapes, "_place_object", spy)
     overlaps = 0
     for index in range(30):
         kept.clear()
@@ -71,14 +71,14 @@ def test_objects_overlap_but_stay_visible(monkeypatch):
         masks = kept[-1]
         for i, mask in enumerate(masks):
             above = np.any(masks[i + 1 :], axis=0) if masks[i + 1 :] else np.zeros_like(mask)
-            assert (mask & ~above).sum() >= LEAST_VISIBLE * mask.sum()
+            assert (mask & ~above).sum() >= MIN_VISIBLE * mask.sum()
             overlaps += bool((mask & above).any())
     assert overlaps >= 5
 
 
-def test_a_source_says_how_many_and_names_them():
+def test_source_states_total_classes_and_ids():
     source = shapes_source(3, "val", size=64, seed=5)
-    records = [item.record() for item in source.records]
+    records = [image.read_record() for image in source.images]
     assert source.total == 3 and source.classes == CLASSES and source.problems == []
     assert [r.image_id for r in records] == [f"val-5-{i:06d}" for i in range(3)]
     assert all(r.size == (64, 64) and r.image[:2] == b"\xff\xd8" for r in records)
