@@ -87,13 +87,13 @@ def _add_describe(commands: Any) -> None:
 
 
 def _describe(options: argparse.Namespace) -> dict[str, Any]:
-    from pipeline.reports.dataset_report import as_page, as_text, describe
+    from pipeline.reports.dataset_report import describe, format_html, format_text
 
     shards, found = describe(options.uri)
-    print(as_text(found))
+    print(format_text(found))
     if options.html:
         try:
-            options.html.write_text(as_page(shards, found), encoding="utf-8")
+            options.html.write_text(format_html(shards, found), encoding="utf-8")
         except OSError as error:
             raise UserError(f"--html {options.html}: {error.strerror}") from None
         print(f"\npage: {options.html}")

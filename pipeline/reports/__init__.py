@@ -1,4 +1,4 @@
-"""Pictures that a person judges a detector by."""
+"""Pictures, figures and pages by which people judge data and detectors."""
 
 from pipeline.reports.curves import pr_curves
 from pipeline.reports.pictures import Boxes, contact_sheet, draw_detections, side_by_side

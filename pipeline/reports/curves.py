@@ -1,4 +1,4 @@
-"""Precision over recall, as a figure."""
+"""Plot precision over recall."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pipeline.reports.pictures import class_color
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LEGEND_ROWS = 20
+_MAX_LEGEND_ROWS = 20
 
 
 def pr_curves(
     recall: np.ndarray, precision: Mapping[str, np.ndarray], title: str = "IoU 0.50"
 ) -> Figure:
-    """One line per class: recall (R,), precision of each class (R,), negative where undefined.
+    """Return a figure with one curve per class, and their mean as a thick line.
 
-    The legend gives each class's average precision; a thick line is the mean over classes.
+    ``recall`` is (R,), the precision of each class (R,), negative where undefined. The legend gives
+    the average precision of each class.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Not through pyplot, whose figures live for ever and need the main thread.
+    # Without pyplot, which keeps its figures in memory and needs the main thread.
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -33,7 +34,7 @@ def pr_curves(
     for number, (name, curve) in enumerate(precision.items()):
         if name in known:
             color = [0.8 * channel / 255 for channel in class_color(number)]
-            label = f"{name} {np.mean(curve):.3f}" if number < _LEGEND_ROWS else None
+            label = f"{name} {np.mean(curve):.3f}" if number < _MAX_LEGEND_ROWS else None
             axes.plot(recall, curve, color=color, linewidth=1.5, label=label)
     if len(known) > 1:
         mean = np.mean(list(known.values()), axis=0)

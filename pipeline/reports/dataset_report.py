@@ -1,4 +1,4 @@
-"""What is in a shard set, for a person: in lines, or as one page with pictures."""
+"""Describe a shard set as text, or as one HTML page with images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.data.loading.loader import parse_sample
 from pipeline.data.shards.manifest import Manifest
-from pipeline.data.shards.reader import ShardSet
+from pipeline.data.shards.reader import ShardSet, parse_sample
 from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.reports.pictures import Boxes, draw_detections
 
-EDGES = (0, 8, 16, 32, 64, 96, 128, 256, 512)  # sides of a box: square root of its area, pixels
-BAR = 40
-LISTED = 20
+SIDE_EDGES = (
+    0,
+    8,
+    16,
+    32,
+    64,
+    96,
+    128,
+    256,
+    512,
+)  # of a box's side, the square root of its area in pixels
+BAR_WIDTH = 40
+MAX_LISTED_PROBLEMS = 20
 PICTURE_SIDE = 320
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
@@ -39,7 +48,7 @@ class Description:
     manifest: Manifest
     boxes: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
-    sides: list[int] = field(default_factory=lambda: [0] * len(EDGES))
+    sides: list[int] = field(default_factory=lambda: [0] * len(SIDE_EDGES))
     empty: int = 0
     difficult: int = 0
     crowd: int = 0
@@ -57,19 +66,19 @@ class Description:
         self.sizes.append((sample.width, sample.height))
         for x1, y1, x2, y2 in sample.boxes:
             side = ((x2 - x1) * (y2 - y1)) ** 0.5
-            self.sides[int(np.searchsorted(EDGES, side, side="right")) - 1] += 1
+            self.sides[int(np.searchsorted(SIDE_EDGES, side, side="right")) - 1] += 1
 
     def facts(self) -> dict[str, str]:
-        """One line on each thing but the tables."""
-        of = self.manifest
-        mib = [shard.bytes / 2**20 for shard in of.shards]
+        """Return the lines beside the tables, by their names."""
+        manifest = self.manifest
+        mib = [shard.bytes / 2**20 for shard in manifest.shards]
         shard_sizes = f"{sum(mib):.1f} MiB in {len(mib)} shards of {min(mib):.1f} to {max(mib):.1f}"
         facts = {
-            "set": f"{of.name} {of.split}, from {of.source}",
-            "samples": f"{of.samples}; without objects {self.empty}",
+            "set": f"{manifest.name} {manifest.split}, from {manifest.source}",
+            "samples": f"{manifest.samples}; without objects {self.empty}",
             "boxes": f"{sum(self.boxes.values())}; difficult {self.difficult}, crowd {self.crowd}",
             "size": shard_sizes,
-            "content": of.content_hash,
+            "content": manifest.content_hash,
         }
         if self.sizes:
             width, height = np.array(self.sizes).T
@@ -80,15 +89,15 @@ class Description:
         return facts
 
     def histogram(self) -> list[tuple[str, int]]:
-        """(range of box sides in pixels, boxes)."""
-        ends = [*(str(edge) for edge in EDGES[1:]), ""]
+        """Return rows of (range of box sides in pixels, number of boxes)."""
+        ends = [*(str(edge) for edge in SIDE_EDGES[1:]), ""]
         return [
             (f"{a}-{b}" if b else f"{a} and more", n)
-            for a, b, n in zip(EDGES, ends, self.sides, strict=True)
+            for a, b, n in zip(SIDE_EDGES, ends, self.sides, strict=True)
         ]
 
     def problems(self) -> list[str]:
-        """What is wrong: unreadable now, and met while converting."""
+        """Return lines on samples that are unreadable now, and on problems of the conversion."""
         return [
             *(f"unreadable: {line}" for line in self.unreadable),
             *(str(problem) for problem in self.manifest.problems),
@@ -96,7 +105,7 @@ class Description:
 
 
 def describe(uri: str) -> tuple[ShardSet, Description]:
-    """Read the JSON of every sample. Raises UserError if there is no usable set."""
+    """Read the JSON of every sample. Raises UserError if there is no usable shard set."""
     shards = ShardSet(uri)
     description = Description(uri, shards.manifest)
     for index in range(len(shards)):
@@ -104,41 +113,58 @@ def describe(uri: str) -> tuple[ShardSet, Description]:
         try:
             description.add(parse_sample(raw, len(shards.manifest.classes)))
         except ImageError as error:
-            description.unreadable.append(f"{raw.where}: {error}")
+            description.unreadable.append(f"{raw.location}: {error}")
     return shards, description
 
 
-def as_text(of: Description) -> str:
-    """The description in lines for a terminal."""
-    classes = of.manifest.classes
-    wide = max(len(name) for name in [*classes, "class"])
-    lines = [of.uri, *(f"  {name:<9}{value}" for name, value in of.facts().items())]
-    lines += ["", f"{'class':<{wide}}  {'boxes':>9}  {'images':>9}"]
-    lines += [f"{c:<{wide}}  {of.boxes[c]:>9}  {of.images[c]:>9}" for c in classes]
-    most = max(of.sides) or 1
+def format_text(description: Description) -> str:
+    """Return the description as text for a terminal."""
+    classes = description.manifest.classes
+    width = max(len(name) for name in [*classes, "class"])
+    lines = [
+        description.uri,
+        *(f"  {name:<9}{value}" for name, value in description.facts().items()),
+    ]
+    lines += ["", f"{'class':<{width}}  {'boxes':>9}  {'images':>9}"]
+    lines += [
+        f"{c:<{width}}  {description.boxes[c]:>9}  {description.images[c]:>9}" for c in classes
+    ]
+    longest = max(description.sides) or 1
     lines += ["", "side of a box, pixels"]
-    lines += [f"  {a:<13}{n:>9}  {'#' * -(-BAR * n // most)}" for a, n in of.histogram()]
-    problems = of.problems()
-    lines += ["", f"problems: {len(problems) or 'none'}", *(f"  {p}" for p in problems[:LISTED])]
-    if len(problems) > LISTED:
-        lines.append(f"  ... and {len(problems) - LISTED} more")
+    lines += [
+        f"  {a:<13}{n:>9}  {'#' * -(-BAR_WIDTH * n // longest)}" for a, n in description.histogram()
+    ]
+    problems = description.problems()
+    lines += [
+        "",
+        f"problems: {len(problems) or 'none'}",
+        *(f"  {p}" for p in problems[:MAX_LISTED_PROBLEMS]),
+    ]
+    if len(problems) > MAX_LISTED_PROBLEMS:
+        lines.append(f"  ... and {len(problems) - MAX_LISTED_PROBLEMS} more")
     return "\n".join(lines)
 
 
-def as_page(shards: ShardSet, of: Description, pictures: int = 24) -> str:
-    """One HTML page without anything outside itself; names in the data are escaped."""
-    facts = _table([(name, value) for name, value in of.facts().items()])
-    most = max(of.boxes.values(), default=0) or 1
+def format_html(shards: ShardSet, description: Description, pictures: int = 24) -> str:
+    """Return one HTML page that loads nothing from elsewhere; names in the data are escaped."""
+    facts = _table([(name, value) for name, value in description.facts().items()])
+    largest = max(description.boxes.values(), default=0) or 1
     classes = _table(
-        [(c, of.boxes[c], of.images[c], _bar(of.boxes[c] / most)) for c in of.manifest.classes],
+        [
+            (c, description.boxes[c], description.images[c], _bar(description.boxes[c] / largest))
+            for c in description.manifest.classes
+        ],
         ("class", "boxes", "images", ""),
     )
-    tallest = max(of.sides) or 1
+    longest = max(description.sides) or 1
     sides = _table(
-        [(a, n, _bar(n / tallest)) for a, n in of.histogram()], ("side, pixels", "boxes", "")
+        [(a, n, _bar(n / longest)) for a, n in description.histogram()],
+        ("side, pixels", "boxes", ""),
     )
-    problems = "".join(f"<li>{html.escape(p)}</li>" for p in of.problems()) or "<li>none</li>"
-    title = html.escape(f"{of.manifest.name} {of.manifest.split}")
+    problems = (
+        "".join(f"<li>{html.escape(p)}</li>" for p in description.problems()) or "<li>none</li>"
+    )
+    title = html.escape(f"{description.manifest.name} {description.manifest.split}")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         "<meta http-equiv='Content-Security-Policy' "
@@ -150,15 +176,15 @@ def as_page(shards: ShardSet, of: Description, pictures: int = 24) -> str:
 
 
 def _pictures(shards: ShardSet, count: int) -> str:
-    """Samples spread evenly over the set, with their boxes."""
+    """Return figures of samples, spread evenly over the set, with their boxes."""
     out = []
     for index in np.linspace(0, len(shards) - 1, min(count, len(shards))).astype(int).tolist():
         raw = shards.read(index)
         try:
             sample = parse_sample(raw, len(shards.manifest.classes))
-            picture = _drawn(decode_image(raw.image, upright=False), sample, shards.manifest)
+            picture = _draw_sample(decode_image(raw.image, upright=False), sample, shards.manifest)
         except ImageError:
-            continue  # it is among the problems
+            continue  # listed among the problems
         data = io.BytesIO()
         Image.fromarray(picture).save(data, "JPEG", quality=85)
         source = base64.b64encode(data.getvalue()).decode()
@@ -170,7 +196,7 @@ def _pictures(shards: ShardSet, count: int) -> str:
     return "".join(out)
 
 
-def _drawn(image: np.ndarray, sample: Sample, manifest: Manifest) -> np.ndarray:
+def _draw_sample(image: np.ndarray, sample: Sample, manifest: Manifest) -> np.ndarray:
     factor = PICTURE_SIDE / max(image.shape[:2])
     size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
@@ -179,7 +205,7 @@ def _drawn(image: np.ndarray, sample: Sample, manifest: Manifest) -> np.ndarray:
 
 
 class _Html(str):
-    """Text that is HTML already."""
+    """Text that already is HTML."""
 
 
 def _bar(share: float) -> _Html:

@@ -1,4 +1,4 @@
-"""Boxes with readable labels on an image, and a sheet of ground truth beside detections."""
+"""Draw boxes with readable labels on images, and sheets of ground truth beside detections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Boxes(NamedTuple):
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """A bright RGB colour; neighbouring classes get hues far apart."""
+    """Return a bright RGB colour; neighbouring classes get clearly different hues."""
     hue = (0.58 + label * _GOLDEN_RATIO) % 1.0
     lightness = (0.50, 0.62, 0.42)[label // 8 % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
@@ -34,7 +34,7 @@ def class_color(label: int) -> tuple[int, int, int]:
 
 
 def draw_detections(image: np.ndarray, found: Boxes, classes: Sequence[str]) -> np.ndarray:
-    """A copy of (H,W,3) uint8 RGB with boxes, class names and scores; best boxes on top."""
+    """Return a copy of (H,W,3) uint8 RGB with boxes, class names and scores; best boxes on top."""
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     side = max(canvas.size)
@@ -42,9 +42,9 @@ def draw_detections(image: np.ndarray, found: Boxes, classes: Sequence[str]) -> 
     order = range(len(found.labels))
     if found.scores is not None:
         order = np.argsort(found.scores, kind="stable")  # type: ignore[assignment]
-    # Labels last, so that no box line crosses a name.
+    # Labels come last: lines of boxes must not cross names.
     for index in order:
-        corners = _inside(found.boxes[index], canvas.size)
+        corners = _clip_to_pixels(found.boxes[index], canvas.size)
         draw.rectangle(
             corners, outline=class_color(int(found.labels[index])), width=line_width(side)
         )
@@ -56,12 +56,12 @@ def draw_detections(image: np.ndarray, found: Boxes, classes: Sequence[str]) -> 
 def side_by_side(
     image: np.ndarray, truth: Boxes, found: Boxes, classes: Sequence[str], side: int = 480
 ) -> np.ndarray:
-    """Ground truth on the left, detections on the right, each of at most ``side`` pixels."""
+    """Return ground truth on the left, detections on the right, each at most ``side`` pixels."""
     factor = side / max(image.shape[:2])
     size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-    left = draw_detections(small, _scaled(truth, factor), classes)
-    right = draw_detections(small, _scaled(found, factor), classes)
+    left = draw_detections(small, _scale_boxes(truth, factor), classes)
+    right = draw_detections(small, _scale_boxes(found, factor), classes)
     gap = np.full((size[1], _GAP, 3), 255, np.uint8)
     return np.concatenate([left, gap, right], axis=1)
 
@@ -73,23 +73,23 @@ def contact_sheet(
     side: int = 480,
     columns: int = 2,
 ) -> np.ndarray:
-    """One picture of many images: (image, ground truth, detections), captioned by name."""
+    """Return one sheet of many triples (image, ground truth, detections), captioned by name."""
     if not pairs:
         raise ValueError("a contact sheet needs at least one image")
     captions = names or [f"image {number}" for number in range(len(pairs))]
     cells = [
-        _captioned(side_by_side(image, truth, found, classes, side), caption, truth, found)
+        _add_caption(side_by_side(image, truth, found, classes, side), caption, truth, found)
         for (image, truth, found), caption in zip(pairs, captions, strict=True)
     ]
     columns = min(columns, len(cells))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     width = max(cell.shape[1] for cell in cells)
-    strips = [_strip([_padded(cell, width) for cell in row], columns) for row in rows]
+    strips = [_join_row([_pad(cell, width) for cell in row], columns) for row in rows]
     return np.concatenate(strips, axis=0)
 
 
 def line_width(side: int) -> int:
-    """Pixels of a box line on a picture of this longer side."""
+    """Return the width in pixels of a box line on an image with this longer side."""
     return max(2, round(side / 300))
 
 
@@ -103,23 +103,23 @@ def _draw_label(
 ) -> None:
     label = int(found.labels[index])
     text = classes[label] if found.scores is None else f"{classes[label]} {found.scores[index]:.2f}"
-    x1, y1, _, _ = _inside(found.boxes[index], size)
+    x1, y1, _, _ = _clip_to_pixels(found.boxes[index], size)
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 6, bottom - top + 5
     x = max(0, min(x1, size[0] - width))
     y = y1 - height if y1 >= height else y1
     color = class_color(label)
     draw.rectangle((x, y, x + width, y + height), fill=color)
-    draw.text((x + 3 - left, y + 2 - top), text, fill=_readable_on(color), font=font)
+    draw.text((x + 3 - left, y + 2 - top), text, fill=_contrasting_color(color), font=font)
 
 
-def _readable_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
+def _contrasting_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
     luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return _INK if luminance > 140 else _PAPER
 
 
-def _inside(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    # The end coordinates are exclusive; the last pixel drawn is the one before.
+def _clip_to_pixels(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    # End coordinates are exclusive: the last pixel drawn is the one before them.
     width, height = size
     x1, y1 = (
         min(max(0, round(float(box[0]))), width - 1),
@@ -129,26 +129,26 @@ def _inside(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
-def _scaled(found: Boxes, factor: float) -> Boxes:
+def _scale_boxes(found: Boxes, factor: float) -> Boxes:
     return found._replace(boxes=np.asarray(found.boxes, dtype=np.float64).reshape(-1, 4) * factor)
 
 
-def _captioned(picture: np.ndarray, name: str, truth: Boxes, found: Boxes) -> np.ndarray:
-    height, width = 24, picture.shape[1]
+def _add_caption(image: np.ndarray, name: str, truth: Boxes, found: Boxes) -> np.ndarray:
+    height, width = 24, image.shape[1]
     bar = Image.new("RGB", (width, height), _CAPTION_BACKGROUND)
     draw = ImageDraw.Draw(bar)
     font = ImageFont.load_default(size=13)
     draw.text((6, 4), f"{name}   ground truth: {len(truth.labels)}", fill=_PAPER, font=font)
     draw.text((width // 2 + 6, 4), f"detections: {len(found.labels)}", fill=_PAPER, font=font)
-    return np.concatenate([np.asarray(bar), picture], axis=0)
+    return np.concatenate([np.asarray(bar), image], axis=0)
 
 
-def _padded(cell: np.ndarray, width: int) -> np.ndarray:
+def _pad(cell: np.ndarray, width: int) -> np.ndarray:
     missing = width - cell.shape[1]
     return np.pad(cell, ((0, _GAP), (0, missing + _GAP), (0, 0)), constant_values=255)
 
 
-def _strip(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
+def _join_row(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
     height = max(cell.shape[0] for cell in cells)
     blank = np.full((height, cells[0].shape[1], 3), 255, np.uint8)
     filled = [

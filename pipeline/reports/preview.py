@@ -1,4 +1,4 @@
-"""What training sees: a sheet of augmented images with the boxes it learns from."""
+"""Draw a sheet of the augmented images and boxes that training sees."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.data import build_train_loader
 from pipeline.data.loading.sample_order import epoch_end
 from pipeline.reports.pictures import Boxes, draw_detections
 
-GAP, CAPTION = 6, 18
-IGNORED = (150, 150, 150)
+GAP, CAPTION_HEIGHT = 6, 18
+IGNORED_COLOUR = (150, 150, 150)
 
 
 def preview(uri: str, config: Config, images: int, epoch: int = 0) -> tuple[np.ndarray, list[str]]:
-    """The first images of an epoch as one picture (H,W,3), and what could not be read.
+    """Return the first images of an epoch as one sheet (H,W,3), and the unreadable samples.
 
-    They are those of a training with this configuration, augmentation and all. Crowd regions are
-    grey. Raises UserError.
+    The images are augmented as in training with this configuration; crowd regions are grey. Raises
+    UserError.
     """
     config = config.replace(
         {
@@ -31,7 +31,7 @@ def preview(uri: str, config: Config, images: int, epoch: int = 0) -> tuple[np.n
         }
     )
     loader = build_train_loader(uri, config, rank=0, world_size=1)
-    # The first batch that holds the end of the epoch before may begin with its last samples.
+    # The batch at the end of the previous epoch may begin with that epoch's last samples.
     first = 0 if epoch == 0 else epoch_end(epoch - 1, loader.manifest.samples, images)
     loader.start_step = min(first, loader.total_steps - 1)
     batch = next(iter(loader))
@@ -41,16 +41,16 @@ def preview(uri: str, config: Config, images: int, epoch: int = 0) -> tuple[np.n
         found = Boxes(batch.boxes[row][real].numpy(), batch.labels[row][real].numpy())
         pixels = np.ascontiguousarray(batch.images[row].permute(1, 2, 0).numpy())
         for x1, y1, x2, y2 in batch.ignore_boxes[row].round().int().tolist():
-            pixels[y1:y2, x1:x2] = IGNORED
+            pixels[y1:y2, x1:x2] = IGNORED_COLOUR
         caption = image_id if batch.valid[row] else f"unreadable: {image_id}"
-        cells.append(_captioned(draw_detections(pixels, found, loader.manifest.classes), caption))
+        cells.append(_add_caption(draw_detections(pixels, found, loader.manifest.classes), caption))
     return _grid(cells), batch.problems
 
 
-def _captioned(image: np.ndarray, text: str) -> np.ndarray:
+def _add_caption(image: np.ndarray, text: str) -> np.ndarray:
     height, width = image.shape[:2]
-    cell = Image.new("RGB", (width + GAP, height + CAPTION + GAP), "white")
-    cell.paste(Image.fromarray(image), (0, CAPTION))
+    cell = Image.new("RGB", (width + GAP, height + CAPTION_HEIGHT + GAP), "white")
+    cell.paste(Image.fromarray(image), (0, CAPTION_HEIGHT))
     font = ImageFont.load_default(size=12)
     ImageDraw.Draw(cell).text((2, 2), text[: width // 7], fill="black", font=font)
     return np.asarray(cell)

@@ -1,4 +1,4 @@
-"""The job that looks into shard sets."""
+"""The job ``shards``: verify, describe and preview a shard set."""
 
 import json
 import re
@@ -21,13 +21,13 @@ def scenes(tmp_path: Path) -> Path:
     return tmp_path / "scenes"
 
 
-def test_a_sound_set_is_said_to_be_so(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_reports_a_valid_set(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = shards.main(["verify", str(scenes)])
     assert (result["samples"], result["shards"]) == (7, 3)
     assert "valid: 7 samples in 3 shards" in capsys.readouterr().out
 
 
-def test_every_fault_is_a_line(scenes: Path) -> None:
+def test_verify_lists_every_fault(scenes: Path) -> None:
     with (scenes / "shard-000001.tar").open("r+b") as file:
         file.truncate(700)
     (scenes / "shard-000002.tar").unlink()
@@ -35,17 +35,17 @@ def test_every_fault_is_a_line(scenes: Path) -> None:
         shards.main(["verify", str(scenes)])
     text = str(caught.value)
     assert "shard-000001.tar: cut at byte 700, inside member '000000003.jpg'" in text
-    assert "shard-000002.tar: absent" in text and "its counts were not compared" in text
+    assert "shard-000002.tar: missing" in text and "its counts were not compared" in text
 
 
 @pytest.mark.parametrize("arguments", [[], ["verify"], ["mend", "x"]])
-def test_a_wrong_command_is_one_line(arguments: list[str]) -> None:
+def test_wrong_command_raises_one_line(arguments: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         shards.main(arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_a_set_is_described(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_counts_boxes_and_images(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = shards.main(["describe", str(scenes)])
     text = capsys.readouterr().out
     tree = json.loads((scenes / "manifest.json").read_text())
@@ -56,7 +56,7 @@ def test_a_set_is_described(scenes: Path, capsys: pytest.CaptureFixture[str]) ->
         assert re.search(rf"^{name} +{count} ", text, flags=re.M)
 
 
-def test_the_page_stands_alone_and_trusts_no_name(scenes: Path, tmp_path: Path) -> None:
+def test_page_is_self_contained_and_escapes_names(scenes: Path, tmp_path: Path) -> None:
     tree = json.loads((scenes / "manifest.json").read_text())
     evil = "<script>alert(1)</script>"
     tree["classes"][0] = evil
@@ -69,7 +69,7 @@ def test_the_page_stands_alone_and_trusts_no_name(scenes: Path, tmp_path: Path) 
     assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "<script" not in text
 
 
-def test_unreadable_samples_are_described_too(scenes: Path) -> None:
+def test_describe_lists_unreadable_samples(scenes: Path) -> None:
     with (scenes / "shard-000001.tar").open("r+b") as file:
         file.truncate(700)
     problems = shards.main(["describe", str(scenes)])["problems"]
@@ -77,12 +77,12 @@ def test_unreadable_samples_are_described_too(scenes: Path) -> None:
     assert all(line.startswith("unreadable: shard-000001.tar sample") for line in problems)
 
 
-def test_a_page_that_cannot_be_written_is_one_line(scenes: Path, tmp_path: Path) -> None:
+def test_unwritable_page_raises_one_line(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--html .*none/page.html: No such file"):
         shards.main(["describe", str(scenes), "--html", str(tmp_path / "none/page.html")])
 
 
-def test_a_preview_shows_the_augmented_images_of_an_epoch(scenes: Path, tmp_path: Path) -> None:
+def test_preview_shows_augmented_images_of_an_epoch(scenes: Path, tmp_path: Path) -> None:
     small = ["--images", "4", "--model.image_size", "64", "--data.photometric", "0.5"]
     arguments = ["preview", str(scenes), *small, "--data.zoom_out", "1"]
     sheets = []
@@ -108,7 +108,7 @@ def test_a_preview_shows_the_augmented_images_of_an_epoch(scenes: Path, tmp_path
         ([], "--out"),
     ],
 )
-def test_wrong_words_for_a_preview_are_one_line(
+def test_wrong_preview_options_raise_one_line(
     scenes: Path, arguments: list[str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:

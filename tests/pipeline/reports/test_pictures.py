@@ -13,7 +13,7 @@ def grey(height=100, width=120):
     return np.full((height, width, 3), 128, np.uint8)
 
 
-def test_a_box_is_drawn_on_its_border_and_the_input_is_left_alone():
+def test_box_is_drawn_on_its_border_of_a_copy():
     image = grey()
     drawn = draw_detections(image, ONE, CLASSES)
     color = class_color(1)
@@ -23,7 +23,7 @@ def test_a_box_is_drawn_on_its_border_and_the_input_is_left_alone():
     assert tuple(drawn[50, 40]) == (128, 128, 128)
 
 
-def test_no_box_changes_nothing():
+def test_no_boxes_leave_the_image_unchanged():
     assert (draw_detections(grey(), NONE, CLASSES) == 128).all()
 
 
@@ -36,14 +36,14 @@ def test_boxes_at_and_over_the_edge_are_drawn(box, shape):
     assert draw_detections(grey(*shape), found, CLASSES).shape == (*shape, 3)
 
 
-def test_the_best_box_lies_on_top():
+def test_best_box_is_drawn_last():
     boxes = np.array([[20.0, 30.0, 60.0, 70.0]] * 2)
     for order in ([0, 1], [1, 0]):
         found = Boxes(boxes, np.array([0, 1])[order], np.array([0.9, 0.3])[order])
         assert tuple(draw_detections(grey(), found, CLASSES)[50, 20]) == class_color(0)
 
 
-def test_truth_stands_left_and_detections_right():
+def test_side_by_side_has_ground_truth_left_and_detections_right():
     pair = side_by_side(grey(), NONE, ONE, CLASSES, side=120)
     assert pair.shape == (100, 248, 3)
     assert (pair[:, :120] == 128).all()
@@ -51,7 +51,7 @@ def test_truth_stands_left_and_detections_right():
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_a_sheet_holds_images_of_all_shapes(count):
+def test_contact_sheet_accepts_images_of_all_shapes(count):
     shapes = [(100, 120), (300, 40), (20, 400), (64, 64), (1, 1)][:count]
     pairs = [(grey(*shape), NONE, ONE) for shape in shapes]
     sheet = contact_sheet(pairs, CLASSES, [f"{n}.jpg" for n in range(count)], side=100)
@@ -59,12 +59,12 @@ def test_a_sheet_holds_images_of_all_shapes(count):
     assert sheet.shape[1] >= 208 * min(count, 2)
 
 
-def test_a_sheet_without_images_is_refused():
+def test_contact_sheet_without_images_raises():
     with pytest.raises(ValueError, match="at least one image"):
         contact_sheet([], CLASSES)
 
 
-def test_neighbouring_classes_look_different():
+def test_neighbouring_classes_have_different_colors():
     colors = np.array([class_color(label) for label in range(80)], dtype=float)
     assert np.abs(np.diff(colors, axis=0)).sum(1).min() > 100
     assert len({tuple(color) for color in colors}) == 80
@@ -80,5 +80,5 @@ def test_curves_show_defined_classes_and_their_mean(tmp_path):
     assert (tmp_path / "pr.png").stat().st_size > 5000
 
 
-def test_no_defined_class_is_an_empty_figure():
+def test_no_defined_class_gives_an_empty_figure():
     assert not pr_curves(np.linspace(0, 1, 101), {"a": np.full(101, np.nan)}).axes[0].lines
