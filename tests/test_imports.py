@@ -1,4 +1,4 @@
-"""Imports run one way between packages, and `model/` needs nothing but torch."""
+"""Imports run one way between packages, and `model/` depends on torch only."""
 
 import ast
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("model", "pipeline", "jobs")
-# A package imports only packages of lower levels, never one of its own level.
+# A package imports only packages of lower levels, never of the same level.
 LEVELS = (
     {"model", "errors"},
     {"config", "storage", "malloc", "progress"},
@@ -22,14 +22,14 @@ LEVELS = (
     {"jobs"},
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
-MAX_MODULES = 12  # in one folder, besides __init__.py
-# A registered version carries a copy of model/ under another package name, so model/ may import
-# nothing else and must use relative imports.
+MAX_MODULES = 12  # per directory, without __init__.py
+# A registered version contains a copy of model/ under another package name, so model/ imports only
+# these, and its own modules by relative imports.
 MODEL_MAY_IMPORT = frozenset({"torch", "__future__"}) | sys.stdlib_module_names
 
 
 def imports_of(source: str) -> list[tuple[int, str]]:
-    """(line, module) of every import at any depth; relative ones start with a dot."""
+    """Return (line, module) of every import at any depth; relative ones start with a dot."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -44,13 +44,13 @@ def imports_of(source: str) -> list[tuple[int, str]]:
 
 
 def package_of(module: str) -> str:
-    """The package that the order is about: "data" of "pipeline.data.shards"."""
+    """Return the package of a module within the order: "data" for "pipeline.data.shards"."""
     top, *rest = module.split(".")
     return rest[0] if top == "pipeline" and rest else top
 
 
 def violations(path: str, source: str) -> list[str]:
-    """The imports that break the order in a file at ``path``, relative to the root."""
+    """Return the imports of a file that break the order; ``path`` is relative to the root."""
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     layer, package = module.split(".")[0], package_of(module)
     depth, own = path.count("/") - 1, LEVEL_OF.get(package, 0)
@@ -68,6 +68,7 @@ def violations(path: str, source: str) -> list[str]:
 
 
 def python_files() -> list[Path]:
+    """Return every Python file of the product."""
     return sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 
@@ -87,14 +88,14 @@ def test_every_package_has_a_level():
     assert found - {"__init__", "pipeline"} == set(LEVEL_OF)
 
 
-def test_no_folder_is_crowded():
+def test_directories_have_few_modules():
     folders = {path.parent for path in python_files()}
     sizes = {
         str(folder.relative_to(ROOT)): len([p for p in folder.glob("*.py") if p.stem[:2] != "__"])
         for folder in folders
     }
     crowded = {name: size for name, size in sizes.items() if size > MAX_MODULES}
-    # Assigners are one file each, beside what they share; jobs are one module per command.
+    # Assigners have one file each beside their shared modules; jobs have one module per command.
     assert set(crowded) <= {"model/assign", "jobs"}, crowded
     assert all(size <= 20 for size in crowded.values()), crowded
 
@@ -118,7 +119,7 @@ def test_no_folder_is_crowded():
         ("pipeline/training/fit.py", "from pipeline.sweep import sweep"),
     ],
 )
-def test_wrong_imports_are_found(path, source):
+def test_wrong_import_is_found(path, source):
     assert violations(path, source)
 
 
@@ -133,5 +134,5 @@ def test_wrong_imports_are_found(path, source):
         ("jobs/train.py", "from pipeline.config import Config\nimport model"),
     ],
 )
-def test_right_imports_pass(path, source):
+def test_allowed_import_passes(path, source):
     assert violations(path, source) == []
