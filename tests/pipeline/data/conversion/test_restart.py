@@ -1,14 +1,20 @@
 """Interrupted and parallel conversions give the same bytes as one uninterrupted process."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from pipeline.data.conversion.convert import stage_shard_set
 from pipeline.data.conversion.shard_task import ShardTask
+from pipeline.data.shards.manifest import load_manifest
 from pipeline.data.shards.verify import verify
 from pipeline.data.sources.record import Source
 from pipeline.data.sources.synthetic import shapes_source
 from pipeline.data.sources.voc import voc_source
 from pipeline.errors import UserError
+
+FORMAT_1 = Path(__file__).parents[3] / "artifacts/conversion_result_format_1/done.json"
 
 
 def contents(folder):
@@ -87,6 +93,19 @@ def test_damaged_shard_is_rewritten(interrupted, written, counted, damage):
     written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
     assert counted == ["000001", "000002", "000003"]
     assert not verify(str(interrupted)).faults
+
+
+def test_shards_of_another_version_are_rewritten(interrupted, tmp_path, written, counted):
+    former = FORMAT_1.read_text()
+    assert "format_version" not in former
+    (interrupted / ".partial/000001/done.json").write_text(former)
+    path = interrupted / ".partial/000000/done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
+    assert counted == ["000000", "000001", "000002", "000003"]
+    # The former result is of these very images: the bytes of shards have not changed.
+    shards = load_manifest(interrupted).shards
+    assert shards[1].sha256 == json.loads(former)["shard"]["sha256"]
 
 
 def test_changed_annotation_rewrites_its_shard(voc, tmp_path, written, counted):
