@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     uri = resolve_uri(tracking_config(options)) if registered else None
     spec, classes, state, settings, fit = load_detector(options.model, uri)
     require_classes(options.data, manifest, classes, options.model)
-    detector = build_detector(**spec)
+    detector = build_detector(**spec.model_dump())
     detector.load_state_dict(state)
     config = Config.from_dict(
         {
             "data": {"fit": fit},
-            "model": {"image_size": spec["image_size"]},
+            "model": {"image_size": spec.image_size},
             "evaluate": settings,
         }
     )

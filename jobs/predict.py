@@ -18,7 +18,7 @@ from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.registry.predict import Summary
+    from pipeline.registry.predict import PredictionSummary
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -32,9 +32,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     registered = options.model.startswith("models:")
     uri = resolve_uri(tracking_config(options)) if registered else None
-    params = {} if threshold is None else {"score_threshold": threshold}
     summary = predict_folder(
-        options.model, options.images, options.out, uri, params, pictures=options.pictures
+        options.model, options.images, options.out, uri, threshold, options.pictures
     )
     _print_summary(summary)
     return {"model": options.model, **summary._asdict()}
@@ -57,7 +56,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _print_summary(summary: Summary) -> None:
+def _print_summary(summary: PredictionSummary) -> None:
     skipped = f", {len(summary.skipped)} files skipped" if summary.skipped else ""
     print(f"{summary.detections} detections in {summary.images} images{skipped}", file=sys.stderr)
     print(f"boxes: {summary.detections_file}", file=sys.stderr)

@@ -16,7 +16,7 @@ from pipeline.checkpoints.format import load_averaged_weights, load_meta
 from pipeline.errors import UserError
 from pipeline.pretrained.download import download
 from pipeline.registry.load import load_detector
-from pipeline.storage.http_client import file_sha256
+from pipeline.storage.checksum import file_sha256
 
 # Where trainings of this and other projects keep the weights inside a larger checkpoint.
 _NESTED = ("ema", "state_dict", "model_state_dict", "model")
@@ -51,7 +51,7 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
         raise UserError(f"{uri}: model.init_sha256 goes with a file or a URL alone")
     if uri.startswith("models:") or (path / "MLmodel").is_file():
         loaded = load_detector(uri, tracking_uri)
-        return Weights(uri, loaded.state, loaded.spec, loaded.classes)
+        return Weights(uri, loaded.state, loaded.spec.model_dump(), loaded.classes)
     if "://" in uri:
         return _read_remote(uri)
     return _read_checkpoint(_checkpoint_folder(path))
@@ -88,7 +88,7 @@ def _tensors(tree: Any, name: str) -> dict[str, Tensor]:
 
 def _read_checkpoint(folder: Path | str) -> Weights:
     meta = load_meta(folder)
-    return Weights(str(folder), load_averaged_weights(folder), meta["spec"], meta["classes"])
+    return Weights(str(folder), load_averaged_weights(folder), meta.spec, meta.classes)
 
 
 def _read_remote(uri: str) -> Weights:
@@ -108,4 +108,4 @@ def _checkpoint_folder(path: Path) -> Path:
             f"model.init {path} {what}; give a .pth or .safetensors file, an http(s) URL, "
             "models:/NAME@ALIAS, or the folder of a run or checkpoint"
         )
-    return max(metas, key=lambda one: (metas[one].get("val/ap", -1.0), metas[one]["step"]))
+    return max(metas, key=lambda one: (metas[one].score, metas[one].step))

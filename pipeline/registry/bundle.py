@@ -1,8 +1,8 @@
 """A model version as a folder: weights, description, the code it needs, evaluation, model card.
 
-No pickle: weights are safetensors, the rest is JSON and source. ``model/`` and the decoding of
-images travel under a package name made from the content, so versions never meet in one process
-and need nothing of this project to be installed.
+Nothing is pickled: weights are safetensors, the rest is JSON and source code. ``model/`` and the
+image decoding are copied into a package whose name is derived from the content, so several versions
+can be loaded in one process and none needs this project to be installed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
 import model
 from pipeline.config import Config
+from pipeline.registry.description import DetectorDescription, DetectorSpec, PredictionDefaults
 from pipeline.registry.model_card import model_card
 from pipeline.tracking import config_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.models import ModelSignature
 
-FORMAT_VERSION = 1
 _MODEL_CODE = Path(model.__file__).parent
-# These stand alone: they import nothing of this project.
+# These files import nothing from this project.
 _IMAGE_CODE = tuple(
     Path(__file__).resolve().parents[1] / "data" / "transforms" / name
     for name in ("decode.py", "resize.py")
@@ -46,85 +47,90 @@ _REQUIREMENTS = (
     "simplejpeg",
     "pillow",
 )
+_HASH_BLOCK_BYTES, _HASH_LENGTH = 2**20, 16
 
 
 @dataclass(frozen=True)
-class Content:
-    """Everything a model version is made of."""
+class BundleContent:
+    """Everything that a training contributes to a model version."""
 
     name: str
+    """The registered model of which this is a version."""
     weights: Mapping[str, Tensor]
-    spec: Mapping[str, Any]
+    spec: DetectorSpec
     classes: Sequence[str]
     config: Config
     metrics: Mapping[str, float]
-    origin: Mapping[str, str]
-    """Where it came from: run, revision, data fingerprints."""
     figures: Sequence[Path] = field(default=())
 
     @property
-    def defaults(self) -> dict[str, Any]:
-        """Parameters of a prediction, as they are unless a caller says otherwise."""
-        return {
-            "score_threshold": self.config.registry.score_threshold,
-            "nms_iou": self.config.evaluate.nms_iou,
-            "max_detections": self.config.evaluate.max_detections,
-        }
+    def defaults(self) -> PredictionDefaults:
+        """Return the parameters of a prediction unless the caller sets them."""
+        return PredictionDefaults(
+            score_threshold=self.config.registry.score_threshold,
+            nms_iou=self.config.evaluate.nms_iou,
+            max_detections=self.config.evaluate.max_detections,
+        )
 
 
-def write_bundle(content: Content, folder: Path, run_id: str, model_id: str) -> None:
-    """Write an MLflow pyfunc model to ``folder``, belonging to a run and a logged model."""
+def write_bundle(
+    content: BundleContent, origin: Mapping[str, str], folder: Path, run_id: str, model_id: str
+) -> None:
+    """Write an MLflow pyfunc model to ``folder`` that belongs to a run and a logged model.
+
+    ``origin`` names the run, the revision and the data fingerprints.
+    """
     from mlflow import pyfunc
     from mlflow.models import Model
 
     with tempfile.TemporaryDirectory() as scratch:
-        artifacts, code = _write_parts(content, Path(scratch))
+        artifacts, code = _write_parts(content, origin, Path(scratch))
         pyfunc.save_model(
             str(folder),
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={name: str(path) for name, path in artifacts.items()},
             code_paths=[str(code)],
             signature=signature(content.defaults),
-            input_example=_example(content.spec["image_size"]),
-            pip_requirements=requirements(content.spec["backbone"]),
+            input_example=_example(content.spec.image_size),
+            pip_requirements=requirements(content.spec.backbone),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
     (folder / "README.md").write_text(
-        model_card(content.name, content.classes, content.config, content.metrics, content.origin),
+        model_card(content.name, content.classes, content.config, content.metrics, origin),
         encoding="utf-8",
     )
 
 
 def requirements(backbone: str) -> list[str]:
-    """The few packages a loaded model imports, at the versions that are installed here."""
+    """Return the packages that a loaded model imports, pinned to the installed versions."""
     names = (*_REQUIREMENTS, "timm") if backbone.startswith("timm:") else _REQUIREMENTS
-    # A local part such as +cpu exists on no public index.
+    # Public indexes have no versions with a local part such as +cpu.
     versions = {name: importlib.metadata.version(name).split("+")[0] for name in names}
     return [f"{name}=={version}" for name, version in versions.items()]
 
 
-def signature(defaults: Mapping[str, Any]) -> Any:
-    """An ``image`` column of bytes -> the detections table, with the thresholds as parameters."""
+def signature(defaults: PredictionDefaults) -> ModelSignature:
+    """Return the signature: a column ``image`` of bytes -> the table of detections."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.long, "image")]
-    answer += [ColSpec(DataType.double, name) for name in ("x1", "y1", "x2", "y2", "score")]
-    answer += [ColSpec(DataType.long, "label"), ColSpec(DataType.string, "class_name")]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.long, "image")]
+    outputs += [ColSpec(DataType.double, name) for name in ("x1", "y1", "x2", "y2", "score")]
+    outputs += [ColSpec(DataType.long, "label"), ColSpec(DataType.string, "class_name")]
     params = [
-        ParamSpec("score_threshold", DataType.double, float(defaults["score_threshold"])),
-        ParamSpec("nms_iou", DataType.double, float(defaults["nms_iou"])),
-        ParamSpec("max_detections", DataType.long, int(defaults["max_detections"])),
+        ParamSpec("score_threshold", DataType.double, defaults.score_threshold),
+        ParamSpec("nms_iou", DataType.double, defaults.nms_iou),
+        ParamSpec("max_detections", DataType.long, defaults.max_detections),
     ]
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema(answer),
+        outputs=Schema(outputs),
         params=ParamSchema(params),
     )
 
 
 def _example(size: int) -> pd.DataFrame:
-    """A grey picture, for MLflow's page of the model and for trying a served one."""
+    """Return a grey image, for MLflow's page of the model and for testing a served model."""
     import pandas as pd
 
     file = io.BytesIO()
@@ -132,7 +138,10 @@ def _example(size: int) -> pd.DataFrame:
     return pd.DataFrame({"image": [file.getvalue()]})
 
 
-def _write_parts(content: Content, scratch: Path) -> tuple[dict[str, Path], Path]:
+def _write_parts(
+    content: BundleContent, origin: Mapping[str, str], scratch: Path
+) -> tuple[dict[str, Path], Path]:
+    """Write the artifacts and the code package. Return the artifacts by name, and the package."""
     from safetensors.torch import save_file
 
     weights = scratch / "weights.safetensors"
@@ -140,7 +149,7 @@ def _write_parts(content: Content, scratch: Path) -> tuple[dict[str, Path], Path
     save_file(tensors, weights)
     package = f"detector_{_content_hash(weights, content.spec, content.classes)}"
     description = scratch / "detector.json"
-    description.write_text(json.dumps(_description(content, package), indent=2), encoding="utf-8")
+    description.write_bytes(_describe(content, origin, package).encode(indent=2))
     evaluation = scratch / "evaluation.json"
     evaluation.write_text(json.dumps(dict(content.metrics), indent=2), encoding="utf-8")
     recipe = scratch / "config.yaml"
@@ -156,18 +165,19 @@ def _write_parts(content: Content, scratch: Path) -> tuple[dict[str, Path], Path
     return artifacts, _write_code(scratch / package)
 
 
-def _description(content: Content, package: str) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "package": package,
-        "spec": dict(content.spec),
-        "classes": list(content.classes),
-        "fit": content.config.data.fit,
-        "defaults": content.defaults,
-        "max_candidates": content.config.evaluate.max_candidates,
-        "class_agnostic": content.config.evaluate.class_agnostic,
-        "origin": dict(content.origin),
-    }
+def _describe(
+    content: BundleContent, origin: Mapping[str, str], package: str
+) -> DetectorDescription:
+    return DetectorDescription(
+        package=package,
+        spec=content.spec,
+        classes=list(content.classes),
+        fit=content.config.data.fit,
+        defaults=content.defaults,
+        max_candidates=content.config.evaluate.max_candidates,
+        class_agnostic=content.config.evaluate.class_agnostic,
+        origin=dict(origin),
+    )
 
 
 def _copy_figures(figures: Sequence[Path], folder: Path) -> Path:
@@ -177,20 +187,22 @@ def _copy_figures(figures: Sequence[Path], folder: Path) -> Path:
     return folder
 
 
-def _content_hash(weights: Path, spec: Mapping[str, Any], classes: Sequence[str]) -> str:
+def _content_hash(weights: Path, spec: DetectorSpec, classes: Sequence[str]) -> str:
     digest = hashlib.sha256()
     with open(weights, "rb") as file:
-        while block := file.read(2**20):
+        while block := file.read(_HASH_BLOCK_BYTES):
             digest.update(block)
-    digest.update(json.dumps([dict(spec), list(classes)], sort_keys=True).encode())
+    digest.update(json.dumps([spec.model_dump(), list(classes)], sort_keys=True).encode())
     for path in (*sorted(_MODEL_CODE.rglob("*.py")), *_IMAGE_CODE):
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:_HASH_LENGTH]
 
 
 def _write_code(package: Path) -> Path:
     shutil.copytree(_MODEL_CODE, package / "model", ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "__init__.py").write_text('"""A registered detector\'s code."""\n', encoding="utf-8")
+    (package / "__init__.py").write_text(
+        '"""The code of a registered detector."""\n', encoding="utf-8"
+    )
     for source in _IMAGE_CODE:
         shutil.copyfile(source, package / source.name)
     return package

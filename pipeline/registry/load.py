@@ -1,19 +1,20 @@
-"""Getting a model version back: its folder, or its weights and description."""
+"""Loading a model version: its folder, or its description and weights."""
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.registry.bundle import FORMAT_VERSION
-from pipeline.tracking import connect, mask, resolve_uri
+from pipeline.registry.description import DetectorDescription, DetectorSpec
+from pipeline.storage.document import DocumentError
+from pipeline.storage.redact import mask
+from pipeline.tracking import connect, resolve_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,58 +23,47 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 
 
 class LoadedDetector(NamedTuple):
-    """``build_detector(**spec).load_state_dict(state)`` is the registered detector."""
+    """A registered detector; ``build_detector`` with its spec accepts the state."""
 
-    spec: dict[str, Any]
+    spec: DetectorSpec
     classes: list[str]
     state: dict[str, Tensor]
     evaluate: dict[str, Any]
-    """The configuration's section ``evaluate``, by which its figures were made."""
-    fit: str = "stretch"
-    """How images meet its input."""
+    """The section ``evaluate`` of the configuration with which the version was evaluated."""
+    fit: Literal["stretch", "letterbox"]
+    """How images are fitted to the input."""
 
 
-def fetch(model_uri: str, folder: Path, tracking_uri: str | None = None) -> Path:
-    """The local folder of a model: ``models:/NAME@ALIAS``, ``models:/NAME/1`` or a folder.
+def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -> Path:
+    """Return the local folder of a model, downloaded to ``folder`` if it is a model URI.
 
-    Unlike MLflow's own resolution this needs no process-wide tracking URI, and a wrong name says
-    which exist.
+    A model is ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or a folder. In contrast to MLflow's
+    own resolution, this needs no process-wide tracking URI, and errors list the names that exist.
+    Raises UserError.
     """
     if not model_uri.startswith("models:"):
         if not (Path(model_uri) / "MLmodel").is_file():
-            raise UserError(f"{model_uri}: no model there; give models:/NAME@champion or a folder")
+            raise UserError(
+                f"{model_uri} is not a model; give models:/NAME@champion or the folder of a model"
+            )
         return Path(model_uri)
     uri = tracking_uri or resolve_uri()
     client = connect(uri)
-    name, version = _find(client, uri, model_uri)
+    name, version = _find_version(client, uri, model_uri)
     from mlflow.artifacts import download_artifacts
 
     source = client.get_model_version_download_uri(name, str(version))
     try:
         return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except Exception as error:
-        raise UserError(
-            f"{model_uri}: its files at {mask(source)} cannot be read: {error}"
-        ) from None
+        raise UserError(f"{model_uri}: cannot read its files at {mask(source)}: {error}") from None
 
 
-def _find(client: MlflowClient, uri: str, model_uri: str) -> tuple[str, int]:
-    match = _MODEL_URI.fullmatch(model_uri)
-    if match is None:
-        raise UserError(f"{model_uri!r} is no model; write models:/NAME@ALIAS or models:/NAME/1")
-    name, alias, version = match["name"], match["alias"], match["version"]
-    aliases = known_aliases(client, uri, name)
-    if alias is None:
-        check_version(client, name, int(version))
-        return name, int(version)
-    if alias not in aliases:
-        listed = ", ".join(sorted(aliases)) or "none; python -m jobs.promote makes one"
-        raise UserError(f"{name} has no alias {alias!r}; aliases: {listed}")
-    return name, aliases[alias]
+def get_aliases(client: MlflowClient, uri: str, name: str) -> dict[str, int]:
+    """Return the versions of a model by alias.
 
-
-def known_aliases(client: MlflowClient, uri: str, name: str) -> dict[str, int]:
-    """Alias -> version; raises UserError naming what is registered if ``name`` is not."""
+    Raises UserError listing the registered models if ``name`` is not one of them.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -86,7 +76,7 @@ def known_aliases(client: MlflowClient, uri: str, name: str) -> dict[str, int]:
 
 
 def check_version(client: MlflowClient, name: str, version: int) -> None:
-    """Raises UserError naming the versions that exist if this one does not."""
+    """Raise UserError listing the existing versions of a model if this one does not exist."""
     found = client.search_model_versions(f"name='{name}'")
     versions = sorted(int(item.version) for item in found)
     if version not in versions:
@@ -94,23 +84,46 @@ def check_version(client: MlflowClient, name: str, version: int) -> None:
         raise UserError(f"{name} has no version {version}; versions: {listed}")
 
 
+def read_description(folder: Path, model_uri: str) -> DetectorDescription:
+    """Read ``detector.json`` in the folder of a model. Raises UserError."""
+    path = folder / "artifacts" / "detector.json"
+    if not path.is_file():
+        raise UserError(f"{model_uri} is not a detector of this project: detector.json is missing")
+    try:
+        return DetectorDescription.parse(path.read_bytes(), f"{model_uri}: detector.json")
+    except DocumentError as error:
+        raise UserError(str(error)) from None
+
+
 def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDetector:
-    """Spec, classes and weights of a registered detector; runs none of its code."""
+    """Load spec, classes and weights of a registered detector without running its code.
+
+    Raises UserError.
+    """
     from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = fetch(model_uri, Path(scratch), tracking_uri)
-        path = folder / "artifacts" / "detector.json"
-        if not path.is_file():
-            raise UserError(f"{model_uri} is not a detector of this project")
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format_version"] > FORMAT_VERSION:
-            raise UserError(
-                f"{model_uri} has format {about['format_version']}, newer than {FORMAT_VERSION}; "
-                "upgrade this project"
-            )
+        folder = fetch_model(model_uri, Path(scratch), tracking_uri)
+        description = read_description(folder, model_uri)
         state = load_file(folder / "artifacts" / "weights.safetensors")
         recipe = yaml.safe_load((folder / "artifacts" / "config.yaml").read_text(encoding="utf-8"))
     return LoadedDetector(
-        about["spec"], about["classes"], state, recipe["evaluate"], about.get("fit", "stretch")
+        description.spec, description.classes, state, recipe["evaluate"], description.fit
     )
+
+
+def _find_version(client: MlflowClient, uri: str, model_uri: str) -> tuple[str, int]:
+    match = _MODEL_URI.fullmatch(model_uri)
+    if match is None:
+        raise UserError(
+            f"{model_uri!r} is not a model URI; write models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    name, alias, version = match["name"], match["alias"], match["version"]
+    aliases = get_aliases(client, uri, name)
+    if alias is None:
+        check_version(client, name, int(version))
+        return name, int(version)
+    if alias not in aliases:
+        listed = ", ".join(sorted(aliases)) or "none; python -m jobs.promote sets one"
+        raise UserError(f"{name} has no alias {alias!r}; aliases: {listed}")
+    return name, aliases[alias]

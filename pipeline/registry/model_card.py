@@ -1,4 +1,4 @@
-"""The model card: what a model version is, what it was measured to do, and how to use it."""
+"""The model card: the contents, evaluation and use of a model version."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.config import Config
 
-_LINES = """\
+_TEMPLATE = """\
 # {name}
 
 An object detector: {backbone} backbone, {neck} neck, {size} x {size} px input, trained with the
-`{assigner}` anchor assignment. It answers with boxes in pixels of the original image.
+`{assigner}` anchor assignment. It returns boxes in pixels of the original image.
 
 ## Classes
 
@@ -20,8 +20,8 @@ An object detector: {backbone} backbone, {neck} neck, {size} x {size} px input, 
 
 {metrics}
 
-COCO figures (AP is the mean over IoU 0.50 to 0.95). They hold for data like that of the evaluation
-set and say nothing about other cameras, places or populations.
+COCO metrics (AP is the mean over IoU 0.50 to 0.95). They are valid for data like the evaluation
+set, not for other cameras, places or populations.
 
 ## Use
 
@@ -34,20 +34,20 @@ table = model.predict(images, params={{"score_threshold": {score_threshold}}})
 # image (row number), x1, y1, x2, y2, score, label, class_name
 ```
 
-Parameters: `score_threshold`, `nms_iou`, `max_detections`. Images are the bytes of JPEG, PNG and
-the like, or base64 text when the model is served; they are turned as their EXIF orientation says,
-and the boxes are in the turned image. Bytes that are no image are refused with the row's number.
+Parameters: `score_threshold`, `nms_iou`, `max_detections`. Images are the bytes of JPEG, PNG or
+similar files, or base64 text when the model is served. They are rotated by their EXIF orientation,
+and boxes refer to the rotated image. Bytes that are not an image are an error that names the row.
 
 ## Intended use and limits
 
-For finding the classes above in images like those it was trained on. Scores are not calibrated
+Detection of the classes above in images like those it was trained on. Scores are not calibrated
 probabilities; choose the threshold on your own data. Objects of other classes are not reported.
-Have a person check the answers wherever an error can harm someone.
+A person must check the detections where an error can cause harm.
 
 ## Licence
 
-The code in this bundle is under Apache-2.0. The weights were learned from the data sets named
-below; their terms may restrict how the weights are used.
+The code in this bundle is licensed under Apache-2.0. The weights were trained on the data sets
+named below, whose terms may restrict their use.
 
 ## Origin
 
@@ -62,18 +62,16 @@ def model_card(
     metrics: Mapping[str, float],
     origin: Mapping[str, str],
 ) -> str:
-    """The card as Markdown."""
-    figures = [f"| {key} | {value:.4f} |" for key, value in sorted(metrics.items())]
-    return _LINES.format(
+    """Return the card as Markdown."""
+    rows = [f"| {key} | {value:.4f} |" for key, value in sorted(metrics.items())]
+    return _TEMPLATE.format(
         name=name,
         backbone=config.model.backbone,
         neck=config.model.neck,
         size=config.model.image_size,
         assigner=config.assign.name,
         classes="\n".join(f"{number}. {label}" for number, label in enumerate(classes)),
-        metrics="\n".join(["| figure | value |", "|---|---|", *figures])
-        if figures
-        else "Not evaluated.",
+        metrics="\n".join(["| metric | value |", "|---|---|", *rows]) if rows else "Not evaluated.",
         score_threshold=config.registry.score_threshold,
         origin="\n".join(f"- {key}: {value}" for key, value in origin.items()) or "- unknown",
     )

@@ -1,6 +1,6 @@
-"""A registered model over a folder of images: boxes as JSONL, pictures with the boxes drawn.
+"""Predictions of a registered model on a folder of images: detections as JSONL, and pictures.
 
-Reads, predicts and writes a bounded number of pixels at a time, so the folder may be of any size.
+A bounded number of pixels is in memory at a time, so the folder may be of any size.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
+import msgspec
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -19,16 +20,20 @@ from PIL import Image
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.errors import UserError
 from pipeline.progress import Progress
-from pipeline.registry.load import fetch
+from pipeline.registry.load import fetch_model, read_description
 from pipeline.reports import Boxes, draw_detections
 from pipeline.storage.durable import open_durably
 
+if TYPE_CHECKING:
+    from mlflow.pyfunc import PyFuncModel
+
 _IMAGES_PER_BATCH, _PIXELS_PER_BATCH = 16, 50_000_000
 _CORNERS = ["x1", "y1", "x2", "y2"]
+_JPEG_QUALITY = 92
 
 
-class Summary(NamedTuple):
-    """What was read and where the answers are."""
+class PredictionSummary(NamedTuple):
+    """Counts, and the paths of the results."""
 
     images: int
     detections: int
@@ -37,7 +42,25 @@ class Summary(NamedTuple):
     pictures: str | None
 
 
-class _Item(NamedTuple):
+class Detection(msgspec.Struct):
+    """A detected object; ``box`` is x1, y1, x2, y2 in pixels."""
+
+    box: list[float]
+    score: float
+    label: int
+    class_name: str
+
+
+class ImageDetections(msgspec.Struct):
+    """A line of ``detections.jsonl``; width and height in pixels."""
+
+    file: str
+    width: int
+    height: int
+    detections: list[Detection]
+
+
+class _Image(NamedTuple):
     name: str
     data: bytes
     pixels: np.ndarray
@@ -48,14 +71,15 @@ def predict_folder(
     images: Path,
     out: Path,
     tracking_uri: str | None = None,
-    params: Mapping[str, Any] | None = None,
+    score_threshold: float | None = None,
     pictures: bool = True,
-) -> Summary:
-    """Predict all images below a folder; files that are no images are named and skipped.
+) -> PredictionSummary:
+    """Predict on all images below a folder. Report and skip files that are not images.
 
-    Raises UserError if there is no image or the model cannot be had.
+    Without a ``score_threshold`` the default of the model applies. Raises UserError if there is no
+    image or the model is not available.
     """
-    files = _files(images, out)
+    files = _list_files(images, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,48 +92,45 @@ def predict_folder(
             progress = Progress("predicting", len(files), "files")
             count = found = 0
             for batch in _batches(files, images, skipped):
-                found += _predict(model, classes, batch, params or {}, lines, out, pictures)
+                found += _predict(model, classes, batch, score_threshold, lines, out, pictures)
                 count += len(batch)
                 progress.advance(count + len(skipped) - progress.done)
     if not count:
         raise UserError(f"--images {images}: none of its {len(files)} files is an image")
     folder = str(out / "pictures") if pictures else None
-    return Summary(count, found, skipped, str(target), folder)
+    return PredictionSummary(count, found, skipped, str(target), folder)
 
 
-def _files(images: Path, out: Path) -> list[Path]:
+def _list_files(images: Path, out: Path) -> list[Path]:
     if not images.is_dir():
-        raise UserError(f"--images {images} is no folder")
-    below_out = out.resolve()
+        raise UserError(f"--images {images} is not a directory")
+    excluded = out.resolve()
     files = sorted(
         path
         for path in images.rglob("*")
-        if path.is_file() and below_out not in path.resolve().parents
+        if path.is_file() and excluded not in path.resolve().parents
     )
     if not files:
         raise UserError(f"--images {images} is empty")
     return files
 
 
-def _load(model_uri: str, scratch: Path, tracking_uri: str | None) -> tuple[Any, list[str]]:
-    folder = fetch(model_uri, scratch, tracking_uri)
-    path = folder / "artifacts" / "detector.json"
-    if not path.is_file():
-        raise UserError(f"{model_uri} is not a detector of this project")
-    about = json.loads(path.read_text(encoding="utf-8"))
+def _load(model_uri: str, scratch: Path, tracking_uri: str | None) -> tuple[PyFuncModel, list[str]]:
+    folder = fetch_model(model_uri, scratch, tracking_uri)
+    classes = read_description(folder, model_uri).classes
     from mlflow import pyfunc
 
-    return pyfunc.load_model(str(folder)), about["classes"]
+    return pyfunc.load_model(str(folder)), classes
 
 
-def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[list[_Item]]:
-    batch: list[_Item] = []
+def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[list[_Image]]:
+    batch: list[_Image] = []
     pixels = 0
     for path in files:
         name = path.relative_to(root).as_posix()
         try:
             data = path.read_bytes()
-            item = _Item(name, data, decode_image(data))
+            item = _Image(name, data, decode_image(data))
         except (ImageError, OSError) as error:
             print(f"skipped {name}: {error}", file=sys.stderr)
             skipped.append(name)
@@ -124,42 +145,47 @@ def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[
 
 
 def _predict(
-    model: Any,
+    model: PyFuncModel,
     classes: Sequence[str],
-    batch: Sequence[_Item],
-    params: Mapping[str, Any],
+    batch: Sequence[_Image],
+    score_threshold: float | None,
     lines: BinaryIO,
     out: Path,
     pictures: bool,
 ) -> int:
-    table = model.predict(pd.DataFrame({"image": [item.data for item in batch]}), dict(params))
-    for row, item in enumerate(batch):
+    """Write lines and pictures of a batch. Return the number of detections."""
+    params = {} if score_threshold is None else {"score_threshold": score_threshold}
+    images = pd.DataFrame({"image": [image.data for image in batch]})
+    table = cast("pd.DataFrame", model.predict(images, params))
+    for row, image in enumerate(batch):
         found = table[table["image"] == row]
-        lines.write(json.dumps(_line(item, found)).encode() + b"\n")
+        line = json.dumps(msgspec.to_builtins(_image_detections(image, found)))
+        lines.write(line.encode() + b"\n")
         if pictures:
             boxes = found[_CORNERS].to_numpy(), found["label"].to_numpy(), found["score"].to_numpy()
             _save(
-                draw_detections(item.pixels, Boxes(*boxes), classes), out / "pictures" / item.name
+                draw_detections(image.pixels, Boxes(*boxes), classes),
+                out / "pictures" / image.name,
             )
     return len(table)
 
 
-def _line(item: _Item, found: pd.DataFrame) -> dict[str, Any]:
+def _image_detections(image: _Image, found: pd.DataFrame) -> ImageDetections:
     detections = [
-        {
-            "box": [round(float(row[corner]), 2) for corner in _CORNERS],
-            "score": round(float(row["score"]), 6),
-            "label": int(row["label"]),
-            "class_name": row["class_name"],
-        }
+        Detection(
+            box=[round(float(row[corner]), 2) for corner in _CORNERS],
+            score=round(float(row["score"]), 6),
+            label=int(row["label"]),
+            class_name=row["class_name"],
+        )
         for row in found.to_dict("records")
     ]
-    height, width = item.pixels.shape[:2]
-    return {"file": item.name, "width": width, "height": height, "detections": detections}
+    height, width = image.pixels.shape[:2]
+    return ImageDetections(image.name, width, height, detections)
 
 
 def _save(picture: np.ndarray, path: Path) -> None:
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         path = path.with_name(f"{path.name}.jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, quality=92)
+    Image.fromarray(picture).save(path, quality=_JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""Which version is champion: moving the alias, going back, and a trail of who did what when."""
+"""The champion alias: promotion, rollback, and a log of who moved it and when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.registry.load import check_version, known_aliases
+from pipeline.registry.load import check_version, get_aliases
 from pipeline.tracking import connect
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ CHAMPION, PREVIOUS = "champion", "previous"
 
 
 class Promotion(NamedTuple):
-    """What the aliases are afterwards; ``changed`` is False if they were so before."""
+    """The versions that the aliases point to; ``changed`` is False if they already did."""
 
     name: str
     champion: int
@@ -27,9 +27,12 @@ class Promotion(NamedTuple):
 
 
 def promote(uri: str, name: str, version: int) -> Promotion:
-    """Make a version the champion and the champion ``previous``; again is no change."""
+    """Make a version the champion, and the former champion ``previous``.
+
+    Promoting the champion changes nothing. Raises UserError if the version does not exist.
+    """
     client = connect(uri)
-    aliases = known_aliases(client, uri, name)
+    aliases = get_aliases(client, uri, name)
     check_version(client, name, version)
     old = aliases.get(CHAMPION)
     if old == version:
@@ -38,25 +41,25 @@ def promote(uri: str, name: str, version: int) -> Promotion:
 
 
 def rollback(uri: str, name: str) -> Promotion:
-    """Swap champion and previous."""
+    """Swap champion and previous. Raises UserError if there is no previous champion."""
     client = connect(uri)
-    aliases = known_aliases(client, uri, name)
+    aliases = get_aliases(client, uri, name)
     champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
     if previous is None:
-        raise UserError(f"{name} has no previous champion to go back to")
+        raise UserError(f"{name} has no previous champion to roll back to")
     return _move(client, name, champion, previous, "rollback")
 
 
 def _move(client: MlflowClient, name: str, old: int | None, new: int, action: str) -> Promotion:
-    # The old champion gets its second name first: a cut between the two loses no version.
+    # The old champion gets its alias first, so an interruption loses neither version.
     if old is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(old))
     client.set_registered_model_alias(name, CHAMPION, str(new))
-    _write_trail(client, name, old, new, action)
+    _write_log(client, name, old, new, action)
     return Promotion(name, new, old, changed=True)
 
 
-def _write_trail(client: MlflowClient, name: str, old: int | None, new: int, action: str) -> None:
+def _write_log(client: MlflowClient, name: str, old: int | None, new: int, action: str) -> None:
     now = datetime.datetime.now(datetime.UTC)
     when, who = now.isoformat(timespec="seconds"), _user()
     entry = {"action": action, "from": old, "to": new, "by": who, "at": when}

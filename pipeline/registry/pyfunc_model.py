@@ -1,8 +1,8 @@
-"""The code of a registered model: images in, a table of detections out.
+"""The pyfunc model of a registered version: images in, a table of detections out.
 
-MLflow executes a copy of this file from the model's folder, where neither this project nor its
-packages exist: what it needs of them travels in a package whose name is unique to the version, so
-that several versions live in one process. Do not import this file; MLflow runs it.
+MLflow executes a copy of this file from the model's folder, where this project is not installed.
+The code it needs is in the bundle, in a package whose name is unique to the version, so several
+versions can be loaded in one process. Do not import this file; MLflow runs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,24 +23,36 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 from safetensors.torch import load_file
 
-INVALID_PARAMETER_VALUE = 1000  # answered as HTTP 400 by a model server
+INVALID_PARAMETER_VALUE = 1000  # a model server responds with HTTP 400
+MAX_DETECTIONS = 10_000
 IMAGES_PER_PASS = 16
 COLUMNS = ["image", "x1", "y1", "x2", "y2", "score", "label", "class_name"]
 
 
+class Description(NamedTuple):
+    """The part of the bundle's ``detector.json`` that a prediction needs."""
+
+    package: str
+    spec: dict[str, Any]
+    classes: list[str]
+    fit: str
+    defaults: dict[str, float]
+    max_candidates: int
+    class_agnostic: bool
+
+
 class RegisteredDetector(PythonModel):
-    """Detections in pixels of the original images, best first within each image."""
+    """Returns detections in pixels of the original images, best first within each image."""
 
     def load_context(self, context: Any) -> None:
-        """Rebuild the detector from its description, and load its weights."""
-        text = Path(context.artifacts["detector"]).read_text(encoding="utf-8")
-        self.about = json.loads(text)
-        package = self.about["package"]
+        """Build the detector from its description and load its weights."""
+        self.description = _read_description(Path(context.artifacts["detector"]))
+        package = self.description.package
         self.decode = importlib.import_module(f"{package}.decode")
-        self.fit = self.about.get("fit", "stretch")
         self.resize = importlib.import_module(f"{package}.resize")
         self.postprocess = importlib.import_module(f"{package}.model.postprocess").postprocess
-        detector = importlib.import_module(f"{package}.model").build_detector(**self.about["spec"])
+        build_detector = importlib.import_module(f"{package}.model").build_detector
+        detector = build_detector(**self.description.spec)
         detector.load_state_dict(load_file(context.artifacts["weights"]))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.detector = detector.eval().to(self.device)
@@ -48,12 +60,12 @@ class RegisteredDetector(PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Table with a column ``image`` (bytes, or base64 text) -> table of detections.
+        """Return the detections in a table with a column ``image`` (bytes, or base64 text).
 
         ``params``: score_threshold, nms_iou, max_detections. An image without detections has no
-        row. Raises MlflowException naming the row that is no image.
+        row. Raises MlflowException naming the row that is not an image.
         """
-        settings = _settings(self.about["defaults"], params or {})
+        settings = _settings(self.description.defaults, params or {})
         images = list(model_input["image"])
         tables = []
         for start in range(0, len(images), IMAGES_PER_PASS):
@@ -64,13 +76,14 @@ class RegisteredDetector(PythonModel):
         return pd.concat(tables, ignore_index=True) if tables else _table([], [], [], [], [])
 
     def _read(self, row: int, value: Any) -> tuple[np.ndarray, tuple[int, int]]:
-        """The network's input (3,S,S), and the width and height of the image."""
+        """Return the network's input (3,S,S), and the width and height of the image."""
         try:
             image = self.decode.decode_image(_bytes(value))
         except (self.decode.ImageError, ValueError) as error:
-            raise _refusal(f"row {row}: not a readable image: {error}") from None
+            raise _invalid(f"row {row}: not a readable image: {error}") from None
         height, width = image.shape[:2]
-        return self.resize.to_input(image, self.detector.image_size, self.fit), (width, height)
+        side, fit = self.detector.image_size, self.description.fit
+        return self.resize.to_input(image, side, fit), (width, height)
 
     @torch.inference_mode()
     def _detect(
@@ -86,19 +99,24 @@ class RegisteredDetector(PythonModel):
             predictions.logits,
             self.detector.anchors,
             side,
-            max_candidates=self.about["max_candidates"],
-            class_agnostic=self.about["class_agnostic"],
+            max_candidates=self.description.max_candidates,
+            class_agnostic=self.description.class_agnostic,
             **settings,
         )
         boxes, scores, labels = (part.cpu() for part in found)
-        row, place = (labels >= 0).nonzero(as_tuple=True)
-        # Per image (w, h, w, h): from the network's square back to the image's pixels.
+        row, column = (labels >= 0).nonzero(as_tuple=True)
+        # Per image (w, h, w, h): scale from the network's square input to the image's pixels.
         limits = torch.tensor(sizes, dtype=torch.float32).repeat(1, 2)
-        seen = [self.resize.visible_size(*size, self.fit) for size in sizes]
-        scale = torch.tensor(seen, dtype=torch.float32).repeat(1, 2) / side
-        corners = torch.minimum(boxes[row, place] * scale[row], limits[row])
-        names = [self.about["classes"][label] for label in labels[row, place]]
-        return _table(row, corners, scores[row, place], labels[row, place], names)
+        visible = [self.resize.visible_size(*size, self.description.fit) for size in sizes]
+        scale = torch.tensor(visible, dtype=torch.float32).repeat(1, 2) / side
+        corners = torch.minimum(boxes[row, column] * scale[row], limits[row])
+        names = [self.description.classes[label] for label in labels[row, column]]
+        return _table(row, corners, scores[row, column], labels[row, column], names)
+
+
+def _read_description(path: Path) -> Description:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Description(**{name: content[name] for name in Description._fields})
 
 
 def _table(row: Any, boxes: Any, scores: Any, labels: Any, names: list[str]) -> pd.DataFrame:
@@ -124,17 +142,20 @@ def _bytes(value: Any) -> bytes:
     raise ValueError(f"expected bytes or base64 text, got {type(value).__name__}")
 
 
-def _settings(defaults: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(defaults: Mapping[str, float], params: Mapping[str, Any]) -> dict[str, Any]:
     settings = {**defaults, **{key: params[key] for key in defaults if key in params}}
     for name in ("score_threshold", "nms_iou"):
         if not 0.0 <= settings[name] <= 1.0:
-            raise _refusal(f"{name} is {settings[name]}; it must be between 0 and 1")
-    if not 1 <= settings["max_detections"] <= 10_000:
-        raise _refusal(f"max_detections is {settings['max_detections']}; give 1 to 10000")
+            raise _invalid(f"{name} is {settings[name]}; it must be between 0 and 1")
+    if not 1 <= settings["max_detections"] <= MAX_DETECTIONS:
+        raise _invalid(
+            f"max_detections is {settings['max_detections']}; "
+            f"it must be between 1 and {MAX_DETECTIONS}"
+        )
     return settings
 
 
-def _refusal(message: str) -> MlflowException:
+def _invalid(message: str) -> MlflowException:
     return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
-from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.registry.bundle import Content, write_bundle
+from pipeline.registry.bundle import BundleContent, write_bundle
 from pipeline.tracking import connect
 
 if TYPE_CHECKING:
@@ -32,37 +28,24 @@ class RegisteredVersion(NamedTuple):
     model_uri: str
 
 
-def register(
-    uri: str,
-    run_id: str,
-    name: str,
-    *,
-    weights: Mapping[str, Tensor],
-    spec: Mapping[str, Any],
-    classes: Sequence[str],
-    config: Config,
-    metrics: Mapping[str, float],
-    figures: Sequence[Path] = (),
-) -> RegisteredVersion:
-    """Bundle a detector and make it the next version of ``name``, linked to its run.
+def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion:
+    """Bundle a detector and register it as the next version of its name, linked to its run.
 
-    A run has at most one version of a name: registering it again, also after a try that was killed
-    half-way, completes or returns the one that exists.
-    Metrics and fingerprints become the version's tags, because deleted runs lose theirs.
+    A run has at most one version of a name. Registering it again, also after an attempt that was
+    killed, completes or returns the existing version. Metrics and data fingerprints become tags of
+    the version, because those of a deleted run are lost.
     """
-    check_name(name)
+    name = content.name
+    check_model_name(name)
     client = connect(uri)
     version = _version_of_run(client, name, run_id)
     if version is None:
         run = client.get_run(run_id)
         origin = _origin(run)
-        model = _uploaded(client, run, name)
-        if model is None:
-            content = Content(name, weights, spec, classes, config, metrics, origin, figures)
-            model = _upload(client, run, content)
-        _ensure_model(client, name)
-        tags = {**origin, **{key: f"{value:.6g}" for key, value in metrics.items()}}
-        # Not models:/ID: the database's registry would look that up in the process-wide store.
+        model = _find_uploaded(client, run, name) or _upload(client, run, content, origin)
+        _ensure_registered_model(client, name)
+        tags = {**origin, **{key: f"{value:.6g}" for key, value in content.metrics.items()}}
+        # Not models:/ID, which the registry would resolve in the process-wide store.
         version = client.create_model_version(
             name,
             source=model.artifact_location,
@@ -70,14 +53,14 @@ def register(
             model_id=model.model_id,
             tags={**tags, _MODEL_TAG: model.model_id},
         )
-    # The database keeps no link between the two; this tag is how MLflow's pages find it.
+    # The database does not link the two; MLflow's pages use this tag.
     link = json.dumps([{"name": name, "version": version.version}])
     client.set_logged_model_tags(version.tags[_MODEL_TAG], {"mlflow.modelVersions": link})
     return RegisteredVersion(name, int(version.version), f"models:/{name}/{version.version}")
 
 
-def check_name(name: str) -> None:
-    """Raises UserError on names that cannot stand in ``models:/NAME/VERSION``."""
+def check_model_name(name: str) -> None:
+    """Raise UserError if a name is not valid in ``models:/NAME/VERSION``."""
     if not name.strip() or set(name) & set("/:@'\"?#%"):
         raise UserError(f"registry.name {name!r}: use letters, digits, '.', '_' and '-'")
 
@@ -87,19 +70,19 @@ def _version_of_run(client: MlflowClient, name: str, run_id: str) -> ModelVersio
     return max(found, key=lambda version: int(version.version), default=None)
 
 
-def _uploaded(client: MlflowClient, run: Run, name: str) -> LoggedModel | None:
-    """What an earlier try uploaded whole before it was killed; what it left half-way is closed."""
-    whole = None
+def _find_uploaded(client: MlflowClient, run: Run, name: str) -> LoggedModel | None:
+    """Return the model that an earlier attempt uploaded. Mark its incomplete ones as failed."""
+    complete = None
     for model in client.search_logged_models(
         [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
     ):
         if model.tags.get(_NAME_TAG) != name:
             continue
         if model.status == "READY":
-            whole = model
+            complete = model
         elif model.status == "PENDING":
             client.finalize_logged_model(model.model_id, "FAILED")
-    return whole
+    return complete
 
 
 def _origin(run: Run) -> dict[str, str]:
@@ -110,7 +93,9 @@ def _origin(run: Run) -> dict[str, str]:
     return origin
 
 
-def _upload(client: MlflowClient, run: Run, content: Content) -> LoggedModel:
+def _upload(
+    client: MlflowClient, run: Run, content: BundleContent, origin: dict[str, str]
+) -> LoggedModel:
     from mlflow.entities import LoggedModelOutput
 
     run_id = run.info.run_id
@@ -125,7 +110,7 @@ def _upload(client: MlflowClient, run: Run, content: Content) -> LoggedModel:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
-            write_bundle(content, folder, run_id, model_id)
+            write_bundle(content, origin, folder, run_id, model_id)
             client.log_model_artifacts(model_id, str(folder))
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")
@@ -134,7 +119,7 @@ def _upload(client: MlflowClient, run: Run, content: Content) -> LoggedModel:
     return client.finalize_logged_model(model_id, "READY")
 
 
-def _ensure_model(client: MlflowClient, name: str) -> None:
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:

@@ -9,7 +9,7 @@ from jobs import predict
 from model import build_detector
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.registry import promote, register
+from pipeline.registry import BundleContent, DetectorSpec, promote, register
 from pipeline.tracking import create_run
 from tests.stores import new_store
 
@@ -27,12 +27,14 @@ def uri(tmp_path_factory):
     register(
         uri,
         create_run(uri, config, "run"),
-        "shapes",
-        weights=detector.state_dict(),
-        spec=detector.spec,
-        classes=CLASSES,
-        config=config,
-        metrics={},
+        BundleContent(
+            name="shapes",
+            weights=detector.state_dict(),
+            spec=DetectorSpec(**detector.spec),
+            classes=CLASSES,
+            config=config,
+            metrics={},
+        ),
     )
     promote(uri, "shapes", 1)
     return uri
@@ -115,7 +117,7 @@ def test_mistakes_are_named(uri, images, tmp_path):
     empty.mkdir()
     with pytest.raises(UserError, match="empty is empty"):
         run(uri, empty, tmp_path / "out")
-    with pytest.raises(UserError, match="absent is no folder"):
+    with pytest.raises(UserError, match="absent is not a directory"):
         run(uri, tmp_path / "absent", tmp_path / "out")
     (empty / "notes.txt").write_text("text")
     with pytest.raises(UserError, match="none of its 1 files is an image"):

@@ -1,4 +1,4 @@
-"""Two registered detectors that differ in classes and backbone, untrained and small."""
+"""Two small untrained registered detectors with different classes and backbones."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import torch
 
 from model import Detector, build_detector
 from pipeline.config import Config
-from pipeline.registry import RegisteredVersion, register
+from pipeline.registry import BundleContent, DetectorSpec, RegisteredVersion, register
 from pipeline.tracking import create_run
 from tests.stores import new_store
 
@@ -27,7 +27,7 @@ CONFIG = {"registry": {"score_threshold": 0.0}, "evaluate": {"max_detections": 2
 def build(seed, classes, backbone, size):
     torch.manual_seed(seed)
     detector = build_detector(backbone=backbone, num_classes=len(classes), image_size=size).eval()
-    # Spread scores, so that ranks do not hang on rounding.
+    # Spread the scores, so ranks do not depend on rounding.
     for parameter in detector.heads.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return detector
@@ -44,12 +44,14 @@ def registered(tmp_path_factory):
         register(
             uri,
             run_id,
-            "shapes",
-            weights=detector.state_dict(),
-            spec=detector.spec,
-            classes=names,
-            config=config,
-            metrics={"test/ap": 0.5, "test/ap50": 0.75},
+            BundleContent(
+                name="shapes",
+                weights=detector.state_dict(),
+                spec=DetectorSpec(**detector.spec),
+                classes=names,
+                config=config,
+                metrics={"test/ap": 0.5, "test/ap50": 0.75},
+            ),
         )
         for run_id, detector, names in zip(run_ids, detectors, classes, strict=True)
     ]

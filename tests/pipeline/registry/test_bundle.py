@@ -1,3 +1,5 @@
+"""Bundles: predictions, content and independence of this project."""
+
 import base64
 import io
 import json
@@ -17,7 +19,7 @@ from model.postprocess import postprocess
 from pipeline.config import Config, read_recipe
 from pipeline.data.transforms.decode import decode_image
 from pipeline.data.transforms.resize import to_input
-from pipeline.registry import fetch
+from pipeline.registry import fetch_model
 
 SIZES = [(150, 100), (64, 64), (90, 200)]
 
@@ -32,7 +34,7 @@ def picture(width, height, seed=0, kind="JPEG"):
 @pytest.fixture(scope="module")
 def folders(registered, tmp_path_factory):
     return [
-        fetch(version.model_uri, tmp_path_factory.mktemp("fetched"), registered.uri)
+        fetch_model(version.model_uri, tmp_path_factory.mktemp("fetched"), registered.uri)
         for version in registered.versions
     ]
 
@@ -48,7 +50,7 @@ def images():
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_bundle_answers_as_the_detector_itself(registered, models, images, which):
+def test_bundle_predicts_like_the_detector(registered, models, images, which):
     detector, classes = registered.detectors[which], registered.classes[which]
     table = models[which].predict(pd.DataFrame({"image": images}))
 
@@ -74,7 +76,7 @@ def test_a_bundle_answers_as_the_detector_itself(registered, models, images, whi
         assert rows["y2"].max() <= height
 
 
-def test_many_images_are_answered_as_one_by_one(models, images):
+def test_batch_predicts_like_single_images(models, images):
     many = (images * 7)[:20]
     table = models[0].predict(pd.DataFrame({"image": many}))
     for row in (0, 15, 16, 19):
@@ -83,7 +85,7 @@ def test_many_images_are_answered_as_one_by_one(models, images):
         pd.testing.assert_frame_equal(part, alone.drop(columns="image"), rtol=1e-4, atol=1e-3)
 
 
-def test_parameters_change_the_answer(models, images):
+def test_parameters_change_the_prediction(models, images):
     data = pd.DataFrame({"image": images})
     all_rows = models[0].predict(data)
     assert models[0].predict(data, {"max_detections": 2})["image"].value_counts().max() == 2
@@ -93,7 +95,7 @@ def test_parameters_change_the_answer(models, images):
     assert len(models[0].predict(data, {"nms_iou": 0.05})) <= len(all_rows)
 
 
-def test_no_detection_and_no_image_are_ordinary(models, images):
+def test_no_detections_and_no_images_return_an_empty_table(models, images):
     nothing = models[0].predict(pd.DataFrame({"image": images}), {"score_threshold": 1.0})
     assert len(nothing) == 0
     assert nothing.dtypes["x1"] == np.float64
@@ -110,15 +112,15 @@ def test_base64_png_and_grey_images_are_read(models):
     models[0].predict(pd.DataFrame({"image": [grey.getvalue()]}))
 
 
-@pytest.mark.parametrize("bad", [b"", b"no image", "%%%", None, 7])
-def test_what_is_no_image_is_refused_with_its_row(models, images, bad):
+@pytest.mark.parametrize("bad", [b"", b"not an image", "%%%", None, 7])
+def test_invalid_image_is_rejected_with_its_row(models, images, bad):
     with pytest.raises(MlflowException, match="row 1: not a readable image") as error:
         models[0].predict(pd.DataFrame({"image": pd.Series([images[0], bad], dtype=object)}))
     assert error.value.get_http_status_code() == 400
     assert "\n" not in error.value.message
 
 
-def test_a_cut_jpeg_is_refused(models, images):
+def test_truncated_jpeg_is_rejected(models, images):
     with pytest.raises(MlflowException, match="row 0"):
         models[0].predict(pd.DataFrame({"image": [images[0][:-200]]}))
 
@@ -126,13 +128,13 @@ def test_a_cut_jpeg_is_refused(models, images):
 @pytest.mark.parametrize(
     "wrong", [{"score_threshold": 1.5}, {"nms_iou": -0.1}, {"max_detections": 0}]
 )
-def test_impossible_parameters_are_refused(models, images, wrong):
+def test_parameters_out_of_range_are_rejected(models, images, wrong):
     with pytest.raises(MlflowException, match=next(iter(wrong))) as error:
         models[0].predict(pd.DataFrame({"image": images}), wrong)
     assert error.value.get_http_status_code() == 400
 
 
-def test_the_signature_names_columns_and_defaults(models):
+def test_signature_has_columns_and_defaults(models):
     signature = models[0].metadata.signature
     assert signature.inputs.input_dict()["image"].type.name == "binary"
     assert {p.name: p.default for p in signature.params} == {
@@ -142,7 +144,7 @@ def test_the_signature_names_columns_and_defaults(models):
     }
 
 
-def test_the_bundle_holds_no_pickle_and_nothing_of_the_project(folders):
+def test_bundle_has_no_pickle_and_imports_nothing_of_the_project(folders):
     for folder in folders:
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
@@ -163,14 +165,14 @@ def test_requirements_are_few_and_pinned(folders):
     assert len(lines) < 10
 
 
-def test_config_and_evaluation_travel_along(registered, folders):
+def test_bundle_contains_config_and_evaluation(registered, folders):
     recipe = folders[0] / "artifacts" / "config.yaml"
     assert Config.from_dict(read_recipe(recipe)) == registered.config
     figures = json.loads((folders[0] / "artifacts" / "evaluation.json").read_text())
     assert figures == {"test/ap": 0.5, "test/ap50": 0.75}
 
 
-def test_the_card_says_what_it_is(folders):
+def test_model_card_describes_the_version(folders):
     card = (folders[1] / "README.md").read_text()
     for part in ("# shapes", "0. cat", "| test/ap50 | 0.7500 |", "Intended use", "Licence"):
         assert part in card
@@ -196,15 +198,15 @@ print(json.dumps([table.to_dict("list") for table in tables[:2]]))
 
 
 @pytest.mark.integration
-def test_two_versions_live_in_one_process_outside_the_checkout(
+def test_two_versions_are_loaded_in_one_process_outside_the_checkout(
     registered, models, images, tmp_path
 ):
     files = [tmp_path / f"{number}.jpg" for number in range(len(images))]
     for path, data in zip(files, images, strict=True):
         path.write_bytes(data)
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    # -S -E would lose the packages; -P and a foreign folder keep the checkout off the path, and
-    # an editable install is hidden by naming only the folder of the packages.
+    # -S -E would lose the packages. -P and another working directory keep the checkout off the
+    # path, and adding only the packages' directory hides an editable install.
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     code = f"import sys; sys.path.append({packages!r})\n{OUTSIDE}"
     done = subprocess.run(
@@ -216,6 +218,6 @@ def test_two_versions_live_in_one_process_outside_the_checkout(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for model, answer in zip(models, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        here = model.predict(pd.DataFrame({"image": images}))
-        pd.testing.assert_frame_equal(here, pd.DataFrame(answer), rtol=1e-4, atol=1e-3)
+    for model, outside in zip(models, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        inside = model.predict(pd.DataFrame({"image": images}))
+        pd.testing.assert_frame_equal(inside, pd.DataFrame(outside), rtol=1e-4, atol=1e-3)

@@ -1,3 +1,5 @@
+"""Promotion and rollback of the champion alias."""
+
 import json
 
 import pytest
@@ -18,7 +20,7 @@ def uri(tmp_path):
     return uri
 
 
-def test_promotion_keeps_the_previous_champion_and_rollback_swaps(uri):
+def test_promote_keeps_the_previous_champion_and_rollback_swaps_them(uri):
     assert promote(uri, "shapes", 1) == ("shapes", 1, None, True)
     assert promote(uri, "shapes", 3) == ("shapes", 3, 1, True)
     assert promote(uri, "shapes", 3) == ("shapes", 3, 1, False)
@@ -27,24 +29,24 @@ def test_promotion_keeps_the_previous_champion_and_rollback_swaps(uri):
     assert connect(uri).get_registered_model("shapes").aliases == {"champion": 3, "previous": 1}
 
 
-def test_the_trail_says_who_when_and_from_which(uri, monkeypatch):
+def test_promotions_are_logged_with_user_time_and_versions(uri, monkeypatch):
     monkeypatch.setenv("LOGNAME", "ada")
     promote(uri, "shapes", 1)
     promote(uri, "shapes", 2)
     rollback(uri, "shapes")
     client = connect(uri)
     tags = client.get_registered_model("shapes").tags
-    trail = [json.loads(tags[key]) for key in sorted(tags)]
-    assert [(e["action"], e["from"], e["to"], e["by"]) for e in trail] == [
+    log = [json.loads(tags[key]) for key in sorted(tags)]
+    assert [(e["action"], e["from"], e["to"], e["by"]) for e in log] == [
         ("promote", None, 1, "ada"),
         ("promote", 1, 2, "ada"),
         ("rollback", 2, 1, "ada"),
     ]
-    assert all(entry["at"].endswith("+00:00") for entry in trail)
+    assert all(entry["at"].endswith("+00:00") for entry in log)
     assert client.get_model_version("shapes", "2").tags["promotion.from"] == "1"
 
 
-def test_unknown_names_and_versions_say_what_exists(uri, tmp_path):
+def test_unknown_names_and_versions_list_what_exists(uri, tmp_path):
     with pytest.raises(UserError, match="'shape' does not exist .*registered: shapes"):
         promote(uri, "shape", 1)
     with pytest.raises(UserError, match="no version 7; versions: 1, 2, 3"):
@@ -55,6 +57,6 @@ def test_unknown_names_and_versions_say_what_exists(uri, tmp_path):
         rollback(uri, "shapes")
 
 
-def test_the_champion_of_a_registry_loads(registered):
+def test_champion_is_loaded_by_alias(registered):
     promote(registered.uri, "shapes", 2)
     assert load_detector("models:/shapes@champion", registered.uri).classes[0] == "cat"

@@ -1,11 +1,14 @@
+"""Registration of versions, and loading them by name or folder."""
+
 import json
+import shutil
 
 import pytest
 import torch
 
 from model import build_detector
 from pipeline.errors import UserError
-from pipeline.registry import fetch, load_detector, register
+from pipeline.registry import BundleContent, DetectorSpec, fetch_model, load_detector, register
 from pipeline.tracking import connect, create_run
 
 
@@ -14,21 +17,23 @@ def client(registered):
     return connect(registered.uri)
 
 
-def again(registered, name, run_id, which=0):
+def register_again(registered, name, run_id, which=0):
     detector = registered.detectors[which]
     return register(
         registered.uri,
         run_id,
-        name,
-        weights=detector.state_dict(),
-        spec=detector.spec,
-        classes=registered.classes[which],
-        config=registered.config,
-        metrics={},
+        BundleContent(
+            name=name,
+            weights=detector.state_dict(),
+            spec=DetectorSpec(**detector.spec),
+            classes=registered.classes[which],
+            config=registered.config,
+            metrics={},
+        ),
     )
 
 
-def test_versions_count_up_and_belong_to_their_runs(registered, client):
+def test_versions_are_numbered_and_linked_to_their_runs(registered, client):
     assert [(v.version, v.model_uri) for v in registered.versions] == [
         (1, "models:/shapes/1"),
         (2, "models:/shapes/2"),
@@ -43,13 +48,13 @@ def test_versions_count_up_and_belong_to_their_runs(registered, client):
     assert logged.status == "READY"
 
 
-def test_a_run_is_registered_once_per_name(registered, client):
-    assert again(registered, "shapes", registered.run_ids[0]) == registered.versions[0]
+def test_run_is_registered_once_per_name(registered, client):
+    assert register_again(registered, "shapes", registered.run_ids[0]) == registered.versions[0]
     assert len(client.search_model_versions("name='shapes'")) == 2
-    assert again(registered, "other", registered.run_ids[0]).version == 1
+    assert register_again(registered, "other", registered.run_ids[0]).version == 1
 
 
-def test_a_failed_upload_leaves_no_version(registered, client, monkeypatch):
+def test_failed_upload_creates_no_version(registered, client, monkeypatch):
     run_id = create_run(registered.uri, registered.config, "fails")
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -57,52 +62,111 @@ def test_a_failed_upload_leaves_no_version(registered, client, monkeypatch):
             lambda *_: (_ for _ in ()).throw(OSError("disk full")),
         )
         with pytest.raises(OSError, match="disk full"):
-            again(registered, "unlucky", run_id)
+            register_again(registered, "unlucky", run_id)
     assert client.search_model_versions("name='unlucky'") == []
-    assert again(registered, "unlucky", run_id).version == 1
+    assert register_again(registered, "unlucky", run_id).version == 1
 
 
-def test_a_version_claims_no_revision_that_its_run_does_not(registered, client):
+def test_version_has_a_revision_only_if_its_run_has_one(registered, client):
     known = dict.fromkeys(("mlflow.source.git.commit", "git.dirty"), "x")
     experiment = client.get_run(registered.run_ids[0]).info.experiment_id
     for name, tags in (("known", known), ("unknown", {})):
         run_id = client.create_run(experiment, tags=tags).info.run_id
-        version = client.get_model_version(name, again(registered, name, run_id).version)
-        claimed = {"git.revision", "git.dirty"} & version.tags.keys()
-        assert claimed == ({"git.revision", "git.dirty"} if tags else set())
+        version = client.get_model_version(name, register_again(registered, name, run_id).version)
+        recorded = {"git.revision", "git.dirty"} & version.tags.keys()
+        assert recorded == ({"git.revision", "git.dirty"} if tags else set())
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a@b", "it's"])
-def test_names_that_break_uris_are_refused(registered, name):
+def test_names_that_are_invalid_in_uris_are_rejected(registered, name):
     with pytest.raises(UserError, match=r"registry\.name"):
-        again(registered, name, registered.run_ids[0])
+        register_again(registered, name, registered.run_ids[0])
 
 
-def test_spec_classes_and_weights_come_back(registered):
+def test_load_detector_returns_spec_classes_and_weights(registered):
     loaded = load_detector("models:/shapes/2", registered.uri)
     assert loaded.classes == ["cat", "dog", "bird"]
-    detector = build_detector(**loaded.spec)
+    detector = build_detector(**loaded.spec.model_dump())
     detector.load_state_dict(loaded.state)
     for name, tensor in registered.detectors[1].state_dict().items():
         assert torch.equal(detector.state_dict()[name], tensor), name
 
 
-def test_a_folder_is_a_model_too(registered, tmp_path):
-    folder = fetch("models:/shapes/1", tmp_path, registered.uri)
+def test_load_detector_accepts_a_folder(registered, tmp_path):
+    folder = fetch_model("models:/shapes/1", tmp_path, registered.uri)
     assert load_detector(str(folder)).classes == ["circle", "square"]
 
 
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/nobody/1", "'nobody' does not exist .*registered: .*shapes"),
+        ("models:/missing/1", "'missing' does not exist .*registered: .*shapes"),
         ("models:/shapes/9", "no version 9; versions: 1, 2"),
         ("models:/shapes@winner", "no alias 'winner'; aliases:"),
-        ("models:/shapes", "write models:/NAME@ALIAS"),
-        ("/no/such/folder", "no model there"),
+        ("models:/shapes", "not a model URI; write models:/NAME@ALIAS"),
+        ("/no/such/folder", "is not a model"),
     ],
 )
-def test_what_does_not_exist_is_answered_by_what_does(registered, uri, message):
+def test_unknown_model_error_lists_what_exists(registered, uri, message):
     with pytest.raises(UserError, match=message) as error:
         load_detector(uri, registered.uri)
     assert "\n" not in str(error.value)
+
+
+# As the first version of this software wrote it.
+OLD_DESCRIPTION = """\
+{
+  "format_version": 1,
+  "package": "detector_0123456789abcdef",
+  "spec": {
+    "backbone": "slim",
+    "neck": "retinanet",
+    "num_classes": 2,
+    "image_size": 64,
+    "neck_channels": 64
+  },
+  "classes": ["circle", "square"],
+  "defaults": {"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 100},
+  "max_candidates": 1000,
+  "origin": {"run_id": "89e4f1b9a4ff4a1c9f6b1a3f4f9c8f2e"}
+}
+"""
+
+
+@pytest.fixture
+def bundle(registered, tmp_path):
+    fetched = fetch_model("models:/shapes/1", tmp_path / "fetched", registered.uri)
+    return shutil.copytree(fetched, tmp_path / "bundle")
+
+
+def test_load_detector_reads_descriptions_of_the_first_versions(bundle):
+    (bundle / "artifacts" / "detector.json").write_text(OLD_DESCRIPTION)
+    loaded = load_detector(str(bundle))
+    assert (loaded.fit, loaded.spec.norm, loaded.classes) == (
+        "stretch",
+        "batch",
+        ["circle", "square"],
+    )
+    detector = build_detector(**loaded.spec.model_dump())
+    detector.load_state_dict(loaded.state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "has format 2, written by a newer version"),
+        ({"classes": "cat"}, r"detector\.json: classes: "),
+    ],
+)
+def test_load_detector_names_a_description_it_cannot_read(bundle, changes, message):
+    path = bundle / "artifacts" / "detector.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=message) as error:
+        load_detector(str(bundle))
+    assert str(bundle) in str(error.value)
+
+
+def test_load_detector_rejects_a_model_that_is_not_a_detector(bundle):
+    (bundle / "artifacts" / "detector.json").unlink()
+    with pytest.raises(UserError, match="is not a detector of this project"):
+        load_detector(str(bundle))

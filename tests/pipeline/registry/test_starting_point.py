@@ -1,4 +1,4 @@
-"""A registered version as the beginning of another training."""
+"""Registered versions as starting weights of a training."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 from pipeline.pretrained import check_start, read_weights, start_from
 
 
-def test_a_registered_version_starts_a_detector_of_other_classes(registered):
+def test_registered_version_starts_a_detector_with_other_classes(registered):
     version, there = registered.versions[0], registered.detectors[0]
     config = Config.from_dict(
         {"model": {"backbone": "slim", "image_size": 64, "init": version.model_uri}}
@@ -23,7 +23,7 @@ def test_a_registered_version_starts_a_detector_of_other_classes(registered):
     assert all(torch.equal(here.state_dict()[name], theirs[name]) for name in report.used)
 
 
-def test_a_version_that_does_not_exist_or_fit_is_known_before_training(registered):
+def test_missing_or_unsuitable_version_is_an_error_before_training(registered):
     base = {"backbone": "slim", "image_size": 64}
     for init, message in (
         ("models:/shapes/99", "has no version 99"),
@@ -35,6 +35,6 @@ def test_a_version_that_does_not_exist_or_fit_is_known_before_training(registere
             check_start(config, ["x"], registered.uri)
 
 
-def test_a_hash_does_not_go_with_a_version(registered):
+def test_sha256_cannot_be_combined_with_a_version(registered):
     with pytest.raises(UserError, match="goes with a file or a URL"):
         read_weights(registered.versions[0].model_uri, "0" * 64, registered.uri)

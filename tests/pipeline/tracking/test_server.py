@@ -81,7 +81,7 @@ def test_sync_sends_everything_to_a_server_that_was_down_at_the_end(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(small.ray.storage))
     monkeypatch.setattr("pipeline.tracking.run.CLOSE_TIMEOUT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.training.worker.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.worker.TRACKER_CLOSE_SECONDS", 0.0)
     config = small.replace({"tracking.uri": server.uri})
     folder = Path(str(config.ray.storage)) / "one"
 

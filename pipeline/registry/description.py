@@ -1,0 +1,45 @@
+"""``detector.json`` of a bundle: everything about a registered detector except its weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.storage.document import Document
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectorSpec(_Part):
+    """The arguments of `build_detector`."""
+
+    backbone: str
+    neck: str
+    num_classes: int
+    image_size: int = Field(description="side of the square input, pixels")
+    neck_channels: int | None = Field(default=None, description="None: chosen by the backbone")
+    norm: str = "batch"
+
+
+class PredictionDefaults(_Part):
+    """The parameters of a prediction unless the caller sets them."""
+
+    score_threshold: float
+    nms_iou: float
+    max_detections: int
+
+
+class DetectorDescription(Document):
+    """What a bundle says about its detector. Fields with a default are missing in old bundles."""
+
+    package: str = Field(description="name of the bundle's code, unique to the version")
+    spec: DetectorSpec
+    classes: list[str] = Field(description="class names in the order of the labels")
+    fit: Literal["stretch", "letterbox"] = "stretch"
+    defaults: PredictionDefaults
+    max_candidates: int = Field(description="maximum boxes per image before NMS")
+    class_agnostic: bool = False
+    origin: dict[str, str] = Field(description="run, revision and data fingerprints")
