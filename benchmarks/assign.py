@@ -1,11 +1,11 @@
-"""How long assignment takes, against one object at a time, and how much memory it needs.
+"""Time and memory of assignment, compared with a loop over images and objects.
 
-    python -m benchmarks.assign                        # CPU, one thread; some minutes
+    python -m benchmarks.assign                        # CPU, one thread; several minutes
     python -m benchmarks.assign --device cuda
 
-Every repetition times the loop of `assign_rival`, the assigner, and the compiled assigner, one
-after the other on the same batch, so that a machine which is busy for a while is busy for all of
-them. Reported are medians with the 10th and 90th percentile, and the ratio within repetitions.
+Each repetition times the loop of `assign_rival`, the assigner and the compiled assigner on the same
+batch, one after the other, so that other load on the machine affects all of them. The results are
+medians with the 10th and 90th percentile, and ratios within repetitions.
 """
 
 import argparse
@@ -28,25 +28,21 @@ from model.anchors import make_anchors
 from model.assign import ASSIGNERS, Assigner, Assignment, build_assigner
 from model.boxes import decode
 from model.loss import DetectionLoss
-from pipeline.config import Config, read_recipe
-from pipeline.data import build_train_loader, load_manifest
-from pipeline.distributed.world import World
-from pipeline.training.trainer.trainer import Trainer
 
 IMAGE, CLASSES, BATCH = 320, 80, 16
 OBJECTS = (3, 8, 20, 100)
-MANY = 500
+MANY_OBJECTS = 500
 RESULTS = Path(__file__).parent / "results" / "assign.json"
-# A training step as on BCCD: about 13 blood cells of 3 classes an image.
+# A training step as on BCCD: about 13 blood cells of 3 classes per image.
 STEP = {"batch": 4, "objects": 13, "classes": 3}
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def make_batch(images: int, objects: int, classes: int, device: str) -> Batch:
-    """What an assigner sees early in training: boxes near their anchors, low scores.
+    """Return the inputs of an assigner early in training: boxes near their anchors, low scores.
 
-    Objects are 16 to 215 px wide and high, evenly in the logarithm.
+    Objects are 16 to 215 px wide and high, uniform in the logarithm.
     """
     draw = torch.Generator().manual_seed(objects)
     anchors = make_anchors(IMAGE)[0]
@@ -61,7 +57,7 @@ def make_batch(images: int, objects: int, classes: int, device: str) -> Batch:
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:
-    """Time of one call, on the device's own clock where it has one."""
+    """Return the time of one call, by the clock of the GPU if there is one."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -77,7 +73,7 @@ def seconds(call: Callable[[], Any], device: str) -> float:
 def interleaved(
     calls: dict[str, Callable[[], Any]], repetitions: int, device: str
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each repetition, after one to warm up."""
+    """Return the seconds of each call in each repetition, after one warm-up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repetition in range(repetitions + 1):
         for name, call in calls.items():
@@ -88,14 +84,14 @@ def interleaved(
 
 
 def summary(values: list[float], factor: float = 1.0) -> dict[str, float]:
-    """Median and an interval that holds four fifths."""
+    """Return the median, the 10th and the 90th percentile."""
     cuts = statistics.quantiles(values, n=10, method="inclusive")
     named = {"median": statistics.median(values), "p10": cuts[0], "p90": cuts[-1]}
     return {name: round(value * factor, 3) for name, value in named.items()}
 
 
 def speed(objects: int, repetitions: int, device: str, compiled: bool) -> dict[str, Any]:
-    """Milliseconds of Mutual Guidance in each way, and how many times faster than the loop."""
+    """Return the milliseconds of Mutual Guidance, and how many times faster than the loop it is."""
     batch = make_batch(BATCH, objects, CLASSES, device)
     assigner = build_assigner("mutual_guidance")
     calls: dict[str, Callable[[], Any]] = {
@@ -104,8 +100,8 @@ def speed(objects: int, repetitions: int, device: str, compiled: bool) -> dict[s
     }
     row: dict[str, Any] = {"objects": objects}
     if compiled:
-        fast = torch.compile(assigner.__call__, fullgraph=True, dynamic=False)
-        calls["compiled"] = lambda: fast(*batch)
+        compiled_assigner = torch.compile(assigner.__call__, fullgraph=True, dynamic=False)
+        calls["compiled"] = lambda: compiled_assigner(*batch)
     times = interleaved(calls, repetitions, device)
     row["ms"] = {name: summary(values, 1e3) for name, values in times.items()}
     row["times_faster"] = {
@@ -117,7 +113,7 @@ def speed(objects: int, repetitions: int, device: str, compiled: bool) -> dict[s
 
 
 def all_assigners(repetitions: int, device: str) -> dict[str, Any]:
-    """Milliseconds of every assigner at 20 objects, eager."""
+    """Return the milliseconds of every assigner with 20 objects per image, eager."""
     batch, strides = make_batch(BATCH, 20, CLASSES, device), make_anchors(IMAGE)[1].to(device)
     assigners = {name: build_assigner(name, anchor_strides=strides) for name in ASSIGNERS}
     calls = {name: lambda a=a: a(*batch) for name, a in assigners.items()}
@@ -126,9 +122,9 @@ def all_assigners(repetitions: int, device: str) -> dict[str, Any]:
 
 
 def memory(device: str) -> dict[str, int]:
-    """Bytes of tensors that each needs beside its inputs, at their highest, with 500 objects."""
+    """Return the peak bytes that each assigner allocates with 500 objects per image."""
     strides = make_anchors(IMAGE)[1].to(device)
-    batch = make_batch(BATCH, MANY, CLASSES, device)
+    batch = make_batch(BATCH, MANY_OBJECTS, CLASSES, device)
     found = {"loop": highest_bytes(lambda: mutual_guidance_loop(*batch), device)}
     for name in ASSIGNERS:
         assigner = build_assigner(name, anchor_strides=strides)
@@ -137,7 +133,7 @@ def memory(device: str) -> dict[str, int]:
 
 
 def highest_bytes(call: Callable[[], Any], device: str) -> int:
-    """Largest sum of the tensors that a call holds at one time."""
+    """Return the peak bytes of tensors that a call allocates."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -151,7 +147,7 @@ def highest_bytes(call: Callable[[], Any], device: str) -> int:
 
 
 def share_of_a_step(repetitions: int, device: str) -> dict[str, Any]:
-    """Share of a training step (slim-retinanet) that assignment takes, ours and the loop."""
+    """Return the share of a training step (slim, retinanet) that assignment takes."""
     torch.manual_seed(0)
     detector = build_detector("slim", "retinanet", STEP["classes"], IMAGE).to(device).train()
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-4, momentum=0.9)
@@ -187,33 +183,38 @@ def share_of_a_step(repetitions: int, device: str) -> dict[str, Any]:
 
 
 class Timed:
-    """An assigner that adds up the seconds it takes."""
+    """An assigner that adds up the seconds of its calls."""
 
     def __init__(self, assigner: Assigner) -> None:
         self.assigner, self.seconds = assigner, 0.0
         self.uses_predictions = assigner.uses_predictions
 
     def __call__(self, *args: Any) -> Assignment:
-        """The assigner's answer."""
+        """Return the assignment."""
         return self._timed(self.assigner, *args)
 
     def expected_positives(self, *args: Any) -> Tensor | None:
-        """The assigner's answer."""
+        """Return the expected positives."""
         return self._timed(self.assigner.expected_positives, *args)
 
     def _timed(self, call: Callable[..., Any], *args: Any) -> Any:
         begin = time.perf_counter()
-        answer = call(*args)
+        result = call(*args)
         self.seconds += time.perf_counter() - begin
-        return answer
+        return result
 
 
 def share_of_real_training(shards: str, steps: int) -> dict[str, Any]:
-    """The same share in steps of the recipe `configs/bccd.yaml`, on the CPU, loading left out.
+    """Return this share in steps of `configs/bccd.yaml` on the CPU, without data loading.
 
-    All steps are of the recipe's full size, 320 px, whatever `data.sizes` it trains with: a trainer
-    makes a new loss, and with it a new assigner, at every change of size.
+    All steps have the recipe's full size, 320 px. Its `data.sizes` are not used: at every change of
+    size the trainer builds a new loss, and with it an assigner that is not timed.
     """
+    from pipeline.config import Config, read_recipe
+    from pipeline.data import build_train_loader, load_manifest
+    from pipeline.distributed.world import World
+    from pipeline.training.trainer.trainer import Trainer
+
     config = Config.from_dict(read_recipe(Path("configs/bccd.yaml")))
     config = config.replace(
         {"data.train": shards, "data.sizes": (), "train.batch_size": STEP["batch"]}
@@ -227,7 +228,7 @@ def share_of_real_training(shards: str, steps: int) -> dict[str, Any]:
         timed.seconds = 0.0
         whole.append(seconds(lambda batch=batch: trainer.step(batch), "cpu"))
         if not timed.seconds:
-            raise RuntimeError(f"step {trainer.step_count} did not ask the timed assigner")
+            raise RuntimeError(f"step {trainer.step_count} did not use the timed assigner")
         shares.append(timed.seconds / whole[-1])
         if trainer.step_count == steps:
             break
@@ -240,7 +241,7 @@ def share_of_real_training(shards: str, steps: int) -> dict[str, Any]:
 
 
 def without_synchronisation() -> list[str]:
-    """Assigners that never make the host wait for the GPU; raises where one does."""
+    """Return the assigners if none of them synchronises with the GPU; raise if one does."""
     batch, strides = make_batch(BATCH, 20, CLASSES, "cuda"), make_anchors(IMAGE)[1].cuda()
     assigners = {name: build_assigner(name, anchor_strides=strides) for name in ASSIGNERS}
     for assigner in assigners.values():
@@ -255,7 +256,7 @@ def without_synchronisation() -> list[str]:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """Where the figures come from."""
+    """Return the hardware and versions that were measured."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
@@ -270,14 +271,14 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure everything and write it down."""
+    """Run all measurements and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repetitions", type=int, default=11)
-    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled assigner")
+    parser.add_argument("--no-compile", action="store_true", help="skip the compiled assigner")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(
-        "--bccd", metavar="SHARDS", help="also measure real steps, on this shard set of blood cells"
+        "--bccd", metavar="SHARDS", help="also measure real training steps on this shard set"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -292,7 +293,7 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         results["mutual_guidance"].append(row)
     results["all_at_20_objects_ms"] = all_assigners(options.repetitions, options.device)
-    one_matrix = 4 * BATCH * MANY * len(make_anchors(IMAGE)[0])
+    one_matrix = 4 * BATCH * MANY_OBJECTS * len(make_anchors(IMAGE)[0])
     results["bytes_at_500_objects"] = {
         "one_float_per_pair": one_matrix,
         **memory(options.device),
@@ -301,7 +302,7 @@ def main() -> None:
     if options.bccd:
         results["real_training_step"] = share_of_real_training(options.bccd, steps=60)
     if options.device == "cuda":
-        results["never_wait_for_the_gpu"] = without_synchronisation()
+        results["without_synchronisation"] = without_synchronisation()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps({key: results[key] for key in list(results)[4:]}, indent=2))

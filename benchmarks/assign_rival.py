@@ -1,9 +1,8 @@
-"""What the assigners are timed against: one image and one object at a time.
+"""The baseline that the assigners are timed against: one image and one object at a time.
 
-Mutual Guidance in the manner in which detection code usually assigns: a loop over the images, the
-overlaps of one image as a matrix with corners in pairs, and a loop over its objects in which each
-takes its top anchors. Counts are read on the host, object by object. The answers equal those of
-`model.assign` but for ties.
+Mutual Guidance as detection code usually assigns: a loop over images, one IoU matrix per image, and
+a loop over its objects, each of which takes its top anchors. Counts are read on the host for each
+object. The assignment equals that of `model.assign` except for ties.
 """
 
 import torch
@@ -13,17 +12,17 @@ from model.assign import Assignment
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """(N, 4), (K, 4) -> (N, K)."""
+    """Boxes (N, 4), (K, 4) -> IoU (N, K)."""
     low = torch.max(boxes[:, None, :2], others[None, :, :2])
     high = torch.min(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=2)
+    intersection = (high - low).clamp(min=0).prod(dim=2)
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).unsqueeze(1)
     other_area = ((others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])).unsqueeze(0)
-    return shared / (area + other_area - shared)
+    return intersection / (area + other_area - intersection)
 
 
 def stay_with_best_object(quality: Tensor) -> None:
-    """Step 1 on (M, A), in place."""
+    """Apply step 1 to qualities (M, A), in place."""
     for row in quality:
         row[row.argmax()] = 1.0
     quality[quality != quality.max(dim=0, keepdim=True).values] = 0.0
@@ -40,7 +39,7 @@ def mutual_guidance_loop(
     pos_threshold: float = 0.5,
     ignore_threshold: float = 0.4,
 ) -> Assignment:
-    """The face of an assigner."""
+    """Assign with the interface of an assigner."""
     shape = pred_boxes.shape[:2]
     cls_index = torch.full(shape, -1, device=anchors.device)
     loc_index = torch.full(shape, -1, device=anchors.device)

@@ -1,4 +1,4 @@
-"""ATSS (Zhang et al., CVPR 2020): a threshold for each object, from the anchors near it."""
+"""ATSS (Zhang et al., CVPR 2020): an IoU threshold per object, from the anchors near it."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -8,67 +8,69 @@ from torch import Tensor
 
 from ..anchors import ANCHORS_PER_CELL
 from ..options import ATSSOptions
-from .base import (
-    Assigner,
-    Assignment,
-    check_strides,
-    hard_assignment,
-)
-from .conflicts import first_k, in_chunks, settle
-from .inputs import Scene
-from .iou import centre_inside, overlap
+from .base import Assigner, Assignment, hard_assignment, require_strides
+from .conflicts import join_chunks, resolve_conflicts, stable_topk
+from .inputs import AssignInputs
+from .iou import centre_inside, pairwise_iou
 
 
 @dataclass(frozen=True)
 class ATSS(Assigner, ATSSOptions):
-    """Positive are those of the nearest anchors that overlap an object by mean + std of theirs.
+    """Takes the anchors near an object whose IoU is at least mean + std of the IoUs near it.
 
     The candidates of an object are all anchors of the `candidates` nearest cells of each level. An
-    object may be left without an anchor, when none of them has its centre inside.
+    object gets no anchor if none of those taken has its centre inside. Plain loop version:
+    `loops.atss`.
     """
 
     anchor_strides: Tensor | None = field(default=None, repr=False, compare=False)
     uses_predictions: ClassVar[bool] = False
     levels: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
+    """Indices of the anchors of each level."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        strides = check_strides("atss", self.anchor_strides)
+        strides = require_strides("atss", self.anchor_strides)
         levels = ((strides == stride).nonzero().squeeze(1) for stride in strides.unique())
         object.__setattr__(self, "levels", tuple(levels))
 
-    def assign(self, scene: Scene) -> Assignment:
-        """See `Assigner`; predictions are not looked at. Both tasks learn the same anchors."""
-        cells = self._cells(scene.anchors)
-        near, merit, chosen = in_chunks(lambda part: self._choose(part, cells), scene)
-        index, _ = settle(near, merit, chosen, len(scene.anchors))
-        return hard_assignment(index, index, scene.dtype)
+    def assign(self, inputs: AssignInputs) -> Assignment:
+        """Assign both tasks the same anchors; none is ignored."""
+        cells = self._cell_centres(inputs.anchors)  # (A, 2)
+        chunks = [self._choose(chunk, cells) for chunk in inputs.object_chunks()]
+        anchor, iou, positive = join_chunks(chunks)  # (B, M, k) each
+        index, _ = resolve_conflicts(anchor, iou, positive, len(inputs.anchors))  # (B, A)
+        return hard_assignment(index, index, inputs.dtype)
 
-    def count(self, scene: Scene) -> Tensor:
-        """(2,) positives of both tasks; exact."""
-        return (self.assign(scene).cls_index >= 0).sum().to(scene.dtype).repeat(2)
+    def count_positives(self, inputs: AssignInputs) -> Tensor:
+        """Return the positives of both tasks, (2,); exact."""
+        return (self.assign(inputs).cls_index >= 0).sum().to(inputs.dtype).repeat(2)  # (2,)
 
-    def _cells(self, anchors: Tensor) -> Tensor:
-        """(A, 2) centre of the cell each anchor lies in.
+    def _cell_centres(self, anchors: Tensor) -> Tensor:
+        """Return the centre of each anchor's cell, (A, 2).
 
-        Centres of anchors in one cell differ by their rounding; those of cells do not, so that
-        cells at the same distance tie exactly.
+        Centres of the anchors of a cell differ by rounding. Those of cells do not, so cells at the
+        same distance tie exactly.
         """
-        stride = check_strides("atss", self.anchor_strides).to(anchors).unsqueeze(1)
-        return (((anchors[:, :2] + anchors[:, 2:]) / 2 / stride).floor() + 0.5) * stride
+        stride = require_strides("atss", self.anchor_strides).to(anchors).unsqueeze(1)  # (A, 1)
+        return (((anchors[:, :2] + anchors[:, 2:]) / 2 / stride).floor() + 0.5) * stride  # (A, 2)
 
-    def _choose(self, scene: Scene, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Anchors near m objects, their IoU, and which are positive, all (B, m, k)."""
-        near = torch.cat([self._nearest(scene.boxes, cells, level) for level in self.levels], -1)
-        objects, candidates = scene.objects, scene.static.at(near)
-        iou = overlap(objects, candidates)
-        threshold = iou.mean(-1, keepdim=True) + iou.std(-1, keepdim=True)
+    def _choose(self, inputs: AssignInputs, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the candidates of m objects, their IoU and whether they are positive, (B, m, k)
+        each."""
+        # Candidates: the anchors of the nearest cells of each level.
+        nearest = [self._nearest(inputs.boxes, cells, level) for level in self.levels]
+        anchor = torch.cat(nearest, -1)  # (B, m, k)
+        objects, candidates = inputs.objects, inputs.static.select(anchor)
+        # Positive: IoU of at least mean + std of the candidates, and the centre inside.
+        iou = pairwise_iou(objects, candidates)  # (B, m, k)
+        threshold = iou.mean(-1, keepdim=True) + iou.std(-1, keepdim=True)  # (B, m, 1)
         positive = (iou >= threshold) & (iou > 0) & centre_inside(objects, candidates)
-        return near, iou, positive & (scene.labels >= 0).unsqueeze(-1)
+        return anchor, iou, positive & (inputs.labels >= 0).unsqueeze(-1)
 
     def _nearest(self, boxes: Tensor, cells: Tensor, level: Tensor) -> Tensor:
-        """(B, m, k) anchors of the cells of one level that are nearest to the objects' centres."""
-        level = level.to(cells.device)
-        centre = (boxes[..., :2] + boxes[..., 2:]).unsqueeze(2) / 2
-        distance = (centre - cells[level]).square().sum(-1)
-        return level[first_k(distance, self.candidates * ANCHORS_PER_CELL, largest=False)]
+        """Return the anchors of the cells of a level nearest to the objects' centres, (B, m, k)."""
+        level = level.to(cells.device)  # (n,)
+        centre = (boxes[..., :2] + boxes[..., 2:]).unsqueeze(2) / 2  # (B, m, 1, 2)
+        distance = (centre - cells[level]).square().sum(-1)  # (B, m, n)
+        return level[stable_topk(distance, self.candidates * ANCHORS_PER_CELL, largest=False)]

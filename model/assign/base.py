@@ -1,4 +1,4 @@
-"""The face that all assigners share."""
+"""The interface that all assigners share."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from .inputs import Scene, look_at
+from .inputs import AssignInputs, prepare_inputs
 
 BACKGROUND = -1
 IGNORED = -2
@@ -29,7 +29,7 @@ class Assigner(ABC):
     """Decides which anchors learn which objects. No gradient flows through the decision."""
 
     uses_predictions: ClassVar[bool] = True
-    """Whether `pred_boxes` and `pred_scores` matter; where not, they may be None."""
+    """Whether `pred_boxes` and `pred_scores` are used; if not, they may be None."""
 
     @torch.no_grad()
     def __call__(
@@ -44,32 +44,32 @@ class Assigner(ABC):
         (B, A, 4) and scores (B, A, C) -> Assignment."""
         if not self.uses_predictions:
             pred_boxes = pred_scores = None
-        return self.assign(look_at(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores))
+        return self.assign(prepare_inputs(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores))
 
     @torch.no_grad()
     def expected_positives(
         self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor
     ) -> Tensor | None:
-        """(2,) classification and localization positives of these objects, where they are known
-        before the predictions; None where they are not."""
-        return self.count(look_at(anchors, gt_boxes, gt_labels))
+        """Return the classification and localization positives, (2,), if they are known before the
+        predictions, else None."""
+        return self.count_positives(prepare_inputs(anchors, gt_boxes, gt_labels))
 
     @abstractmethod
-    def assign(self, scene: Scene) -> Assignment:
-        """What `__call__` answers."""
+    def assign(self, inputs: AssignInputs) -> Assignment:
+        """Return the assignment of prepared inputs."""
 
-    def count(self, scene: Scene) -> Tensor | None:
-        """What `expected_positives` answers: None unless an assigner knows better."""
+    def count_positives(self, inputs: AssignInputs) -> Tensor | None:
+        """Return `expected_positives` of prepared inputs; None unless an assigner overrides it."""
         return None
 
 
 def hard_assignment(cls_index: Tensor, loc_index: Tensor, dtype: torch.dtype) -> Assignment:
-    """An assignment (B, A) whose positives all weigh one."""
+    """Return the assignment (B, A) whose positives all have weight 1."""
     return Assignment(cls_index, (cls_index >= 0).to(dtype), loc_index, (loc_index >= 0).to(dtype))
 
 
-def check_strides(name: str, anchor_strides: Tensor | None) -> Tensor:
-    """The strides (A,), or ValueError where there are none."""
+def require_strides(name: str, anchor_strides: Tensor | None) -> Tensor:
+    """Return the strides (A,), or raise ValueError if they were not given."""
     if anchor_strides is None:
         raise ValueError(f"{name} needs anchor_strides, the stride of each anchor's level")
     return anchor_strides

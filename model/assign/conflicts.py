@@ -1,64 +1,65 @@
-"""Anchors that objects choose first, and what happens when several choose the same one.
+"""What ATSS, SimOTA and TaskAligned share: objects choose anchors first, conflicts are resolved
+afterwards.
 
-ATSS, SimOTA and TaskAligned let every object choose a few anchors on its own and settle conflicts
-afterwards; Mutual Guidance settles first and chooses then (`claims`, `ranking`).
+Mutual Guidance resolves first and chooses afterwards (`best_object`, `per_object_topk`).
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .inputs import Scene
 
-# Objects taken at a time: bounds memory by B x 8 x A, however many objects an image has.
-CHUNK = 8
-
-
-def in_chunks(
-    choose: Callable[[Scene], tuple[Tensor, Tensor, Tensor]], scene: Scene
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the objects of a scene choose, three tensors (B, M, k), a few objects at a time."""
-    starts = range(0, scene.labels.shape[1], CHUNK)
-    chosen = [choose(scene.part(slice(start, start + CHUNK))) for start in starts]
-    first, second, third = (torch.cat(pieces, 1) for pieces in zip(*chosen, strict=True))
+def join_chunks(chunks: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return three tensors (B, m, k) of chunks of objects as three of all objects, (B, M, k)."""
+    first, second, third = (torch.cat(parts, 1) for parts in zip(*chunks, strict=True))
     return first, second, third
 
 
-def first_k(x: Tensor, k: int, largest: bool) -> Tensor:
-    """(..., k) indices of the k largest or smallest of x (..., n) >= 0; equals by index."""
+def stable_topk(x: Tensor, k: int, largest: bool) -> Tensor:
+    """Return the indices (..., k) of the k largest or smallest of x (..., n) >= 0.
+
+    Equal values are ordered by index.
+    """
     k = min(k, x.shape[-1])
     if x.dtype == torch.float64:
-        return x.sort(dim=-1, descending=largest, stable=True).indices[..., :k]
-    # The bits of non-negative floats are ordered as they are; the index makes every key unique.
+        return x.sort(dim=-1, descending=largest, stable=True).indices[..., :k]  # (..., k)
+    # The bits of non-negative floats have the order of the floats; the index makes keys unique.
     index = torch.arange(x.shape[-1], device=x.device)
     key = (x.contiguous().view(torch.int32).long() << 32) + (-index if largest else index)
-    return key.topk(k, dim=-1, largest=largest).indices
+    return key.topk(k, dim=-1, largest=largest).indices  # (..., k)
 
 
-def settle(anchor: Tensor, merit: Tensor, chosen: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
-    """Gives every anchor to the object of highest merit among those that chose it.
+def resolve_conflicts(
+    anchor: Tensor, quality: Tensor, chosen: Tensor, num_anchors: int
+) -> tuple[Tensor, Tensor]:
+    """Give each anchor to the object of highest quality among those that chose it.
 
-    Each object's choice `anchor` (B, M, k), with `merit` and a mask `chosen` of the same shape.
-    Equal merits go to the lowest object. Returns each anchor's object (B, A), -1 none, and the
-    mask (B, M, k) of choices that were granted.
+    Object g has the candidates `anchor` (B, M, k) with `quality` and the mask `chosen` of the same
+    shape. Equal qualities go to the lowest object. Returns the object of each anchor (B, A), -1 for
+    none, and the mask (B, M, k) of chosen candidates that the object keeps.
     """
-    batch, objects, k = anchor.shape
-    flat = torch.where(chosen, anchor, anchors).flatten(1)
-    worth = merit.flatten(1)
-    best = worth.new_full((batch, anchors + 1), -torch.inf)
-    best = best.scatter_reduce_(1, flat, worth, "amax")
-    tied = chosen.flatten(1) & (worth == best.gather(1, flat))
-    index = torch.arange(objects, device=anchor.device).repeat_interleave(k).expand(batch, -1)
-    owner = flat.new_full((batch, anchors + 1), objects)
-    owner = owner.scatter_reduce_(1, flat, torch.where(tied, index, objects), "amin")
-    granted = tied & (owner.gather(1, flat) == index)
-    owner = owner[:, :anchors]
-    return torch.where(owner < objects, owner, -1), granted.view_as(chosen)
+    batch, num_objects, k = anchor.shape
+    # One list of candidates per image; those not chosen get the extra anchor A.
+    target = torch.where(chosen, anchor, num_anchors).flatten(1)  # (B, M x k)
+    quality = quality.flatten(1)  # (B, M x k)
+    # The highest quality of each anchor.
+    best = quality.new_full((batch, num_anchors + 1), -torch.inf)
+    best = best.scatter_reduce_(1, target, quality, "amax")  # (B, A + 1)
+    is_best = chosen.flatten(1) & (quality == best.gather(1, target))  # (B, M x k)
+    # The lowest object that has it.
+    index = torch.arange(num_objects, device=anchor.device).repeat_interleave(k).expand(batch, -1)
+    gt_index = target.new_full((batch, num_anchors + 1), num_objects)
+    gt_index = gt_index.scatter_reduce_(
+        1, target, torch.where(is_best, index, num_objects), "amin"
+    )  # (B, A + 1)
+    kept = is_best & (gt_index.gather(1, target) == index)  # (B, M x k)
+    gt_index = gt_index[:, :num_anchors]  # (B, A)
+    return torch.where(gt_index < num_objects, gt_index, -1), kept.view_as(chosen)
 
 
-def spread(anchor: Tensor, value: Tensor, granted: Tensor, anchors: int) -> Tensor:
-    """(B, A) values (B, M, k) of the granted choices at their anchors, 0 elsewhere."""
-    flat = torch.where(granted, anchor, anchors).flatten(1)
-    filled = value.new_zeros(len(value), anchors + 1).scatter_(1, flat, value.flatten(1))
-    return filled[:, :anchors].contiguous()
+def scatter_to_anchors(anchor: Tensor, value: Tensor, kept: Tensor, num_anchors: int) -> Tensor:
+    """Return the values (B, M, k) of the kept candidates at their anchors, (B, A); 0 elsewhere."""
+    target = torch.where(kept, anchor, num_anchors).flatten(1)  # (B, M x k)
+    filled = value.new_zeros(len(value), num_anchors + 1).scatter_(1, target, value.flatten(1))
+    return filled[:, :num_anchors].contiguous()  # (B, A)

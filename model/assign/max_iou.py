@@ -7,51 +7,59 @@ import torch
 from torch import Tensor
 
 from ..options import MaxIoUOptions
-from .base import (
-    BACKGROUND,
-    IGNORED,
-    Assigner,
-    Assignment,
-    hard_assignment,
+from .base import BACKGROUND, IGNORED, Assigner, Assignment, hard_assignment
+from .best_object import (
+    Matches,
+    anchor_blocks,
+    best_group,
+    best_object,
+    join_blocks,
+    match_forced,
 )
-from .best_object import Claims, claim_and_force, hold_contests
-from .inputs import Scene
-from .iou import Where, overlap
+from .inputs import AssignInputs
+from .iou import pairwise_iou
 
 
 @dataclass(frozen=True)
 class MaxIoU(Assigner, MaxIoUOptions):
-    """Positive from one IoU on, ignored from another; each object's best anchor is forced."""
+    """Positive from one IoU on, ignored from another; each object's best anchor is forced.
+
+    Plain loop version: `loops.max_iou`.
+    """
 
     uses_predictions: ClassVar[bool] = False
 
-    def assign(self, scene: Scene) -> Assignment:
-        """See `Assigner`; predictions are not looked at."""
-        claims = claim_by_iou(scene)
-        owned = claims.owner >= 0
-        positive = owned & (claims.quality >= self.pos_threshold)
-        ignored = owned & (claims.quality >= self.ignore_threshold)
-        loc_index = torch.where(positive, claims.owner, BACKGROUND)
-        cls_index = torch.where(ignored & ~positive, IGNORED, loc_index)
-        return hard_assignment(cls_index, loc_index, claims.quality.dtype)
+    def assign(self, inputs: AssignInputs) -> Assignment:
+        """Assign both tasks by the IoU of the static anchors."""
+        # Each anchor stays with its best object.
+        matches = match_by_iou(inputs)
+        is_matched = matches.gt_index >= 0
 
-    def count(self, scene: Scene) -> Tensor:
-        """(2,) positives of both tasks; exact."""
-        return count_by_iou(scene, self.pos_threshold).repeat(2)
+        # Positive, ignored or background by its IoU with that object.
+        positive = is_matched & (matches.quality >= self.pos_threshold)
+        positive_or_ignored = is_matched & (matches.quality >= self.ignore_threshold)
+        loc_index = torch.where(positive, matches.gt_index, BACKGROUND)
+        cls_index = torch.where(positive_or_ignored & ~positive, IGNORED, loc_index)
+        return hard_assignment(cls_index, loc_index, inputs.dtype)
 
-
-def claim_by_iou(scene: Scene) -> Claims:
-    """Claims (B, A) by the IoU of anchors and objects."""
-    objects = scene.objects
-
-    def quality(where: Where) -> Tensor:
-        return overlap(objects, scene.static.at(where))
-
-    contest = hold_contests(lambda part: [quality(part)], scene.labels, len(scene.anchors))[0]
-    return claim_and_force(contest, quality)
+    def count_positives(self, inputs: AssignInputs) -> Tensor:
+        """Return the positives of both tasks, (2,); exact."""
+        return count_by_iou(inputs, self.pos_threshold).repeat(2)  # (2,)
 
 
-def count_by_iou(scene: Scene, threshold: float) -> Tensor:
-    """Scalar: anchors whose object is claimed with at least this IoU, over the whole batch."""
-    quality = claim_by_iou(scene).quality
-    return (quality >= threshold).sum().to(quality.dtype)
+def match_by_iou(inputs: AssignInputs) -> Matches:
+    """Match each anchor (B, A) with an object by IoU; each object's best anchor is forced."""
+    objects, static = inputs.objects, inputs.static
+    blocks = []
+    for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
+        iou = pairwise_iou(objects, static.select(block))  # (B, M, n)
+        blocks.append(best_object(iou))
+    best = join_blocks(blocks)
+    group = best_group(best)  # (B, M, 64)
+    return match_forced(best, group, pairwise_iou(objects, static.select(group)))
+
+
+def count_by_iou(inputs: AssignInputs, threshold: float) -> Tensor:
+    """Return the number of anchors of the batch matched with at least this IoU, a scalar."""
+    quality = match_by_iou(inputs).quality  # (B, A)
+    return (quality >= threshold).sum().to(quality.dtype)  # ()

@@ -1,8 +1,13 @@
 """Mutual Guidance as published (Zhang et al., ACCV 2020): each task chooses for the other.
 
 The regressed boxes choose which anchors learn to classify (localize to classify); the class scores,
-through the amplified overlap, choose which anchors learn to regress (classify to localize). How
-many anchors an object gets is fixed by the static anchors.
+through the amplified IoU, choose which anchors learn to regress (classify to localize). How many
+anchors an object gets is fixed by the static anchors.
+
+For object g and anchor i, as in the paper:
+
+    A = IoU(g, anchor i)            R = IoU(g, box regressed from i)
+    p = score of i for g's class    Q = A^((sigma - p) / sigma)
 """
 
 from dataclasses import dataclass
@@ -11,83 +16,112 @@ import torch
 from torch import Tensor
 
 from ..options import MutualGuidanceOptions
-from .base import (
-    BACKGROUND,
-    IGNORED,
-    Assigner,
-    Assignment,
-    hard_assignment,
+from .base import BACKGROUND, IGNORED, Assigner, Assignment, hard_assignment
+from .best_object import (
+    BestObject,
+    Matches,
+    anchor_blocks,
+    best_group,
+    best_object,
+    join_blocks,
+    match_forced,
 )
-from .best_object import Claims, claim_and_force, hold_contests
-from .inputs import Scene
-from .iou import Where, overlap
+from .inputs import AssignInputs
+from .iou import pairwise_iou
 from .max_iou import count_by_iou
-from .per_object_topk import count_per_object, pick, rank_in_object
+from .per_object_topk import count_per_object, rank_per_object, topk_mask
 
 
 @dataclass(frozen=True)
 class MutualGuidance(Assigner, MutualGuidanceOptions):
-    """Ranks an object's anchors by predicted box and by predicted score, and takes the best.
+    """Takes an object's best anchors, by predicted box to classify and by score to regress.
 
-    With a task's guidance switched off, that task ranks by the IoU of the static anchors, as
-    max-IoU does.
+    With the guidance of a task switched off, that task uses A, as max-IoU does. Plain loop version:
+    `loops.mutual_guidance`.
     """
 
-    def assign(self, scene: Scene) -> Assignment:
-        """See `Assigner`."""
-        static, for_cls, for_loc = self._claims(scene)
-        objects, anchors = scene.labels.shape[1], len(scene.anchors)
-        positives = count_per_object(static, self.pos_threshold, objects)
-        ignored = count_per_object(static, self.ignore_threshold, objects)
-        by_cls = rank_in_object(for_cls, ignored)
-        learns_to_classify = pick(by_cls, positives, anchors)
-        spared = pick(by_cls, ignored, anchors)
-        learns_to_regress = pick(rank_in_object(for_loc, positives), positives, anchors)
-        cls_index = torch.where(spared, IGNORED, BACKGROUND)
-        cls_index = torch.where(learns_to_classify, for_cls.owner, cls_index)
-        loc_index = torch.where(learns_to_regress, for_loc.owner, BACKGROUND)
-        return hard_assignment(cls_index, loc_index, static.quality.dtype)
+    def assign(self, inputs: AssignInputs) -> Assignment:
+        """Assign by the four steps of the paper."""
+        num_objects, num_anchors = inputs.labels.shape[1], len(inputs.anchors)
 
-    def count(self, scene: Scene) -> Tensor:
-        """(2,) positives of both tasks, n_pos summed; fewer anchors are found only where almost no
-        regressed box meets an object."""
-        return count_by_iou(scene, self.pos_threshold).repeat(2)
+        # Step 1: each anchor stays with its best object, separately by A, R and Q.
+        by_a, by_r, by_q = self._match(inputs)
 
-    def _claims(self, scene: Scene) -> tuple[Claims, Claims, Claims]:
-        """Claims (B, A) by the paper's A (static IoU), and for each task by what guides it: R
-        (IoU of the regressed box) for classification, Q (amplified) for localization."""
-        objects, regressed = scene.objects, scene.regressed()
+        # Step 2: A fixes how many anchors of each object are positive, and positive or ignored.
+        n_pos = count_per_object(by_a, self.pos_threshold, num_objects)  # (B, M + 1)
+        n_ign = count_per_object(by_a, self.ignore_threshold, num_objects)  # (B, M + 1)
 
-        def qualities(where: Where) -> list[Tensor]:
-            found = [overlap(objects, scene.static.at(where))]
+        # Step 3, localize to classify: the n_pos best by R are positive, the rest of the n_ign best
+        # are ignored, all others are background.
+        ranking = rank_per_object(by_r, n_ign)
+        positive = topk_mask(ranking, n_pos, num_anchors)  # (B, A)
+        positive_or_ignored = topk_mask(ranking, n_ign, num_anchors)  # (B, A)
+        cls_index = torch.where(positive_or_ignored, IGNORED, BACKGROUND)
+        cls_index = torch.where(positive, by_r.gt_index, cls_index)
+
+        # Step 4, classify to localize: the n_pos best by Q regress.
+        ranking = rank_per_object(by_q, n_pos)
+        positive = topk_mask(ranking, n_pos, num_anchors)  # (B, A)
+        loc_index = torch.where(positive, by_q.gt_index, BACKGROUND)
+
+        return hard_assignment(cls_index, loc_index, inputs.dtype)
+
+    def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches, Matches]:
+        """Match each anchor with an object by A, by R and by Q; each object's best is forced.
+
+        Without guidance, the matches by R or Q are those by A.
+        """
+        objects, static, regressed = inputs.objects, inputs.static, inputs.regressed()
+
+        # The best object of each anchor, by A, R and Q, for a block of anchors at a time.
+        blocks_a, blocks_r, blocks_q = [], [], []
+        for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
+            a = pairwise_iou(objects, static.select(block))  # (B, M, n)
+            blocks_a.append(best_object(a))
             if self.localize_to_classify:
-                found.append(overlap(objects, regressed.at(where)))
+                r = pairwise_iou(objects, regressed.select(block))  # (B, M, n)
+                blocks_r.append(best_object(r))
             if self.classify_to_localize:
-                score = scene.score_of_object(where)
-                found.append(_amplified(found[0], score, self.sigma))
-            return found
+                log_q = _log_amplified(a, inputs.class_scores(block), self.sigma)  # (B, M, n)
+                blocks_q.append(best_object(log_q))
 
-        contests = hold_contests(qualities, scene.labels, len(scene.anchors))
+        # Each object's best anchor gets quality 1.
+        best = join_blocks(blocks_a)
+        group = best_group(best)  # (B, M, 64)
+        by_a = match_forced(best, group, pairwise_iou(objects, static.select(group)))
+        by_r = by_q = by_a
+        if self.localize_to_classify:
+            best = join_blocks(blocks_r)
+            group = best_group(best)  # (B, M, 64)
+            by_r = match_forced(best, group, pairwise_iou(objects, regressed.select(group)))
         if self.classify_to_localize:
-            amplified = contests[-1]
-            contests[-1] = amplified._replace(
-                quality=(amplified.quality / self.sigma).exp2_(),
-                peaks=(amplified.peaks / self.sigma).exp2_(),
-            )
-        claims = [
-            claim_and_force(contest, lambda near, k=k: qualities(near)[k])  # type: ignore[misc]
-            for k, contest in enumerate(contests)
-        ]
-        for_cls = claims[1] if self.localize_to_classify else claims[0]
-        for_loc = claims[-1] if self.classify_to_localize else claims[0]
-        return claims[0], for_cls, for_loc
+            best = _exp_amplified(join_blocks(blocks_q), self.sigma)
+            group = best_group(best)  # (B, M, 64)
+            a = pairwise_iou(objects, static.select(group))  # (B, M, 64)
+            log_q = _log_amplified(a, inputs.class_scores(group), self.sigma)  # (B, M, 64)
+            by_q = match_forced(best, group, log_q)
+        return by_a, by_r, by_q
+
+    def count_positives(self, inputs: AssignInputs) -> Tensor:
+        """Return the positives of both tasks, (2,): the sum of n_pos.
+
+        Fewer anchors are assigned only where almost no regressed box overlaps an object.
+        """
+        return count_by_iou(inputs, self.pos_threshold).repeat(2)  # (2,)
 
 
-def _amplified(overlap: Tensor, score: Tensor, sigma: float) -> Tensor:
-    """sigma log2(Q) of Q = A^((sigma - p) / sigma), both (B, M, n); minus infinity where Q is 0.
+def _log_amplified(iou: Tensor, score: Tensor, sigma: float) -> Tensor:
+    """Return sigma log2(Q), in the memory of `score`; minus infinity where Q is 0. All (B, M, n).
 
-    Ordered as Q is, for the price of a logarithm instead of a power; takes the memory of `score`.
+    In the order of Q, for the price of a logarithm instead of a power.
     """
-    # Logarithms of 0 are slow on CPUs, so that their infinity is made by a division.
-    log = overlap.clamp(min=torch.finfo(overlap.dtype).tiny).log2_()
-    return log.mul_(score.neg_().add_(sigma)).div_(overlap.sign())
+    # The logarithm of 0 is slow on CPUs, so its infinity is made by a division by 0.
+    log = iou.clamp(min=torch.finfo(iou.dtype).tiny).log2_()
+    return log.mul_(score.neg_().add_(sigma)).div_(iou.sign())
+
+
+def _exp_amplified(best: BestObject, sigma: float) -> BestObject:
+    """Return the qualities Q of the reduced sigma log2(Q)."""
+    return best._replace(
+        quality=(best.quality / sigma).exp2_(), group_max=(best.group_max / sigma).exp2_()
+    )

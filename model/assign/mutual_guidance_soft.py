@@ -1,8 +1,8 @@
 """Mutual Guidance, soft (the authors' code of 2021-2023): qualities are targets and weights.
 
-Classification ranks by the IoU R of the regressed boxes and learns R itself; localization ranks by
-min(1, A exp(p / sigma)), the amplified static IoU, and is weighted by it. How many anchors an
-object gets follows from how good its best ones are, in each task for itself.
+Classification ranks by R, the IoU of the regressed boxes, and learns R itself. Localization ranks
+by min(1, A exp(p / sigma)), the amplified static IoU, and is weighted by it. In each task, the
+number of anchors that an object gets follows from its best qualities.
 """
 
 from dataclasses import dataclass
@@ -11,52 +11,56 @@ import torch
 from torch import Tensor
 
 from ..options import MutualGuidanceSoftOptions
-from .base import (
-    BACKGROUND,
-    Assigner,
-    Assignment,
-)
-from .best_object import Claims, claim, hold_contests
-from .inputs import Scene
-from .iou import Where, overlap
-from .per_object_topk import best_qualities, pick, rank_in_object
+from .base import BACKGROUND, Assigner, Assignment
+from .best_object import Matches, anchor_blocks, best_object, join_blocks, match
+from .inputs import AssignInputs
+from .iou import pairwise_iou
+from .per_object_topk import rank_per_object, topk_mask, topk_qualities
 
 
 @dataclass(frozen=True)
 class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
-    """Takes floor(sum of an object's `topk` highest qualities) anchors, at least one.
+    """Takes k = floor(sum of an object's `topk` highest qualities) anchors, at least one.
 
-    With a task's guidance switched off, that task ranks, counts and weighs by the static IoU.
+    With the guidance of a task switched off, that task ranks, counts and weights by the static IoU.
+    Plain loop version: `loops.mutual_guidance_soft`.
     """
 
-    def assign(self, scene: Scene) -> Assignment:
-        """See `Assigner`. No anchor is ignored, none is forced."""
-        for_cls, for_loc = self._claims(scene)
-        objects = scene.labels.shape[1]
-        return Assignment(*self._best(for_cls, objects), *self._best(for_loc, objects))
+    def assign(self, inputs: AssignInputs) -> Assignment:
+        """Assign each task by its own quality. No anchor is ignored and none is forced."""
+        num_objects = inputs.labels.shape[1]
+        by_cls, by_loc = self._match(inputs)
+        cls_index, cls_quality = self._dynamic_topk(by_cls, num_objects)  # (B, A) each
+        loc_index, loc_weight = self._dynamic_topk(by_loc, num_objects)  # (B, A) each
+        return Assignment(cls_index, cls_quality, loc_index, loc_weight)
 
-    def _claims(self, scene: Scene) -> tuple[Claims, Claims]:
-        """Claims (B, A) by the quality of each task."""
-        objects = scene.objects
-        moved = scene.regressed() if self.localize_to_classify else scene.static
-
-        def qualities(where: Where) -> list[Tensor]:
-            for_cls, for_loc = (overlap(objects, x.at(where)) for x in (moved, scene.static))
+    def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches]:
+        """Match each anchor with its best object, by the quality of each task."""
+        objects, static = inputs.objects, inputs.static
+        boxes = inputs.regressed() if self.localize_to_classify else static
+        cls_blocks, loc_blocks = [], []
+        for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
+            # Classification: IoU of the regressed box.
+            cls_quality = pairwise_iou(objects, boxes.select(block))  # (B, M, n)
+            cls_blocks.append(best_object(cls_quality))
+            # Localization: IoU of the static anchor, amplified by the score.
+            loc_quality = pairwise_iou(objects, static.select(block))  # (B, M, n)
             if self.classify_to_localize:
-                score = scene.score_of_object(where)
-                for_loc = score.div_(self.sigma).exp_().mul_(for_loc).clamp_(max=1.0)
-            return [for_cls, for_loc]
+                score = inputs.class_scores(block)  # (B, M, n)
+                loc_quality = score.div_(self.sigma).exp_().mul_(loc_quality).clamp_(max=1.0)
+            loc_blocks.append(best_object(loc_quality))
+        return match(join_blocks(cls_blocks)), match(join_blocks(loc_blocks))
 
-        for_cls, for_loc = hold_contests(qualities, scene.labels, len(scene.anchors))
-        return claim(for_cls), claim(for_loc)
-
-    def _best(self, claims: Claims, objects: int) -> tuple[Tensor, Tensor]:
-        """Object and quality (B, A) of the anchors that one task learns."""
-        batch, anchors = claims.owner.shape
-        most = claims.owner.new_full((batch, objects + 1), self.topk)
-        most[:, objects] = 0
-        ranking = rank_in_object(claims, most)
-        wanted = best_qualities(ranking, self.topk, most.shape).sum(-1).long().clamp(min=1)
-        chosen = pick(ranking, torch.where(most > 0, wanted, 0), anchors)
-        index = torch.where(chosen, claims.owner, BACKGROUND)
-        return index, torch.where(chosen, claims.quality, 0.0)
+    def _dynamic_topk(self, matches: Matches, num_objects: int) -> tuple[Tensor, Tensor]:
+        """Return object and quality, (B, A) each, of the anchors that one task learns."""
+        batch, num_anchors = matches.gt_index.shape
+        # The `topk` best anchors of each object; none of "no object".
+        topk = matches.gt_index.new_full((batch, num_objects + 1), self.topk)  # (B, M + 1)
+        topk[:, num_objects] = 0
+        ranking = rank_per_object(matches, topk)
+        # Their summed quality is the number of anchors that are taken.
+        qualities = topk_qualities(ranking, self.topk, topk.shape)  # (B, M + 1, topk)
+        k = qualities.sum(-1).long().clamp(min=1)  # (B, M + 1)
+        positive = topk_mask(ranking, torch.where(topk > 0, k, 0), num_anchors)  # (B, A)
+        gt_index = torch.where(positive, matches.gt_index, BACKGROUND)
+        return gt_index, torch.where(positive, matches.quality, 0.0)

@@ -1,8 +1,8 @@
-"""How anchors rank within their object.
+"""The best anchors of each object, after each anchor was matched with one object.
 
-After each anchor has one object and one quality, ranking within objects is one sort over anchors,
-not a top-k for each object. On a CPU even that sort is most of an assignment, so anchors that
-cannot be among the wanted ones are left out first, by counting qualities in buckets.
+Since an anchor then has one object and one quality, ranking within objects is one sort over
+anchors, not a top-k for each object. On a CPU even that sort takes most of an assignment, so
+anchors that cannot be among the best k are dropped first, by counting qualities in buckets.
 """
 
 from typing import NamedTuple
@@ -10,85 +10,98 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .best_object import Claims
+from .best_object import Matches
 
 BUCKETS = 32
 
 
 class Ranking(NamedTuple):
-    """Candidates of all images in one list of N."""
+    """Candidates of all images in one list of N, by segment, best first."""
 
     anchor: Tensor
     """(N,) image x A + anchor."""
-    slot: Tensor
-    """(N,) image x (M + 1) + object; object M is no object."""
+    segment: Tensor
+    """(N,) image x (M + 1) + object; object M stands for no object."""
     rank: Tensor
-    """(N,) how many candidates of the same slot are better; equals by anchor."""
+    """(N,) number of better candidates in the segment; among equals, the lower anchor is better."""
     quality: Tensor
-    """(N,) best first within a slot."""
+    """(N,)"""
 
 
-def count_per_object(claims: Claims, threshold: float, objects: int) -> Tensor:
-    """(B, M + 1) anchors of at least this quality per object; the last column is zero."""
-    counted = (claims.owner >= 0) & (claims.quality >= threshold)
-    counts = _count(torch.where(counted, claims.owner, objects), objects + 1)
-    counts[:, objects] = 0
+def count_per_object(matches: Matches, threshold: float, num_objects: int) -> Tensor:
+    """Return each object's number of anchors of at least this quality, (B, M + 1).
+
+    The last column, of no object, is 0.
+    """
+    counted = (matches.gt_index >= 0) & (matches.quality >= threshold)
+    counts = _count(torch.where(counted, matches.gt_index, num_objects), num_objects + 1)
+    counts[:, num_objects] = 0
     return counts
 
 
-def rank_in_object(claims: Claims, most: Tensor) -> Ranking:
-    """Ranks of anchors within their objects, of at least the best `most` (B, M + 1) of each."""
-    batch, slots = most.shape
-    slot = torch.where(claims.owner >= 0, claims.owner, slots - 1)
-    kept = _candidates(slot, claims, most)
-    offset = torch.arange(batch, device=slot.device).unsqueeze(1) * slots
-    slot, quality = (slot + offset).flatten()[kept], claims.quality.flatten()[kept]
-    order = _order(slot, quality)
-    slot = slot[order]
-    counts = _count(slot.unsqueeze(0), batch * slots).squeeze(0)
-    rank = torch.arange(len(slot), device=slot.device) - (counts.cumsum(0) - counts)[slot]
-    return Ranking(kept[order], slot, rank, quality[order])
+def rank_per_object(matches: Matches, max_k: Tensor) -> Ranking:
+    """Rank the anchors of each object; at least the best `max_k` (B, M + 1) of each are ranked."""
+    batch, slots = max_k.shape
+    # Drop anchors that are not among the best.
+    slot = torch.where(matches.gt_index >= 0, matches.gt_index, slots - 1)  # (B, A)
+    candidates = _candidates(slot, matches.quality, max_k)  # (N,)
+    # Sort by segment, then by falling quality.
+    offset = torch.arange(batch, device=slot.device).unsqueeze(1) * slots  # (B, 1)
+    segment = (slot + offset).flatten()[candidates]  # (N,)
+    quality = matches.quality.flatten()[candidates]  # (N,)
+    order = _sort(segment, quality)  # (N,)
+    segment = segment[order]
+    # The rank is the distance from the start of the segment.
+    counts = _count(segment.unsqueeze(0), batch * slots).squeeze(0)  # (B x (M + 1),)
+    start = counts.cumsum(0) - counts
+    rank = torch.arange(len(segment), device=segment.device) - start[segment]  # (N,)
+    return Ranking(candidates[order], segment, rank, quality[order])
 
 
-def pick(ranking: Ranking, wanted: Tensor, anchors: int) -> Tensor:
-    """(B, A) mask of the best `wanted` (B, M + 1) anchors of each object."""
-    mask = torch.zeros(len(wanted) * anchors, dtype=torch.bool, device=wanted.device)
-    mask = mask.scatter_(0, ranking.anchor, ranking.rank < wanted.flatten()[ranking.slot])
-    return mask.view(len(wanted), anchors)
+def topk_mask(ranking: Ranking, k: Tensor, num_anchors: int) -> Tensor:
+    """Return the mask (B, A) of the best `k` (B, M + 1) anchors of each object."""
+    mask = torch.zeros(len(k) * num_anchors, dtype=torch.bool, device=k.device)  # (B x A,)
+    mask = mask.scatter_(0, ranking.anchor, ranking.rank < k.flatten()[ranking.segment])
+    return mask.view(len(k), num_anchors)  # (B, A)
 
 
-def best_qualities(ranking: Ranking, most: int, shape: torch.Size) -> Tensor:
-    """(B, M + 1, most) the highest qualities of each object, falling, padded by 0."""
-    rows = ranking.quality.new_zeros(shape.numel() * most + 1)
-    place = torch.where(ranking.rank < most, ranking.slot * most + ranking.rank, len(rows) - 1)
-    return rows.scatter_(0, place, ranking.quality)[:-1].view(*shape, most)
+def topk_qualities(ranking: Ranking, k: int, shape: torch.Size) -> Tensor:
+    """Return the k highest qualities per object, falling, padded by 0: (B, M + 1, k).
+
+    `shape` is (B, M + 1).
+    """
+    # The extra entry at the end takes the candidates of lower rank.
+    values = ranking.quality.new_zeros(shape.numel() * k + 1)
+    target = torch.where(ranking.rank < k, ranking.segment * k + ranking.rank, len(values) - 1)
+    return values.scatter_(0, target, ranking.quality)[:-1].view(*shape, k)  # (B, M + 1, k)
 
 
-def _candidates(slot: Tensor, claims: Claims, most: Tensor) -> Tensor:
-    """(N,) flat indices of the anchors (B, A) worth sorting: all, or on a CPU those that may be
-    among the best `most` of their object."""
+def _candidates(slot: Tensor, quality: Tensor, max_k: Tensor) -> Tensor:
+    """Return flat indices (N,) of the anchors (B, A) to sort: all of them, or on a CPU those that
+    may be among the best `max_k` of their object."""
     if torch.compiler.is_compiling() or slot.device.type != "cpu":
-        # How many there are is known to the device alone; sorting them all does not ask.
-        return torch.arange(slot.numel(), device=slot.device)
-    bucket = (claims.quality * (BUCKETS - 1)).long()
-    count = _count(slot * BUCKETS + bucket, most.shape[1] * BUCKETS)
-    from_top = count.view(*most.shape, BUCKETS).flip(-1).cumsum(-1)
-    # The lowest bucket to look at is the first, from the top, with which there are enough.
-    enough = (from_top < most.unsqueeze(-1)).sum(-1)
-    lowest = torch.where(most > 0, BUCKETS - 1 - enough, BUCKETS)
-    return (bucket >= lowest.gather(1, slot)).flatten().nonzero().squeeze(1)
+        # Their number would have to be read from the device; sorting all needs no synchronisation.
+        return torch.arange(slot.numel(), device=slot.device)  # (B x A,)
+    # Anchors of each object per bucket of quality, and how many are in a bucket or above it.
+    bucket = (quality * (BUCKETS - 1)).long()  # (B, A)
+    count = _count(slot * BUCKETS + bucket, max_k.shape[1] * BUCKETS)  # (B, (M + 1) x BUCKETS)
+    from_top = count.view(*max_k.shape, BUCKETS).flip(-1).cumsum(-1)  # (B, M + 1, BUCKETS)
+    # The lowest bucket needed is the first from the top that completes max_k anchors.
+    above = (from_top < max_k.unsqueeze(-1)).sum(-1)  # (B, M + 1)
+    lowest = torch.where(max_k > 0, BUCKETS - 1 - above, BUCKETS)
+    return (bucket >= lowest.gather(1, slot)).flatten().nonzero().squeeze(1)  # (N,)
 
 
 def _count(slot: Tensor, slots: int) -> Tensor:
-    """(B, slots) how often each value of slot (B, A) occurs."""
+    """Return how often each value below `slots` occurs in slot (B, A): (B, slots)."""
     counts = slot.new_zeros(slot.shape[0], slots)
     return counts.scatter_add_(1, slot, torch.ones_like(slot))
 
 
-def _order(slot: Tensor, quality: Tensor) -> Tensor:
-    """(N,) by slot, then by falling quality, then by index."""
+def _sort(segment: Tensor, quality: Tensor) -> Tensor:
+    """Return the order (N,) by segment, then by falling quality, then by index."""
     if quality.dtype == torch.float32:
-        # The bits of non-negative floats are ordered as they are: both keys fit one integer.
-        return ((slot << 32) - quality.view(torch.int32)).sort(dim=0, stable=True).indices
+        # The bits of non-negative floats have the order of the floats: both keys fit one integer.
+        return ((segment << 32) - quality.view(torch.int32)).sort(dim=0, stable=True).indices
     by_quality = quality.sort(dim=0, descending=True, stable=True).indices
-    return by_quality[slot[by_quality].sort(dim=0, stable=True).indices]
+    return by_quality[segment[by_quality].sort(dim=0, stable=True).indices]

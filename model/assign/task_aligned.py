@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 
 from ..options import TaskAlignedOptions
-from .base import (
-    Assigner,
-    Assignment,
-)
-from .conflicts import first_k, in_chunks, settle, spread
-from .inputs import Scene
-from .iou import Corners, centre_inside, overlap
+from .base import Assigner, Assignment
+from .conflicts import join_chunks, resolve_conflicts, scatter_to_anchors, stable_topk
+from .inputs import AssignInputs
+from .iou import Corners, centre_inside, pairwise_iou
 
 
 @dataclass(frozen=True)
@@ -21,31 +18,37 @@ class TaskAligned(Assigner, TaskAlignedOptions):
 
     s is the score of the object's class, u the IoU of the predicted box. The class target, which is
     also the regression weight, is t scaled per object so that its highest value is the object's
-    highest u. An anchor that several objects take goes to the one it overlaps most.
+    highest u. An anchor that several objects take goes to the one of highest u. Plain loop version:
+    `loops.task_aligned`.
     """
 
-    def assign(self, scene: Scene) -> Assignment:
-        """See `Assigner`. Both tasks learn the same anchors; none is ignored."""
-        regressed = scene.regressed()
-        taken, t, u = in_chunks(lambda part: self._choose(part, regressed), scene)
-        index, granted = settle(taken, u, t > 0, len(scene.anchors))
-        target = spread(taken, _scaled(t, u, granted), granted, len(scene.anchors))
+    def assign(self, inputs: AssignInputs) -> Assignment:
+        """Assign both tasks the same anchors; none is ignored."""
+        num_anchors, regressed = len(inputs.anchors), inputs.regressed()
+        chunks = [self._choose(chunk, regressed) for chunk in inputs.object_chunks()]
+        anchor, t, u = join_chunks(chunks)  # (B, M, k) each
+        index, kept = resolve_conflicts(anchor, u, t > 0, num_anchors)  # (B, A), (B, M, k)
+        target = scatter_to_anchors(anchor, _scaled(t, u, kept), kept, num_anchors)  # (B, A)
         return Assignment(index, target, index, target)
 
-    def _choose(self, scene: Scene, regressed: Corners) -> tuple[Tensor, Tensor, Tensor]:
-        """The best anchors of m objects, their t and u, all (B, m, k); t is 0 where no anchor is
-        left to take."""
-        objects = scene.objects
-        u = overlap(objects, regressed)
-        s = scene.score_of_object(slice(None)).clamp_(0.0, 1.0)
-        t = s.pow_(self.alpha).mul_(u.pow(self.beta)).mul_(centre_inside(objects, scene.static))
-        t = t.mul_((scene.labels >= 0).unsqueeze(-1))
-        taken = first_k(t, self.topk, largest=True)
-        return taken, t.gather(2, taken), u.gather(2, taken)
+    def _choose(self, inputs: AssignInputs, regressed: Corners) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the best anchors of m objects, their t and u, (B, m, k) each.
+
+        t is 0 where an object has fewer than k anchors to take.
+        """
+        # Alignment t of all anchors with their centre inside.
+        objects = inputs.objects
+        u = pairwise_iou(objects, regressed)  # (B, m, A)
+        s = inputs.class_scores(slice(None)).clamp_(0.0, 1.0)  # (B, m, A)
+        t = s.pow_(self.alpha).mul_(u.pow(self.beta)).mul_(centre_inside(objects, inputs.static))
+        t = t.mul_((inputs.labels >= 0).unsqueeze(-1))
+        # The best of them.
+        anchor = stable_topk(t, self.topk, largest=True)  # (B, m, k)
+        return anchor, t.gather(2, anchor), u.gather(2, anchor)
 
 
-def _scaled(t: Tensor, u: Tensor, granted: Tensor) -> Tensor:
-    """t (B, M, k) scaled per object so that its highest granted value is the highest granted u."""
-    highest_t = torch.where(granted, t, 0.0).amax(-1, keepdim=True)
-    highest_u = torch.where(granted, u, 0.0).amax(-1, keepdim=True)
-    return t / highest_t.clamp(min=torch.finfo(t.dtype).tiny) * highest_u
+def _scaled(t: Tensor, u: Tensor, kept: Tensor) -> Tensor:
+    """Scale t (B, M, k) per object so that its highest kept value is the highest kept u."""
+    max_t = torch.where(kept, t, 0.0).amax(-1, keepdim=True)  # (B, M, 1)
+    max_u = torch.where(kept, u, 0.0).amax(-1, keepdim=True)  # (B, M, 1)
+    return t / max_t.clamp(min=torch.finfo(t.dtype).tiny) * max_u

@@ -19,7 +19,7 @@ from model.options import (
     assigner_options,
 )
 from pipeline.config import AssignConfig, LossConfig
-from tests.model.assign.scenes import build
+from tests.model.assign.random_batches import build
 
 
 def test_configuration_imports_without_torch() -> None:

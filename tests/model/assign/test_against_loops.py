@@ -1,4 +1,4 @@
-"""Assigners against plain loops that follow the papers' steps, on random and adversarial images."""
+"""Assigners against their plain loop versions, on random and adversarial images."""
 
 import math
 
@@ -10,21 +10,16 @@ from torch import Tensor
 
 from model.anchors import make_anchors
 from model.assign import ASSIGNERS, Assignment, build_assigner
-from tests.model.assign.loops import (
-    LOOPS,
-    Answer,
-    Image,
-    mutual_guidance,
-    mutual_guidance_soft,
-)
+from model.assign.loops import LOOPS, Image, ImageAssignment
+from model.options import ASSIGNER_OPTIONS, AssignerOptions
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 STRIDES = make_anchors(64)[1]
-ADVERSITIES = ("none", "ties", "identical", "far away", "inverted", "on anchors", "perfect")
+ADVERSITIES = ("none", "ties", "identical", "distant", "inverted", "on anchors", "perfect")
 
 
 def random_case(seed: int, objects: int, adversity: str) -> Case:
-    """One image in float64: anchors (A, 4), objects (1, M, 4) and so on."""
+    """Return one image in float64: anchors (A, 4), objects (1, M, 4), labels, boxes, scores."""
     draw = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> Tensor:
@@ -41,7 +36,7 @@ def random_case(seed: int, objects: int, adversity: str) -> Case:
         scores = scores.round()
     elif adversity == "identical":
         gt, labels = gt[:, :1].expand_as(gt).clone(), labels[:, :1].expand_as(labels).clone()
-    elif adversity == "far away":
+    elif adversity == "distant":
         gt[:, ::2] += 1e4
     elif adversity == "inverted":
         boxes = torch.where(rand(1, len(anchors), 1) < 0.5, boxes[..., [2, 3, 0, 1]], boxes)
@@ -62,11 +57,11 @@ def as_image(case: Case) -> Image:
     )  # fmt: skip
 
 
-def assert_equal(answer: Assignment, expected: Answer) -> None:
-    assert answer.cls_index[0].tolist() == expected.cls_index
-    assert answer.loc_index[0].tolist() == expected.loc_index
-    assert answer.cls_quality[0].tolist() == pytest.approx(expected.cls_quality, abs=1e-12)
-    assert answer.loc_weight[0].tolist() == pytest.approx(expected.loc_weight, abs=1e-12)
+def assert_equal(found: Assignment, expected: ImageAssignment) -> None:
+    assert found.cls_index[0].tolist() == expected.cls_index
+    assert found.loc_index[0].tolist() == expected.loc_index
+    assert found.cls_quality[0].tolist() == pytest.approx(expected.cls_quality, abs=1e-12)
+    assert found.loc_weight[0].tolist() == pytest.approx(expected.loc_weight, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(ASSIGNERS))
@@ -76,25 +71,43 @@ def assert_equal(answer: Assignment, expected: Answer) -> None:
     objects=st.sampled_from([1, 2, 5, 9, 20]),
     adversity=st.sampled_from(ADVERSITIES),
 )
-def test_equals_the_plain_loops(name: str, seed: int, objects: int, adversity: str) -> None:
+def test_assigner_equals_its_plain_loop(name: str, seed: int, objects: int, adversity: str) -> None:
     case = random_case(seed, objects, adversity)
-    answer = build_assigner(name, anchor_strides=STRIDES)(*case)
-    assert_equal(answer, LOOPS[name](as_image(case)))
+    found = build_assigner(name, anchor_strides=STRIDES)(*case)
+    assert_equal(found, LOOPS[name](as_image(case), ASSIGNER_OPTIONS[name]()))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("atss", {"candidates": 3}),
+        ("max_iou", {"pos_threshold": 0.6, "ignore_threshold": 0.3}),
+        ("mutual_guidance", {"sigma": 1.2, "pos_threshold": 0.6, "ignore_threshold": 0.3}),
+        ("mutual_guidance_soft", {"sigma": 4.0, "topk": 5}),
+        ("sim_ota", {"topk": 4, "radius": 1.0, "iou_weight": 0.5}),
+        ("task_aligned", {"topk": 4, "alpha": 0.5, "beta": 2.0}),
+    ],
+)
+def test_options_have_the_same_effect_in_the_plain_loop(
+    name: str, options: AssignerOptions
+) -> None:
+    case = random_case(7, 9, "none")
+    found = build_assigner(name, anchor_strides=STRIDES, **options)(*case)
+    expected = LOOPS[name](as_image(case), ASSIGNER_OPTIONS[name](**options))
+    assert expected != LOOPS[name](as_image(case), ASSIGNER_OPTIONS[name]())
+    assert_equal(found, expected)
 
 
 @pytest.mark.parametrize("guide_cls", [False, True])
 @pytest.mark.parametrize("guide_loc", [False, True])
 @pytest.mark.parametrize("adversity", ["none", "ties"])
-def test_each_guidance_can_be_switched_off(
+def test_guidance_of_each_task_can_be_switched_off(
     guide_cls: bool, guide_loc: bool, adversity: str
 ) -> None:
     case = random_case(5, 9, adversity)
     switches = {"localize_to_classify": guide_cls, "classify_to_localize": guide_loc}
-    for name, loop in (
-        ("mutual_guidance", mutual_guidance),
-        ("mutual_guidance_soft", mutual_guidance_soft),
-    ):
-        expected = loop(as_image(case), 2.0, guide_cls, guide_loc)
+    for name in ("mutual_guidance", "mutual_guidance_soft"):
+        expected = LOOPS[name](as_image(case), ASSIGNER_OPTIONS[name](**switches))
         assert_equal(build_assigner(name, **switches)(*case), expected)
 
 
@@ -107,21 +120,21 @@ def test_mutual_guidance_without_guidance_is_max_iou() -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("adversity", ["none", "ties", "identical", "far away", "on anchors"])
-def test_positives_are_known_beforehand(adversity: str) -> None:
+@pytest.mark.parametrize("adversity", ["none", "ties", "identical", "distant", "on anchors"])
+def test_expected_positives_equal_the_assigned_ones(adversity: str) -> None:
     anchors, gt, labels, boxes, scores = random_case(3, 9, adversity)
     for name in ("mutual_guidance", "max_iou", "atss"):
         assigner = build_assigner(name, anchor_strides=STRIDES)
-        answer = assigner(anchors, gt, labels, boxes, scores)
+        found = assigner(anchors, gt, labels, boxes, scores)
         expected = assigner.expected_positives(anchors, gt, labels)
         assert expected is not None
-        counts = [int((index >= 0).sum()) for index in (answer.cls_index, answer.loc_index)]
+        counts = [int((index >= 0).sum()) for index in (found.cls_index, found.loc_index)]
         assert expected.tolist() == counts
         assert math.prod(counts) > 0
 
 
 @pytest.mark.parametrize("name", ["mutual_guidance_soft", "sim_ota", "task_aligned"])
-def test_positives_of_dynamic_assigners_are_not_known_beforehand(name: str) -> None:
+def test_dynamic_assigners_expect_no_number_of_positives(name: str) -> None:
     anchors, gt, labels, _, _ = random_case(3, 9, "none")
     assigner = build_assigner(name, anchor_strides=STRIDES)
     assert assigner.expected_positives(anchors, gt, labels) is None

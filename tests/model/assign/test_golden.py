@@ -1,4 +1,4 @@
-"""Assigners against values computed once with the original authors' code."""
+"""Assigners against values computed once with the authors' published code."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def assign(name: str, case: dict[str, Tensor]) -> Assignment:
 
 
 def as_labels(index: Tensor, labels: Tensor) -> Tensor:
-    """Golden arrays name the class where an assignment names the object."""
+    """Replace object indices by classes, as in the golden arrays."""
     return torch.where(index >= 0, labels[index.clamp(min=0)], index)
 
 
@@ -36,22 +36,22 @@ def as_labels(index: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize(("assigner", "prefix"), [("mutual_guidance", "paper"), ("max_iou", "iou")])
 def test_equals_the_authors_code(shared: Path, name: str, assigner: str, prefix: str) -> None:
     case = load(shared, name)
-    answer = assign(assigner, case)
-    assert torch.equal(as_labels(answer.cls_index[0], case["gt_labels"]), case[f"{prefix}_cls"])
-    assert torch.equal(answer.loc_index[0], case[f"{prefix}_loc"])
-    assert answer.cls_quality.dtype == torch.float64
-    assert torch.equal(answer.cls_quality, (answer.cls_index >= 0).double())
-    assert torch.equal(answer.loc_weight, (answer.loc_index >= 0).double())
+    found = assign(assigner, case)
+    assert torch.equal(as_labels(found.cls_index[0], case["gt_labels"]), case[f"{prefix}_cls"])
+    assert torch.equal(found.loc_index[0], case[f"{prefix}_loc"])
+    assert found.cls_quality.dtype == torch.float64
+    assert torch.equal(found.cls_quality, (found.cls_index >= 0).double())
+    assert torch.equal(found.loc_weight, (found.loc_index >= 0).double())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_soft_version_equals_the_authors_code(shared: Path, name: str) -> None:
     case = load(shared, name)
-    answer = assign("mutual_guidance_soft", case)
-    assert torch.equal(as_labels(answer.cls_index[0], case["gt_labels"]), case["soft_cls"])
-    assert torch.equal(answer.loc_index[0], case["soft_loc"])
+    found = assign("mutual_guidance_soft", case)
+    assert torch.equal(as_labels(found.cls_index[0], case["gt_labels"]), case["soft_cls"])
+    assert torch.equal(found.loc_index[0], case["soft_loc"])
     for mine, theirs in (
-        (answer.cls_quality[0], case["soft_quality"]),
-        (answer.loc_weight[0], case["soft_loc_weight"]),
+        (found.cls_quality[0], case["soft_quality"]),
+        (found.loc_weight[0], case["soft_loc_weight"]),
     ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)

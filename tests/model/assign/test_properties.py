@@ -1,4 +1,4 @@
-"""What every assigner owes its caller, whatever its method."""
+"""Properties that every assigner has, whatever its method."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from model.assign import ASSIGNERS, Assignment, build_assigner
-from tests.model.assign.scenes import (
+from tests.model.assign.random_batches import (
     batch,
     build,
     cast,
@@ -24,13 +24,13 @@ object_counts = st.sampled_from([1, 2, 4, 9, 23])
 
 @each_assigner
 @pytest.mark.parametrize("padded", [0, 3])
-def test_no_objects(name: str, padded: int) -> None:
+def test_batch_without_objects_is_all_background(name: str, padded: int) -> None:
     case = batch(2, padded)
     case["gt_labels"].fill_(-1)
-    answer = build(name)(**case)
-    assert (answer.cls_index == -1).all()
-    assert (answer.loc_index == -1).all()
-    assert answer.cls_quality.sum() == answer.loc_weight.sum() == 0
+    found = build(name)(**case)
+    assert (found.cls_index == -1).all()
+    assert (found.loc_index == -1).all()
+    assert found.cls_quality.sum() == found.loc_weight.sum() == 0
 
 
 @each_assigner
@@ -51,10 +51,10 @@ def test_batched_equals_one_by_one(name: str, seed: int, objects: int) -> None:
 @given(seed=seeds, objects=object_counts, padding=st.integers(1, 9))
 def test_padding_changes_nothing(name: str, seed: int, objects: int, padding: int) -> None:
     case, assigner = batch(2, objects, seed), build(name)
-    rubbish = torch.tensor([10.0, 10.0, 90.0, 90.0]).expand(2, padding, 4)
+    padding_box = torch.tensor([10.0, 10.0, 90.0, 90.0]).expand(2, padding, 4)
     padded = {
         **case,
-        "gt_boxes": torch.cat([case["gt_boxes"], rubbish], 1),
+        "gt_boxes": torch.cat([case["gt_boxes"], padding_box], 1),
         "gt_labels": torch.cat([case["gt_labels"], torch.full((2, padding), -1)], 1),
     }
     assert equal(assigner(**case), assigner(**padded))
@@ -63,9 +63,9 @@ def test_padding_changes_nothing(name: str, seed: int, objects: int, padding: in
 @each_assigner
 @few
 @given(seed=seeds, objects=object_counts)
-def test_order_of_objects_only_renames_them(name: str, seed: int, objects: int) -> None:
+def test_order_of_objects_only_renames_the_indices(name: str, seed: int, objects: int) -> None:
     case, assigner = batch(2, objects, seed, torch.float64), build(name)
-    # The one tie that no scene avoids: an anchor that is the best of two objects.
+    # The one tie that random batches have: an anchor that is the best of two objects.
     assume(name not in ("max_iou", "mutual_guidance") or not share_a_best_anchor(case))
     order = torch.randperm(objects, generator=torch.Generator().manual_seed(seed))
     mixed = {k: v[:, order] if k.startswith("gt") else v for k, v in case.items()}
@@ -80,7 +80,7 @@ def test_order_of_objects_only_renames_them(name: str, seed: int, objects: int) 
 @each_assigner
 @few
 @given(seed=seeds, objects=object_counts)
-def test_order_of_anchors_only_moves_the_answers(name: str, seed: int, objects: int) -> None:
+def test_order_of_anchors_only_permutes_the_assignment(name: str, seed: int, objects: int) -> None:
     case = batch(2, objects, seed, torch.float64)
     count = len(case["anchors"])
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -116,18 +116,18 @@ def test_float32_agrees_with_float64_outside_of_ties(name: str, seed: int, objec
 
 @each_assigner
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 0.0, 3e38])
-def test_degenerate_predictions(name: str, bad: float) -> None:
+def test_degenerate_predictions_give_a_finite_assignment(name: str, bad: float) -> None:
     case = batch(2, 5)
     case["pred_boxes"][0] = bad
     case["pred_boxes"][1, ::3, 2] = bad
     case["pred_scores"][:, ::2] = min(max(bad, 0.0), 1.0)
-    answer = build(name)(**case)
-    for index in (answer.cls_index, answer.loc_index):
+    found = build(name)(**case)
+    for index in (found.cls_index, found.loc_index):
         assert index.min() >= -2
         assert index.max() < 5
-    assert torch.isfinite(answer.cls_quality).all()
-    assert torch.isfinite(answer.loc_weight).all()
-    assert (answer.loc_index[1] >= 0).any()
+    assert torch.isfinite(found.cls_quality).all()
+    assert torch.isfinite(found.loc_weight).all()
+    assert (found.loc_index[1] >= 0).any()
 
 
 @each_assigner
@@ -135,48 +135,48 @@ def test_object_without_any_overlap_gets_nothing(name: str) -> None:
     case = batch(1, 2)
     case["gt_boxes"][0, 0] = torch.tensor([40.0, 40.0, 72.0, 80.0])
     case["gt_boxes"][0, 1] += 1e4
-    answer = build(name)(**case)
-    assert not (answer.cls_index == 1).any()
-    assert not (answer.loc_index == 1).any()
-    assert (answer.cls_index == 0).any()
+    found = build(name)(**case)
+    assert not (found.cls_index == 1).any()
+    assert not (found.loc_index == 1).any()
+    assert (found.cls_index == 0).any()
 
 
 @each_assigner
 @few
 @given(seed=seeds)
-def test_objects_apart_keep_an_anchor_each(name: str, seed: int) -> None:
+def test_distant_objects_get_an_anchor_each(name: str, seed: int) -> None:
     case = batch(1, 4, seed)
     corner = torch.tensor([[8.0, 8.0], [72.0, 8.0], [8.0, 72.0], [72.0, 72.0]])
     size = 28 + 20 * torch.rand(4, 2, generator=torch.Generator().manual_seed(seed))
     case["gt_boxes"][0] = torch.cat([corner, corner + size], -1)
-    answer = build(name)(**case)
-    for index in (answer.cls_index, answer.loc_index):
+    found = build(name)(**case)
+    for index in (found.cls_index, found.loc_index):
         assert set(index[index >= 0].tolist()) == {0, 1, 2, 3}
 
 
 @each_assigner
-def test_of_identical_objects_the_first_gets_everything(name: str) -> None:
+def test_first_of_identical_objects_gets_all_anchors(name: str) -> None:
     case = batch(2, 3)
     for key in ("gt_boxes", "gt_labels"):
         case[key] = case[key][:, :1].expand_as(case[key]).contiguous()
-    answer = build(name)(**case)
+    found = build(name)(**case)
     alone = {k: v[:, :1] if k.startswith("gt") else v for k, v in case.items()}
-    assert equal(answer, build(name)(**alone))
+    assert equal(found, build(name)(**alone))
 
 
 @pytest.mark.parametrize("name", ["max_iou", "mutual_guidance"])
-def test_an_anchor_that_is_the_best_of_two_objects_goes_to_the_first(name: str) -> None:
+def test_best_anchor_of_two_objects_goes_to_the_first(name: str) -> None:
     anchors = torch.tensor([[0.0, 0.0, 20.0, 20.0], [60.0, 60.0, 80.0, 80.0]])
     loose, tight = [0.0, 0.0, 20.0, 60.0], [0.0, 0.0, 20.0, 19.0]
     scores = torch.full((1, 2, 1), 0.5)
     for objects in ([loose, tight], [tight, loose]):
         gt = torch.tensor([objects])
-        answer = build_assigner(name)(anchors, gt, torch.zeros(1, 2).long(), anchors[None], scores)
-        assert answer.cls_index.tolist() == answer.loc_index.tolist() == [[0, -1]]
+        found = build_assigner(name)(anchors, gt, torch.zeros(1, 2).long(), anchors[None], scores)
+        assert found.cls_index.tolist() == found.loc_index.tolist() == [[0, -1]]
 
 
 @each_assigner
-def test_half_precision_is_raised(name: str) -> None:
+def test_half_precision_is_computed_in_float32(name: str) -> None:
     case = batch(2, 6)
     half = cast(case, torch.bfloat16)
     raised = cast(half, torch.float32)
@@ -193,32 +193,32 @@ def test_autocast_changes_nothing(name: str) -> None:
 
 
 @each_assigner
-def test_five_hundred_objects(name: str) -> None:
-    answer = build(name)(**batch(1, 500))
-    assert len(answer.loc_index.unique()) > 100
+def test_five_hundred_objects_are_assigned(name: str) -> None:
+    found = build(name)(**batch(1, 500))
+    assert len(found.loc_index.unique()) > 100
 
 
 @each_assigner
-def test_inputs_are_left_alone_and_no_gradient_flows(name: str) -> None:
+def test_inputs_are_unchanged_and_no_gradient_flows(name: str) -> None:
     case = batch(1, 3)
     case["pred_boxes"].requires_grad_()
     case["pred_scores"].requires_grad_()
     before = {k: v.detach().clone() for k, v in case.items()}
-    answer = build(name)(**case)
-    assert not any(x.requires_grad for x in answer)
+    found = build(name)(**case)
+    assert not any(x.requires_grad for x in found)
     assert all(torch.equal(case[k], before[k]) for k in case)
 
 
 @each_assigner
-def test_nothing_waits_for_the_device(name: str) -> None:
-    """Tensors without data cannot be read on the host: asking for a value raises."""
+def test_assignment_reads_no_value_from_the_device(name: str) -> None:
+    """Meta tensors have no data: reading a value on the host raises."""
     case = {k: v.to("meta") for k, v in batch(2, 9).items()}
-    answer = build(name)(**case)
-    assert {x.shape for x in answer} == {(2, len(case["anchors"]))}
+    found = build(name)(**case)
+    assert {x.shape for x in found} == {(2, len(case["anchors"]))}
 
 
 @each_assigner
-def test_traced_as_one_graph(name: str) -> None:
+def test_assigner_compiles_to_one_graph(name: str) -> None:
     case, assigner = batch(2, 9), build(name)
     compiled = torch.compile(assigner.__call__, backend="aot_eager", fullgraph=True)
     assert equal(compiled(**case), assigner(**case))
@@ -227,13 +227,13 @@ def test_traced_as_one_graph(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @each_assigner
-def test_compiled_code_gives_the_same_answers(name: str) -> None:
+def test_compiled_assigner_gives_the_same_assignment(name: str) -> None:
     case, assigner = batch(2, 9), build(name)
     compiled = torch.compile(assigner.__call__, fullgraph=True)
     assert close(compiled(**case), assigner(**case), atol=1e-6)
 
 
-def test_the_tasks_choose_for_each_other() -> None:
+def test_regressed_box_changes_classification_only() -> None:
     case = batch(1, 1)
     case["gt_boxes"][0, 0] = torch.tensor([30.0, 30.0, 70.0, 70.0])
     assigner = build("mutual_guidance")
@@ -245,17 +245,17 @@ def test_the_tasks_choose_for_each_other() -> None:
     assert torch.equal(after.loc_index, before.loc_index)
 
 
-def test_soft_qualities_are_the_ranking_itself() -> None:
+def test_soft_class_target_is_the_iou_of_the_regressed_box() -> None:
     case = batch(1, 1)
     case["gt_boxes"][0, 0] = torch.tensor([30.0, 30.0, 70.0, 70.0])
     case["pred_boxes"][0, 5] = case["gt_boxes"][0, 0]
-    answer = build("mutual_guidance_soft")(**case)
-    assert answer.cls_quality[0, 5] == 1.0
-    assert answer.cls_quality.max() == 1.0
-    assert (answer.cls_index != -2).all()
+    found = build("mutual_guidance_soft")(**case)
+    assert found.cls_quality[0, 5] == 1.0
+    assert found.cls_quality.max() == 1.0
+    assert (found.cls_index != -2).all()
 
 
-def test_unknown_names_and_options() -> None:
+def test_unknown_names_and_options_are_refused() -> None:
     with pytest.raises(ValueError, match="choose from: atss, max_iou, mutual_guidance"):
         build_assigner("hungarian")
     with pytest.raises(ValueError, match="no assigner has an option 'epsilon'"):

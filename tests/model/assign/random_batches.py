@@ -1,4 +1,4 @@
-"""Random batches for assigners, without ties: anchors are moved a little, each on its own."""
+"""Random batches for assigners, without ties: each anchor is moved a little."""
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def close(one: Assignment, other: Assignment, atol: float = 1e-9) -> bool:
 
 
 def share_a_best_anchor(case: Batch) -> bool:
-    """Whether two objects of an image have one best anchor, by A, R or Q of Mutual Guidance."""
+    """Return whether two objects of an image have the same best anchor by A, R or Q."""
     static = box_iou(case["gt_boxes"], case["anchors"])
     label = case["gt_labels"].unsqueeze(1).expand(-1, len(case["anchors"]), -1)
     score = case["pred_scores"].gather(2, label).transpose(1, 2)
