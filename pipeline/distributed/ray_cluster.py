@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from pipeline.config import Config, RayConfig
+from pipeline.distributed.ray_private_api import listen_on_loopback
 from pipeline.errors import UserError
 
 LEAST_SECONDS = 600.0
@@ -75,24 +76,6 @@ def ray_cluster(config: RayConfig, *, sweep: bool = False) -> Iterator[bool]:
         _owned = False
 
 
-@contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """All servers of a Ray that is started inside listen on 127.0.0.1.
-
-    Ray does so by itself where it supports no clusters; told so, it does on Linux too.
-    """
-    from ray._private import ray_constants as constants
-
-    before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = False
-    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's own processes
-    try:
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
-
-
 def _start_here(dashboard: bool) -> None:
     import ray
 
@@ -102,7 +85,7 @@ def _start_here(dashboard: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if not dashboard:  # which the watch over runs asks whether their drivers live
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION", "0")
-    with _loopback():
+    with listen_on_loopback():
         ray.init(
             address="local",
             include_dashboard=dashboard,
@@ -157,11 +140,11 @@ def say_if_busy(config: RayConfig) -> None:
 
 def _lacking(config: RayConfig, have: Mapping[str, float]) -> tuple[str, str] | None:
     """What the fewest workers need and how much of it there is, where that is too little."""
-    need = {"CPU": config.fewest_workers * config.cpus_per_worker}
+    need = {"CPU": config.min_workers * config.cpus_per_worker}
     if config.gpu:
-        need["GPU"] = float(config.fewest_workers)
+        need["GPU"] = float(config.min_workers)
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0):
-            wants = f"ray.workers {config.fewest_workers} need {amount:g} {kind}s"
+            wants = f"ray.workers {config.min_workers} need {amount:g} {kind}s"
             return wants, f"{have.get(kind, 0.0):g}"
     return None

@@ -6,8 +6,8 @@ import shlex
 import jsonschema
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
+from pipeline.distributed.ray_private_api import validate_launcher
 from tests.conftest import ROOT
 
 LAUNCHER = ROOT / "infra" / "ray" / "cluster.yaml"
@@ -19,15 +19,14 @@ def launcher():
 
 
 def test_ray_accepts_launcher_file(launcher):
-    prepared = prepare_config(copy.deepcopy(launcher))
-    validate_config(prepared)
+    prepared = validate_launcher(copy.deepcopy(launcher))
     assert prepared["max_workers"] == len(launcher["provider"]["worker_ips"])
 
 
 def test_ray_rejects_misspelt_key(launcher):
     launcher["set_up_commands"] = launcher.pop("setup_commands")
     with pytest.raises(jsonschema.ValidationError, match="set_up_commands"):
-        validate_config(prepare_config(launcher))
+        validate_launcher(launcher)
 
 
 def test_nodes_get_files_needed_for_installation(launcher):

@@ -3,8 +3,7 @@
 import shutil
 from zipfile import ZipFile
 
-from ray._private.runtime_env.packaging import create_package
-
+from pipeline.distributed.ray_private_api import package_working_directory
 from tests.conftest import ROOT
 
 LIMIT = 5 * 2**20
@@ -12,7 +11,7 @@ LIMIT = 5 * 2**20
 
 def packed_names(folder, target):
     """Return the names of the files that Ray packs from a folder."""
-    create_package(str(folder), target, include_gitignore=True, excludes=[])
+    package_working_directory(folder, target)
     with ZipFile(target) as archive:
         return set(archive.namelist())
 

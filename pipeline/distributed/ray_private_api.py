@@ -1,0 +1,168 @@
+"""Every private name of Ray that the project uses, each behind a function of this file.
+
+Ray gives no promise for these names: each was seen in Ray 2.60, the oldest version that
+``pyproject.toml`` allows, and tests/pipeline/distributed/test_ray_private_api.py fails when a later
+one changes it. The file is in this package because both `ray_cluster` and training need it. Imports
+are inside the functions, since importing Ray Train takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+SEEN_IN = "2.60"  # the version in which all names of this file were checked
+
+
+@contextlib.contextmanager
+def listen_on_loopback() -> Iterator[None]:
+    """Make all servers of a Ray that is started inside the block listen on 127.0.0.1.
+
+    Ray does so on systems where it does not support clusters; its private switch for them makes it
+    do the same on Linux. ``ray._private.ray_constants``, seen in Ray 2.60.
+    """
+    from ray._private import ray_constants as constants
+
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's own processes
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def kv_put(key: bytes, value: bytes, namespace: bytes) -> None:
+    """Write to the cluster's key-value store. ``ray.experimental.internal_kv``, seen in 2.60."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(key, value, overwrite=True, namespace=namespace)
+
+
+def kv_get(key: bytes, namespace: bytes) -> bytes | None:
+    """Read from the cluster's key-value store; None for an absent key. Seen in Ray 2.60."""
+    from ray.experimental import internal_kv
+
+    value: bytes | None = internal_kv._internal_kv_get(key, namespace=namespace)
+    return value
+
+
+def kv_delete(key: bytes, namespace: bytes) -> None:
+    """Delete a key of the cluster's key-value store, if it is there. Seen in Ray 2.60."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(key, namespace=namespace)
+
+
+def controller_callback() -> Any:
+    """Return the base class of callbacks that Ray Train's controller runs in its own process.
+
+    The public ``UserCallback`` is not called between two attempts to start workers.
+    ``ray.train.v2._internal.execution.callback``, seen in Ray 2.60.
+    """
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+
+    return ControllerCallback
+
+
+def startup_timeout_error() -> type[Exception]:
+    """Return the error of workers that did not get their resources in time.
+
+    ``ray.train.v2._internal.exceptions``, seen in Ray 2.60.
+    """
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    error: type[Exception] = WorkerGroupStartupTimeoutError
+    return error
+
+
+def controller_state_name(state: Any) -> str:
+    """Return the name of a state of Ray Train's controller, such as ``RUNNING``. Seen in 2.60."""
+    name: str = state._state_type.name
+    return name
+
+
+def train_logger(module: str) -> logging.Logger:
+    """Return the logger of a module of Ray Train's execution, such as ``callback_manager``.
+
+    Modules of ``ray.train.v2._internal.execution`` log under their own names; seen in Ray 2.60.
+    """
+    return logging.getLogger(f"ray.train.v2._internal.execution.{module}")
+
+
+def torch_trainer_without(callbacks: Collection[str]) -> Any:
+    """Return Ray Train's trainer for torch without default callbacks of these class names.
+
+    The hook is ``DataParallelTrainer._create_default_callbacks``, seen in Ray 2.60.
+    """
+    from ray.train.torch import TorchTrainer
+
+    base: Any = TorchTrainer
+
+    class ReducedTorchTrainer(base):
+        def _create_default_callbacks(self) -> list[Any]:
+            created = super()._create_default_callbacks()
+            return [one for one in created if type(one).__name__ not in callbacks]
+
+    return ReducedTorchTrainer
+
+
+# Default callbacks of Ray Train, by class name; ray.train.v2._internal.callbacks, seen in 2.60.
+DATASETS_CALLBACK = "DatasetsCallback"  # starts a process that manages Ray Data's data sets
+# Starts an actor that frees the workers' resources after a driver that died.
+PLACEMENT_GROUP_CLEANER_CALLBACK = "PlacementGroupCleanerCallback"
+
+
+# The rest is used by tests, where the public call needs a dashboard or does not exist.
+
+
+def controller_states() -> Any:
+    """Return the module with the state classes of Ray Train's controller.
+
+    ``ray.train.v2._internal.execution.controller.state``, seen in Ray 2.60.
+    """
+    from ray.train.v2._internal.execution.controller import state
+
+    return state
+
+
+def startup_failed_error() -> type[Exception]:
+    """Return the error of workers that ended while they started. Seen in Ray 2.60."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+
+    error: type[Exception] = WorkerGroupStartupFailedError
+    return error
+
+
+def cluster_actors(state: str | None = None) -> list[Mapping[str, Any]]:
+    """Return the actors of the connected cluster. ``ray._private.state``, seen in Ray 2.60."""
+    from ray._private.state import actors
+
+    return list(actors(actor_state_name=state).values())
+
+
+def package_working_directory(folder: Path, target: Path) -> None:
+    """Write the archive that ``ray job submit --working-dir`` uploads.
+
+    ``ray._private.runtime_env.packaging``, seen in Ray 2.60.
+    """
+    from ray._private.runtime_env.packaging import create_package
+
+    create_package(str(folder), target, include_gitignore=True, excludes=[])
+
+
+def validate_launcher(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a file of the cluster launcher with defaults filled in, checked as ``ray up`` does.
+
+    ``ray.autoscaler._private.util``, seen in Ray 2.60.
+    """
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared: dict[str, Any] = prepare_config(content)
+    validate_config(prepared)
+    return prepared
