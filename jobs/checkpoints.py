@@ -16,7 +16,7 @@ from jobs._cli import make_parser, run_job
 from pipeline.errors import TrainingFailed, UserError
 
 if TYPE_CHECKING:
-    from pipeline.checkpoints.store import CheckpointStore, Saved
+    from pipeline.checkpoints.store import CheckpointStore, SavedCheckpoint
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -51,21 +51,25 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
-    from pipeline.checkpoints.store import Leftover
+    from pipeline.checkpoints.store import IncompleteCheckpoint
 
-    saved, leftovers = store.survey()
-    if not saved and not leftovers:
+    saved, incomplete = store.survey()
+    if not saved and not incomplete:
         raise UserError(f"{store.storage} contains no checkpoints; give a run's folder or URI")
     if options.action == "verify":
-        leftovers += [Leftover(i.name, problem, 0.0) for i in saved if (problem := _bad(store, i))]
-        bad = {item.name for item in leftovers}
+        incomplete += [
+            IncompleteCheckpoint(item.name, problem, 0.0)
+            for item in saved
+            if (problem := _damage(store, item))
+        ]
+        bad = {item.name for item in incomplete}
         saved = [item for item in saved if item.name not in bad]
     rows = [_row(item) for item in saved]
-    rows += [{"name": item.name, "problem": item.problem} for item in leftovers]
+    rows += [{"name": item.name, "problem": item.problem} for item in incomplete]
     for row in sorted(rows, key=lambda row: str(row["name"])):
         print(_line(row))
     result: dict[str, Any] = {"uri": str(store.storage), "checkpoints": rows}
-    damaged = [item.name for item in leftovers if "damaged" in item.problem]
+    damaged = [item.name for item in incomplete if "damaged" in item.problem]
     if options.action == "verify" and damaged:
         raise TrainingFailed(f"damaged: {', '.join(damaged)}; a resumed training skips them")
     if options.action == "prune":
@@ -74,25 +78,22 @@ def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prune(
-    store: CheckpointStore, saved: Sequence[Saved], options: argparse.Namespace
+    store: CheckpointStore, saved: Sequence[SavedCheckpoint], options: argparse.Namespace
 ) -> list[str]:
-    from pipeline.checkpoints.store import SCORE
-
     keep = options.keep
     if keep is None:
-        config = saved[-1].meta.get("config", {}) if saved else {}
+        config = saved[-1].meta.config if saved else {}
         keep = config.get("train", {}).get("keep_checkpoints", 1)
     if keep < 1:
         raise UserError(f"--keep {keep}: keep at least 1 checkpoint")
-    score = SCORE if any(SCORE in item.meta for item in saved) else None
-    act = store.doomed if options.dry_run else store.prune
-    names = act(keep, score, older_than=60.0 * options.older_than)
+    act = store.prunable if options.dry_run else store.prune
+    names = act(keep, older_than=60.0 * options.older_than)
     for name in names:
         print(f"{'would delete' if options.dry_run else 'deleted'} {name}")
     return names
 
 
-def _bad(store: CheckpointStore, item: Saved) -> str | None:
+def _damage(store: CheckpointStore, item: SavedCheckpoint) -> str | None:
     from pipeline.checkpoints.format import DamagedCheckpoint
 
     try:
@@ -102,19 +103,19 @@ def _bad(store: CheckpointStore, item: Saved) -> str | None:
     return None
 
 
-def _row(item: Saved) -> dict[str, Any]:
+def _row(item: SavedCheckpoint) -> dict[str, Any]:
     from pipeline.checkpoints.format import STATE
 
     return {
         "name": item.name,
         "step": item.step,
-        "epoch": item.meta.get("epoch"),
-        "val/ap": item.meta.get("val/ap"),
-        "bytes": item.meta["files"][STATE]["bytes"],
-        "saved": item.meta["saved"],
-        "world_size": item.meta.get("world_size"),
-        "weights_sha256": item.meta.get("weights_sha256"),
-        "ema_sha256": item.meta.get("ema_sha256"),
+        "epoch": item.meta.epoch,
+        "val/ap": (item.meta.metrics or {}).get("val/ap"),
+        "bytes": item.meta.files[STATE].bytes,
+        "saved": item.meta.saved,
+        "world_size": item.meta.world_size,
+        "weights_sha256": item.meta.weights_sha256,
+        "ema_sha256": item.meta.ema_sha256,
     }
 
 
@@ -124,8 +125,8 @@ def _line(row: dict[str, Any]) -> str:
     score = "-" if row["val/ap"] is None else f"{row['val/ap']:.4f}"
     saved = datetime.fromtimestamp(row["saved"]).isoformat(" ", "seconds")
     return (
-        f"{row['name']}  epoch {row['epoch'] or 0:.2f}  val/ap {score}  "
-        f"{row['bytes'] / 1e6:.1f} MB  {saved}  weights {(row['weights_sha256'] or '-')[:12]}"
+        f"{row['name']}  epoch {row['epoch']:.2f}  val/ap {score}  "
+        f"{row['bytes'] / 1e6:.1f} MB  {saved}  weights {row['weights_sha256'][:12]}"
     )
 
 

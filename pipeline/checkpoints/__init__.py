@@ -1,1 +1,1 @@
-"""Checkpoints: their format, the store that lists them, the manager that saves and restores."""
+"""Checkpoints: their format, a store that lists them, a manager that saves and restores."""

@@ -1,6 +1,6 @@
-"""One checkpoint: tensors in ``state.pt``, everything readable in ``meta.json``, which comes last.
+"""One checkpoint: tensors in ``state.pt``, all else in ``meta.json``, which is written last.
 
-A folder without ``meta.json`` is no checkpoint: its writing was interrupted. ``meta.json`` holds
+A folder without ``meta.json`` is not a checkpoint: its writing was interrupted. ``meta.json`` holds
 the sha256 of ``state.pt`` and of itself.
 """
 
@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.checkpoints.meta import CheckpointMeta, EarlyStoppingState, FileDigest
 from pipeline.errors import UserError
+from pipeline.storage.document import DocumentError
 from pipeline.storage.folder import Storage, absolute
 
-FORMAT_VERSION = 2
 META, STATE = "meta.json", "state.pt"
+OLDEST_FORMAT = 2  # format 1 was Ray Train's
 
 
 class DamagedCheckpoint(UserError):
@@ -29,92 +31,94 @@ class DamagedCheckpoint(UserError):
 
 
 def save_checkpoint(
-    folder: Storage | Path | str, state: Mapping[str, Any], meta: Mapping[str, Any]
-) -> None:
-    """Write a checkpoint; until the last instant the folder holds none. Raises OSError.
+    folder: Storage | Path | str, state: Mapping[str, Any], meta: CheckpointMeta
+) -> CheckpointMeta:
+    """Write a checkpoint; until the last moment the folder does not hold one. Raises OSError.
 
-    ``state`` holds tensors on the CPU and plain containers; of its dicts of tensors ``model`` and
-    ``ema``, if there, ``meta.json`` gets ``weights_sha256`` and ``ema_sha256``.
+    ``state`` holds tensors on the CPU and plain containers. Returns ``meta`` as written: with the
+    time, the checksum of ``state.pt``, and those of the state's ``model`` and ``ema`` if present.
     """
     storage = _storage(folder)
     storage.create()
     storage.delete(META)
     with storage.open(STATE) as stream:
-        file: Any = _Hashing(stream)
+        file: Any = _HashingWriter(stream)
         torch.save(dict(state), file)
-    content = {
-        "format_version": FORMAT_VERSION,
-        "saved": time.time(),
-        **meta,
-        **{
-            name: tensors_sha256(state[key])
-            for name, key in (("weights_sha256", "model"), ("ema_sha256", "ema"))
-            if key in state
-        },
-        "files": {STATE: {"bytes": file.size, "sha256": file.sha256.hexdigest()}},
-    }
-    _write_meta(storage, content)
+    written = meta.model_copy(
+        update={
+            "saved": time.time(),
+            "weights_sha256": tensors_sha256(state["model"]) if "model" in state else "",
+            "ema_sha256": tensors_sha256(state["ema"]) if "ema" in state else "",
+            "files": {STATE: FileDigest(bytes=file.size, sha256=file.sha256.hexdigest())},
+        }
+    )
+    _write_meta(storage, written)
+    return written
 
 
-def amend_meta(folder: Storage | Path | str, more: Mapping[str, Any]) -> None:
-    """Add to the readable half in one instant. Raises what `load_meta` raises."""
+def add_evaluation(
+    folder: Storage | Path | str,
+    metrics: Mapping[str, float],
+    early_stopping: EarlyStoppingState,
+) -> None:
+    """Add the results of an evaluation to ``meta.json``, atomically. Raises as `load_meta`."""
     storage = _storage(folder)
-    _write_meta(storage, {**load_meta(storage), **more})
+    update = {"metrics": dict(metrics), "early_stopping": early_stopping}
+    _write_meta(storage, load_meta(storage).model_copy(update=update))
 
 
-def load_meta(folder: Storage | Path | str) -> dict[str, Any]:
-    """The readable half of a checkpoint.
+def load_meta(folder: Storage | Path | str) -> CheckpointMeta:
+    """Read ``meta.json`` of a checkpoint.
 
-    Raises DamagedCheckpoint if the folder holds no complete one, UserError if a newer version
-    wrote it, OSError if it cannot be read.
+    Raises DamagedCheckpoint if the folder does not hold a complete one, UserError if another
+    version of this software wrote it, OSError if it cannot be read.
     """
     storage = _storage(folder)
     try:
-        meta: dict[str, Any] = json.loads(storage.read(META))
-        version, sha256 = meta["format_version"], meta.get("sha256")
+        content = json.loads(storage.read(META))
+        version, sha256 = content["format_version"], content.get("sha256")
     except FileNotFoundError:
-        raise DamagedCheckpoint(f"{storage} is not a complete checkpoint: no {META}") from None
-    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(
+            f"{storage} is not a complete checkpoint: {META} not found"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{storage} is damaged: {META}: {error}") from None
-    if version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        raise UserError(
-            f"{storage} has checkpoint format {version}, {'newer' if newer else 'other'} than the "
-            f"{FORMAT_VERSION} that this version reads; "
-            + ("update the software" if newer else "begin the run anew")
-        )
-    content = {key: value for key, value in meta.items() if key != "sha256"}
+    _check_version(storage, version)
+    content = {key: value for key, value in content.items() if key != "sha256"}
     if sha256 != _own_sha256(content):
         raise DamagedCheckpoint(f"{storage} is damaged: the sha256 of {META} differs")
-    return meta
+    try:
+        return CheckpointMeta.from_content(content, META)
+    except DocumentError as error:
+        raise DamagedCheckpoint(f"{storage} is damaged: {error}") from None
 
 
 def load_state(folder: Storage | Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The tensors of a checkpoint, verified; nothing is unpickled beyond containers and tensors.
+    """Read and verify the tensors of a checkpoint, unpickling only containers and tensors.
 
     Raises what `load_meta` raises, and DamagedCheckpoint if a byte differs.
     """
     storage = _storage(folder)
-    data = _verified(storage)
+    data = _verified_state(storage)
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     return state
 
 
-def verify_checkpoint(folder: Storage | Path | str) -> dict[str, Any]:
-    """Read all of a checkpoint and compare the sums; its readable half. Raises as `load_state`."""
+def verify_checkpoint(folder: Storage | Path | str) -> CheckpointMeta:
+    """Read all of a checkpoint, verify its checksums, return its meta. Raises as `load_state`."""
     storage = _storage(folder)
-    _verified(storage)
+    _verified_state(storage)
     return load_meta(storage)
 
 
 def load_averaged_weights(folder: Storage | Path | str) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint, on the CPU: what is registered."""
+    """Return the averaged (EMA) weights of a checkpoint, which are registered, on the CPU."""
     weights: dict[str, Tensor] = load_state(folder)["ema"]
     return weights
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 over the bytes of all tensors (C order, little-endian) in the order of names."""
+    """Return the sha256 over the bytes of all tensors (C order, little-endian), sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
@@ -122,22 +126,38 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _write_meta(storage: Storage, meta: Mapping[str, Any]) -> None:
-    content = {key: value for key, value in meta.items() if key != "sha256"}
+def _check_version(storage: Storage, version: Any) -> None:
+    current = CheckpointMeta.FORMAT_VERSION
+    if not isinstance(version, int):
+        raise DamagedCheckpoint(f"{storage} is damaged: {META}: format_version is {version!r}")
+    if version > current:
+        raise UserError(
+            f"{storage} has checkpoint format {version}, newer than the {current} that this "
+            "version reads; update the software"
+        )
+    if version < OLDEST_FORMAT:
+        raise UserError(
+            f"{storage} has checkpoint format {version}, older than the {OLDEST_FORMAT} that this "
+            "version still reads; restart the training under another --run name"
+        )
+
+
+def _write_meta(storage: Storage, meta: CheckpointMeta) -> None:
+    content = meta.model_dump(mode="json")
     storage.write(META, json.dumps({**content, "sha256": _own_sha256(content)}, indent=1).encode())
 
 
-def _verified(storage: Storage) -> bytes:
-    expected = load_meta(storage)["files"][STATE]
+def _verified_state(storage: Storage) -> bytes:
+    expected = load_meta(storage).files[STATE]
     try:
         data = storage.read(STATE)
     except FileNotFoundError:
-        raise DamagedCheckpoint(f"{storage} is damaged: no {STATE}") from None
-    if len(data) != expected["bytes"]:
+        raise DamagedCheckpoint(f"{storage} is damaged: {STATE} not found") from None
+    if len(data) != expected.bytes:
         raise DamagedCheckpoint(
-            f"{storage} is damaged: {STATE} has {len(data)} bytes, not {expected['bytes']}"
+            f"{storage} is damaged: {STATE} has {len(data)} bytes, expected {expected.bytes}"
         )
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+    if hashlib.sha256(data).hexdigest() != expected.sha256:
         raise DamagedCheckpoint(f"{storage} is damaged: the sha256 of {STATE} differs")
     return data
 
@@ -150,8 +170,8 @@ def _storage(folder: Storage | Path | str) -> Storage:
     return folder if isinstance(folder, Storage) else Storage(absolute(str(folder)))
 
 
-class _Hashing:
-    """A file that is hashed while it is written."""
+class _HashingWriter:
+    """A binary file that is hashed while it is written."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.sha256, self.size = stream, hashlib.sha256(), 0

@@ -1,4 +1,4 @@
-"""Saves a trainer while it trains, restores it, and chooses whose weights count in the end."""
+"""Saves a training while it runs, restores it, and selects the checkpoint to keep at the end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pipeline.checkpoints.meta import CheckpointMeta, EarlyStoppingState
 from pipeline.checkpoints.rng_state import restore_rng, rng_state
 from pipeline.checkpoints.snapshot import Snapshot
 from pipeline.checkpoints.store import (
     CheckpointStore,
-    Leftover,
-    Saved,
+    IncompleteCheckpoint,
+    SavedCheckpoint,
     by_score,
-    score_name,
     step_name,
 )
 from pipeline.config import Config
@@ -25,56 +25,56 @@ from pipeline.distributed.shared_timer import SharedTimer
 from pipeline.distributed.world import World
 from pipeline.errors import TrainingFailed, UserError
 
-LEAST_SECONDS = 5.0  # between a checkpoint and the next that is due by time
-RETRY_SECONDS = (2.0, 8.0)  # waits before a write is tried again and again
+MIN_INTERVAL_SECONDS = 5.0  # between a checkpoint and the next one that is due by time
+RETRY_SECONDS = (2.0, 8.0)  # pauses before the second and third attempt to write
 
 _LOG = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """What can be saved and restored: a trainer, as far as its checkpoints are concerned."""
+    """An object that can be saved and restored, such as a trainer."""
 
     world: World
     step_count: int
 
     def state(self) -> dict[str, Any]:
-        """All tensors and plain values that the next step depends on; none of them copied."""
+        """Return all tensors and plain values that the next step depends on, without copying."""
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state`."""
 
     def parameters(self) -> Iterable[Tensor]:
-        """Yield the trained tensors; a first optimizer step adds as much state again."""
+        """Yield the trained tensors; the first optimizer step adds as much state again."""
 
 
 class CheckpointManager:
-    """Every rank calls every method, at the same step; rank 0 alone writes.
+    """Every rank calls every method at the same step; only rank 0 writes.
 
     `save` copies the state into memory and returns; a thread writes, commits and prunes. One
-    checkpoint is under way at a time. A checkpoint that cannot be written costs a warning, the last
-    one of a training costs the training.
+    checkpoint is written at a time. A checkpoint that cannot be written causes a warning; the last
+    one of a training fails the training.
     """
 
     def __init__(self, config: Config, store: CheckpointStore, trainer: Stateful) -> None:
         self.config, self.store, self.trainer, self.world = config, store, trainer, trainer.world
-        self.blocked: list[float] = []  # seconds that each `save` has kept the training waiting
+        self.blocked_seconds: list[float] = []  # how long each `save` has blocked the training
         minutes = config.train.checkpoint_minutes
-        seconds = max(LEAST_SECONDS, 60.0 * minutes) if minutes else float("inf")
+        seconds = max(MIN_INTERVAL_SECONDS, 60.0 * minutes) if minutes else float("inf")
         self._timer = SharedTimer(seconds, self.world)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
-        self._lost: dict[int, str] = {}  # by step: why its checkpoint is missing
+        self._failed: dict[int, str] = {}  # by step: why its checkpoint is missing
         self._snapshot = Snapshot()
 
-    def restore(self, check: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any] | None:
-        """Go on from the latest sound checkpoint; its readable half, None where there is none.
+    def restore(self, check: Callable[[CheckpointMeta], None]) -> CheckpointMeta | None:
+        """Load the latest intact checkpoint and return its meta, or None where there is none.
 
-        ``check`` sees that half before and raises UserError if it does not fit.
+        ``check`` is called with the meta first and raises UserError if it does not fit.
         """
-        newest = self.world.on_main(self._newest_sound)
+        newest = self.world.on_main(self._newest_intact)
         if newest is not None:
             check(newest.meta)
-            self._take_over(newest)
+            self._load(newest)
         self._timer.restart(self.trainer.step_count)
         if self.world.is_main:
             parameters = list(self.trainer.parameters())
@@ -83,100 +83,111 @@ class CheckpointManager:
         return newest.meta if newest else None
 
     def due(self, step: int) -> bool:
-        """Whether ``train.checkpoint_minutes`` have passed since the last checkpoint."""
+        """Return whether ``train.checkpoint_minutes`` have passed since the last checkpoint."""
         if not self.config.train.checkpoint_minutes:
             return False
         return self._timer.due(step, lambda: self._pending is not None and not self._pending.done())
 
-    def save(self, meta: Mapping[str, Any]) -> None:
-        """Begin to write a checkpoint of the present state; waits for the one before to end."""
+    def save(self, meta: CheckpointMeta) -> None:
+        """Start writing a checkpoint of the current state, once the previous one is written."""
         began = time.monotonic()
         states = self.world.gather(rng_state(self.world.device))
         if states is not None:
             self.wait()
             state = self._snapshot.take({**self.trainer.state(), "rng": states})
-            meta = {"world_size": self.world.size, **meta}
-            self._pending = self._writer.submit(self._write, self.trainer.step_count, state, meta)
-        self.blocked.append(time.monotonic() - began)
+            self._pending = self._writer.submit(self._write, state, meta)
+        self.blocked_seconds.append(time.monotonic() - began)
         self._timer.restart(self.trainer.step_count)
 
-    def amend(self, meta: Mapping[str, Any]) -> None:
-        """Add to the readable half of the present step's checkpoint, when it is written."""
+    def add_evaluation(
+        self, metrics: Mapping[str, float], early_stopping: EarlyStoppingState
+    ) -> None:
+        """Add an evaluation to the current step's checkpoint once that is written."""
         if self.world.is_main:
-            step, before = self.trainer.step_count, self._pending
-            self._pending = self._writer.submit(self._amend, step, meta, before)
+            step, previous = self.trainer.step_count, self._pending
+            self._pending = self._writer.submit(
+                self._add_evaluation, step, metrics, early_stopping, previous
+            )
 
     def wait(self) -> None:
-        """Until what has been saved is written, or given up with a warning."""
+        """Wait until what has been saved is written, or has failed with a warning."""
         if self._pending is not None:
             self._pending.result()
 
     def missing(self) -> str | None:
-        """Wait for the checkpoint of the present step; why there is none, None if it is there."""
+        """Wait for the current step's checkpoint; return why it is missing, or None."""
         reason: str | None = self.world.share(self._missing() if self.world.is_main else None)
         return reason
 
-    def finish(self) -> tuple[Saved, Saved]:
-        """The last checkpoint and the chosen one, which is then loaded.
+    def finish(self) -> tuple[SavedCheckpoint, SavedCheckpoint]:
+        """Return the last checkpoint and the selected one, and load the selected one.
 
-        Chosen is the best on ``data.val``, or the last. Raises TrainingFailed if the last one could
-        not be written.
+        The best on ``data.val`` is selected, or else the last. Raises TrainingFailed if the last
+        one could not be written.
         """
-        last, chosen = self.world.on_main(self._choose)
-        self._take_over(chosen)
-        return last, chosen
+        last, selected = self.world.on_main(self._select)
+        self._load(selected)
+        return last, selected
 
     def close(self) -> None:
-        """Let the writing end."""
+        """Finish pending writes and stop the thread."""
         self._writer.shutdown()
 
-    def _write(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        failed = _failure(lambda: self.store.save(step, state, meta))
-        if failed:
-            self._give_up(step, failed)
+    def _write(self, state: Mapping[str, Any], meta: CheckpointMeta) -> None:
+        error = _with_retries(lambda: self.store.save(state, meta))
+        if error:
+            self._give_up(meta.step, error)
         else:
             self._prune()
 
-    def _amend(self, step: int, meta: Mapping[str, Any], before: Future[None] | None) -> None:
-        if before is not None:
-            before.result()  # what broke the writing is told by whoever waits
-        if step in self._lost:
+    def _add_evaluation(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        early_stopping: EarlyStoppingState,
+        previous: Future[None] | None,
+    ) -> None:
+        if previous is not None:
+            previous.result()  # raises what broke the writing, for `wait` to raise
+        if step in self._failed:
             return
         try:
-            failed: Exception | None = _failure(lambda: self.store.amend(step, meta))
-        except UserError as error:
-            failed = error
-        if failed:
-            _warn(f"{step_name(step)} stays without its evaluation: {failed}")
+            error: Exception | None = _with_retries(
+                lambda: self.store.add_evaluation(step, metrics, early_stopping)
+            )
+        except UserError as mistake:
+            error = mistake
+        if error:
+            _warn(f"the evaluation could not be added to checkpoint {step_name(step)}: {error}")
         else:
             self._prune()
 
     def _prune(self) -> None:
         try:
-            self.store.prune(self.config.train.keep_checkpoints, score_name(self.config))
+            self.store.prune(self.config.train.keep_checkpoints)
         except OSError as error:
-            _LOG.warning("old checkpoints in %s cannot be deleted: %s", self.store.storage, error)
+            _LOG.warning("cannot delete old checkpoints in %s: %s", self.store.storage, error)
 
     def _give_up(self, step: int, error: OSError) -> None:
-        self._lost[step] = str(error)
-        try:  # what half of it takes may be what the next one needs
+        self._failed[step] = str(error)
+        try:  # the space of the partial checkpoint may be what the next one needs
             self.store.storage.delete_folder(step_name(step))
             last = self.store.saved()[-1:]
         except OSError:
             last = []
         _LOG.warning(
-            "checkpoint %s cannot be written to %s: %s; training goes on, a restart would begin "
-            "%s; free space or mend the storage",
+            "checkpoint %s could not be written to %s: %s; training continues, a restart would "
+            "begin %s; free space or repair the storage",
             step_name(step),
             self.store.storage,
             error,
-            f"from {last[0].name}" if last else "anew",
+            f"from {last[0].name}" if last else "from scratch",
         )
 
     def _missing(self) -> str | None:
         self.wait()
         step = self.trainer.step_count
-        reason = self._lost.get(step, "it is gone")
+        reason = self._failed.get(step, "it has disappeared")
         try:
             if step in [item.step for item in self.store.saved()[-1:]]:
                 return None
@@ -184,49 +195,49 @@ class CheckpointManager:
             reason = str(error)
         return (
             f"the last checkpoint could not be written to {self.store.storage}: {reason}; free "
-            "space or mend the storage, and resume the run by its name"
+            "space or repair the storage, then resume the run by its name"
         )
 
-    def _newest_sound(self) -> Saved | None:
-        saved, leftovers = self.store.survey()
-        found = self.store.first_sound(reversed(saved), "cpu", _warn)
+    def _newest_intact(self) -> SavedCheckpoint | None:
+        saved, incomplete = self.store.survey()
+        found = self.store.first_intact(reversed(saved), "cpu", _warn)
         newest = found[0] if found else None
-        self._set_aside(leftovers, after=newest.step if newest else -1)
-        if newest is None and (saved or any(item.problem == "damaged" for item in leftovers)):
-            _warn(f"no checkpoint in {self.store.storage} is sound; training begins anew")
+        self._quarantine(incomplete, after=newest.step if newest else -1)
+        if newest is None and (saved or any(item.problem == "damaged" for item in incomplete)):
+            _warn(f"no intact checkpoint in {self.store.storage}; training restarts from scratch")
         return newest
 
-    def _set_aside(self, leftovers: Iterable[Leftover], after: int = -1) -> None:
-        """Name the checkpoints later than a step whose ``meta.json`` is damaged."""
-        for item in leftovers:
+    def _quarantine(self, incomplete: Iterable[IncompleteCheckpoint], after: int = -1) -> None:
+        """Warn of and quarantine checkpoints later than a step whose ``meta.json`` is damaged."""
+        for item in incomplete:
             if item.damage and item.step > after:
                 _warn(f"{item.damage}; falling back to the one before")
-                self.store.set_aside(item.name)
+                self.store.quarantine(item.name)
 
-    def _choose(self) -> tuple[Saved, Saved]:
+    def _select(self) -> tuple[SavedCheckpoint, SavedCheckpoint]:
         problem = self._missing()
         if problem is not None:
             raise TrainingFailed(problem)
-        saved, leftovers = self.store.survey()
-        self._set_aside(leftovers)
-        found = self.store.first_sound(by_score(saved, score_name(self.config)), "cpu", _warn)
+        saved, incomplete = self.store.survey()
+        self._quarantine(incomplete)
+        found = self.store.first_intact(by_score(saved), "cpu", _warn)
         if found is None:
-            raise TrainingFailed(f"no checkpoint in {self.store.storage} is sound any more")
+            raise TrainingFailed(f"no intact checkpoint is left in {self.store.storage}")
         return saved[-1], found[0]
 
-    def _take_over(self, saved: Saved) -> None:
+    def _load(self, saved: SavedCheckpoint) -> None:
         state = self.store.load(saved.name, self.world.device)
         self.trainer.load(state)
         restore_rng(state["rng"], self.world, self.config.train.seed, saved.step)
 
 
-def _failure(attempt: Callable[[], object]) -> OSError | None:
-    """Why the last of three attempts failed, if it did."""
+def _with_retries(write: Callable[[], object]) -> OSError | None:
+    """Call ``write`` up to three times; return the last error if all attempts failed."""
     failed = None
     for pause in (0.0, *RETRY_SECONDS):
         time.sleep(pause)
         try:
-            attempt()
+            write()
         except OSError as error:
             failed = error
         else:

@@ -1,7 +1,7 @@
-"""The states of all random generators of a process, as tensors and plain numbers.
+"""Save and restore the states of all random generators of a process.
 
-Nothing in training draws from them at present: augmentation draws are keyed by sample. They are
-kept so that what will draw one day, such as dropout, goes on as if never interrupted.
+States are tensors and plain numbers. Training does not draw from these generators at present:
+augmentation draws are keyed by sample. Layers that do, such as dropout, would resume exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.distributed.world import World
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
-    """States of Python's, NumPy's and PyTorch's generators, the GPU's among them."""
+    """Return the states of Python's, NumPy's and PyTorch's generators, including the GPU's."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     state = {
         "python": random.getstate(),
@@ -30,9 +30,9 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_rng(states: Sequence[dict[str, Any]], world: World, seed: int, step: int) -> None:
-    """Take over this rank's state; with another number of ranks, begin new streams.
+    """Restore this rank's state; with another number of ranks, start new streams.
 
-    The new ones depend on seed, step and rank, so that no two ranks and no two resumes share one.
+    New streams depend on seed, step and rank, so they differ between ranks and between resumes.
     """
     if len(states) != world.size:
         start = np.random.SeedSequence([seed, step, world.rank]).generate_state(3)

@@ -1,4 +1,4 @@
-"""A copy of a training's state in CPU memory, taken in milliseconds and written at leisure."""
+"""A copy of a training's state in CPU memory, taken in milliseconds and written later."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Kind = tuple[torch.Size, tuple[int, ...], torch.dtype]
+BufferKey = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 
 class Snapshot:
-    """Copies trees of tensors into memory that is allocated once and used again.
+    """Copies trees of tensors into memory that is allocated once and reused.
 
     Fresh memory costs more than the copy itself, and page-locked memory lets a GPU copy at full
     speed. The last copy is valid until the next `take`.
     """
 
     def __init__(self) -> None:
-        self._memory: dict[Kind, list[Tensor]] = {}
+        self._memory: dict[BufferKey, list[Tensor]] = {}
 
     def reserve(self, tree: Any) -> None:
-        """Allocate what a tree of such tensors will need."""
+        """Allocate the memory for trees of such tensors."""
         self.take(tree)
 
     def take(self, tree: Any) -> Any:
-        """The tree with every tensor copied to the CPU."""
-        used: dict[Kind, int] = {}
+        """Return the tree with every tensor copied to the CPU."""
+        used: dict[BufferKey, int] = {}
 
         def copy(value: Tensor) -> Tensor:
-            kind = (value.shape, value.stride(), value.dtype)
-            index = used.get(kind, 0)
-            used[kind] = index + 1
-            memory = self._memory.setdefault(kind, [])
+            key = (value.shape, value.stride(), value.dtype)
+            index = used.get(key, 0)
+            used[key] = index + 1
+            memory = self._memory.setdefault(key, [])
             if index == len(memory):
                 pinned = value.device.type == "cuda"
                 memory.append(torch.empty_like(value, device="cpu", pin_memory=pinned))
@@ -47,7 +47,7 @@ class Snapshot:
 
 
 def map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same dicts, lists and tuples with every tensor replaced."""
+    """Return the same dicts, lists and tuples with ``change`` applied to every tensor."""
     if isinstance(tree, Tensor):
         return change(tree)
     if isinstance(tree, dict):

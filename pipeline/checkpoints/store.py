@@ -1,4 +1,4 @@
-"""The checkpoints of a run: one folder ``step-00000042`` each, listed, chosen and pruned."""
+"""The checkpoints of a run: one folder ``step-00000042`` each, listed, ranked and pruned."""
 
 from __future__ import annotations
 
@@ -14,42 +14,37 @@ import torch
 from pipeline.checkpoints.format import (
     META,
     DamagedCheckpoint,
-    amend_meta,
+    add_evaluation,
     load_meta,
     load_state,
     save_checkpoint,
     verify_checkpoint,
 )
-from pipeline.config import Config
+from pipeline.checkpoints.meta import CheckpointMeta, EarlyStoppingState
 from pipeline.storage.folder import Storage
 
-SCORE = "score"
 _NAME, _DAMAGED = re.compile(r"step-(\d{8,})"), f"{META}.damaged"
-Say = Callable[[str], None]
-
-
-def score_name(config: Config) -> str | None:
-    """The figure that ranks checkpoints; None where no set is evaluated during training."""
-    return SCORE if config.data.val else None
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A complete checkpoint: its name and the readable half of it."""
+class SavedCheckpoint:
+    """A complete checkpoint: its name and its ``meta.json``."""
 
     name: str
-    meta: Mapping[str, Any] = field(repr=False)
+    meta: CheckpointMeta = field(repr=False)
 
     @property
     def step(self) -> int:
-        """Steps done."""
-        return int(self.meta["step"])
+        """Return the number of steps done."""
+        return self.meta.step
 
 
-class Leftover(NamedTuple):
-    """A folder that is no complete checkpoint, why, and when something in it last changed.
+class IncompleteCheckpoint(NamedTuple):
+    """A folder named like a checkpoint that is not a complete one.
 
-    ``damage`` says what is wrong with one whose ``meta.json`` is damaged and not yet set aside.
+    ``changed`` is when a file in it last changed, in seconds since 1970. ``damage`` says what is
+    wrong if ``meta.json`` is damaged and the checkpoint is not quarantined yet.
     """
 
     name: str
@@ -59,31 +54,33 @@ class Leftover(NamedTuple):
 
     @property
     def step(self) -> int:
-        """Steps done, by its name."""
+        """Return the number of steps in its name."""
         return int(self.name[len("step-") :])
 
 
 class CheckpointStore:
-    """All checkpoints below a run's folder or URI."""
+    """All checkpoints in the folder or URI of a run."""
 
     def __init__(self, uri: str | Path) -> None:
         self.storage = Storage(str(uri))
 
-    def save(self, step: int, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Write the checkpoint of a step. Raises OSError, leaving none."""
-        save_checkpoint(self.storage.child(step_name(step)), state, {"step": step, **meta})
+    def save(self, state: Mapping[str, Any], meta: CheckpointMeta) -> None:
+        """Write the checkpoint of ``meta.step``. Raises OSError, leaving none."""
+        save_checkpoint(self.storage.child(step_name(meta.step)), state, meta)
 
-    def amend(self, step: int, more: Mapping[str, Any]) -> None:
-        """Add to the readable half of a step's checkpoint; raises OSError, UserError."""
-        amend_meta(self.storage.child(step_name(step)), more)
+    def add_evaluation(
+        self, step: int, metrics: Mapping[str, float], early_stopping: EarlyStoppingState
+    ) -> None:
+        """Add the results of an evaluation to a step's checkpoint. Raises OSError, UserError."""
+        add_evaluation(self.storage.child(step_name(step)), metrics, early_stopping)
 
-    def saved(self) -> list[Saved]:
-        """All complete checkpoints, oldest first. Raises UserError if one has a newer format."""
+    def saved(self) -> list[SavedCheckpoint]:
+        """List all complete checkpoints, oldest first. Raises UserError on a newer format."""
         return self.survey()[0]
 
-    def survey(self) -> tuple[list[Saved], list[Leftover]]:
-        """Complete checkpoints, oldest first, and what else lies there under such a name."""
-        saved, leftovers = [], []
+    def survey(self) -> tuple[list[SavedCheckpoint], list[IncompleteCheckpoint]]:
+        """List complete checkpoints, oldest first, and incomplete ones."""
+        saved, incomplete = [], []
         changed: dict[str, float] = {}
         for file in self.storage.files():
             name = file.name.split("/")[0]
@@ -92,77 +89,81 @@ class CheckpointStore:
             if not _NAME.fullmatch(name):
                 continue
             try:
-                saved.append(Saved(name, load_meta(self.storage.child(name))))
+                saved.append(SavedCheckpoint(name, load_meta(self.storage.child(name))))
             except DamagedCheckpoint as error:
-                known = self.storage.exists(f"{name}/{_DAMAGED}")
-                problem = "damaged" if known or "damaged" in str(error) else "not complete"
+                quarantined = self.storage.exists(f"{name}/{_DAMAGED}")
+                damaged = quarantined or "damaged" in str(error)
+                problem = "damaged" if damaged else "not complete"
                 damage = str(error) if self.storage.exists(f"{name}/{META}") else ""
-                leftovers.append(Leftover(name, problem, changed.get(name, 0.0), damage))
-        return sorted(saved, key=lambda item: item.step), leftovers
+                incomplete.append(
+                    IncompleteCheckpoint(name, problem, changed.get(name, 0.0), damage)
+                )
+        return sorted(saved, key=lambda item: item.step), incomplete
 
     def load(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """The verified tensors of a checkpoint."""
+        """Read the verified tensors of a checkpoint."""
         return load_state(self.storage.child(name), device)
 
-    def verify(self, name: str) -> Mapping[str, Any]:
-        """Read all of a checkpoint; raises DamagedCheckpoint."""
+    def verify(self, name: str) -> CheckpointMeta:
+        """Read all of a checkpoint. Raises DamagedCheckpoint."""
         return verify_checkpoint(self.storage.child(name))
 
-    def first_sound(
-        self, candidates: Iterable[Saved], device: torch.device | str, say: Say
-    ) -> tuple[Saved, dict[str, Any]] | None:
-        """The first candidate whose bytes are right, with its tensors.
+    def first_intact(
+        self, candidates: Iterable[SavedCheckpoint], device: torch.device | str, warn: Warn
+    ) -> tuple[SavedCheckpoint, dict[str, Any]] | None:
+        """Return the first candidate whose checksums match, with its tensors.
 
-        Those before it are set aside, and ``say`` hears of each.
+        Damaged ones before it are quarantined, with a warning each.
         """
         for item in candidates:
             try:
                 return item, self.load(item.name, device)
             except DamagedCheckpoint as error:
-                say(f"{error}; falling back to the one before")
-                self.set_aside(item.name)
+                warn(f"{error}; falling back to the one before")
+                self.quarantine(item.name)
         return None
 
-    def set_aside(self, name: str) -> None:
-        """Make a damaged checkpoint none: it is listed as damaged, and pruned in time."""
+    def quarantine(self, name: str) -> None:
+        """Rename ``meta.json`` of a damaged checkpoint: it stays listed as damaged until pruned."""
         self.storage.move(f"{name}/{META}", f"{name}/{_DAMAGED}")
 
-    def prune(self, keep: int, score: str | None, *, older_than: float = 0.0) -> list[str]:
-        """Delete all but the ``keep`` best (or last) checkpoints and the latest; what was deleted.
-
-        Leftovers go too: those that came before the latest, whose writing must have ended, and
-        others unchanged for ``older_than`` seconds if that is above 0.
-        """
-        doomed = self.doomed(keep, score, older_than=older_than)
-        for name in doomed:
-            self.storage.delete(f"{name}/{META}")  # first, so that half of one is none
+    def prune(self, keep: int, *, older_than: float = 0.0) -> list[str]:
+        """Delete what `prunable` lists and return those names."""
+        names = self.prunable(keep, older_than=older_than)
+        for name in names:
+            self.storage.delete(f"{name}/{META}")  # first: an interrupted deletion leaves none
             self.storage.delete_folder(name)
-        return doomed
+        return names
 
-    def doomed(self, keep: int, score: str | None, *, older_than: float = 0.0) -> list[str]:
-        """What `prune` would delete."""
-        saved, leftovers = self.survey()
-        kept = {item.name for item in by_score(saved, score)[:keep]} | {i.name for i in saved[-1:]}
+    def prunable(self, keep: int, *, older_than: float = 0.0) -> list[str]:
+        """List all checkpoints except the ``keep`` best and the latest.
+
+        Incomplete ones are included if they precede the latest, since their writing has ended, or
+        if they have not changed for ``older_than`` seconds (0: no limit).
+        """
+        saved, incomplete = self.survey()
+        kept = {item.name for item in by_score(saved)[:keep]} | {item.name for item in saved[-1:]}
         latest = saved[-1].step if saved else -1
         now = time.time()
         return [
             *(item.name for item in saved if item.name not in kept),
             *(
                 item.name
-                for item in leftovers
+                for item in incomplete
                 if item.step < latest or 0 < older_than < now - item.changed
             ),
         ]
 
 
-def by_score(saved: Sequence[Saved], score: str | None) -> list[Saved]:
-    """Checkpoints by falling score, the later first among equals; without a score, latest first."""
+def by_score(saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
+    """Sort checkpoints by falling score, the later first among equals.
+
+    Without ``data.val`` none has a score, so the latest comes first.
+    """
     latest_first = list(reversed(saved))
-    if score is None:
-        return latest_first
-    return sorted(latest_first, key=lambda item: -item.meta.get(score, float("-inf")))
+    return sorted(latest_first, key=lambda item: -item.meta.score)
 
 
 def step_name(step: int) -> str:
-    """The name of a step's checkpoint."""
+    """Return the folder name of a step's checkpoint."""
     return f"step-{step:08d}"

@@ -1,4 +1,4 @@
-"""A search over any fields of a training: each trial is a whole `fit`, itself distributed."""
+"""Search over any fields of a training: each trial is a complete `fit`, itself distributed."""
 
 from pipeline.sweep.sweep import SweepResult, sweep
 

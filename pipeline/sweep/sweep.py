@@ -1,8 +1,8 @@
-"""The driver of a search: ASHA over epochs, Optuna over fields, one MLflow run per trial.
+"""The driver of a sweep: ASHA over epochs, Optuna over fields, one MLflow run per trial.
 
-Ray Tune counts only the trial's function, not the workers that it starts. Left alone it would
-start more trials than the cluster holds and all would wait for each other, so the concurrency is
-computed here from what a whole trial takes.
+Ray Tune counts the resources of a trial's function, not those of the workers that it starts. It
+would start more trials than the cluster has resources for, and all would wait for each other.
+Therefore the concurrency is computed here from the resources of a whole trial.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import Field
 
 from pipeline.config import Config, set_dotted
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import UserError
 from pipeline.evaluation.coco import NAMES
+from pipeline.storage.document import Document
 from pipeline.sweep.space import build_space
 from pipeline.tracking import (
     connect,
@@ -34,22 +36,40 @@ from pipeline.tracking import (
     spool_folder,
 )
 from pipeline.tracking.run import FinalStatus
-from pipeline.training.fit import absolute_paths, check_data, closing_run, fit
-from pipeline.training.run_record import MAY_CHANGE, Resume, RunRecord, storage_root
+from pipeline.training.fit import absolute_paths, check_data, close_run, fit
+from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord, storage_root
 
-TRIAL_CPU = 0.01  # Tune refuses 0
+TRIAL_CPU = 0.01  # of a trial's function; Tune rejects 0
+MAX_CHILD_RUNS = 10_000
+TrialStatus = Literal["finished", "failed", "stopped early"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the table."""
+    """One row of the table of results."""
 
     name: str
-    params: dict[str, Any]
-    best: float | None
-    epochs: float
-    status: str
-    run_id: str | None
+    params: dict[str, Any]  # values by dotted field
+    best: float | None  # best score; None if none was reported
+    epochs: float  # epochs trained
+    status: TrialStatus
+    run_id: str | None  # of MLflow
+
+
+class TrialTable(Document):
+    """``trials.json`` of a sweep's MLflow run: all trials, best first."""
+
+    trials: list[Trial]
+
+
+class TrialSettings(Document):
+    """Everything that the driver of a sweep passes to a trial, apart from the values to try."""
+
+    config: Config
+    sweep: str = Field(description="name of the sweep")
+    storage: str = Field(description="folder or URI of the sweep, where trials are stored")
+    tracking_uri: str
+    parent_run_id: str = Field(description="MLflow run of the sweep")
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,7 @@ class SweepResult:
 
 
 def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
-    """Search ``sweep.space`` for the highest ``sweep.metric``; resumed by name like a training.
+    """Search ``sweep.space`` for the highest ``sweep.metric``; resumable by name like a training.
 
     Raises UserError for mistakes in the recipe and if no trial reported the metric.
     """
@@ -86,17 +106,19 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     with contextlib.closing(RunRecord(storage_root(config), run)) as record:
         record.check_storage()
         record.hold()
-        run_id = record.resumable(resume, config, [name for name in MAY_CHANGE if name != "sweep"])
+        run_id = record.resumable_run_id(
+            resume, config, [name for name in CHANGEABLE if name != "sweep"]
+        )
         if run_id is None:
-            # Without a spool: what chooses among trials asks the store, which must be there.
+            # Without a spool: the table of results is read from the store, which is required.
             run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
         else:
             resume_run(uri, run_id)
         record.write(run_id, "running", config)
-        with closing_run(uri, run_id, record, config), ray_cluster(config.ray, sweep=True):
+        with close_run(uri, run_id, record, config), ray_cluster(config.ray, sweep=True):
             results = _tune(config, space, record, uri, run_id)
             trials = _table(results, config, record, uri, run_id)
-            best_yaml = _write_best(config, trials, record, uri, run_id)
+            best_yaml = _record_results(config, trials, record, uri, run_id)
     return SweepResult(
         run=run,
         run_id=run_id,
@@ -109,7 +131,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
 
 
 def concurrency(config: Config, resources: Mapping[str, float]) -> int:
-    """How many whole trials the cluster holds at a time, at most ``sweep.concurrency``."""
+    """Return how many whole trials fit in the cluster, at most ``sweep.concurrency``."""
     ray = config.ray
     workers = ray.max_workers
     fits = math.floor(resources.get("CPU", 0) / (workers * ray.cpus_per_worker + TRIAL_CPU))
@@ -130,19 +152,21 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from pipeline.sweep.trial_reporter import TrialLines
+    from pipeline.sweep.trial_reporter import TrialReporter
 
-    # A checkpoint between two evaluations reports no figure, and that is no mistake.
+    # Ray Train may report without the metric, between two evaluations.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     settings = config.sweep
     trainable = tune.with_resources(
         tune.with_parameters(
             _trial,
-            base=config.model_dump(mode="json"),
-            sweep_name=record.name,
-            storage=record.uri,
-            uri=uri,
-            parent_run_id=run_id,
+            settings=TrialSettings(
+                config=config,
+                sweep=record.name,
+                storage=record.uri,
+                tracking_uri=uri,
+                parent_run_id=run_id,
+            ).model_dump(mode="json"),
         ),
         {"CPU": TRIAL_CPU},
     )
@@ -163,7 +187,7 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
             search_alg=OptunaSearch(seed=settings.seed),
             scheduler=ASHAScheduler(
                 time_attr="epoch",
-                # No decision at the last epoch: a trial that gets there ends by itself.
+                # No decision at the last epoch: a trial that reaches it is complete.
                 max_t=max(settings.grace_epochs, math.ceil(config.train.epochs) - 1),
                 grace_period=settings.grace_epochs,
                 reduction_factor=settings.reduction,
@@ -176,42 +200,37 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
             name="tune",
             storage_path=record.uri,
             verbose=0,
-            callbacks=[TrialLines(settings.metric, settings.trials)],
+            callbacks=[TrialReporter(settings.metric, settings.trials)],
         ),
     )
     return tuner.fit()
 
 
-def _trial(
-    params: dict[str, Any],
-    base: dict[str, Any],
-    sweep_name: str,
-    storage: str,
-    uri: str,
-    parent_run_id: str,
-) -> None:
+def _trial(params: dict[str, Any], settings: dict[str, Any]) -> None:
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    given = TrialSettings.from_content(settings, "trial settings")
     trial_id = tune.get_context().get_trial_id()
-    begun = RunRecord(storage, trial_id).read()
-    if begun and begun["status"] == "finished":
-        return  # the sweep was killed between the trial's end and Tune's hearing of it
-    config = Config.from_dict(base).replace(
+    info = RunRecord(given.storage, trial_id).read()
+    if info and info.status == "finished":
+        return  # the sweep was killed before Tune recorded the end of the trial
+    config = given.config.replace(
         {
             **params,
-            "data.test": None,  # what chooses must not be what judges
+            "data.test": None,  # the test set must not influence the selection
             "registry.name": None,
-            "tracking.uri": uri,
-            "ray.storage": storage,
+            "tracking.uri": given.tracking_uri,
+            "ray.storage": given.storage,
         }
     )
     fit(
         config,
         run=trial_id,
-        parent_run_id=parent_run_id,
-        tags={"sweep": sweep_name, "trial": trial_id},
+        parent_run_id=given.parent_run_id,
+        tags={"sweep": given.sweep, "trial": trial_id},
         callbacks=[TuneReportCallback()],
+        label=f"trial {trial_id}",
     )
 
 
@@ -235,7 +254,7 @@ def _table(
                 params={key: result.config[key] for key in config.sweep.space},
                 best=float(max(values)) if len(values) else None,
                 epochs=epochs,
-                status=_settle(uri, run, spool, result.error is not None, complete),
+                status=_close_trial_run(uri, run, spool, result.error is not None, complete),
                 run_id=run.info.run_id if run else None,
             )
         )
@@ -248,14 +267,14 @@ def _child_runs(uri: str, parent_run_id: str) -> dict[str, Any]:
     found = client.search_runs(
         [parent.info.experiment_id],
         filter_string=f"tags.mlflow.parentRunId = '{parent_run_id}'",
-        max_results=10_000,
+        max_results=MAX_CHILD_RUNS,
     )
     return {run.data.tags["trial"]: run for run in found if "trial" in run.data.tags}
 
 
-def _settle(uri: str, run: Any, spool: Path, failed: bool, complete: bool) -> str:
-    """The trial's true end, also in MLflow where it could not close its run itself."""
-    status = "failed" if failed else "finished" if complete else "stopped early"
+def _close_trial_run(uri: str, run: Any, spool: Path, failed: bool, complete: bool) -> TrialStatus:
+    """Return how a trial ended; set it in MLflow if the trial could not close its run."""
+    status: TrialStatus = "failed" if failed else "finished" if complete else "stopped early"
     if run is not None and run.info.status == "RUNNING":
         end: FinalStatus = "FAILED" if failed else "FINISHED" if complete else "KILLED"
         reason = "stopped early by asha" if end == "KILLED" else ""
@@ -263,17 +282,17 @@ def _settle(uri: str, run: Any, spool: Path, failed: bool, complete: bool) -> st
     return status
 
 
-def _write_best(
+def _record_results(
     config: Config, trials: list[Trial], record: RunRecord, uri: str, run_id: str
 ) -> str:
     best = trials[0] if trials else None
     if best is None or best.best is None:
         raise UserError(
-            f"no trial reported {config.sweep.metric}; see the trials' runs in {uri} for why"
+            f"no trial reported {config.sweep.metric}; their runs in {mask(uri)} say why"
         )
     tree = config.model_dump(mode="json", exclude_defaults=True, exclude={"sweep": True})
     if config.tracking.uri and mask(config.tracking.uri) != config.tracking.uri:
-        del tree["tracking"]["uri"]  # a password is no part of a recipe
+        del tree["tracking"]["uri"]  # a recipe must not contain a password
     for field, value in best.params.items():
         set_dotted(tree, field, value)
     header = (
@@ -284,10 +303,10 @@ def _write_best(
     text = header + yaml.safe_dump(tree, sort_keys=False)
     client = connect(uri)
     client.log_text(run_id, text, "best.yaml")
-    client.log_dict(run_id, {"trials": [vars(trial) for trial in trials]}, "trials.json")
+    client.log_text(run_id, TrialTable(trials=trials).encode().decode(), "trials.json")
     client.log_metric(run_id, config.sweep.metric, best.best)
     folder = Path.cwd() if "://" in record.uri else Path(record.uri)
     path = folder / "best.yaml"
     path.write_text(text, encoding="utf-8")
-    print(f"the best trial's recipe is {path}", file=sys.stderr, flush=True)
+    print(f"recipe of the best trial: {path}", file=sys.stderr, flush=True)
     return str(path)

@@ -1,1 +1,1 @@
-"""Training: one worker function (`worker`), what it is made of, and the driver (`fit`)."""
+"""Training: the driver (`fit`), the function of each worker (`worker`) and their parts."""

@@ -1,4 +1,4 @@
-"""Errors of torch that a person can do something about, in words that say what."""
+"""Translate errors of torch that users can act on into messages that say what to do."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 LOST_WORKER = "lost another worker"
 
 
-class FailedForGood(TrainingFailed):
-    """A failure that every rank knows of and that a restart would only repeat."""
+class UnrecoverableFailure(TrainingFailed):
+    """A failure on every rank that a restart would only repeat."""
 
 
 @contextlib.contextmanager
-def explained(config: Config, world: World) -> Iterator[None]:
-    """Raise UserError where memory or the compiler is missing, TrainingFailed where a rank is.
+def translate_errors(config: Config, world: World) -> Iterator[None]:
+    """Translate errors raised inside the block.
 
-    A gradient that is not finite is a FailedForGood. Only a lost rank is worth a restart.
+    Raises UserError if memory or the compiler is missing, TrainingFailed if another rank is lost,
+    which a restart may repair, and UnrecoverableFailure if a gradient is not finite.
     """
     try:
         yield
     except FloatingPointError as error:
-        raise FailedForGood(str(error)) from error
+        raise UnrecoverableFailure(str(error)) from error
     except (TrainingFailed, TrainingStopped):
         raise
     except RuntimeError as error:
-        reason = _reason(error, config, world)
-        if reason is None:
+        translated = _translate(error, config, world)
+        if translated is None:
             raise
-        raise reason from error
+        raise translated from error
 
 
-def told(error: BaseException) -> str:
-    """The last line of what lies at the bottom of an error: Ray wraps tracebacks into messages."""
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's cause: Ray wraps tracebacks into messages."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _reason(error: RuntimeError, config: Config, world: World) -> Exception | None:
+def _translate(error: RuntimeError, config: Config, world: World) -> Exception | None:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return UserError(_out_of_memory(config, world))
@@ -63,11 +64,11 @@ def _out_of_memory(config: Config, world: World) -> str:
     train = config.train
     share = -(-train.batch_size // world.size)
     hints = [
-        f"train.micro_batch (now {min(train.micro_batch, share)} images a pass; more passes give "
-        "the same step)",
+        f"train.micro_batch (now {min(train.micro_batch, share)} images per pass; more passes "
+        "compute the same step)",
         f"evaluate.batch_size (now {config.evaluate.batch_size})",
         f"model.image_size (now {config.model.image_size})",
     ]
     half = "" if train.precision != "fp32" else ", or set train.precision to bf16"
-    kind = "GPU" if world.device.type == "cuda" else "CPU"
-    return f"rank {world.rank} is out of {kind} memory: lower {', '.join(hints)}{half}"
+    device = "GPU" if world.device.type == "cuda" else "CPU"
+    return f"rank {world.rank} is out of {device} memory: lower {', '.join(hints)}{half}"

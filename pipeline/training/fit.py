@@ -34,21 +34,21 @@ from pipeline.training.stop import stop_signal
 from pipeline.training.worker import run_rank
 
 _LOG = logging.getLogger(__name__)
-_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+_NO_CONTEXT: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """Where everything of a training is."""
+    """The results of a training and where they are stored."""
 
     run: str
     run_id: str
     tracking_uri: str
     checkpoint: str
-    step: int  # after which that checkpoint was saved
-    steps: int  # trained in all
+    best_step: int  # of the checkpoint
+    total_steps: int
     metrics: dict[str, float]
-    weights_sha256: str  # of the last step, as is the next; a checkpoint's are in its meta.json
+    weights_sha256: str  # of the last step, like the next; a checkpoint's are in its meta.json
     ema_sha256: str
     seconds: dict[str, float] = field(default_factory=dict)
     model_uri: str | None = None
@@ -63,14 +63,17 @@ def fit(
     parent_run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Any] = (),
+    label: str = "",
 ) -> FitResult:
-    """Train, evaluate and register as the configuration says; the same for jobs and sweeps.
+    """Train, evaluate and register as configured; jobs, sweeps and tests all call this.
 
     ``run`` names the training and is the key to resume it by. ``callbacks`` are Ray Train's
-    (``ray.train.UserCallback``). Under torchrun every process calls it, with ``ray.enabled`` false;
-    rank 0 does what is done once, and all return the same. Raises UserError for mistakes found
-    before or during training, TrainingFailed where workers failed for good, TrainingStopped after
-    SIGTERM; the MLflow run's status says the same.
+    (``ray.train.UserCallback``). ``label`` is put before every progress line. Under torchrun, with
+    ``ray.enabled`` false, every process calls this function; rank 0 does what is done once, and all
+    return the same.
+
+    Raises UserError for mistakes found before or during training, TrainingFailed if workers failed
+    for good, TrainingStopped after SIGTERM; the status of the MLflow run matches.
     """
     began = time.monotonic()
     config = absolute_paths(config)
@@ -82,37 +85,36 @@ def fit(
     ):
         uri = world.on_main(lambda: resolve_uri(config.tracking))
         run_id = world.on_main(
-            lambda: _begin(config, record, uri, resume, parent_run_id, tags or {}, manifests)
+            lambda: _start_run(config, record, uri, resume, parent_run_id, tags or {}, manifests)
         )
-        closing = closing_run(uri, run_id, record, config) if world.is_main else _NOTHING
+        closing = close_run(uri, run_id, record, config) if world.is_main else _NO_CONTEXT
         with stop_signal() as stop, closing:
             if config.ray.enabled:
-                outcome = train_in_ray(config, record, uri, run_id, callbacks, stop)
+                outcome = train_in_ray(config, record, uri, run_id, callbacks, stop, label)
             else:
                 session = LocalSession(world, CheckpointStore(record.uri), stop)
-                outcome = world.share(
-                    run_rank(config, session, uri, run_id, spool_folder(record.uri))
-                )
+                own = run_rank(config, session, uri, run_id, spool_folder(record.uri), label)
+                outcome = world.share(own)
             trained = time.monotonic()
-            checkpoint = join(record.uri, outcome["checkpoint"])
+            checkpoint = join(record.uri, outcome.checkpoint)
             version = world.on_main(
                 lambda: register_result(config, uri, run_id, record, checkpoint, outcome)
             )
-        # A run that began without a store may have reached it meanwhile.
-        run_id = world.on_main(lambda: _known(uri, run_id, record))
+        # A run that started without a store may have reached it in the meantime.
+        run_id = world.on_main(lambda: _resolved_run_id(uri, run_id, record))
         return FitResult(
             run=record.name,
             run_id=run_id,
             tracking_uri=uri,
             checkpoint=checkpoint,
-            step=outcome["step"],
-            steps=outcome["steps"],
-            metrics=outcome["metrics"],
-            weights_sha256=outcome["weights_sha256"],
-            ema_sha256=outcome["ema_sha256"],
+            best_step=outcome.best_step,
+            total_steps=outcome.total_steps,
+            metrics=outcome.metrics,
+            weights_sha256=outcome.weights_sha256,
+            ema_sha256=outcome.ema_sha256,
             seconds={
                 "fit": round(trained - began, 1),
-                "training": outcome["seconds"],
+                "training": outcome.seconds,
                 "register": round(time.monotonic() - trained, 1),
             },
             model_uri=version.model_uri if version else None,
@@ -120,7 +122,7 @@ def fit(
         )
 
 
-def _begin(
+def _start_run(
     config: Config,
     record: RunRecord,
     uri: str,
@@ -129,17 +131,18 @@ def _begin(
     tags: Mapping[str, str],
     manifests: Mapping[str, Manifest],
 ) -> str:
-    """The id of the MLflow run, made or resumed; the record says that it is running."""
+    """Create or resume the MLflow run, record that it is running, and return its id."""
     record.check_storage()
     record.hold()
     spool = spool_folder(record.uri)
-    run_id = record.resumable(resume, config)
+    run_id = record.resumable_run_id(resume, config)
     if run_id is None:
         check_start(config, manifests["train"].classes, uri)
         all_tags = {"run": record.name, **tags}
         run_id = create_run(uri, config, record.name, all_tags, parent_run_id, manifests, spool)
     else:
-        before = (record.read() or {}).get("status", "")
+        info = record.read()
+        before = info.status if info else ""
         run_id = resume_run(uri, run_id, spool, before, config.tracking.required)
     record.write(run_id, "running", config)
     discard_run_spec(spool, run_id)
@@ -147,7 +150,7 @@ def _begin(
 
 
 def check_data(config: Config) -> dict[str, Manifest]:
-    """The manifests of the configured sets; raises UserError if their classes differ."""
+    """Return the manifests of the configured sets. Raises UserError if their classes differ."""
     if config.data.train is None:
         raise UserError("data.train is not set; give a shard set made by `python -m jobs.prepare`")
     uris = {use: getattr(config.data, use) for use in ("train", "val", "test")}
@@ -163,7 +166,10 @@ def check_data(config: Config) -> dict[str, Manifest]:
 
 
 def absolute_paths(config: Config) -> Config:
-    """The configuration with absolute paths of data and weights: workers run in other folders."""
+    """Return the configuration with absolute paths of data and weights.
+
+    Workers run in other working directories.
+    """
     uris = {f"data.{use}": getattr(config.data, use) for use in ("train", "val", "test")}
     uris["model.init"] = config.model.init
     return config.replace(
@@ -176,26 +182,28 @@ def absolute_paths(config: Config) -> Config:
 
 
 @contextlib.contextmanager
-def closing_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Iterator[None]:
-    """Give the run its true end, in MLflow and in its record, however the block ends."""
+def close_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Iterator[None]:
+    """Set the final status of the run, in MLflow and in its record, however the block ends."""
     spool = spool_folder(record.uri)
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | TrainingStopped)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        # The record first: the store may take its time, and whoever stops us may not wait.
+        # The record first: the store may be slow, and the process may be killed before it responds.
         try:
             record.write(run_id, "stopped" if stopped else "failed", config)
         except OSError as lost:  # a full disk must not hide why the training ended
-            _LOG.warning("%s/run.json still says that the run is going on: %s", record.uri, lost)
+            _LOG.warning(
+                "%s/run.json could not be updated and still says running: %s", record.uri, lost
+            )
         finish_run(uri, run_id, spool, "KILLED" if stopped else "FAILED", reason)  # never raises
         raise
     finish_run(uri, run_id, spool, "FINISHED")
     record.write(run_id, "finished", config)
 
 
-def _known(uri: str, run_id: str, record: RunRecord) -> str:
+def _resolved_run_id(uri: str, run_id: str, record: RunRecord) -> str:
     try:
         return resolve_run_id(uri, run_id, spool_folder(record.uri))
     except UserError:

@@ -1,29 +1,32 @@
-"""The record of a named run beside its checkpoints: what makes a name a resume key."""
+"""The record of a named run beside its checkpoints, which makes the name a resume key."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
 
 from pipeline.config import Config
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.storage.cache_dir import user_cache
+from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
 from pipeline.storage.lock import LockHeldError, ProcessLock
 from pipeline.storage.redact import mask
 
 Resume = Literal["auto", "never", "must"]
 Status = Literal["running", "finished", "failed", "stopped"]
+Content = TypeVar("Content", bound=Document)
 
-# What a resumed training may change: how fast and where it runs, and what is looked at, but not
-# what is learned. Everything else must stay, or the run would be neither the old one nor a new one.
-MAY_CHANGE = (
+# Sections and fields that a resumed training may change: how fast and where it runs, and what is
+# evaluated and logged. Any other change would make it a different training.
+CHANGEABLE = (
     *("data.test", "data.loader_workers", "data.prefetch", "data.cache", "data.cache_gib"),
     *("data.retries", "data.max_bad_fraction"),
     *("train.micro_batch", "train.checkpoint_every", "train.checkpoint_steps"),
@@ -31,11 +34,27 @@ MAY_CHANGE = (
     *("train.patience", "train.min_improvement", "train.profile_steps", "train.compile"),
     *("evaluate", "sweep", "tracking", "registry", "ray"),
 )
-_RECORD, _NOTE, _LOCK = "run.json", "failure.json", "driver.lock"
+RECORD_FILE = "run.json"
+_FAILURE_FILE, _LOCK_FILE = "failure.json", "driver.lock"
+
+
+class RunInfo(Document):
+    """``run.json``: the MLflow run of a named run, its status and its configuration."""
+
+    run_id: str = Field(description="of MLflow")
+    status: Status
+    config: dict[str, Any] = Field(description="the configuration, without URIs of services")
+
+
+class FailureInfo(Document):
+    """``failure.json``: why a restart of the workers would only fail again."""
+
+    kind: Literal["user", "training"] = Field(description="a mistake of the user, or a failure")
+    reason: str
 
 
 class RunRecord:
-    """``run.json`` in the run's folder of the storage: its MLflow run, status and configuration."""
+    """The files of a run in its folder of the storage, apart from checkpoints."""
 
     def __init__(self, storage: str, name: str) -> None:
         self.name, self.storage = name, storage
@@ -44,7 +63,7 @@ class RunRecord:
         self._lock: ProcessLock | None = None
 
     def check_storage(self) -> None:
-        """Make the run's folder and try it; raises UserError where nothing can be written."""
+        """Create the run's folder and test it. Raises UserError where nothing can be written."""
         try:
             self._files.create()
             self._files.probe()
@@ -56,15 +75,15 @@ class RunRecord:
             ) from None
 
     def hold(self) -> None:
-        """Keep other drivers from this run until `close`; raises UserError where one holds it.
+        """Lock this run against other drivers until `close`. Raises UserError if one holds it.
 
-        Drivers that share the folder see each other, as far as its file system knows locks. With
-        an object store those of one machine and user do.
+        Drivers that share the folder see each other if its file system supports locks. With an
+        object store, only drivers of the same machine and user do.
         """
-        path = self._files.local_path(_LOCK)
+        path = self._files.local_path(_LOCK_FILE)
         if path is None:
             path = user_cache("drivers") / hashlib.sha256(self.uri.encode()).hexdigest()
-        with contextlib.suppress(OSError):  # no room for locks, or none in this file system
+        with contextlib.suppress(OSError):  # a full disk, or a file system without locks
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = ProcessLock(path)
             try:
@@ -73,7 +92,7 @@ class RunRecord:
                 raise self._held_by(error.holder, path) from None
 
     def close(self) -> None:
-        """Let other drivers have this run, if it was held."""
+        """Release the lock, if it is held."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -85,79 +104,79 @@ class RunRecord:
             f"gone, delete {path}"
         )
 
-    def read(self) -> dict[str, Any] | None:
-        """The record; None for a run that was never begun."""
-        return self._read(_RECORD)
+    def read(self) -> RunInfo | None:
+        """Read ``run.json``; None for a run that was never started."""
+        return self._read(RECORD_FILE, RunInfo)
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
-        """Replace the record."""
-        self._write(_RECORD, {"run_id": run_id, "status": status, "config": config.recorded()})
+        """Replace ``run.json``."""
+        info = RunInfo(run_id=run_id, status=status, config=config.recorded())
+        self._files.write(RECORD_FILE, info.encode())
 
-    def note_failure(self, reason: Exception) -> None:
-        """Leave word that a restart would only fail again; the workers' restart reads it."""
-        kind = "user" if isinstance(reason, UserError) else "training"
-        self._write(_NOTE, {"kind": kind, "reason": str(reason)})
+    def write_failure(self, error: Exception) -> None:
+        """Record that a restart would only fail again, for workers that restart to read."""
+        kind: Literal["user", "training"] = "user" if isinstance(error, UserError) else "training"
+        self._files.write(_FAILURE_FILE, FailureInfo(kind=kind, reason=str(error)).encode())
 
-    def noted_failure(self) -> UserError | TrainingFailed | None:
-        """The failure that a worker has noted, if any."""
-        note = self._read(_NOTE)
-        if note is None:
+    def read_failure(self) -> UserError | TrainingFailed | None:
+        """Return the failure that a worker has recorded, if any."""
+        failure = self._read(_FAILURE_FILE, FailureInfo)
+        if failure is None:
             return None
-        return (UserError if note["kind"] == "user" else TrainingFailed)(note["reason"])
+        return (UserError if failure.kind == "user" else TrainingFailed)(failure.reason)
 
-    def forget_failure(self) -> None:
-        """Give a run that failed another try."""
-        self._files.delete(_NOTE)
+    def clear_failure(self) -> None:
+        """Delete the recorded failure, so that the run is tried again."""
+        self._files.delete(_FAILURE_FILE)
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, kind: type[Content]) -> Content | None:
         try:
-            return dict(json.loads(self._files.read(name)))
+            return kind.parse(self._files.read(name), f"{self._files}/{name}")
         except FileNotFoundError:
             return None
+        except DocumentError as error:
+            raise UserError(f"{error}; restore the file or choose another --run name") from None
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
-        self._files.write(name, json.dumps(content, indent=1).encode())
-
-    def resumable(
-        self, resume: Resume, config: Config, may_change: Collection[str] = MAY_CHANGE
+    def resumable_run_id(
+        self, resume: Resume, config: Config, changeable: Collection[str] = CHANGEABLE
     ) -> str | None:
-        """The MLflow run to go on with, None to begin a new one.
+        """Return the id of the MLflow run to resume, or None to create a new one.
 
-        ``may_change`` are sections and fields. Raises UserError where the name is taken, finished,
-        absent, or was begun with a configuration that this one cannot continue.
+        ``changeable`` are sections and fields. Raises UserError if the run is finished, if it
+        exists or is absent against ``resume``, or if its configuration differs elsewhere.
         """
-        record = self.read()
-        if record is None:
+        info = self.read()
+        if info is None:
             if resume == "must":
                 raise UserError(
                     f"--resume must: there is no run {self.name!r} in {mask(self.storage)}"
                 )
             return None
-        if record["status"] == "finished":
+        if info.status == "finished":
             raise UserError(f"run {self.name!r} is finished; choose another --run name")
         if resume == "never":
             raise UserError(
                 f"--resume never: run {self.name!r} exists in {mask(self.storage)}; "
                 "choose another --run name or delete it"
             )
-        _check_same(self.name, record["config"], config.recorded(), may_change)
-        return str(record["run_id"])
+        _check_unchanged(self.name, info.config, config.recorded(), changeable)
+        return info.run_id
 
 
 def storage_root(config: Config) -> str:
-    """The configured storage, by default ``./runs``, as an absolute path or URI."""
+    """Return the configured storage, by default ``./runs``, as an absolute path or URI."""
     return config.ray.storage or str(Path("runs").absolute())
 
 
-def _check_same(
-    name: str, old: dict[str, Any], new: dict[str, Any], may_change: Collection[str]
+def _check_unchanged(
+    name: str, old: Mapping[str, Any], new: Mapping[str, Any], changeable: Collection[str]
 ) -> None:
     default = Config().recorded()  # for fields that did not exist yet
     fixed = {
         f"{section}.{key}": (old.get(section, {}).get(key, default[section][key]), value)
         for section, fields in new.items()
         for key, value in fields.items()
-        if section not in may_change and f"{section}.{key}" not in may_change
+        if section not in changeable and f"{section}.{key}" not in changeable
     }
     changed = [
         f"{path} = {before!r}, now {now!r}"
@@ -166,6 +185,6 @@ def _check_same(
     ]
     if changed:
         raise UserError(
-            f"run {name!r} was begun with {'; '.join(changed)}. Keep it to resume, or choose "
-            f"another --run name; what may change: {', '.join(may_change)}"
+            f"run {name!r} was started with {'; '.join(changed)}. Restore the old value to resume, "
+            f"or choose another --run name; fields that may change: {', '.join(changeable)}"
         )

@@ -1,6 +1,7 @@
-"""What a worker's surroundings give it: its place among the ranks, and where checkpoints are.
+"""The environment of a worker: its rank, its checkpoint store, and requests from outside.
 
-The training loop knows only `Session`. Ray Train's is in `ray_train`; here is the one without Ray.
+The training loop depends on `Session` only. Ray Train's is in `ray_backend.launch`; the one without
+Ray is below.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from pipeline.training.stop import Request, StopSignal
 
 
 class Session(Protocol):
-    """What a worker asks of its surroundings."""
+    """What the training loop needs from the system that launched it."""
 
     world: World
     store: CheckpointStore
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Tell the launcher how well it goes. Every rank calls it equally often."""
+        """Report metrics to the launcher. Every rank calls it equally often."""
 
-    def asked(self) -> Request | None:
-        """What the surroundings want now, the same on every rank. Every rank calls it."""
+    def poll_request(self) -> Request | None:
+        """Return a pending request, the same on every rank. Every rank calls it."""
 
 
 class LocalSession:
-    """This process alone, or one of those that torchrun started."""
+    """A single process, or one of those that torchrun started."""
 
     def __init__(
         self, world: World, store: CheckpointStore, stop: StopSignal | None = None
@@ -41,20 +42,20 @@ class LocalSession:
         self.world, self.store, self._stop = world, store, stop
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Nobody asks."""
+        """Do nothing: there is no launcher to report to."""
 
-    def asked(self) -> Request | None:
-        """To stop, after rank 0 has received SIGTERM."""
-        wanted = self._stop is not None and self._stop.wanted.is_set()
-        return Request("stopped by SIGTERM", stop=True) if self.world.share(wanted) else None
+    def poll_request(self) -> Request | None:
+        """Return a request to stop once rank 0 has received SIGTERM."""
+        received = self._stop is not None and self._stop.received.is_set()
+        return Request("stopped by SIGTERM", stop=True) if self.world.share(received) else None
 
 
 @contextlib.contextmanager
 def launched_world(config: RayConfig) -> Iterator[World]:
-    """The ranks that torchrun started, in a process group for the block; else a single one.
+    """Yield the world that torchrun started, with its process group, or else a single process.
 
-    Where Ray starts the workers, this process is their driver: a single one too. Raises UserError
-    if both would start them.
+    Where Ray starts the workers, this process is their driver and therefore single too. Raises
+    UserError if both would start workers.
     """
     if config.enabled:
         if "TORCHELASTIC_RUN_ID" in os.environ:

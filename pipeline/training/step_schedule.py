@@ -1,4 +1,4 @@
-"""The steps of a training that end an epoch, are evaluated and are saved."""
+"""Which steps of a training are evaluated and saved, and how many there are."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pipeline.config import Config
 from pipeline.data.loading.sample_order import total_steps
 
 
-class Steps:
-    """Which steps end an epoch, are evaluated, are saved. Counted from 1, as steps done."""
+class StepSchedule:
+    """The steps after which a training is evaluated and saved, counted from 1."""
 
     def __init__(self, config: Config, samples: int) -> None:
-        self.samples, self.batch = samples, config.train.batch_size
-        self.total = total_steps(config.train.epochs, samples, self.batch)
-        self.evaluations = self._every(config.evaluate.every) if config.data.val else set()
-        self.checkpoints = self._every(config.train.checkpoint_every) | self.evaluations
+        self.samples, self.batch_size = samples, config.train.batch_size
+        self.total_steps = total_steps(config.train.epochs, samples, self.batch_size)
+        self.evaluation_steps = self._every(config.evaluate.every) if config.data.val else set()
+        self.checkpoint_steps = self._every(config.train.checkpoint_every) | self.evaluation_steps
         if every := config.train.checkpoint_steps:
-            self.checkpoints |= set(range(every, self.total, every))
+            self.checkpoint_steps |= set(range(every, self.total_steps, every))
 
     def epoch(self, step: int) -> float:
-        """Passes over the training set after a step."""
-        return step * self.batch / self.samples
+        """Return the number of passes over the training set after a step."""
+        return step * self.batch_size / self.samples
 
     def _every(self, epochs: float) -> set[int]:
-        times = range(1, math.ceil(self.total * self.batch / (epochs * self.samples)) + 1)
-        ends = {total_steps(k * epochs, self.samples, self.batch) for k in times}
-        return {step for step in ends if 0 < step < self.total} | {self.total}
+        count = math.ceil(self.total_steps * self.batch_size / (epochs * self.samples))
+        ends = {total_steps(k * epochs, self.samples, self.batch_size) for k in range(1, count + 1)}
+        return {step for step in ends if 0 < step < self.total_steps} | {self.total_steps}

@@ -1,4 +1,4 @@
-"""Being asked to stop, or to save because a node is about to go, without losing a step."""
+"""Stop a training, or save it because a node is about to leave, without losing a step."""
 
 from __future__ import annotations
 
@@ -12,64 +12,64 @@ from typing import Any
 from pipeline.distributed.shared_timer import SharedTimer
 from pipeline.distributed.world import World
 from pipeline.errors import TrainingStopped
-from pipeline.training.error_hints import FailedForGood
+from pipeline.training.error_hints import UnrecoverableFailure
 
-LOOK_SECONDS = 2.0  # between looks, each of which costs a few milliseconds
-GO_ON = "the same command with the same --run goes on"
+POLL_SECONDS = 2.0  # between two polls, each of which costs a few milliseconds
+RESUME_HINT = "run the same command with the same --run to resume"
 
 
 @dataclass(frozen=True)
 class Request:
-    """Save now; and then end, or go on."""
+    """A request to save now and then to stop, or to continue."""
 
     reason: str
     stop: bool
 
-    def obey(self, step: int, missing: str | None) -> None:
-        """End the training if that is asked for, by raising TrainingStopped.
+    def raise_if_stop(self, step: int, missing: str | None) -> None:
+        """End the training if the request is to stop, by raising TrainingStopped.
 
-        ``missing`` says why the step has no checkpoint, if so; then it is a failure.
+        ``missing`` is the reason why the step has no checkpoint, if it has none; that is a failure.
         """
         if self.stop and missing:
-            raise FailedForGood(f"{self.reason} after step {step}, but {missing}")
+            raise UnrecoverableFailure(f"{self.reason} after step {step}, but {missing}")
         if self.stop:
-            raise TrainingStopped(f"{self.reason} after step {step}; {GO_ON}")
+            raise TrainingStopped(f"{self.reason} after step {step}; {RESUME_HINT}")
 
 
-class Requests:
-    """Passes requests on to the training loop, all ranks at the same step."""
+class RequestPoller:
+    """Polls for requests every few seconds, on all ranks at the same step."""
 
-    def __init__(self, look: Callable[[], Request | None], world: World) -> None:
-        self._look, self._timer = look, SharedTimer(LOOK_SECONDS, world)
+    def __init__(self, poll_request: Callable[[], Request | None], world: World) -> None:
+        self._poll_request, self._timer = poll_request, SharedTimer(POLL_SECONDS, world)
 
-    def at(self, step: int) -> Request | None:
-        """What is asked for after this step; every rank calls it after every step."""
+    def poll(self, step: int) -> Request | None:
+        """Return a request if there is one; every rank calls it after every step."""
         if not self._timer.due(step):
             return None
         self._timer.restart(step)
-        return self._look()
+        return self._poll_request()
 
 
 class StopSignal:
-    """SIGTERM as a wish. A second one ends the process at once, as Ctrl-C does."""
+    """Records SIGTERM. A second one ends the process at once, as Ctrl-C does."""
 
     def __init__(self) -> None:
-        self.wanted = threading.Event()
+        self.received = threading.Event()
 
     def install(self) -> None:
-        """Receive SIGTERM from now on; again after `ray.init`, which takes it for itself."""
+        """Handle SIGTERM from now on; repeat it after `ray.init`, which replaces the handler."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._receive)
 
     def _receive(self, *_: Any) -> None:
-        if self.wanted.is_set():
+        if self.received.is_set():
             raise KeyboardInterrupt("a second SIGTERM")
-        self.wanted.set()
+        self.received.set()
 
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Receive SIGTERM inside the block; nothing where this is not the main thread."""
+    """Handle SIGTERM inside the block; has no effect outside the main thread."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from jobs import checkpoints
-from pipeline.checkpoints.store import SCORE, CheckpointStore
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.errors import TrainingFailed, UserError
+from tests.pipeline.checkpoints.examples import example_meta
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     store = CheckpointStore(tmp_path / "one")
     for step, ap in ((2, 0.1), (4, 0.5), (6, 0.3), (8, 0.2)):
-        meta = {SCORE: ap, "val/ap": ap, "epoch": step / 2}
-        keep = {"config": {"train": {"keep_checkpoints": 2}}}
-        store.save(step, {"model": {"x": torch.full((9,), float(step))}}, {**meta, **keep})
+        meta = example_meta(step, ap=ap, config={"train": {"keep_checkpoints": 2}})
+        store.save({"model": {"x": torch.full((9,), float(step))}}, meta)
     half = tmp_path / "one" / "step-00000009"
     half.mkdir()
     (half / "state.pt").write_bytes(b"half")

@@ -1,1 +1,1 @@
-"""The only part of training that knows Ray Train."""
+"""Training with Ray Train: launch, checks before it, timeouts and preemption."""

@@ -1,4 +1,4 @@
-"""Everything that training knows of Ray Train: a worker's session, the launch of the workers."""
+"""Training with Ray Train: the session of a worker, and the launch of all workers."""
 
 from __future__ import annotations
 
@@ -10,29 +10,45 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
+from pipeline.distributed import ray_private_api
 from pipeline.distributed.ray_cluster import longest_wait, ray_cluster
 from pipeline.distributed.world import World
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.storage.document import Document
 from pipeline.tracking import spool_folder
-from pipeline.training.error_hints import LOST_WORKER, FailedForGood, told
+from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, last_line
+from pipeline.training.outcome import Failed, Finished, Stopped, TrainOutcome
 from pipeline.training.ray_backend.preemption import (
-    LeavingNodes,
-    relayed,
-    stop_wanted,
-    watches_nodes,
+    PreemptionWatcher,
+    preemption_watch_enabled,
+    relay_stop_signal,
+    stop_requested,
 )
-from pipeline.training.ray_backend.preflight import check_here, check_nodes
+from pipeline.training.ray_backend.preflight import check_nodes, check_this_node
 from pipeline.training.run_record import RunRecord
 from pipeline.training.stop import Request, StopSignal
 from pipeline.training.worker import run_rank
 
-START_SECONDS = 20.0  # that Ray Train waits for room before it looks at the cluster again
+START_ATTEMPT_SECONDS = 20.0  # how long Ray Train waits for resources in one attempt
+
+
+class WorkerSettings(Document):
+    """Everything that the driver passes to a worker."""
+
+    config: Config
+    storage: str = Field(description="folder or URI of all runs")
+    run: str = Field(description="name of the run")
+    tracking_uri: str
+    run_id: str = Field(description="of MLflow")
+    label: str = Field(default="", description="put before every progress line")
 
 
 class RaySession:
-    """A worker of Ray Train. Checkpoints are ours: Ray Train restarts, we know where to go on."""
+    """A worker of Ray Train. Ray Train restarts workers; checkpoints are the project's own."""
 
     def __init__(self, store: CheckpointStore) -> None:
         import ray.train
@@ -41,22 +57,22 @@ class RaySession:
         context = ray.train.get_context()
         self.world = World(context.get_world_rank(), context.get_world_size(), get_device())
         self.store = store
-        self._leaving = LeavingNodes(self.world) if watches_nodes() else None
+        self._preemption = PreemptionWatcher(self.world) if preemption_watch_enabled() else None
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Tell Ray Train, and with it Ray Tune; a barrier, at most one in about 2 s."""
+        """Report to Ray Train and to Ray Tune; a barrier that takes up to 2 s."""
         import ray.train
 
         ray.train.report(dict(metrics))
 
-    def asked(self) -> Request | None:
-        """To stop, after the driver has received SIGTERM; to save, while a node is drained."""
-        wanted = self.world.share(
-            stop_wanted(self.store.storage.uri) if self.world.is_main else False
+    def poll_request(self) -> Request | None:
+        """Return a request to stop after the driver's SIGTERM, or to save if a node leaves."""
+        stop = self.world.share(
+            stop_requested(self.store.storage.uri) if self.world.is_main else False
         )
-        if wanted:
+        if stop:
             return Request("stopped by SIGTERM", stop=True)
-        return self._leaving.look() if self._leaving else None
+        return self._preemption.poll() if self._preemption else None
 
 
 def train_in_ray(
@@ -66,31 +82,41 @@ def train_in_ray(
     run_id: str,
     callbacks: Sequence[Any],
     stop: StopSignal,
-) -> dict[str, Any]:
-    """Run the workers to the end, restarting them as configured; rank 0's outcome."""
-    record.forget_failure()
-    with ray_cluster(config.ray) as owned, relayed(stop, record.uri):
+    label: str = "",
+) -> Finished:
+    """Run the workers to the end, restarting them as configured; return rank 0's outcome."""
+    record.clear_failure()
+    settings = WorkerSettings(
+        config=config,
+        storage=record.storage,
+        run=record.name,
+        tracking_uri=uri,
+        run_id=run_id,
+        label=label,
+    )
+    with ray_cluster(config.ray) as owned, relay_stop_signal(stop, record.uri):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
         check_nodes(record, run_id)
-        with _interrupts():
+        with _keyboard_interrupt():
+            trainer = build_trainer(config, record, _ray_worker, settings, callbacks, owned)
             try:
-                result = _trainer(config, record, uri, run_id, callbacks, owned).fit()
+                result = trainer.fit()
             except TrainingFailedError as error:
-                raise _reason(error, record) from error
-    if noted := record.noted_failure():
-        raise noted
-    outcome: dict[str, Any] = result.return_value
-    if reason := outcome.get("failed"):
-        raise TrainingFailed(reason)
-    if reason := outcome.get("stopped"):
-        raise TrainingStopped(reason)
+                raise _failure(error, record) from error
+    if failure := record.read_failure():
+        raise failure
+    outcome: TrainOutcome = result.return_value
+    if isinstance(outcome, Failed):
+        raise TrainingFailed(outcome.reason)
+    if isinstance(outcome, Stopped):
+        raise TrainingStopped(outcome.reason)
     return outcome
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[None]:
-    """Ctrl-C stays KeyboardInterrupt: Ray Train's own handler exits as if all was well."""
+def _keyboard_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C a KeyboardInterrupt: Ray Train's handler would exit with code 0."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
     try:
@@ -102,45 +128,30 @@ def _interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _trainer(
-    config: Config,
-    record: RunRecord,
-    uri: str,
-    run_id: str,
-    callbacks: Sequence[Any],
-    owned: bool,
-) -> Any:
-    settings = {
-        "config": config.model_dump(mode="json"),
-        "storage": record.storage,
-        "run": record.name,
-        "uri": uri,
-        "run_id": run_id,
-    }
-    return build_trainer(config, record, _ray_worker, settings, callbacks, owned)
-
-
 def build_trainer(
     config: Config,
     record: RunRecord,
     worker: Callable[[Mapping[str, Any]], Any],
-    settings: Mapping[str, Any],
+    settings: Document,
     callbacks: Sequence[Any] = (),
     owned: bool = False,
 ) -> Any:
-    """Ray Train's trainer that calls ``worker(settings)`` on every rank, as configured."""
+    """Return Ray Train's trainer, which calls ``worker`` on every rank.
+
+    ``worker`` gets the content of ``settings``. ``owned``: this process has started the cluster.
+    """
     import ray.train as rt
     from ray.train.torch import TorchConfig
 
-    from pipeline.training.ray_backend.startup_timeout import Waiting
+    from pipeline.training.ray_backend.startup_timeout import StartupTimeout
 
-    # One try. How long all of them together may take is for `Waiting` to say.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_SECONDS:g}")
-    waiting = Waiting(record.uri, config.ray.min_workers, longest_wait(config.ray))
+    # One attempt. `StartupTimeout` limits the duration of all attempts.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_ATTEMPT_SECONDS:g}")
+    timeout = StartupTimeout(record.uri, config.ray.min_workers, longest_wait(config.ray))
     train: Any = rt  # the annotations of ray.train still describe its first version
     return trainer_class(owned)(
         worker,
-        train_loop_config=dict(settings),
+        train_loop_config=settings.model_dump(mode="json"),
         torch_config=TorchConfig(
             backend="nccl" if config.ray.gpu else "gloo", timeout_s=config.ray.collective_timeout
         ),
@@ -159,71 +170,68 @@ def build_trainer(
             failure_config=train.FailureConfig(
                 max_failures=config.ray.max_failures, controller_failure_limit=-1
             ),
-            callbacks=[*callbacks, waiting],
+            callbacks=[*callbacks, timeout],
             logging_config=train.LoggingConfig(log_level="WARNING"),
         ),
     )
 
 
 def trainer_class(owned: bool) -> Any:
-    """Ray Train's trainer for torch, without helpers that have nothing to help here.
+    """Return Ray Train's trainer for torch without helper processes that have no use here.
 
-    One manages the datasets of Ray Data, of which there are none, in a process of its own for each
-    start of the workers. One frees the workers' room after a driver that died: it asks who lives
-    every second, through the dashboard, at the price of a tenth of a core. A cluster that this
-    process has started ends with it.
+    One manages the data sets of Ray Data, which are not used, in a process per start of the
+    workers. One frees the workers' resources after a driver that died; it polls the dashboard every
+    second for a tenth of a core, and a cluster that this process has started ends with it.
     """
-    from ray.train.torch import TorchTrainer
-
-    needless = {"DatasetsCallback"}
+    unused = {ray_private_api.DATASETS_CALLBACK}
     if owned:
-        needless.add("PlacementGroupCleanerCallback")
-    whole: Any = TorchTrainer
-
-    class Lean(whole):
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [c for c in callbacks if type(c).__name__ not in needless]
-
-    return Lean
+        unused.add(ray_private_api.PLACEMENT_GROUP_CLEANER_CALLBACK)
+    return ray_private_api.torch_trainer_without(unused)
 
 
-def _ray_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
     # Ray Train announces every report, from every rank, through a logger without a level.
     logging.getLogger().setLevel(logging.WARNING)
-    config = Config.from_dict(settings["config"])
-    record = RunRecord(settings["storage"], settings["run"])
-    if record.noted_failure():
-        return {}  # restarted, only to fail at the same place
-    check_here(record.uri, record.storage, settings["run_id"])
+    settings = WorkerSettings.from_content(content, "worker settings")
+    record = RunRecord(settings.storage, settings.run)
+    if failure := record.read_failure():
+        return Failed(reason=str(failure))  # a restart, which would fail in the same place
+    check_this_node(record.uri, record.storage, settings.run_id)
     session = RaySession(CheckpointStore(record.uri))
     try:
-        spool = spool_folder(record.uri)
-        return run_rank(config, session, settings["uri"], settings["run_id"], spool)
+        return run_rank(
+            settings.config,
+            session,
+            settings.tracking_uri,
+            settings.run_id,
+            spool_folder(record.uri),
+            settings.label,
+        )
     except TrainingStopped as stopped:
-        return {"stopped": str(stopped)}  # an exception would be a failure, and make Ray restart
-    except (UserError, FailedForGood) as error:
+        return Stopped(reason=str(stopped))
+    except (UserError, UnrecoverableFailure) as error:
         with contextlib.suppress(OSError):
-            record.note_failure(error)
-        if isinstance(error, FailedForGood):
-            return {"failed": str(error)}  # on every rank, and perhaps on a disk without room
+            record.write_failure(error)
+        if isinstance(error, UnrecoverableFailure):
+            return Failed(reason=str(error))  # on every rank; the disk may be full
         raise
 
 
-def _reason(error: Exception, record: RunRecord) -> Exception:
-    if noted := record.noted_failure():
-        return noted
+def _failure(error: Exception, record: RunRecord) -> Exception:
+    """Return the error that ended a training, from what workers recorded or Ray Train reports."""
+    if recorded := record.read_failure():
+        return recorded
     ended = getattr(error, "controller_failure", None)
     if isinstance(ended, TrainingFailed | TrainingStopped):
         return ended
     if isinstance(ended, Exception):
-        return TrainingFailed(f"Ray Train failed: {told(ended)}")
+        return TrainingFailed(f"Ray Train failed: {last_line(ended)}")
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     if failures:
         for one in failures.values():
             if isinstance(one, UserError):
                 return one
-        # One that only lost another worker does not know why.
+        # A rank that only lost another one does not know the cause.
         rank, failure = min(failures.items(), key=lambda f: (LOST_WORKER in str(f[1]), f[0]))
         return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")
     return TrainingFailed(str(error).strip())

@@ -1,4 +1,4 @@
-"""How wishes travel through a Ray cluster: from the driver to rank 0, from a node's end to all."""
+"""Stop requests in a Ray cluster: SIGTERM from the driver to rank 0, leaving nodes to all ranks."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import threading
 import time
 from collections.abc import Iterator
 
+from pipeline.distributed import ray_private_api
 from pipeline.distributed.world import World
 from pipeline.training.stop import Request, StopSignal
 
-LAST_CALL_SECONDS = 15.0  # before a node goes, when what was done since the first save is saved too
+FINAL_SAVE_SECONDS = 15.0  # before a node leaves: save again what was done since the first save
 _NAMESPACE = b"guidance-stop"
 
 
 @contextlib.contextmanager
-def relayed(stop: StopSignal, run_uri: str) -> Iterator[None]:
-    """Inside the block, which is connected to Ray, SIGTERM becomes a note in the cluster's store.
+def relay_stop_signal(stop: StopSignal, run_uri: str) -> Iterator[None]:
+    """Relay SIGTERM to the workers through the cluster's key-value store, inside the block.
 
-    A signal handler must do next to nothing, so a thread waits for the signal and writes.
+    The process must be connected to Ray. A signal handler may do very little, so a thread waits for
+    the signal and writes the key.
     """
-    from ray.experimental import internal_kv
-
     key, ended = run_uri.encode(), threading.Event()
-    internal_kv._internal_kv_del(key, namespace=_NAMESPACE)  # an earlier driver's
+    ray_private_api.kv_delete(key, _NAMESPACE)  # of an earlier driver
 
     def relay() -> None:
         while not ended.is_set():
-            if stop.wanted.wait(0.5):
-                internal_kv._internal_kv_put(key, b"1", overwrite=True, namespace=_NAMESPACE)
+            if stop.received.wait(0.5):
+                ray_private_api.kv_put(key, b"1", _NAMESPACE)
                 return
 
-    stop.install()  # connecting to Ray has taken the signal
+    stop.install()  # connecting to Ray has replaced the handler
     thread = threading.Thread(target=relay, name="stop", daemon=True)
     thread.start()
     try:
@@ -40,32 +40,30 @@ def relayed(stop: StopSignal, run_uri: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(5.0)
-        with contextlib.suppress(Exception):  # a cluster that is gone holds no note
-            internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+        with contextlib.suppress(Exception):  # the cluster may be gone, and the key with it
+            ray_private_api.kv_delete(key, _NAMESPACE)
 
 
-def stop_wanted(run_uri: str) -> bool:
-    """Whether the driver of this run has been asked to stop."""
-    from ray.experimental import internal_kv
-
-    return internal_kv._internal_kv_get(run_uri.encode(), namespace=_NAMESPACE) is not None
+def stop_requested(run_uri: str) -> bool:
+    """Return whether the driver of this run has received SIGTERM."""
+    return ray_private_api.kv_get(run_uri.encode(), _NAMESPACE) is not None
 
 
-def watches_nodes() -> bool:
-    """Whether Ray Train watches for nodes that are to go; it does not on a Ray started here."""
+def preemption_watch_enabled() -> bool:
+    """Return whether Ray Train watches for leaving nodes; not on a Ray that this project starts."""
     return os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") not in ("0", "false")
 
 
-class LeavingNodes:
-    """Asks for a checkpoint when a node with workers is to go, and once more just before."""
+class PreemptionWatcher:
+    """Requests a checkpoint when a node with workers is about to leave, and one just before."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._announced: set[str] = set()
-        self._last_call: set[str] = set()
+        self._saved_last: set[str] = set()
 
-    def look(self) -> Request | None:
-        """The same on every rank; every rank calls it."""
+    def poll(self) -> Request | None:
+        """Return a request to save, the same on every rank; every rank calls it."""
         import ray.train
 
         info = ray.train.get_preemption_info()
@@ -74,11 +72,11 @@ class LeavingNodes:
         nodes = set(info.preempted_node_ids)
         left = info.deadline_ms / 1000 - time.time() if info.deadline_ms else float("inf")
         left = self._world.share(left)  # clocks differ
-        last = left < LAST_CALL_SECONDS and not nodes <= self._last_call
+        last = left < FINAL_SAVE_SECONDS and not nodes <= self._saved_last
         if nodes <= self._announced and not last:
             return None
         self._announced |= nodes
         if last:
-            self._last_call |= nodes
+            self._saved_last |= nodes
         when = f" in {left:.0f} s" if left < float("inf") else ""
-        return Request(f"a node with the ranks {info.preempted_ranks} goes{when}", stop=False)
+        return Request(f"the node of ranks {info.preempted_ranks} leaves{when}", stop=False)

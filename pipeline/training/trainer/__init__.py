@@ -1,1 +1,1 @@
-"""One rank's training step and what belongs to it."""
+"""The training step of one rank and its parts."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from model.assign.statistics import health, health_sums
+from model.assign.statistics import assignment_statistics, statistics_sums
 from model.boxes import decode
 from pipeline.data import Batch
 from pipeline.training.trainer.trainer import Trainer
 
-EVERY = 10  # logged steps; a look costs a forward pass
+HEALTH_INTERVAL = 10  # in logged steps, since it costs a forward pass
 
 
 @torch.no_grad()
 def assignment_health(trainer: Trainer, batch: Batch) -> dict[str, float]:
-    """Figures over all ranks' first micro-batches, ``assign/...``; every rank calls it.
+    """Return metrics ``assign/...`` over all ranks' first micro-batches; every rank calls it.
 
-    The detector is in evaluation mode meanwhile, so that no statistics move.
+    The detector is in evaluation mode during the call, which leaves its statistics unchanged.
     """
     world, detector = trainer.world, trainer.detector
     first = slice(trainer.config.train.micro_batch)
@@ -29,9 +29,9 @@ def assignment_health(trainer: Trainer, batch: Batch) -> dict[str, float]:
     detector.eval()
     deltas, logits = (value.float() for value in detector(images))
     detector.train(training)
-    found = decode(deltas, detector.anchors), logits.sigmoid()
-    assigned = trainer.loss.assigner(detector.anchors, boxes, labels, *found)
-    sums = health_sums(assigned, boxes, labels, *found)
+    predicted = decode(deltas, detector.anchors), logits.sigmoid()
+    assigned = trainer.loss.assigner(detector.anchors, boxes, labels, *predicted)
+    sums = statistics_sums(assigned, boxes, labels, *predicted)
     total = world.sum(torch.stack(list(sums.values())))
-    figures = health(dict(zip(sums, total.tolist(), strict=True)))
-    return {f"assign/{name}": value for name, value in figures.items()}
+    metrics = assignment_statistics(dict(zip(sums, total.tolist(), strict=True)))
+    return {f"assign/{name}": value for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights: what is evaluated and registered."""
+"""An exponential moving average of the weights, which is evaluated and registered."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
-RAMP_STEPS = 200.0  # steps over which the decay rises, so that early weights are soon forgotten
+RAMP_STEPS = 200.0  # over which the decay rises, so that the initial weights lose influence early
 
 
 class WeightAverage(Generic[Model]):
-    """Averages parameters and batch-norm statistics of a model; counts its updates."""
+    """Averages the parameters and batch-norm statistics of a model, and counts updates."""
 
     def __init__(self, model: Model, decay: float) -> None:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
@@ -24,7 +24,7 @@ class WeightAverage(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's present weights."""
+        """Move the average towards the model's current weights."""
         self.updates += 1
         weight = 1.0 - self.decay * (1.0 - math.exp(-self.updates / RAMP_STEPS))
         averages, values = [], []
@@ -38,5 +38,5 @@ class WeightAverage(Generic[Model]):
 
 
 def _state(module: nn.Module) -> list[torch.Tensor]:
-    # Not all buffers: anchors follow the input's size, which training may change.
+    # Excludes buffers such as anchors, which change with the input size.
     return list(module.state_dict().values())

@@ -1,4 +1,4 @@
-"""What is kept of a step that must not happen, for whoever looks for the reason."""
+"""Save the batch of a step whose gradient is not finite, to find the cause later."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from pipeline.data import Batch
 from pipeline.storage.folder import Storage
 from pipeline.training.trainer.trainer import Trainer
 
-FOLDER = "not-finite"
+DUMP_FOLDER = "not-finite"
 
 
 @contextlib.contextmanager
-def kept_if_not_finite(storage: Storage, batch: Batch, trainer: Trainer) -> Iterator[None]:
-    """Keep each rank's share of the batch whose gradient is not finite, and say where it is.
+def dump_on_nonfinite(storage: Storage, batch: Batch, trainer: Trainer) -> Iterator[None]:
+    """Save each rank's share of a batch with a non-finite gradient, and add where to the error.
 
-    The weights are those before the step, and the checkpoints are left as they are.
-    ``torch.load(FILE, weights_only=True)`` gives the batch's fields by name.
+    The weights are those before the step, and checkpoints stay as they are.
+    ``torch.load(FILE, weights_only=True)`` returns the batch's fields by name.
     """
     try:
         yield
     except FloatingPointError as error:
-        name = f"{FOLDER}/step-{trainer.step_count:08d}-rank-{trainer.world.rank}.pt"
+        name = f"{DUMP_FOLDER}/step-{trainer.step_count:08d}-rank-{trainer.world.rank}.pt"
         content = io.BytesIO()
         torch.save(batch._asdict(), content)
         try:
-            storage.child(FOLDER).create()
+            storage.child(DUMP_FOLDER).create()
             storage.write(name, content.getvalue())
         except OSError as lost:
-            raise FloatingPointError(f"{error} (they could not be kept: {lost})") from None
+            raise FloatingPointError(f"{error} (which could not be saved: {lost})") from None
         raise FloatingPointError(
-            f"{error}, kept in {storage}/{FOLDER}; a resumed run goes on from the checkpoint before"
+            f"{error}, saved in {storage}/{DUMP_FOLDER}; a resumed run continues from the last "
+            "checkpoint"
         ) from None

@@ -1,4 +1,4 @@
-"""SGD without decay on norms and biases, and its warm-up + cosine schedule."""
+"""SGD without weight decay on norms and biases, with a warm-up and cosine schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
-    """SGD with momentum; parameters of one dimension (norms, biases) are not decayed."""
+    """Build SGD with momentum; one-dimensional parameters (norms, biases) are not decayed."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {
@@ -25,13 +25,13 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
 
 
 def peak_lr(config: TrainConfig) -> float:
-    """The highest learning rate, scaled to the global batch; the number of workers is no matter."""
+    """Return the peak learning rate, scaled by the global batch but not by the workers."""
     ratio = config.batch_size / config.lr_batch
     return config.lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
 
 
 def build_schedule(optimizer: SGD, config: TrainConfig, total_steps: int) -> LambdaLR:
-    """The learning rate of every step: linear warm-up, then a cosine down to ``final_lr``."""
+    """Build the schedule per step: linear warm-up, then a cosine down to ``final_lr``."""
     warmup = min(config.warmup_steps, total_steps // 2)
 
     def factor(step: int) -> float:
@@ -41,7 +41,7 @@ def build_schedule(optimizer: SGD, config: TrainConfig, total_steps: int) -> Lam
 
 
 def warmup_cosine(step: int, total: int, warmup: int, final: float) -> float:
-    """Share of the peak learning rate at a step counted from 0."""
+    """Return the fraction of the peak learning rate at a step counted from 0."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))

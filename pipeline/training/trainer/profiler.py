@@ -8,17 +8,19 @@ from typing import TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-SKIPPED = 5  # steps that find memory, choose kernels and compile
+WARM_UP_STEPS = 5  # steps that allocate memory, choose kernels and compile
+MAX_TABLE_ROWS = 50
 
 Item = TypeVar("Item")
 Profile = profile
-Save = Callable[[Profile], None]
 
 
-def traced(batches: Iterable[Item], steps: int, save: Save) -> Iterator[Item]:
-    """Pass on batches; trace ``steps`` rounds of the loop around them, with the wait for data.
+def profiled(
+    batches: Iterable[Item], steps: int, on_profile: Callable[[Profile], None]
+) -> Iterator[Item]:
+    """Yield the batches; trace ``steps`` iterations of the loop around them, with data loading.
 
-    ``save`` gets the profile, also when the training ends earlier.
+    ``on_profile`` receives the profile, even when the training ends earlier.
     """
     if not steps:
         yield from batches
@@ -26,14 +28,14 @@ def traced(batches: Iterable[Item], steps: int, save: Save) -> Iterator[Item]:
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
-    plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=save) as profiler:
+    plan = schedule(wait=WARM_UP_STEPS - 1, warmup=1, active=steps, repeat=1)
+    with profile(activities=activities, schedule=plan, on_trace_ready=on_profile) as profiler:
         for batch in batches:
             yield batch
             profiler.step()
 
 
-def operators(profiler: Profile) -> str:
-    """A table of the operators that took most time by themselves, longest first."""
+def operator_table(profiler: Profile) -> str:
+    """Return a table of the operators with the longest time of their own, longest first."""
     key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    return str(profiler.key_averages().table(sort_by=key, row_limit=50))
+    return str(profiler.key_averages().table(sort_by=key, row_limit=MAX_TABLE_ROWS))

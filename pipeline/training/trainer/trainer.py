@@ -1,4 +1,4 @@
-"""One rank's detector, loss, optimizer and average, and the step that moves them."""
+"""One rank's detector, loss, optimizer and weight average, and the training step."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from torch.nn.parallel import DistributedDataParallel
 from model import Detector
 from model.assign import build_assigner
 from model.loss import DetectionLoss
+from pipeline.checkpoints.meta import EarlyStoppingState
 from pipeline.config import Config
 from pipeline.data import Batch
-from pipeline.data.keyed_rng import bits
+from pipeline.data.keyed_rng import bit_generator
 from pipeline.distributed.world import World
 from pipeline.pretrained import TransferReport, start_from
-from pipeline.training.trainer.early_stopping import Patience
+from pipeline.training.trainer.early_stopping import EarlyStopping
 from pipeline.training.trainer.ema import WeightAverage
 from pipeline.training.trainer.optimizer import build_optimizer, build_schedule
-from pipeline.training.trainer.parallelize import build_trained, distributed, memory_format
+from pipeline.training.trainer.parallelize import (
+    build_training_detector,
+    memory_format,
+    parallelize,
+)
 
 
 class Tensors(NamedTuple):
-    """The tensors of a `Batch`, on the device."""
+    """The tensors of a `Batch` on the device."""
 
     images: Tensor
     boxes: Tensor
@@ -36,45 +41,45 @@ class Tensors(NamedTuple):
     valid: Tensor
 
     def split(self, size: int) -> list[Tensors]:
-        """Passes of at most ``size`` images."""
+        """Split into micro-batches of at most ``size`` images."""
         return [
             Tensors(*parts) for parts in zip(*(value.split(size) for value in self), strict=True)
         ]
 
 
 class Trainer:
-    """Holds what a checkpoint holds. The same weights on every rank, at every step."""
+    """Everything that a checkpoint restores; weights are the same on every rank at every step."""
 
     def __init__(self, config: Config, world: World, num_classes: int, total_steps: int) -> None:
         self.config, self.world, self.step_count = config, world, 0
         seed_everything(config.train.seed)
-        self.detector = build_trained(config, world, num_classes)
+        self.detector = build_training_detector(config, world, num_classes)
         self.loss = build_loss(config, self.detector)
         self.average = WeightAverage(self.detector, config.train.ema_decay)
         self.optimizer = build_optimizer(self.detector, config.train)
         self.schedule = build_schedule(self.optimizer, config.train, total_steps)
-        self.patience = Patience(config.train.patience, config.train.min_improvement)
-        self.network = distributed(self.detector, config, world)
+        self.early_stopping = EarlyStopping(config.train.patience, config.train.min_improvement)
+        self.network = parallelize(self.detector, config, world)
         self.learning_rate = 0.0  # of the last step
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Train on this rank's share of one global batch, at ``learning_rate``.
 
-        The share is split into passes of at most ``micro_batch`` images; gradients are summed over
-        passes and ranks and normalised by the whole global batch. Returns scalars whose mean over
-        ranks is the global batch's: losses, counts and ``gradient_norm``. Raises
-        FloatingPointError, on every rank, before a non-finite gradient changes anything.
+        The share is split into micro-batches; gradients are summed over micro-batches and ranks and
+        normalised by the whole global batch. Returns scalars whose mean over ranks is the global
+        batch's: losses, counts and ``gradient_norm``. Raises FloatingPointError, on every rank,
+        before a non-finite gradient changes anything.
         """
         seed_step(self.config.train.seed, self.step_count, self.world.rank)
-        self._take_size(batch.images.shape[-1])
+        self._resize_input(batch.images.shape[-1])
         self.network.train()
         tensors = self._on_device(batch)
         normalisers = self._normalisers(tensors)
         parts: dict[str, Tensor] = {}
-        passes = tensors.split(self.config.train.micro_batch)
-        for number, part in enumerate(passes, start=1):
-            with self._sync_gradients(last=number == len(passes)):
-                for name, value in self._backward(part, normalisers).items():
+        micro_batches = tensors.split(self.config.train.micro_batch)
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            with self._sync_gradients(last=number == len(micro_batches)):
+                for name, value in self._backward(micro_batch, normalisers).items():
                     parts[name] = parts.get(name, torch.zeros_like(value)) + value
         parts["gradient_norm"] = self._update()
         return parts
@@ -82,7 +87,7 @@ class Trainer:
     def start_from(
         self, classes: Sequence[str], tracking_uri: str | None = None
     ) -> TransferReport | None:
-        """Begin with the weights of ``model.init``; rank 0 reads them for all, and reports."""
+        """Load ``model.init``, which rank 0 reads for all; return the report on rank 0."""
         report = None
         if self.world.is_main:
             report = start_from(self.config, self.detector, classes, tracking_uri)
@@ -101,30 +106,32 @@ class Trainer:
         )
         if counts is None:
             return lambda: None
-        # Needed for the loss alone: ranks meet during the forward pass instead of before it.
+        # Only the loss needs the sum, so the collective runs during the forward pass.
         return self.world.begin_sum(counts)
 
-    def _take_size(self, side: int) -> None:
-        """Follow ``data.sizes``: anchors, and what the loss knows of them, belong to a size."""
+    def _resize_input(self, side: int) -> None:
+        """Follow ``data.sizes``: anchors and their strides in the loss depend on the size."""
         if side != self.detector.image_size:
             self.detector.resize_input(side)
             self.loss = build_loss(self.config, self.detector)
 
-    def _backward(self, part: Tensors, summed: Callable[[], Tensor | None]) -> dict[str, Tensor]:
+    def _backward(self, tensors: Tensors, summed: Callable[[], Tensor | None]) -> dict[str, Tensor]:
         with self._autocast():
-            predictions = self.network(part.images)
+            predictions = self.network(tensors.images)
         normalisers = summed()
         parts: dict[str, Tensor] = self.loss(
             predictions,
             self.detector.anchors,
-            part.boxes,
-            part.labels,
-            ignore_boxes=part.ignore_boxes,
-            valid=part.valid,
+            tensors.boxes,
+            tensors.labels,
+            ignore_boxes=tensors.ignore_boxes,
+            valid=tensors.valid,
             normalisers=normalisers,
         )
-        # DDP averages over ranks. A pass that normalised by itself counts by its images.
-        share = 1.0 if normalisers is not None else len(part.images) / self.config.train.batch_size
+        # DDP averages over ranks. A micro-batch with a normaliser of its own counts by its images.
+        share = (
+            1.0 if normalisers is not None else len(tensors.images) / self.config.train.batch_size
+        )
         parts = {
             name: value * (self.world.size * (share if name.startswith("loss") else 1.0))
             for name, value in parts.items()
@@ -138,7 +145,7 @@ class Trainer:
         if not torch.isfinite(norm):  # the same on every rank: gradients are already summed
             raise FloatingPointError(
                 f"the gradient is not finite at step {self.step_count}; "
-                "lower train.lr or train.clip_norm, or look at the last images"
+                "lower train.lr or train.clip_norm, or inspect the batch"
             )
         self.learning_rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
@@ -160,7 +167,7 @@ class Trainer:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled)
 
     def averaged(self) -> Detector:
-        """The averaged detector in eval mode, with rank 0's statistics on every rank."""
+        """Return the averaged detector in eval mode, with rank 0's statistics on every rank."""
         self.world.share_tensors(self.average.module.buffers())
         return self.average.module
 
@@ -169,7 +176,7 @@ class Trainer:
         return self.detector.parameters()
 
     def state(self) -> dict[str, Any]:
-        """All tensors that the next step depends on, and where it is; none of them copied."""
+        """Return all tensors that the next step depends on, and its number, without copying."""
         return {
             "model": self.detector.state_dict(),
             "ema": self.average.module.state_dict(),
@@ -177,33 +184,38 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step_count,
-            "patience": self.patience.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state made by `state`."""
+        """Restore a state returned by `state`."""
         self.detector.load_state_dict(state["model"])
         self.average.module.load_state_dict(state["ema"])
         self.average.updates = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step_count = state["step"]
-        self.patience.load(state["patience"])
+        if "patience" in state:  # format 2; from format 3 on meta.json alone has it
+            self.early_stopping.load(
+                EarlyStoppingState(
+                    best=state["patience"]["best"],
+                    evaluations_since_best=state["patience"]["waited"],
+                )
+            )
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch; the same on every rank, so that weights begin equal."""
+    """Seed Python, NumPy and PyTorch, identically on every rank: initial weights are equal."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Draws of the network, such as dropout's, differ by step and rank and survive a resume."""
-    torch.manual_seed(int(bits("network", seed, step, rank).random_raw()))
+    """Seed PyTorch by step and rank, so that draws such as dropout's survive a resume."""
+    torch.manual_seed(int(bit_generator("network", seed, step, rank).random_raw()))
 
 
 def build_loss(config: Config, detector: Detector) -> DetectionLoss:
-    """The configured loss over the configured assigner."""
+    """Build the configured loss with the configured assigner."""
     assigner = build_assigner(**config.assign.model_dump(), anchor_strides=detector.anchor_strides)
     return DetectionLoss(assigner, **config.loss.model_dump())

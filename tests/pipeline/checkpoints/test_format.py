@@ -1,4 +1,4 @@
-"""One checkpoint: complete or none, verified, never executing what it reads."""
+"""One checkpoint: complete or absent, verified, loaded without executing code."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ import torch
 
 from pipeline.checkpoints.format import (
     DamagedCheckpoint,
+    add_evaluation,
     load_averaged_weights,
     load_meta,
     load_state,
@@ -17,7 +18,9 @@ from pipeline.checkpoints.format import (
     tensors_sha256,
     verify_checkpoint,
 )
+from pipeline.checkpoints.meta import EarlyStoppingState
 from pipeline.errors import UserError
+from tests.pipeline.checkpoints.examples import example_meta
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -35,13 +38,15 @@ def weights() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     state = {"model": weights(), "ema": {"x": torch.ones(2)}, "step": 3, "list": [1, (2.5, None)]}
-    save_checkpoint(tmp_path / "one", state, {"step": 3, "ap": 0.1 + 0.2, "deep": {"b": [1]}})
+    meta = example_meta(step=3, ap=0.1 + 0.2, spec={"deep": {"b": [1]}})
+    save_checkpoint(tmp_path / "one", state, meta)
     return tmp_path / "one"
 
 
-def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
+def test_load_returns_what_was_saved(folder: Path) -> None:
     state, meta = load_state(folder), load_meta(str(folder))
-    assert meta["ap"] == 0.1 + 0.2
+    assert meta.metrics == {"val/ap": 0.1 + 0.2}
+    assert meta.spec == {"deep": {"b": [1]}}
     assert (state["step"], state["list"]) == (3, [1, (2.5, None)])
     for name, value in weights().items():
         assert torch.equal(state["model"][name], value)
@@ -51,15 +56,15 @@ def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
     assert verify_checkpoint(folder) == meta
 
 
-def test_the_sum_over_tensors_is_what_anyone_computes(folder: Path) -> None:
+def test_tensors_sha256_is_over_the_bytes_of_sorted_tensors(folder: Path) -> None:
     digest = hashlib.sha256()
     state = load_state(folder)["model"]
     for name in sorted(state):
         value = state[name].contiguous()
         raw = value.view(torch.int16) if value.dtype == torch.bfloat16 else value
         digest.update(raw.numpy().tobytes())
-    assert tensors_sha256(state) == digest.hexdigest() == load_meta(folder)["weights_sha256"]
-    assert load_meta(folder)["ema_sha256"] == tensors_sha256({"x": torch.ones(2)})
+    assert tensors_sha256(state) == digest.hexdigest() == load_meta(folder).weights_sha256
+    assert load_meta(folder).ema_sha256 == tensors_sha256({"x": torch.ones(2)})
     one_off = {**state, "a.count": torch.tensor(8)}
     assert tensors_sha256(one_off) != tensors_sha256(state)
 
@@ -72,29 +77,29 @@ def flip(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
 @pytest.mark.parametrize("name", ["state.pt", "meta.json"])
-def test_one_flipped_bit_anywhere_is_noticed(folder: Path, name: str, share: float) -> None:
+def test_flipped_bit_is_detected(folder: Path, name: str, share: float) -> None:
     flip(folder / name, int(share * (folder / name).stat().st_size))
     with pytest.raises(DamagedCheckpoint, match=name):
         load_state(folder)
 
 
 @pytest.mark.parametrize("name", ["state.pt", "meta.json"])
-def test_a_file_cut_short_or_gone_is_noticed(folder: Path, name: str) -> None:
+def test_truncated_or_missing_file_is_detected(folder: Path, name: str) -> None:
     with (folder / name).open("r+b") as file:
         file.truncate((folder / name).stat().st_size - 1)
     with pytest.raises(DamagedCheckpoint, match=name):
         verify_checkpoint(folder)
     (folder / name).unlink()
-    with pytest.raises(DamagedCheckpoint, match=f"no {name}"):
+    with pytest.raises(DamagedCheckpoint, match=f"{name} not found"):
         verify_checkpoint(folder)
 
 
-def test_a_folder_that_is_no_checkpoint_says_so(tmp_path: Path) -> None:
+def test_folder_without_checkpoint_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a complete checkpoint"):
         load_meta(tmp_path)
 
 
-def test_a_newer_format_says_so_and_is_not_taken_for_damage(folder: Path) -> None:
+def test_newer_format_is_reported_and_not_as_damage(folder: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "format_version": 99}))
     with pytest.raises(UserError, match=r"format 99, newer .* update the software") as caught:
@@ -102,25 +107,50 @@ def test_a_newer_format_says_so_and_is_not_taken_for_damage(folder: Path) -> Non
     assert not isinstance(caught.value, DamagedCheckpoint)
 
 
-def test_states_with_code_inside_are_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, {"path": Path("x")}, {"step": 1})
+def test_older_format_is_reported_and_not_as_damage(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "format_version": 1}))
+    with pytest.raises(UserError, match=r"format 1, older .* another --run name") as caught:
+        load_meta(folder)
+    assert not isinstance(caught.value, DamagedCheckpoint)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"format_version": "three"}'])
+def test_other_json_is_damage(folder: Path, content: str) -> None:
+    (folder / "meta.json").write_text(content)
+    with pytest.raises(DamagedCheckpoint, match=r"damaged: meta\.json"):
+        load_meta(folder)
+
+
+def test_added_evaluation_keeps_everything_else(folder: Path) -> None:
+    before = load_meta(folder)
+    state = EarlyStoppingState(best=0.5, evaluations_since_best=1)
+    add_evaluation(folder, {"val/ap": 0.4}, state)
+    after = verify_checkpoint(folder)
+    assert (after.metrics, after.early_stopping) == ({"val/ap": 0.4}, state)
+    changed = {"metrics", "early_stopping"}
+    assert after.model_dump(exclude=changed) == before.model_dump(exclude=changed)
+
+
+def test_state_with_code_is_rejected(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"path": Path("x")}, example_meta())
     with pytest.raises(Exception, match="[Ww]eights.only"):
         load_state(tmp_path)
 
 
-def test_a_full_disk_is_an_os_error_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_raises_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "state.pt").symlink_to("/dev/full")
     state: dict[str, Any] = {"model": {"x": torch.randn(100_000)}}
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path / "one", state, {})
+        save_checkpoint(tmp_path / "one", state, example_meta())
     assert not (tmp_path / "one" / "meta.json").exists()
 
 
-def test_writing_over_an_old_one_leaves_none_when_it_fails(folder: Path) -> None:
+def test_failed_overwrite_leaves_no_checkpoint(folder: Path) -> None:
     (folder / "state.pt").unlink()
     (folder / "state.pt").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(folder, {"model": {"x": torch.randn(100_000)}}, {})
+        save_checkpoint(folder, {"model": {"x": torch.randn(100_000)}}, example_meta())
     with pytest.raises(DamagedCheckpoint):
         load_meta(folder)

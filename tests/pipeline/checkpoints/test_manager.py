@@ -1,4 +1,4 @@
-"""Saving while training: off the step's path, when it is due, and when the storage fails."""
+"""Saving while training: in the background, on time, and with storage that fails."""
 
 import contextlib
 import logging
@@ -15,13 +15,17 @@ import torch
 
 from pipeline.checkpoints import manager as manager_module
 from pipeline.checkpoints.manager import CheckpointManager
+from pipeline.checkpoints.meta import CheckpointMeta, EarlyStoppingState
 from pipeline.checkpoints.rng_state import restore_rng, rng_state
-from pipeline.checkpoints.store import SCORE, CheckpointStore
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.distributed.shared_timer import SharedTimer
 from pipeline.distributed.world import World
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.training.trainer.trainer import Trainer
+from tests.pipeline.checkpoints.examples import example_meta
+
+NOT_STOPPING = EarlyStoppingState(best=0.5, evaluations_since_best=0)
 
 
 @contextlib.contextmanager
@@ -42,71 +46,75 @@ def advance(trainer: Trainer) -> None:
     trainer.step_count += 1
 
 
-def anything(meta: Mapping[str, Any]) -> None:
+def accept(meta: CheckpointMeta) -> None:
     pass
 
 
-class Slow(CheckpointStore):
-    """A storage that takes its time, until it is let go."""
+def save(manager: CheckpointManager, ap: float | None = None, **fields: Any) -> None:
+    manager.save(example_meta(manager.trainer.step_count, ap=ap, **fields))
+
+
+class BlockedStore(CheckpointStore):
+    """A storage that blocks until the test releases it."""
 
     def __init__(self, uri: Path) -> None:
         super().__init__(uri)
-        self.go = threading.Event()
+        self.released = threading.Event()
 
     def save(self, *args: Any) -> None:
-        assert self.go.wait(30)
+        assert self.released.wait(30)
         super().save(*args)
 
 
-def test_the_step_is_kept_waiting_for_a_copy_alone(tmp_path: Path) -> None:
+def test_save_blocks_the_step_only_for_a_copy(tmp_path: Path) -> None:
     """The slim model as the recipes train it; its state of 24 MB takes longer to write."""
-    store = Slow(tmp_path)
+    store = BlockedStore(tmp_path)
     with managed(store, size=320) as (manager, trainer):
-        assert not manager.restore(anything)
+        assert not manager.restore(accept)
         for _ in range(5):
             advance(trainer)
-            manager.save({})
+            save(manager)
             assert store.saved() == [] or trainer.step_count > 1
-            store.go.set()
+            store.released.set()
             manager.wait()
-    blocked = sorted(1e3 * seconds for seconds in manager.blocked)
+    blocked = sorted(1e3 * seconds for seconds in manager.blocked_seconds)
     print(f"\na step was blocked for {blocked[2]:.1f} ms (median), at most {blocked[-1]:.1f} ms")
     assert blocked[2] <= 50.0
 
 
-def test_what_is_written_is_the_moment_of_the_save(tmp_path: Path) -> None:
-    store = Slow(tmp_path)
+def test_checkpoint_has_the_state_at_the_time_of_save(tmp_path: Path) -> None:
+    store = BlockedStore(tmp_path)
     with managed(store) as (manager, trainer):
-        manager.restore(anything)
+        manager.restore(accept)
         advance(trainer)
         expected = {name: value.clone() for name, value in trainer.detector.state_dict().items()}
-        manager.save({})
+        save(manager)
         advance(trainer)
-        store.go.set()
+        store.released.set()
     state = store.load("step-00000001")
     assert state["step"] == 1
     assert all(torch.equal(state["model"][name], value) for name, value in expected.items())
 
 
-def test_a_new_training_goes_on_from_the_newest_sound_one(
+def test_restore_loads_the_newest_intact_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = CheckpointStore(tmp_path)
     with managed(store) as (manager, trainer):
-        manager.restore(anything)
+        manager.restore(accept)
         for _ in range(3):
             advance(trainer)
-            manager.save({})
+            save(manager)
     newest = tmp_path / "step-00000003" / "state.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     with managed(store, seed=9) as (manager, trainer), caplog.at_level(logging.WARNING):
-        assert manager.restore(anything)
+        assert manager.restore(accept)
         assert trainer.step_count == 2
     assert "step-00000003 is damaged" in caplog.text
     assert "falling back to the one before" in caplog.text
 
 
-def cut(data: bytes) -> bytes:
+def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
@@ -115,48 +123,49 @@ def flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0x04]) + data[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut, flipped])
-def test_a_damaged_readable_half_is_no_silent_loss(
+@pytest.mark.parametrize("damage", [truncated, flipped])
+def test_damaged_meta_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
 ) -> None:
     store = CheckpointStore(tmp_path)
     with managed(store) as (manager, trainer):
-        manager.restore(anything)
+        manager.restore(accept)
         for _ in range(2):
             advance(trainer)
-            manager.save({})
+            save(manager)
 
-    def damaged(step: int) -> str:
+    def warnings_after_damage(step: int) -> str:
         meta = tmp_path / f"step-{step:08d}" / "meta.json"
         meta.write_bytes(damage(meta.read_bytes()))
         caplog.clear()
         with managed(store) as (manager, trainer):
-            manager.restore(anything)
+            manager.restore(accept)
             assert trainer.step_count == step - 1
         return caplog.text
 
-    said = damaged(2)
-    assert "step-00000002 is damaged: " in said and "falling back to the one before" in said
-    assert "anew" not in said
-    said = damaged(1)
-    assert "step-00000001 is damaged: " in said and "step-00000002" not in said
-    assert "is sound; training begins anew" in said
+    warnings = warnings_after_damage(2)
+    assert "step-00000002 is damaged: " in warnings and "falling back to the one before" in warnings
+    assert "from scratch" not in warnings
+    warnings = warnings_after_damage(1)
+    assert "step-00000001 is damaged: " in warnings and "step-00000002" not in warnings
+    assert "no intact checkpoint in" in warnings
+    assert "training restarts from scratch" in warnings
 
 
-def test_the_check_sees_the_meta_and_may_refuse(tmp_path: Path) -> None:
+def test_restore_check_gets_the_meta_and_may_reject_it(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with managed(store) as (manager, trainer):
         advance(trainer)
-        manager.save({"data": "abc"})
+        save(manager)
 
-    def refuse(meta: Mapping[str, Any]) -> None:
-        raise UserError(f"not {meta['data']}")
+    def reject(meta: CheckpointMeta) -> None:
+        raise UserError(f"not {meta.data.train}")
 
     with managed(store) as (manager, _), pytest.raises(UserError, match="not abc"):
-        manager.restore(refuse)
+        manager.restore(reject)
 
 
-def test_generators_of_every_kind_go_on(tmp_path: Path) -> None:
+def test_restore_restores_all_random_generators(tmp_path: Path) -> None:
     def draws() -> tuple[Any, ...]:
         return random.random(), random.gauss(), np.random.rand(), torch.rand(()).item()
 
@@ -164,53 +173,53 @@ def test_generators_of_every_kind_go_on(tmp_path: Path) -> None:
     with managed(store) as (manager, trainer):
         draws()
         advance(trainer)
-        manager.save({})
+        save(manager)
         expected = [draws(), draws()]
     with managed(store, seed=4) as (manager, _):
-        assert manager.restore(anything)
+        assert manager.restore(accept)
         assert [draws(), draws()] == expected
 
 
-def test_another_number_of_ranks_begins_streams_of_their_own() -> None:
+def test_other_number_of_ranks_starts_new_random_streams() -> None:
     saved = [rng_state(torch.device("cpu"))] * 2
     seen = set()
     for size, rank, step in ((3, 0, 5), (3, 1, 5), (3, 2, 5), (3, 0, 6), (1, 0, 5)):
         restore_rng(saved, World(rank, size), seed=1, step=step)
         seen.add((random.random(), np.random.rand(), torch.rand(()).item()))
-    assert len(seen) == 4  # (1, 0) is (3, 0): rank, seed and step say it all
+    assert len(seen) == 4  # (1, 0) equals (3, 0): streams depend on rank, seed and step
     restore_rng(saved, World(1, 2), seed=1, step=5)
     assert torch.equal(torch.get_rng_state(), saved[1]["torch"])
 
 
-class FullAfter(CheckpointStore):
-    """A disk that fills up after some checkpoints, by the kernel's own error."""
+class FullDiskStore(CheckpointStore):
+    """A disk that is full after some checkpoints, with the kernel's own error."""
 
-    def __init__(self, folder: Path, good: int) -> None:
+    def __init__(self, folder: Path, capacity: int) -> None:
         super().__init__(folder)
-        self.folder, self.good = folder, good
+        self.folder, self.capacity = folder, capacity
 
-    def save(self, step: int, *args: Any) -> None:
-        self.good -= 1
-        path = self.folder / f"step-{step:08d}" / "state.pt"
-        if self.good < 0 and not path.is_symlink():
+    def save(self, state: Mapping[str, Any], meta: CheckpointMeta) -> None:
+        self.capacity -= 1
+        path = self.folder / f"step-{meta.step:08d}" / "state.pt"
+        if self.capacity < 0 and not path.is_symlink():
             path.parent.mkdir(exist_ok=True)
             path.symlink_to("/dev/full")
-        super().save(step, *args)
+        super().save(state, meta)
 
 
-def test_a_full_disk_costs_a_line_and_the_last_checkpoint_the_training(
+def test_full_disk_causes_a_warning_and_fails_the_last_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
-    with managed(FullAfter(tmp_path, good=1)) as (manager, trainer):
-        manager.restore(anything)
+    with managed(FullDiskStore(tmp_path, capacity=1)) as (manager, trainer):
+        manager.restore(accept)
         advance(trainer)
-        manager.save({SCORE: 0.1})
+        save(manager, ap=0.1)
         advance(trainer)
-        manager.save({SCORE: 0.2})
+        save(manager, ap=0.2)
         manager.wait()
         (line,) = [record.getMessage() for record in caplog.records]
-        assert "step-00000002 cannot be written" in line
+        assert "step-00000002 could not be written" in line
         assert "No space left on device" in line
         assert "from step-00000001" in line
         assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
@@ -218,63 +227,64 @@ def test_a_full_disk_costs_a_line_and_the_last_checkpoint_the_training(
             manager.finish()
 
 
-def test_a_hiccup_of_the_storage_is_waited_out(
+def test_save_is_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.5, 0.5))
     blocker = tmp_path / "step-00000001"
     blocker.write_text("a file where the folder belongs")
     with managed(CheckpointStore(tmp_path)) as (manager, trainer):
-        manager.restore(anything)
+        manager.restore(accept)
         advance(trainer)
-        manager.save({})
+        save(manager)
         time.sleep(0.1)
         blocker.unlink()
-        last, chosen = manager.finish()
-    assert last == chosen
+        last, selected = manager.finish()
+    assert last == selected
     assert last.step == 1
     assert not caplog.records
 
 
-def test_an_evaluation_outlasts_a_hiccup_of_the_storage(
+def test_adding_an_evaluation_is_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
-    amend, tried = CheckpointStore.amend, []
+    add, tried = CheckpointStore.add_evaluation, []
 
-    def hiccup(store: CheckpointStore, step: int, meta: Mapping[str, Any]) -> None:
+    def failing_twice(store: CheckpointStore, step: int, *args: Any) -> None:
         tried.append(step)
         if len(tried) < 3:
             raise OSError(5, "Input/output error")
-        amend(store, step, meta)
+        add(store, step, *args)
 
-    monkeypatch.setattr(CheckpointStore, "amend", hiccup)
+    monkeypatch.setattr(CheckpointStore, "add_evaluation", failing_twice)
     with managed(CheckpointStore(tmp_path)) as (manager, trainer):
-        manager.restore(anything)
+        manager.restore(accept)
         advance(trainer)
-        manager.save({SCORE: -1.0})
-        manager.amend({SCORE: 0.5})
+        save(manager)
+        manager.add_evaluation({"val/ap": 0.5}, NOT_STOPPING)
         last, _ = manager.finish()
-    assert (last.meta[SCORE], tried, caplog.records) == (0.5, [1, 1, 1], [])
+    assert (last.meta.score, tried, caplog.records) == (0.5, [1, 1, 1], [])
+    assert last.meta.early_stopping == NOT_STOPPING
 
 
-def test_what_breaks_a_save_is_told_though_an_evaluation_follows(
+def test_error_of_a_save_is_raised_though_an_evaluation_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise ValueError("no such format")
 
     with managed(CheckpointStore(tmp_path)) as (manager, trainer):
-        manager.restore(anything)
+        manager.restore(accept)
         advance(trainer)
         monkeypatch.setattr(manager.store, "save", broken)
-        manager.save({})
-        manager.amend({SCORE: 0.5})
+        save(manager)
+        manager.add_evaluation({"val/ap": 0.5}, NOT_STOPPING)
         with pytest.raises(ValueError, match="no such format"):
             manager.wait()
 
 
-def test_the_timed_kind_waits_for_the_writer_and_is_never_sooner_than_5_seconds(
+def test_timed_checkpoints_are_at_least_5_seconds_apart(
     tmp_path: Path,
 ) -> None:
     with managed(CheckpointStore(tmp_path), checkpoint_minutes=1e-4) as (manager, _):
@@ -284,29 +294,29 @@ def test_the_timed_kind_waits_for_the_writer_and_is_never_sooner_than_5_seconds(
 
 
 class Clock:
-    """Time that the test moves."""
+    """Time that the test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         monkeypatch.setattr("pipeline.distributed.shared_timer.time.monotonic", lambda: self.now)
 
 
-class Counting(World):
-    """A world that counts what the ranks ask of each other."""
+class CountingWorld(World):
+    """A world that counts its collectives."""
 
-    asked = 0
+    collectives = 0
 
     def share(self, value: Any) -> Any:
-        Counting.asked += 1
+        CountingWorld.collectives += 1
         return super().share(value)
 
 
 @pytest.mark.parametrize("step_seconds", [0.01, 0.3, 20.0])
-def test_time_is_noticed_soon_with_few_questions(
+def test_shared_timer_is_accurate_with_few_collectives(
     monkeypatch: pytest.MonkeyPatch, step_seconds: float
 ) -> None:
-    clock, Counting.asked = Clock(monkeypatch), 0
-    timer = SharedTimer(600.0, Counting())
+    clock, CountingWorld.collectives = Clock(monkeypatch), 0
+    timer = SharedTimer(600.0, CountingWorld())
     due = []
     for step in range(1, int(2000 / step_seconds)):
         clock.now += step_seconds
@@ -315,10 +325,10 @@ def test_time_is_noticed_soon_with_few_questions(
             timer.restart(step)
     assert len(due) == 3
     assert due == pytest.approx([600, 1200, 1800], abs=2 + 3 * step_seconds)
-    assert Counting.asked < 60
+    assert CountingWorld.collectives < 60
 
 
-def test_a_busy_writer_puts_the_time_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_timer_is_postponed_while_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     timer = SharedTimer(5.0, World())
     for step in range(1, 100):

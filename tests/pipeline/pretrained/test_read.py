@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.checkpoints.format import save_checkpoint
 from pipeline.errors import UserError
 from pipeline.pretrained import read_weights
+from tests.pipeline.checkpoints.examples import example_meta
 
 STATE = {"conv.weight": torch.arange(8.0).view(2, 1, 2, 2), "conv.bias": torch.ones(2)}
 
@@ -98,9 +99,9 @@ def test_a_file_without_tensors_says_so(tmp_path: Path) -> None:
         read_weights(str(tmp_path / "w.pth"))
 
 
-def checkpoint(folder: Path, value: float, **meta: float) -> None:
+def checkpoint(folder: Path, value: float, step: int, ap: float | None = None) -> None:
     state = {"model": {"w": torch.zeros(1)}, "ema": {"w": torch.full((1,), value)}}
-    save_checkpoint(folder, state, {"spec": {"backbone": "slim"}, "classes": ["a"], **meta})
+    save_checkpoint(folder, state, example_meta(step, ap=ap))
 
 
 def test_a_checkpoint_gives_its_averaged_weights(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_checkpoint_gives_its_averaged_weights(tmp_path: Path) -> None:
 
 def test_a_run_gives_its_best_checkpoint(tmp_path: Path) -> None:
     for step, ap in ((1, 0.2), (2, 0.4), (3, 0.3)):
-        checkpoint(tmp_path / f"step-{step}", float(step), step=step, **{"val/ap": ap})
+        checkpoint(tmp_path / f"step-{step}", float(step), step=step, ap=ap)
     checkpoint(tmp_path / "step-4", 4.0, step=4)
     assert read_weights(str(tmp_path)).source == str(tmp_path / "step-2")
 

@@ -19,6 +19,7 @@ from pipeline.pretrained.read import read_weights
 from pipeline.storage.folder import Storage, join
 from pipeline.training.fit import fit
 from pipeline.training.run_record import RunRecord
+from tests.pipeline.checkpoints.examples import example_meta
 from tests.ports import free_port
 
 
@@ -92,17 +93,17 @@ def test_a_bucket_holds_checkpoints_like_a_folder(s3: str) -> None:
     store = CheckpointStore(storage.uri)
     for step, score in ((1, 0.3), (2, 0.1), (3, 0.2)):
         state = {"model": {"x": torch.full((2_000_000,), float(step))}, "ema": {}}
-        store.save(step, state, {"score": score, "spec": {}, "classes": []})
+        store.save(state, example_meta(step, ap=score))
     assert store.load("step-00000002")["model"]["x"][5] == 2.0
     storage.delete("step-00000003/meta.json")
     storage.write("step-00000002/state.pt", storage.read("step-00000002/state.pt")[:-1])
     lines: list[str] = []
-    found = store.first_sound(reversed(store.saved()), "cpu", lines.append)
+    found = store.first_intact(reversed(store.saved()), "cpu", lines.append)
     assert found is not None
     assert found[0].step == 1
     assert "state.pt has" in lines[0]
-    store.save(4, {"model": {}, "ema": {}}, {"score": 0.0})
-    assert store.prune(1, "score") == ["step-00000002", "step-00000003"]
+    store.save({"model": {}, "ema": {}}, example_meta(4, ap=0.0))
+    assert store.prune(1) == ["step-00000002", "step-00000003"]
     assert storage.folders() == ["step-00000001", "step-00000004"]
 
 

@@ -14,7 +14,7 @@ def config(space: dict[str, Any], **ray: Any) -> Config:
     return Config.from_dict({"sweep": {"space": space}, "ray": ray})
 
 
-def test_any_field_of_any_section_can_be_searched() -> None:
+def test_fields_of_any_section_can_be_searched() -> None:
     space = build_space(
         config(
             {
@@ -45,7 +45,7 @@ def test_any_field_of_any_section_can_be_searched() -> None:
         ({"assign.sigma": {"uniform": [0.5, 2]}}, r"assign\.sigma: got 0\.5"),
     ],
 )
-def test_a_mistake_names_the_field(space: dict[str, Any], expected: str) -> None:
+def test_mistake_names_the_field(space: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         build_space(config(space))
 
@@ -54,20 +54,24 @@ def test_a_mistake_names_the_field(space: dict[str, Any], expected: str) -> None
     ("ray", "cluster", "expected"),
     [
         ({"workers": 1, "cpus_per_worker": 0.9}, {"CPU": 2}, 2),
-        ({"workers": 1, "cpus_per_worker": 1.0}, {"CPU": 2}, 1),  # the trials take some too
+        ({"workers": 1, "cpus_per_worker": 1.0}, {"CPU": 2}, 1),  # trials take a fraction too
         ({"workers": 2, "cpus_per_worker": 4}, {"CPU": 64}, 7),
-        ({"workers": [1, 4], "cpus_per_worker": 4}, {"CPU": 64}, 3),  # room for the most
+        (
+            {"workers": [1, 4], "cpus_per_worker": 4},
+            {"CPU": 64},
+            3,
+        ),  # of the largest number
         ({"workers": 2, "cpus_per_worker": 1, "gpu": True}, {"CPU": 64, "GPU": 8}, 4),
     ],
 )
-def test_as_many_whole_trials_as_the_cluster_holds(
+def test_concurrency_is_the_number_of_whole_trials_that_fit(
     ray: dict[str, Any], cluster: dict[str, float], expected: int
 ) -> None:
     assert concurrency(config({}, **ray), cluster) == expected
 
 
-def test_fewer_if_told_so_and_none_is_an_error() -> None:
-    told = Config.from_dict({"sweep": {"concurrency": 2}, "ray": {"cpus_per_worker": 1}})
-    assert concurrency(told, {"CPU": 16}) == 2
+def test_concurrency_is_limited_and_at_least_one() -> None:
+    limited = Config.from_dict({"sweep": {"concurrency": 2}, "ray": {"cpus_per_worker": 1}})
+    assert concurrency(limited, {"CPU": 16}) == 2
     with pytest.raises(UserError, match=r"one trial takes 4 x 1 CPUs, more than the cluster has"):
         concurrency(config({}, workers=4), {"CPU": 2})

@@ -1,4 +1,4 @@
-"""Errors of torch become words that say what to do."""
+"""Errors of torch become messages that say what to do."""
 
 import os
 import time
@@ -11,29 +11,29 @@ import torch.multiprocessing as mp
 from pipeline.config import Config
 from pipeline.distributed.world import World, world_from_environment
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
-from pipeline.training.error_hints import FailedForGood, explained
+from pipeline.training.error_hints import UnrecoverableFailure, translate_errors
 from tests.ports import free_port
 
 CONFIG = Config.from_dict({"ray": {"collective_timeout": 2}, "train": {"micro_batch": 3}})
 
 
-def test_too_little_memory_says_what_to_lower() -> None:
+def test_out_of_memory_says_what_to_lower() -> None:
     expected = (
         r"rank 1 is out of CPU memory: lower train.micro_batch \(now 3 .*image_size \(now 320"
     )
-    with pytest.raises(UserError, match=expected), explained(CONFIG, World(1, 2)):
+    with pytest.raises(UserError, match=expected), translate_errors(CONFIG, World(1, 2)):
         torch.empty(2**60, dtype=torch.uint8)
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="size"), explained(CONFIG, World()):
+def test_other_errors_are_unchanged() -> None:
+    with pytest.raises(RuntimeError, match="size"), translate_errors(CONFIG, World()):
         torch.ones(3) + torch.ones(4)
 
 
-def test_reasons_that_are_ours_are_not_read_as_torch_errors() -> None:
+def test_own_errors_are_not_translated() -> None:
     ended = "stopped by SIGTERM, but [Errno 104] Connection reset by peer"
-    for kind in (FailedForGood, TrainingStopped):
-        with pytest.raises(kind, match="Errno 104"), explained(CONFIG, World()):
+    for kind in (UnrecoverableFailure, TrainingStopped):
+        with pytest.raises(kind, match="Errno 104"), translate_errors(CONFIG, World()):
             raise kind(ended)
 
 
@@ -46,7 +46,7 @@ def _rank(rank: int, folder: str, port: int, ends: bool) -> None:
         time.sleep(0.0 if ends else 60.0)
         os._exit(0)
     try:
-        with explained(CONFIG, world):
+        with translate_errors(CONFIG, world):
             world.begin_sum(torch.ones(1))()
     except TrainingFailed as error:
         Path(folder, "reason").write_text(str(error))
@@ -60,7 +60,7 @@ def _rank(rank: int, folder: str, port: int, ends: bool) -> None:
         (True, "rank 0 lost another worker, which has ended; see its log"),
     ],
 )
-def test_a_worker_that_hangs_or_ends_is_not_waited_for(
+def test_wait_for_a_hanging_or_ended_worker_is_limited(
     tmp_path: Path, ends: bool, expected: str
 ) -> None:
     began = time.monotonic()

@@ -34,7 +34,7 @@ def status(config: Config, name: str) -> tuple[str, str]:
     return record["status"], run.info.status
 
 
-def test_a_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
+def test_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
     config = small.replace({"registry.name": "shapes"})
     result = fit(config, run="first")
     run = connect(result.tracking_uri).get_run(result.run_id)
@@ -55,16 +55,18 @@ def test_a_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
     history = connect(result.tracking_uri).get_metric_history(result.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 11))
     assert Path(result.checkpoint).is_dir()
+    assert Path(result.checkpoint).name == f"step-{result.best_step:08d}"
+    assert result.total_steps == 10
     documented = (ROOT / "docs" / "tracking.md").read_text()
     for name in (*run.data.metrics, *run.data.tags):
-        assert f"`{general(name)}`" in documented or name.startswith("mlflow."), name
+        assert f"`{documented_name(name)}`" in documented or name.startswith("mlflow."), name
     wanted = set(re.findall(r"`((?:train|assign)/\w+)`", documented))
     absent = {name for name in wanted - set(run.data.metrics) if "_per_object_" not in name}
     assert not absent
 
 
-def general(name: str) -> str:
-    """A metric's or tag's name as the documentation has it."""
+def documented_name(name: str) -> str:
+    """Return a metric's or tag's name as the documentation writes it."""
     for pattern, word in (
         (r"^(val|test)/", "SPLIT/"),
         (r"^system/[^/]+/", "system/NODE/"),
@@ -76,16 +78,16 @@ def general(name: str) -> str:
     return name
 
 
-def test_evaluating_less_often_than_saving_still_finds_the_best(small: Config) -> None:
+def test_best_checkpoint_is_found_if_not_all_are_evaluated(small: Config) -> None:
     config = small.replace({"train.checkpoint_every": 0.4, "evaluate.every": 1.0})
     config = config.replace({"train.keep_checkpoints": 4})
     result = fit(config, run="one")
     meta = json.loads((Path(result.checkpoint) / "meta.json").read_text())
     assert meta["step"] in (5, 10)
-    assert meta["val/ap"] == result.metrics["val/ap"]
+    assert meta["metrics"]["val/ap"] == result.metrics["val/ap"]
 
 
-def test_no_password_lies_beside_the_checkpoints(small: Config) -> None:
+def test_no_uri_of_a_service_is_stored_beside_checkpoints(small: Config) -> None:
     config = small.replace({"data.val": None, "train.epochs": 0.4})
     result = fit(config, run="one")
     for path in Path(result.checkpoint).parent.rglob("*.json"):
@@ -93,16 +95,14 @@ def test_no_password_lies_beside_the_checkpoints(small: Config) -> None:
         assert str(config.ray.storage) not in path.read_text()
 
 
-def test_a_finished_run_is_never_resumed_silently(small: Config) -> None:
+def test_finished_run_is_not_resumed(small: Config) -> None:
     config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
     fit(config, run="one")
     with pytest.raises(UserError, match=r"run 'one' is finished; choose another --run name"):
         fit(config, run="one")
 
 
-def test_a_failed_run_says_so_and_is_resumed(
-    small: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_run_is_recorded_and_resumed(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small.replace({"data.val": None, "registry.name": "shapes"})
 
     def fails(*args: Any, **kwargs: Any) -> None:
@@ -126,18 +126,18 @@ def test_a_failed_run_says_so_and_is_resumed(
     assert result.run_id == first["run_id"]
     assert status(config, "one") == ("finished", "FINISHED")
     tags = connect(result.tracking_uri).get_run(result.run_id).data.tags
-    told = [text for key, text in sorted(tags.items()) if key.startswith("history.")]
-    assert [line.split(":")[0] for line in told] == [
+    history = [text for key, text in sorted(tags.items()) if key.startswith("history.")]
+    assert [line.split(":")[0] for line in history] == [
         "workers start after step 0 of 10",
         "FAILED",
         "resumed after failed",
         "workers start after step 10 of 10",
         "FINISHED",
     ]
-    assert told[1] == "FAILED: power cut"
+    assert history[1] == "FAILED: power cut"
 
 
-def test_without_a_store_a_training_starts_only_if_told_to(small: Config) -> None:
+def test_training_without_a_store_is_rejected_by_default(small: Config) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     config = small.replace({"tracking.uri": away})
     began = time.monotonic()
@@ -147,12 +147,12 @@ def test_without_a_store_a_training_starts_only_if_told_to(small: Config) -> Non
     assert not list(Path(str(config.ray.storage)).glob("one/*"))
 
 
-def test_what_no_store_heard_is_sent_later(
+def test_run_without_a_store_is_sent_later(
     small: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(small.ray.storage))
     monkeypatch.setattr("pipeline.tracking.run.CLOSE_TIMEOUT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.training.worker.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.worker.TRACKER_CLOSE_SECONDS", 0.0)
     away = f"http://127.0.0.1:{free_port()}"
     config = small.replace({"tracking.uri": away, "tracking.required": False})
     result = fit(config, run="one")
@@ -175,7 +175,7 @@ def test_what_no_store_heard_is_sent_later(
     assert len(connect(store).search_runs([run.info.experiment_id])) == 1
 
 
-def test_two_drivers_do_not_train_under_one_name(small: Config) -> None:
+def test_second_driver_of_a_run_is_rejected(small: Config) -> None:
     config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
     code = (
         "import sys; from pipeline.training.run_record import RunRecord\n"
@@ -195,12 +195,12 @@ def test_two_drivers_do_not_train_under_one_name(small: Config) -> None:
         fit(config, run="one")
 
 
-def test_must_resume_needs_something_to_resume(small: Config) -> None:
+def test_resume_must_needs_an_existing_run(small: Config) -> None:
     with pytest.raises(UserError, match="--resume must: there is no run 'one'"):
         fit(small, run="one", resume="must")
 
 
-def test_other_classes_in_the_test_set_are_named(small: Config, tmp_path: Path) -> None:
+def test_other_classes_of_the_test_set_are_rejected(small: Config, tmp_path: Path) -> None:
     other = tmp_path / "other"
     prepare.main(
         [
@@ -218,7 +218,7 @@ def test_other_classes_in_the_test_set_are_named(small: Config, tmp_path: Path) 
     ("change", "expected"),
     [
         ({"data.train": None}, "data.train is not set"),
-        ({"data.train": "/nowhere"}, r"/nowhere: no manifest\.json"),
+        ({"data.train": "/nowhere"}, r"/nowhere: not a shard set \(manifest\.json not found\)"),
         (
             {"ray.enabled": True, "ray.address": "auto", "ray.storage": None},
             "ray.storage is not set",
@@ -226,7 +226,7 @@ def test_other_classes_in_the_test_set_are_named(small: Config, tmp_path: Path) 
         ({"ray.enabled": True, "ray.address": "auto", "tracking.uri": None}, "tracking.uri is not"),
     ],
 )
-def test_what_can_be_known_at_once_fails_at_once(
+def test_configuration_mistakes_are_rejected_at_once(
     small: Config, change: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(UserError, match=expected):

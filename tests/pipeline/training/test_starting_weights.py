@@ -1,4 +1,4 @@
-"""Trainings that begin with given weights, and with parts of the backbone frozen."""
+"""Trainings that start from given weights, with parts of the backbone frozen."""
 
 import os
 from pathlib import Path
@@ -60,7 +60,7 @@ def weights(tmp_path: Path) -> str:
     return str(tmp_path / "start.pth")
 
 
-def test_detector_and_average_begin_with_the_weights(weights: str) -> None:
+def test_detector_and_average_start_from_the_weights(weights: str) -> None:
     trainer = make_trainer(init=weights)
     report = trainer.start_from(CLASSES)
     expected = torch.load(weights, weights_only=True)
@@ -80,7 +80,7 @@ def test_weights_keep_their_memory_format(tmp_path: Path) -> None:
 FROZEN: dict[str, Any] = {"freeze_stages": 2, "freeze_norm": True}
 
 
-def test_frozen_parts_do_not_move_in_training_nor_in_the_average() -> None:
+def test_frozen_parts_do_not_change_in_detector_and_average() -> None:
     trainer = make_trainer(**FROZEN)
     before, average = state(trainer.detector), state(trainer.average.module)
     for seed in range(2):
@@ -103,7 +103,7 @@ def test_frozen_parts_do_not_move_in_training_nor_in_the_average() -> None:
         assert convolutions <= changed(begin, state(module))
 
 
-def test_the_optimizer_gets_what_learns_alone() -> None:
+def test_optimizer_gets_only_trained_parameters() -> None:
     trainer = make_trainer(**FROZEN)
     given = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     assert all(p.requires_grad for p in given)
@@ -115,7 +115,7 @@ def _rank(rank: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    # Only rank 0 has the file, as where weights lie on one node alone.
+    # Only rank 0 has the file, as if the weights were stored on one node.
     init = f"{folder}/start.pth" if rank == 0 else f"{folder}/absent.pth"
     trainer = make_trainer(World(rank, 2), init=init, **FROZEN)
     report = trainer.start_from(CLASSES)
@@ -127,7 +127,9 @@ def _rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_ranks_begin_alike_and_train_around_what_is_frozen(weights: str, tmp_path: Path) -> None:
+def test_ranks_start_from_the_same_weights_and_keep_frozen_parts(
+    weights: str, tmp_path: Path
+) -> None:
     mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     start = torch.load(weights, weights_only=True)
@@ -145,24 +147,24 @@ def session(folder: Path) -> LocalSession:
     return LocalSession(World(), CheckpointStore(folder))
 
 
-def test_a_run_is_a_starting_point_and_a_resumed_run_is_not_started_again(
-    small: Config, tmp_path: Path
-) -> None:
+def test_run_starts_from_another_run_and_resumes_without_it(small: Config, tmp_path: Path) -> None:
     config = small.replace({"data.val": None, "data.test": None, "train.epochs": 0.4})
     first = train_worker(config, session(tmp_path / "first"), RunLog(None))
-    end = load_state(tmp_path / "first" / first["checkpoint"])["ema"]
+    end = load_state(tmp_path / "first" / first.checkpoint)["ema"]
     frozen = {"model.freeze_stages": 4, "train.epochs": 0.4}
     config = config.replace({"model.init": str(tmp_path / "first"), **frozen})
     second = train_worker(config, session(tmp_path / "second"), RunLog(None))
-    state_ = load_state(tmp_path / "second" / second["checkpoint"])["model"]
+    state_ = load_state(tmp_path / "second" / second.checkpoint)["model"]
     moved = changed(end, state_)
     assert moved and not any(name.startswith("backbone.") for name in moved)
-    # The folder to start from is gone, and a resumed run has no need of it.
+    # A resumed run does not need the folder that it started from.
     (tmp_path / "first").rename(tmp_path / "gone")
     train_worker(config, session(tmp_path / "second"), RunLog(None))
 
 
-def test_weights_that_do_not_fit_end_before_a_run_is_made(small: Config, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_rejected_before_the_run_is_created(
+    small: Config, tmp_path: Path
+) -> None:
     torch.save(published_state("resnet18"), tmp_path / "r.pth")
     config = small.replace({"model.init": str(tmp_path / "r.pth")})
     with pytest.raises(UserError, match="no tensor of this backbone"):
@@ -170,7 +172,7 @@ def test_weights_that_do_not_fit_end_before_a_run_is_made(small: Config, tmp_pat
     assert not (tmp_path / "runs" / "wrong" / "run.json").exists()
 
 
-def test_fit_starts_from_a_relative_path_and_records_what_was_taken(
+def test_fit_starts_from_a_relative_path_and_records_the_weights_used(
     small: Config, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

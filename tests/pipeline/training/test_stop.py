@@ -1,4 +1,4 @@
-"""SIGTERM, a gradient that is not finite, a loader process that dies; in one process."""
+"""SIGTERM, Ctrl-C and a non-finite gradient, in one process."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from pipeline.training import worker
 from pipeline.training.fit import fit
 from pipeline.training.run_log import RunLog
 from pipeline.training.trainer.trainer import Trainer
-from tests.pipeline.checkpoints.test_manager import FullAfter
+from tests.pipeline.checkpoints.test_manager import FullDiskStore
 from tests.pipeline.training.test_fit import status
 
 
@@ -30,7 +30,7 @@ def config(small: Config) -> Config:
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> None:
-    """Do something after that step, once."""
+    """Call ``act`` once, after that step."""
     step = Trainer.step
 
     def stepped(self: Trainer, batch: Batch) -> Any:
@@ -40,14 +40,14 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> None:
         return parts
 
     monkeypatch.setattr(Trainer, "step", stepped)
-    monkeypatch.setattr(stop_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(stop_module, "POLL_SECONDS", 0.0)
 
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigterm_saves_and_the_same_name_goes_on_to_the_same_weights(
+def test_sigterm_saves_and_resume_gives_the_same_weights(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fit(config, run="whole")
@@ -64,9 +64,9 @@ def test_sigterm_saves_and_the_same_name_goes_on_to_the_same_weights(
     assert resumed.weights_sha256 == whole.weights_sha256
     assert resumed.ema_sha256 == whole.ema_sha256
     tags = connect(resumed.tracking_uri).get_run(resumed.run_id).data.tags
-    told = [text for key, text in sorted(tags.items()) if key.startswith("history.")]
-    assert "saved after step 7: stopped by SIGTERM" in told
-    assert "resumed after stopped" in told
+    history = [text for key, text in sorted(tags.items()) if key.startswith("history.")]
+    assert "saved after step 7: stopped by SIGTERM" in history
+    assert "resumed after stopped" in history
 
 
 @pytest.mark.parametrize("step", [5, 10])
@@ -90,11 +90,11 @@ def test_sigterm_during_an_evaluation_stops_after_it(
     assert (resumed.metrics, resumed.weights_sha256) == (whole.metrics, whole.weights_sha256)
 
 
-def test_a_stop_that_could_not_save_is_a_failure_that_says_so(
+def test_stop_without_a_checkpoint_is_a_failure(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
-    full = lambda uri: FullAfter(Path(uri), good=0)  # noqa: E731
+    full = lambda uri: FullDiskStore(Path(uri), capacity=0)  # noqa: E731
     monkeypatch.setattr("pipeline.training.fit.CheckpointStore", full)
     at_step(monkeypatch, 7, terminate)
     with pytest.raises(TrainingFailed, match="after step 7, but .*No space left on device"):
@@ -107,7 +107,7 @@ def test_a_stop_that_could_not_save_is_a_failure_that_says_so(
 
 def test_ctrl_c_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    # A shell that starts tests in the background has them ignore it.
+    # A shell that starts tests in the background makes them ignore SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -117,14 +117,14 @@ def test_ctrl_c_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) ->
     assert status(config, "one") == ("stopped", "KILLED")
 
 
-def test_a_second_sigterm_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_sigterm_ends_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(monkeypatch, 3, lambda: (terminate(), terminate()))
     with pytest.raises(KeyboardInterrupt):
         fit(config, run="one")
     assert status(config, "one") == ("stopped", "KILLED")
 
 
-def test_a_stopped_job_exits_as_sigterm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_job_exits_like_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any, **__: Any) -> None:
         raise TrainingStopped("stopped by SIGTERM after step 7")
 
@@ -134,17 +134,17 @@ def test_a_stopped_job_exits_as_sigterm_does(monkeypatch: pytest.MonkeyPatch) ->
     assert end.value.code == 143
 
 
-def test_a_gradient_that_is_not_finite_keeps_its_batch_and_the_checkpoint_before(
+def test_non_finite_gradient_saves_its_batch_and_keeps_the_last_checkpoint(
     config: Config,
 ) -> None:
     config = config.replace({"train.lr": 1e30, "train.warmup_steps": 0})
     config = config.replace({"train.checkpoint_steps": 1})
-    with pytest.raises(TrainingFailed, match="not finite at step 1.*kept in .*not-finite"):
+    with pytest.raises(TrainingFailed, match="not finite at step 1.*saved in .*not-finite"):
         fit(config, run="one")
     folder = Path(str(config.ray.storage)) / "one"
     (file,) = folder.glob("not-finite/*")
     assert file.name == "step-00000001-rank-0.pt"
-    kept = torch.load(file, weights_only=True)
-    assert kept["images"].shape == (4, 3, 64, 64) and len(kept["image_ids"]) == 4
+    dumped = torch.load(file, weights_only=True)
+    assert dumped["images"].shape == (4, 3, 64, 64) and len(dumped["image_ids"]) == 4
     assert [path.parent.name for path in folder.glob("step-*/meta.json")] == ["step-00000001"]
     assert status(config, "one") == ("failed", "FAILED")

@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
 
 def kill_after(arguments: list[str], folder: Path, step: int) -> None:
-    """SIGKILL to all processes of the training once a checkpoint of ``step`` or later is there."""
+    """Send SIGKILL to all processes of a training after a checkpoint of ``step`` or later."""
     process = start(arguments)
     deadline = time.monotonic() + 120
     store = CheckpointStore(folder)
@@ -64,7 +64,7 @@ def kill_after(arguments: list[str], folder: Path, step: int) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    for path in Path("/proc").glob("[0-9]*/stat"):  # ranks have sessions of their own
+    for path in Path("/proc").glob("[0-9]*/stat"):  # ranks are in their own process sessions
         try:
             name = path.with_name("cmdline").read_bytes().decode()
         except OSError:
@@ -79,7 +79,7 @@ def config(small: Config) -> Config:
     return small.replace({"train.checkpoint_steps": 2, "train.epochs": 4})
 
 
-def test_killed_and_resumed_on_two_ranks_ends_with_the_same_bits(
+def test_killed_training_on_two_ranks_resumes_bit_identically(
     config: Config, tmp_path: Path
 ) -> None:
     whole = run(command(config, "whole", 2, "--registry.name", "shapes"))
@@ -100,12 +100,12 @@ def test_killed_and_resumed_on_two_ranks_ends_with_the_same_bits(
     assert len(losses[0]) > 1
     assert sorted(losses[0]) == sorted(losses[1])
     one, other = (CheckpointStore(tmp_path / "runs" / n).saved()[-1] for n in ("whole", "killed"))
-    assert one.meta["files"] == other.meta["files"]  # optimizer and generators of both ranks too
+    assert one.meta.files == other.meta.files  # including optimizer and random generators
     alone = run(command(config, "alone", 1))
     assert alone["weights_sha256"] != whole["weights_sha256"]
 
 
-def test_a_mistake_on_rank_0_ends_all_ranks_at_once(config: Config) -> None:
+def test_mistake_on_rank_0_ends_all_ranks_at_once(config: Config) -> None:
     began = time.monotonic()
     process = start(command(config.replace({"train.epochs": 1}), "one", 2, "--resume", "must"))
     _, err = process.communicate(timeout=120)
@@ -114,16 +114,16 @@ def test_a_mistake_on_rank_0_ends_all_ranks_at_once(config: Config) -> None:
     assert time.monotonic() - began < 100
 
 
-def test_torchrun_and_ray_are_not_mixed(config: Config) -> None:
+def test_torchrun_with_ray_enabled_is_rejected(config: Config) -> None:
     process = start([*command(config, "one", 1), "--ray.enabled", "true"])
     _, err = process.communicate(timeout=120)
     assert "torchrun starts the workers itself; add --ray.enabled false" in err
 
 
-def test_another_number_of_ranks_goes_on_with_the_same_batches(
+def test_other_number_of_ranks_resumes_with_the_same_batches(
     config: Config, tmp_path: Path
 ) -> None:
-    """Batch statistics move the weights a little; the steps and figures stay close."""
+    """Batch statistics change the weights slightly; steps and metrics stay close."""
     config = config.replace({"data.val": None, "train.lr": 1e-3})
     kill_after(command(config, "two", 2), tmp_path / "runs" / "two", step=6)
     at = CheckpointStore(tmp_path / "runs" / "two").saved()[-1].step

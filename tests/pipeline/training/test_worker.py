@@ -1,4 +1,4 @@
-"""The whole loop without Ray: it ends, resumes exactly, and chooses by the validation set."""
+"""The whole loop without Ray: it ends, resumes exactly, and selects by the validation set."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from pipeline.config import Config
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training import worker
+from pipeline.training.outcome import Finished
 from pipeline.training.run_log import RunLog
 from pipeline.training.session import LocalSession
 from pipeline.training.trainer.trainer import Trainer
@@ -20,11 +21,11 @@ from pipeline.training.worker import train_worker
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
-class DiesAt(RunLog):
-    """A process that dies after a step, before whatever would have followed it."""
+class KilledAtStep(RunLog):
+    """Ends the process after a step, before that is saved or evaluated."""
 
     def __init__(self, last: int) -> None:
         super().__init__(None)
@@ -35,7 +36,7 @@ class DiesAt(RunLog):
             raise Killed
 
 
-def train(config: Config, folder: Path, log: RunLog | None = None) -> dict[str, Any]:
+def train(config: Config, folder: Path, log: RunLog | None = None) -> Finished:
     session = LocalSession(World(), CheckpointStore(folder))
     return train_worker(config, session, log or RunLog(None))
 
@@ -58,35 +59,36 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
-def test_training_ends_with_figures_and_a_checkpoint(small: Config, tmp_path: Path) -> None:
+def test_training_ends_with_metrics_and_a_checkpoint(small: Config, tmp_path: Path) -> None:
     outcome = train(small, tmp_path / "run")
-    assert outcome["step"] in (5, 10)
-    assert {"val/ap", "test/ap", "test/ap50"} <= set(outcome["metrics"])
-    meta = load_meta(tmp_path / "run" / outcome["checkpoint"])
-    assert meta["classes"] == outcome["classes"]
-    assert meta["config"]["train"]["batch_size"] == 4
+    assert outcome.best_step in (5, 10)
+    assert outcome.total_steps == 10
+    assert {"val/ap", "test/ap", "test/ap50"} <= set(outcome.metrics)
+    meta = load_meta(tmp_path / "run" / outcome.checkpoint)
+    assert meta.classes == outcome.classes
+    assert meta.config["train"]["batch_size"] == 4
 
 
 @pytest.mark.parametrize(
-    ("change", "deaths", "resumed_at"),
+    ("change", "killed_at", "resumed_at"),
     [
         # Twice, between checkpoints in the middle of epochs; before the first; before the last.
         ({"train.checkpoint_steps": 3}, [5, 8], [3, 6]),
         ({"data.val": None, "data.test": None, "train.checkpoint_steps": 3}, [1, 10], [0, 9]),
     ],
 )
-def test_a_training_killed_anywhere_ends_with_the_same_bits(
+def test_killed_training_resumes_bit_identically(
     small: Config,
     tmp_path: Path,
     change: dict[str, Any],
-    deaths: list[int],
+    killed_at: list[int],
     resumed_at: list[int],
 ) -> None:
     config = small.replace({"evaluate.every": 1.0, **change})
     whole = train(config, tmp_path / "whole")
-    for step, expected in zip(deaths, resumed_at, strict=True):
+    for step, expected in zip(killed_at, resumed_at, strict=True):
         with pytest.raises(Killed):
-            train(config, tmp_path / "killed", DiesAt(step))
+            train(config, tmp_path / "killed", KilledAtStep(step))
         saved = [item.step for item in CheckpointStore(tmp_path / "killed").saved()]
         assert max(saved, default=0) == expected
     resumed = train(config, tmp_path / "killed")
@@ -99,11 +101,11 @@ def test_a_training_killed_anywhere_ends_with_the_same_bits(
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
-        (("--seed", "9"), "is not the data that this run was begun with"),
+        (("--seed", "9"), "is not the data that this run was started with"),
         (("--classes", "star,circle,cross,square,triangle"), "star, circle.*circle, cross"),
     ],
 )
-def test_other_data_under_the_same_name_is_refused(
+def test_other_training_data_is_rejected(
     small: Config, tmp_path: Path, extra: tuple[str, str], expected: str
 ) -> None:
     def prepared(*arguments: str) -> Config:
@@ -117,23 +119,21 @@ def test_other_data_under_the_same_name_is_refused(
         train(prepared(*extra), tmp_path / "run")
 
 
-def test_another_validation_set_under_the_same_name_is_refused(
-    small: Config, tmp_path: Path
-) -> None:
+def test_other_validation_data_is_rejected(small: Config, tmp_path: Path) -> None:
     def prepared(seed: str) -> Config:
         base = ("--source", "shapes", "--size", "64", "--count", "6", "--seed", seed)
         prepare.main([*base, "--out", str(tmp_path / "val"), "--overwrite"])
         return small.replace({"data.val": str(tmp_path / "val"), "data.test": None})
 
     with pytest.raises(Killed):
-        train(prepared("2"), tmp_path / "run", DiesAt(7))
-    with pytest.raises(UserError, match="/val is not the data that this run was begun with"):
+        train(prepared("2"), tmp_path / "run", KilledAtStep(7))
+    with pytest.raises(UserError, match="/val is not the data that this run was started with"):
         train(prepared("9"), tmp_path / "run")
     train(prepared("2"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("step", [5, 10])
-def test_a_training_killed_while_it_evaluates_loses_no_step(
+def test_training_killed_during_an_evaluation_loses_no_step(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     config = small.replace({"train.patience": 5})
@@ -151,17 +151,17 @@ def test_a_training_killed_while_it_evaluates_loses_no_step(
             train(config, tmp_path / "killed")
     (*_, last) = CheckpointStore(tmp_path / "killed").saved()
     assert last.step == step
-    assert "val/ap" not in last.meta
+    assert last.meta.metrics is None
     assert train(config, tmp_path / "killed") == whole
     saved = [CheckpointStore(tmp_path / name).saved() for name in ("whole", "killed")]
     for one, other in zip(*saved, strict=True):
-        same = ("step", "score", "val/ap", "patience", "weights_sha256", "ema_sha256")
-        assert [one.meta[key] for key in same] == [other.meta[key] for key in same]
+        varying = {"saved"}
+        assert one.meta.model_dump(exclude=varying) == other.meta.model_dump(exclude=varying)
 
 
-def test_the_best_checkpoint_is_chosen_not_the_last(small: Config, tmp_path: Path) -> None:
+def test_best_checkpoint_is_selected(small: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = train(small, folder)
-    scores = {item.step: item.meta["val/ap"] for item in CheckpointStore(folder).saved()}
-    assert outcome["metrics"]["val/ap"] == max(scores.values())
-    assert scores[outcome["step"]] == max(scores.values())
+    scores = {item.step: item.meta.score for item in CheckpointStore(folder).saved()}
+    assert outcome.metrics["val/ap"] == max(scores.values())
+    assert scores[outcome.best_step] == max(scores.values())

@@ -1,9 +1,8 @@
-"""Going on with another number of ranks: the same batches, and the gradients to 1e-5."""
+"""Resuming with another number of ranks: the same batches, and gradients within 1e-5."""
 
 import contextlib
 import itertools
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,34 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pipeline.checkpoints.manager import CheckpointManager
+from pipeline.checkpoints.meta import CheckpointMeta
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import build_train_loader
 from pipeline.distributed.world import World
 from pipeline.training.trainer.trainer import Trainer
+from tests.pipeline.checkpoints.examples import example_meta
 
 
-def anything(meta: Mapping[str, Any]) -> None:
+def accept(meta: CheckpointMeta) -> None:
     pass
 
 
 def step_after(config: Config, world: World, folder: str, saved: int) -> dict[str, Any]:
-    """What the step after ``saved`` sees and does: in a training that begins, which saves before
-    that step and goes on, or in one that goes on from there."""
+    """Return the samples and the effect of the step after ``saved``.
+
+    A new training saves a checkpoint before that step; a resumed one starts from it.
+    """
     trainer = Trainer(config, world, num_classes=5, total_steps=100)
     with contextlib.closing(CheckpointManager(config, CheckpointStore(folder), trainer)) as manager:
-        manager.restore(anything)
+        manager.restore(accept)
         assert config.data.train is not None
         first = trainer.step_count
         loader = iter(build_train_loader(config.data.train, config, world.rank, world.size, first))
         for batch in itertools.islice(loader, saved - first):
             trainer.step(batch)
         if first < saved:
-            manager.save({})
+            manager.save(example_meta(saved))
         before = {name: p.detach().clone() for name, p in trainer.detector.named_parameters()}
         batch = next(loader)
         trainer.step(batch)
@@ -58,10 +61,10 @@ def rank_of_two(rank: int, config: Config, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_one_rank_goes_on_where_two_have_been(small: Config, tmp_path: Path) -> None:
+def test_one_rank_resumes_a_training_of_two(small: Config, tmp_path: Path) -> None:
     # Plain descent, so that the change of the weights is the gradient. Shares of 2 and 3 images.
     plain = {"train.momentum": 0.0, "train.weight_decay": 0.0, "train.clip_norm": 1e9}
-    # Batch statistics depend on how a batch is split, by nature; those of groups do not.
+    # Batch statistics depend on how a batch is split; group statistics do not.
     config = small.replace({**plain, "train.batch_size": 5, "model.norm": "group"})
     mp.spawn(rank_of_two, args=(config, str(tmp_path)), nprocs=2)
     two = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

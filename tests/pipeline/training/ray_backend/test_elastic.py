@@ -1,4 +1,4 @@
-"""Workers come and go: 2 -> 1 -> 2 in one run, and every sample counts exactly once."""
+"""Workers leave and join: 2 -> 1 -> 2 in one run, and every sample is used exactly once."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from pipeline.data import Batch, load_manifest
 from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards.reader import ShardSet
 from pipeline.training.fit import FitResult, fit
-from pipeline.training.ray_backend import launch as ray_train
+from pipeline.training.ray_backend import launch
 from pipeline.training.trainer.optimizer import warmup_cosine
 from pipeline.training.trainer.trainer import Trainer
 
@@ -26,7 +26,7 @@ STEPS, BATCH, SAMPLES = 300, 4, 20
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head that trains nothing, and two nodes with room for a worker each."""
+    """A head without workers, and two nodes with resources for one worker each."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -42,9 +42,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def recording_worker(settings: Mapping[str, Any]) -> Any:
-    """The worker, with a line for every step: who did it, when, and on which samples.
+    """Run the worker and write a line per step: its rank, attempt and samples.
 
-    Steps are slow until the file ``hurry`` appears, so that workers can come and go in between.
+    Steps are slow until the file ``hurry`` appears, so that workers can leave and join in between.
     """
     step, folder = Trainer.step, Path(settings["storage"])
 
@@ -66,7 +66,7 @@ def recording_worker(settings: Mapping[str, Any]) -> Any:
         return parts
 
     Trainer.step = recorded  # type: ignore[method-assign]
-    return ray_train._ray_worker(settings)
+    return launch._ray_worker(settings)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -81,19 +81,19 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def wait_for(what: Callable[[], bool], training: threading.Thread, seconds: float = 150) -> None:
     end = time.monotonic() + seconds
     while not what():
-        assert training.is_alive(), "the training has ended too early"
+        assert training.is_alive(), "the training ended too early"
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.2)
 
 
 @pytest.mark.timeout(600)
-def test_workers_come_and_go_and_every_sample_counts_once(
+def test_every_sample_is_used_once_while_workers_leave_and_join(
     cluster: Any, small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(ray_train, "_ray_worker", recording_worker)
+    monkeypatch.setattr(launch, "_ray_worker", recording_worker)
     folder = tmp_path / "runs"
     config = small.replace(
         {
@@ -124,7 +124,7 @@ def test_workers_come_and_go_and_every_sample_counts_once(
     training.join()
     assert results
 
-    # A restart repeats steps after its checkpoint; what led to the weights is the last attempt.
+    # A restart repeats steps after its checkpoint; the last attempt determined the weights.
     last: dict[int, list[dict[str, Any]]] = {}
     for line in sorted(lines(folder), key=lambda line: line["attempt"]):
         others = last.setdefault(line["step"], [])

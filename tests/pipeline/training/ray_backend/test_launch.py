@@ -1,4 +1,4 @@
-"""Training through Ray Train on a local cluster of two CPUs."""
+"""Training with Ray Train on a local cluster of two CPUs."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import pytest
 from pipeline.checkpoints.format import verify_checkpoint
 from pipeline.config import Config
 from pipeline.distributed.ray_cluster import ray_cluster
+from pipeline.distributed.ray_private_api import cluster_actors
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.tracking import connect
 from pipeline.training.fit import fit
@@ -33,8 +34,8 @@ def ray_config(small: Config) -> Config:
     return small.replace({"ray.enabled": True, "ray.workers": 2, "ray.max_failures": 1})
 
 
-def test_nothing_listens_beyond_this_machine() -> None:
-    """Sockets of the cluster's processes, from /proc: 0100007F is 127.0.0.1."""
+def test_cluster_listens_on_loopback_only() -> None:
+    """Reads the sockets of the cluster's processes from /proc; 0100007F is 127.0.0.1."""
     import ray
 
     assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
@@ -82,15 +83,11 @@ def test_two_workers_train_evaluate_and_register(ray_config: Config) -> None:
 
 
 def actors(state: str | None = None) -> dict[str, int]:
-    """Classes of this cluster's actors, with the process of one of each."""
-    from ray._private.state import actors as table
-
-    found = table(actor_state_name=state).values()
-    return {actor["ActorClassName"]: actor["Pid"] for actor in found}
+    """Return the classes of the cluster's actors, with the process of one actor each."""
+    return {actor["ActorClassName"]: actor["Pid"] for actor in cluster_actors(state)}
 
 
-def test_no_needless_helper_is_started(ray_config: Config) -> None:
-    """Each costs memory and a start; one asks every second who lives, for a tenth of a core."""
+def test_unused_helper_processes_are_not_started(ray_config: Config) -> None:
     fit(ray_config.replace({"data.val": None, "data.test": None}), run="alone")
     seen = actors()
     assert "TrainController" in seen
@@ -98,7 +95,7 @@ def test_no_needless_helper_is_started(ray_config: Config) -> None:
 
 
 def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
-    """SIGKILL one training worker as soon as two checkpoints are committed."""
+    """Send SIGKILL to one training worker as soon as two checkpoints are committed."""
 
     def work() -> None:
         while len(list(checkpoint.glob("step-*/meta.json"))) < 2:
@@ -111,10 +108,10 @@ def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_training_resumes_by_name_and_ends_with_the_same_weights(
+def test_killed_training_resumes_by_name_with_the_same_weights(
     ray_config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Though the newest checkpoint was damaged meanwhile."""
+    """Even though its newest checkpoint is damaged."""
     steps = {"train.epochs": 6, "train.checkpoint_steps": 2, "train.keep_checkpoints": 3}
     config = ray_config.replace({"data.val": None, "ray.max_failures": 0, **steps})
     whole = fit(config, run="whole")
@@ -137,14 +134,12 @@ def test_a_killed_training_resumes_by_name_and_ends_with_the_same_weights(
     assert connect(resumed.tracking_uri).get_run(resumed.run_id).info.status == "FINISHED"
     assert whole.weights_sha256 == resumed.weights_sha256
     assert whole.ema_sha256 == resumed.ema_sha256
-    one, other = (verify_checkpoint(r.checkpoint)["files"] for r in (whole, resumed))
-    assert one == other  # optimizer, schedule and generators too
+    one, other = (verify_checkpoint(r.checkpoint).files for r in (whole, resumed))
+    assert one == other  # including optimizer, schedule and random generators
     assert whole.metrics == resumed.metrics
 
 
-def test_unreadable_data_is_one_clear_error_and_a_failed_run(
-    ray_config: Config, tmp_path: Path
-) -> None:
+def test_unreadable_data_is_one_line_and_fails_the_run(ray_config: Config, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     source = Path(str(ray_config.data.train))
@@ -166,6 +161,6 @@ def test_unreadable_data_is_one_clear_error_and_a_failed_run(
     assert run.info.status == "FAILED"
 
 
-def test_more_workers_than_cpus_is_said_at_once(ray_config: Config) -> None:
+def test_more_workers_than_cpus_are_rejected_at_once(ray_config: Config) -> None:
     with pytest.raises(UserError, match=r"ray.workers 64 need 64 CPUs, the cluster has"):
         fit(ray_config.replace({"ray.workers": 64, "train.batch_size": 64}), run="many")

@@ -1,4 +1,4 @@
-"""A cluster whose second node has a disk of its own where the storage should be."""
+"""Storage that is not the same for all nodes of a cluster."""
 
 import os
 import signal
@@ -16,46 +16,48 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.tracking import connect
 from pipeline.training.fit import fit
-from pipeline.training.ray_backend.preflight import check_here, complaint
+from pipeline.training.ray_backend.preflight import check_this_node, storage_problem
 from pipeline.training.run_record import RunRecord
 
 
-def begun(storage: Path, run_id: str = "abc") -> RunRecord:
+def start_record(storage: Path, run_id: str = "abc") -> RunRecord:
     record = RunRecord(str(storage), "one")
     record.check_storage()
     record.write(run_id, "running", Config())
     return record
 
 
-def test_a_node_that_sees_all_has_no_complaint(tmp_path: Path) -> None:
-    record = begun(tmp_path)
-    assert complaint(record.uri, "abc") is None
-    check_here(record.uri, record.storage, "abc")
+def test_shared_storage_has_no_problem(tmp_path: Path) -> None:
+    record = start_record(tmp_path)
+    assert storage_problem(record.uri, "abc") is None
+    check_this_node(record.uri, record.storage, "abc")
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["run.json"]
 
 
-def test_a_node_that_sees_nothing_or_something_else_says_so(tmp_path: Path) -> None:
-    record = begun(tmp_path)
-    assert complaint(str(tmp_path / "two"), "abc") == "does not see what the driver has written"
+def test_missing_or_other_record_is_reported(tmp_path: Path) -> None:
+    record = start_record(tmp_path)
+    assert (
+        storage_problem(str(tmp_path / "two"), "abc") == "does not see what the driver has written"
+    )
     assert not (tmp_path / "two").exists()
     with pytest.raises(UserError, match="sees another run of that name.*every node reads"):
-        check_here(record.uri, record.storage, "other")
+        check_this_node(record.uri, record.storage, "other")
 
 
 @pytest.fixture
 def second_node(tmp_path: Path) -> Iterator[None]:
-    """A raylet for which ``tmp_path/runs`` is an empty disk that no one else sees."""
+    """Start a raylet for which ``tmp_path/runs`` is an empty disk that only it sees."""
     runs = tmp_path / "runs"
     runs.mkdir()
-    apart = ["unshare", "--mount", "--propagation", "private"]
-    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine forbids mounts of one's own")
+    isolated = ["unshare", "--mount", "--propagation", "private"]
+    if subprocess.run([*isolated, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine forbids private mounts")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     ray.init(address=cluster.address, logging_level="WARNING")
     executable = Path(sys.executable).with_name("ray")
     start = f"{executable} start --address {cluster.address} --num-cpus 1 --block"
     node = subprocess.Popen(
-        [*apart, "sh", "-c", f"mount -t tmpfs none {runs} && exec {start}"],
+        [*isolated, "sh", "-c", f"mount -t tmpfs none {runs} && exec {start}"],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
     )
@@ -73,7 +75,7 @@ def second_node(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.integration
-def test_storage_that_is_not_shared_is_found_before_training(
+def test_storage_that_is_not_shared_is_detected_before_training(
     small: Config, second_node: None
 ) -> None:
     assert len(ray.nodes()) == 2

@@ -1,117 +1,117 @@
-"""What Ray Train's controller hears while there is no room for workers."""
+"""The callback of Ray Train's controller while workers cannot start."""
 
 import logging
 import logging.handlers
 from typing import Any
 
 import pytest
-from ray.train.v2._internal.exceptions import (
-    WorkerGroupStartupFailedError,
-    WorkerGroupStartupTimeoutError,
-)
-from ray.train.v2._internal.execution.controller.state import (
-    InitializingState,
-    ReschedulingState,
-    RunningState,
-)
 from ray.train.v2.api.exceptions import ControllerError
 
 from pipeline.config import Config
+from pipeline.distributed import ray_private_api
 from pipeline.distributed.ray_cluster import longest_wait
 from pipeline.errors import TrainingFailed, TrainingStopped
-from pipeline.training.ray_backend import startup_timeout as waiting
-from pipeline.training.ray_backend.startup_timeout import Waiting
+from pipeline.training.ray_backend import startup_timeout as module
+from pipeline.training.ray_backend.startup_timeout import StartupTimeout
+
+STATES = ray_private_api.controller_states()
+NO_RESOURCES = ray_private_api.startup_timeout_error()
+CRASH = ray_private_api.startup_failed_error()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Time that passes by sleeping alone, as one number in a list."""
+    """Time that passes only by sleeping, as one number in a list."""
     now = [0.0]
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(waiting.time, "sleep", sleep)
-    monkeypatch.setattr(waiting, "stop_wanted", lambda uri: False)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(module, "stop_requested", lambda uri: False)
     return now
 
 
-def until_it_ends(callback: Waiting, state: Any) -> None:
+def update_until_it_ends(callback: StartupTimeout, state: Any) -> None:
     for _ in range(100_000):
         callback.after_controller_state_update(state, state)
 
 
-def test_a_wait_is_told_every_minute_and_ends(
+def test_wait_is_reported_every_minute_and_ends(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    callback = Waiting("uri", 2, 600.0)
-    with pytest.raises(TrainingFailed, match="no room for 2 workers for 10 minutes; add nodes"):
-        until_it_ends(callback, InitializingState())
+    callback = StartupTimeout("uri", 2, 600.0)
+    with pytest.raises(
+        TrainingFailed, match="no resources for 2 workers for 10 minutes; add nodes"
+    ):
+        update_until_it_ends(callback, STATES.InitializingState())
     assert 600 < clock[0] < 610
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[0].startswith("no room for 2 workers for 1 minutes; giving up after 10 ")
+    assert lines[0].startswith("no resources for 2 workers for 1 minutes; giving up after 10 ")
 
 
-def test_every_wait_begins_anew(clock: list[float]) -> None:
-    callback, state = Waiting("uri", 2, 100.0), InitializingState()
+def test_each_wait_has_its_own_limit(clock: list[float]) -> None:
+    callback, state = StartupTimeout("uri", 2, 100.0), STATES.InitializingState()
     for _ in range(5):
         callback.after_controller_state_update(state, state)
         clock[0] += 90.0
         callback.after_controller_state_update(state, state)
-        callback.after_controller_state_update(state, RunningState())
+        callback.after_controller_state_update(state, STATES.RunningState())
     callback.after_controller_state_update(state, state)
     clock[0] += 101.0
     with pytest.raises(TrainingFailed):
         callback.after_controller_state_update(state, state)
 
 
-def test_sigterm_ends_a_wait_at_once(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "stop_wanted", lambda uri: uri == "one")
-    state = InitializingState()
-    Waiting("one", 2, 600.0).after_controller_state_update(state, RunningState())
-    Waiting("two", 2, 600.0).after_controller_state_update(state, state)
-    with pytest.raises(TrainingStopped, match="goes on"):
-        Waiting("one", 2, 600.0).after_controller_state_update(state, state)
+def test_sigterm_ends_a_wait(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "stop_requested", lambda uri: uri == "one")
+    state = STATES.InitializingState()
+    StartupTimeout("one", 2, 600.0).after_controller_state_update(state, STATES.RunningState())
+    StartupTimeout("two", 2, 600.0).after_controller_state_update(state, state)
+    with pytest.raises(TrainingStopped, match="to resume"):
+        StartupTimeout("one", 2, 600.0).after_controller_state_update(state, state)
 
 
-def rescheduled(callback: Waiting, error: Exception) -> None:
-    """What the controller tells after workers could not be started."""
-    state = ReschedulingState(training_failed_error=ControllerError(error))
-    callback.after_controller_state_update(InitializingState(), state)
+def reschedule(callback: StartupTimeout, error: Exception) -> None:
+    """Update the callback as the controller does after workers could not be started."""
+    state = STATES.ReschedulingState(training_failed_error=ControllerError(error))
+    callback.after_controller_state_update(STATES.InitializingState(), state)
     callback.after_controller_state_update(state, state)
 
 
-def test_workers_that_crash_at_their_start_end_it_with_their_reason(clock: list[float]) -> None:
-    callback = Waiting("uri", 2, 600.0)
+def test_crashing_workers_end_the_training_with_their_error(clock: list[float]) -> None:
+    callback = StartupTimeout("uri", 2, 600.0)
     for _ in range(5):
-        rescheduled(callback, WorkerGroupStartupTimeoutError(2))  # no room is no crash
-    crash = WorkerGroupStartupFailedError("a worker died")
+        reschedule(callback, NO_RESOURCES(2))  # missing resources are not a crash
+    crash = CRASH("a worker died")
     crash.__cause__ = ImportError("Traceback:\nno module named x")
-    rescheduled(callback, crash)
-    rescheduled(callback, crash)
-    with pytest.raises(TrainingFailed, match="not be started in 3 tries: no module named x; the"):
-        rescheduled(callback, crash)
+    reschedule(callback, crash)
+    reschedule(callback, crash)
+    with pytest.raises(
+        TrainingFailed, match="not be started in 3 attempts: no module named x; run"
+    ):
+        reschedule(callback, crash)
     assert clock[0] < 60
 
 
-def test_workers_that_have_trained_make_crashes_count_anew(clock: list[float]) -> None:
-    callback = Waiting("uri", 2, 600.0)
+def test_crash_count_restarts_after_workers_have_trained(clock: list[float]) -> None:
+    callback = StartupTimeout("uri", 2, 600.0)
     for _ in range(4):
-        rescheduled(callback, WorkerGroupStartupFailedError("a worker died"))
-        rescheduled(callback, WorkerGroupStartupFailedError("a worker died"))
-        callback.after_controller_state_update(InitializingState(), RunningState())
+        reschedule(callback, CRASH("a worker died"))
+        reschedule(callback, CRASH("a worker died"))
+        callback.after_controller_state_update(STATES.InitializingState(), STATES.RunningState())
 
 
-def test_no_room_is_told_without_rays_traceback() -> None:
-    Waiting("uri", 2, 600.0).after_controller_start(None)
-    logger = logging.getLogger("ray.train.v2._internal.execution.controller.controller")
-    handler = logging.handlers.BufferingHandler(9)  # Ray's loggers keep to themselves
+def test_traceback_of_missing_resources_is_hidden() -> None:
+    StartupTimeout("uri", 2, 600.0).after_controller_start(None)
+    logger = ray_private_api.train_logger("controller.controller")
+    handler = logging.handlers.BufferingHandler(9)  # Ray's loggers do not propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     try:
-        for error in (WorkerGroupStartupTimeoutError(2), RuntimeError("another")):
+        for error in (NO_RESOURCES(2), RuntimeError("another")):
             try:
                 raise error
             except Exception:
@@ -122,6 +122,6 @@ def test_no_room_is_told_without_rays_traceback() -> None:
     assert record.exc_info is not None and "another" in str(record.exc_info[1])
 
 
-def test_the_wait_is_ten_minutes_or_what_the_configuration_says() -> None:
+def test_wait_is_ten_minutes_or_as_configured() -> None:
     assert longest_wait(Config.from_dict({}).ray) == 600.0
     assert longest_wait(Config.from_dict({"ray": {"wait_for_nodes": 30}}).ray) == 1800.0

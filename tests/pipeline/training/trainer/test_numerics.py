@@ -1,4 +1,4 @@
-"""Each field of `train` that changes the arithmetic of a step has the effect that it promises."""
+"""Each field of `train` that changes the arithmetic of a step has its documented effect."""
 
 import math
 import os
@@ -14,8 +14,8 @@ from torch import nn
 from pipeline.config import Config
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
-from pipeline.training.error_hints import explained
-from pipeline.training.trainer.parallelize import build_trained
+from pipeline.training.error_hints import translate_errors
+from pipeline.training.trainer.parallelize import build_training_detector
 from pipeline.training.trainer.trainer import Trainer, seed_step
 from tests.pipeline.training.trainer.test_trainer import batch, rows, weights
 
@@ -37,13 +37,13 @@ def make_trainer(
 @pytest.mark.parametrize(
     ("scaling", "expected"), [("none", 0.1), ("linear", 0.05), ("sqrt", 0.1 / math.sqrt(2))]
 )
-def test_the_learning_rate_follows_the_global_batch(scaling: str, expected: float) -> None:
+def test_learning_rate_scales_with_the_global_batch(scaling: str, expected: float) -> None:
     trainer = make_trainer(lr_scaling=scaling, lr_batch=8)
     trainer.step(batch())
     assert trainer.learning_rate == pytest.approx(expected)
 
 
-def test_the_logged_learning_rate_is_the_one_of_the_step() -> None:
+def test_logged_learning_rate_is_that_of_the_step() -> None:
     trainer = make_trainer(warmup_steps=4)
     rates = []
     for _ in range(4):
@@ -54,14 +54,14 @@ def test_the_logged_learning_rate_is_the_one_of_the_step() -> None:
     assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1], rel=1e-3)
 
 
-def test_a_long_gradient_is_shortened() -> None:
+def test_long_gradient_is_clipped() -> None:
     free, clipped = make_trainer(clip_norm=1e6), make_trainer(clip_norm=0.01)
     before = weights(free)
     parts = free.step(batch()), clipped.step(batch())
     assert parts[0]["gradient_norm"] == parts[1]["gradient_norm"] > 0.01
-    change, shortened = weights(free) - before, weights(clipped) - before
-    assert float(shortened.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
-    assert torch.cosine_similarity(change, shortened, dim=0) > 0.9999
+    change, clipped_change = weights(free) - before, weights(clipped) - before
+    assert float(clipped_change.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert torch.cosine_similarity(change, clipped_change, dim=0) > 0.9999
 
 
 def outputs_of_convolutions(trainer: Trainer) -> list[torch.Tensor]:
@@ -72,7 +72,7 @@ def outputs_of_convolutions(trainer: Trainer) -> list[torch.Tensor]:
     return seen
 
 
-def test_bf16_computes_in_half_the_bits() -> None:
+def test_bf16_computes_in_16_bits() -> None:
     full, half = make_trainer(precision="fp32"), make_trainer(precision="bf16")
     seen = outputs_of_convolutions(full), outputs_of_convolutions(half)
     losses = [float(trainer.step(batch())["loss"]) for trainer in (full, half)]
@@ -83,7 +83,7 @@ def test_bf16_computes_in_half_the_bits() -> None:
     assert all(p.dtype == torch.float32 for p in half.detector.parameters())
 
 
-def test_channels_last_is_a_layout_not_another_result() -> None:
+def test_channels_last_does_not_change_the_result() -> None:
     plain, last = make_trainer(channels_last=False), make_trainer(channels_last=True)
     seen = outputs_of_convolutions(plain), outputs_of_convolutions(last)
     plain.step(batch())
@@ -96,7 +96,7 @@ def test_channels_last_is_a_layout_not_another_result() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_step_is_the_same_step() -> None:
+def test_compiled_step_equals_eager_step() -> None:
     from torch._dynamo.utils import counters
 
     counters.clear()
@@ -109,7 +109,7 @@ def test_a_compiled_step_is_the_same_step() -> None:
     torch.testing.assert_close(weights(eager), weights(compiled), rtol=1e-4, atol=1e-6)
 
 
-def test_draws_of_the_network_differ_by_step_and_rank_and_come_again() -> None:
+def test_network_draws_differ_by_step_and_rank_and_are_repeatable() -> None:
     draws = {}
     for key in [(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)]:
         seed_step(*key)
@@ -120,7 +120,7 @@ def test_draws_of_the_network_differ_by_step_and_rank_and_come_again() -> None:
 
 
 def test_each_step_seeds_its_draws() -> None:
-    """A dropout in front of the network: the same step again gives the same weights."""
+    """With dropout before the network, a repeated step gives the same weights."""
     results = []
     for used in (0, 3):
         trainer = make_trainer()
@@ -131,18 +131,18 @@ def test_each_step_seeds_its_draws() -> None:
     assert torch.equal(results[0], results[1])
 
 
-def test_norms_over_all_workers_need_gpus() -> None:
+def test_sync_batch_norm_needs_gpus() -> None:
     with pytest.raises(UserError, match=r"train.sync_batch_norm needs ray.gpu"):
         Config.from_dict({"train": {"sync_batch_norm": True}})
 
 
-def test_norms_over_all_workers_keep_names_weights_and_frozen_parts() -> None:
+def test_sync_batch_norm_keeps_names_weights_and_frozen_parts() -> None:
     tree = {"model": {"freeze_stages": 1}, "ray": {"gpu": True}}
     config = Config.from_dict({**tree, "train": {"sync_batch_norm": True}})
     torch.manual_seed(0)
-    shared = build_trained(config, World(0, 2), 3).train()
+    shared = build_training_detector(config, World(0, 2), 3).train()
     torch.manual_seed(0)
-    own = build_trained(config, World(0, 1), 3).train()
+    own = build_training_detector(config, World(0, 1), 3).train()
     norms = [m for m in shared.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
@@ -168,7 +168,7 @@ def _rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_ranks_share_weights_and_in_the_average_rank_0s_statistics(tmp_path: Path) -> None:
+def test_ranks_share_weights_and_the_average_has_statistics_of_rank_0(tmp_path: Path) -> None:
     mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
     zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in zero["own"].items():
@@ -179,8 +179,8 @@ def test_ranks_share_weights_and_in_the_average_rank_0s_statistics(tmp_path: Pat
         assert torch.equal(value, one["averaged"][name]), name
 
 
-def test_with_group_norm_a_step_does_not_depend_on_its_passes() -> None:
-    """In training mode, with nothing frozen: all that differs between one rank and several."""
+def test_step_with_group_norm_does_not_depend_on_micro_batches() -> None:
+    """In training mode, with nothing frozen: the only difference between one rank and several."""
 
     def after_a_step(norm: str, micro_batch: int) -> torch.Tensor:
         trainer = make_trainer(freeze_norm=False, norm=norm, micro_batch=micro_batch)
@@ -194,7 +194,7 @@ def test_with_group_norm_a_step_does_not_depend_on_its_passes() -> None:
 
 
 @pytest.mark.gpu
-def test_a_step_on_a_gpu_is_the_step_on_the_cpu() -> None:
+def test_step_on_gpu_equals_step_on_cpu() -> None:
     on_cpu = make_trainer()
     on_gpu = make_trainer(World(device=torch.device("cuda", 0)), precision="fp32")
     torch.backends.cudnn.allow_tf32 = False
@@ -204,7 +204,7 @@ def test_a_step_on_a_gpu_is_the_step_on_the_cpu() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_computes_in_bf16_by_itself() -> None:
+def test_gpu_computes_in_bf16_by_default() -> None:
     trainer = make_trainer(World(device=torch.device("cuda", 0)))
     seen = outputs_of_convolutions(trainer)
     trainer.step(batch())
@@ -212,14 +212,14 @@ def test_a_gpu_computes_in_bf16_by_itself() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_that_is_too_small_says_what_to_lower() -> None:
+def test_gpu_out_of_memory_says_what_to_lower() -> None:
     world = World(device=torch.device("cuda", 0))
     trainer = make_trainer(world)
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:
         with (
             pytest.raises(UserError, match=r"out of GPU memory: lower train.micro_batch"),
-            explained(trainer.config, world),
+            translate_errors(trainer.config, world),
         ):
             torch.empty(2**30, device="cuda")
     finally:
@@ -241,7 +241,7 @@ def _gpu_rank(rank: int, folder: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_with_norms_over_all_workers_two_gpus_make_the_step_of_one(tmp_path: Path) -> None:
+def test_step_of_two_gpus_with_sync_batch_norm_equals_step_of_one(tmp_path: Path) -> None:
     mp.spawn(_gpu_rank, args=(str(tmp_path),), nprocs=2)
     one = World(device=torch.device("cuda", 0))
     alone = make_trainer(one, freeze_norm=False, precision="fp32")

@@ -1,4 +1,4 @@
-"""The trace covers the steps asked for, and reaches the run."""
+"""The trace covers the configured steps, and is stored in the run."""
 
 import gzip
 import json
@@ -11,28 +11,28 @@ import torch
 from pipeline.config import Config
 from pipeline.tracking import connect
 from pipeline.training.fit import fit
-from pipeline.training.trainer.profiler import SKIPPED, traced
+from pipeline.training.trainer.profiler import WARM_UP_STEPS, profiled
 
 
-@pytest.mark.parametrize(("batches", "expected"), [(SKIPPED + 4, 2), (SKIPPED + 1, 1)])
-def test_steps_after_the_first_are_traced(batches: int, expected: int) -> None:
+@pytest.mark.parametrize(("batches", "expected"), [(WARM_UP_STEPS + 4, 2), (WARM_UP_STEPS + 1, 1)])
+def test_steps_after_warm_up_are_profiled(batches: int, expected: int) -> None:
     saved: list[Any] = []
-    for number, batch in enumerate(traced(range(batches), 2, saved.append)):
+    for number, batch in enumerate(profiled(range(batches), 2, saved.append)):
         assert number == batch
         with torch.profiler.record_function(f"my-step-{batch}"):
             torch.ones(3).sum()
     (profiler,) = saved
     seen = {event.key for event in profiler.key_averages() if event.key.startswith("my-step")}
-    assert seen == {f"my-step-{SKIPPED + i}" for i in range(expected)}
+    assert seen == {f"my-step-{WARM_UP_STEPS + i}" for i in range(expected)}
 
 
-def test_without_a_wish_nothing_is_traced() -> None:
+def test_nothing_is_profiled_by_default() -> None:
     saved: list[Any] = []
-    assert list(traced(range(3), 0, saved.append)) == [0, 1, 2]
+    assert list(profiled(range(3), 0, saved.append)) == [0, 1, 2]
     assert saved == []
 
 
-def test_the_trace_is_among_the_runs_artifacts(small: Config, tmp_path: Path) -> None:
+def test_trace_is_an_artifact_of_the_run(small: Config, tmp_path: Path) -> None:
     config = small.replace({"data.val": None, "data.test": None, "train.profile_steps": 2})
     result = fit(config, run="one")
     client = connect(result.tracking_uri)
@@ -43,7 +43,7 @@ def test_the_trace_is_among_the_runs_artifacts(small: Config, tmp_path: Path) ->
     assert "convolution" in Path(table).read_text()
 
 
-def test_a_trace_that_finds_no_room_costs_a_line(
+def test_trace_on_a_full_disk_causes_a_warning(
     small: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: Any) -> None:

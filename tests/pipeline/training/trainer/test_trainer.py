@@ -1,4 +1,4 @@
-"""One step: accumulation, ranks and unusual batches."""
+"""One training step: accumulation, ranks and unusual batches."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ from pipeline.training.trainer.trainer import Trainer
 
 SETTINGS = {
     "model": {"image_size": 64},
-    # One whole step of plain descent, so that the change of the weights is the gradient.
+    # Plain gradient descent, so that the change of the weights is the gradient.
     "train": {"batch_size": 4, "warmup_steps": 0, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1},
 }
 
@@ -39,7 +39,7 @@ def rows(whole: Batch, start: int, end: int) -> Batch:
     return Batch(*(value[start:end] for value in whole[:6]), problems=[])
 
 
-# Every assigner whose positives are known beforehand, and every loss, at least once.
+# Every assigner whose positives do not depend on predictions, and every loss, at least once.
 KINDS: list[dict[str, Any]] = [
     {"assign": {"name": "mutual_guidance"}},
     {"assign": {"name": "atss"}},
@@ -55,7 +55,7 @@ def make_trainer(
     tree = {**SETTINGS, **(kind or {}), "train": {**SETTINGS["train"], **train}}
     config = Config.from_dict(tree)
     trainer = Trainer(config, world or World(), num_classes=3, total_steps=10)
-    # Batch statistics depend on how a batch is split, by nature; the gradients must not.
+    # Batch statistics depend on how a batch is split; the gradients must not.
     trainer.network.eval()
     trainer.network.train = lambda mode=True: trainer.network  # type: ignore[method-assign]
     return trainer
@@ -66,7 +66,7 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_passes_do_not_change_the_step(micro_batch: int) -> None:
+def test_micro_batches_do_not_change_the_step(micro_batch: int) -> None:
     whole, split = make_trainer(), make_trainer(micro_batch=micro_batch)
     parts, split_parts = whole.step(batch()), split.step(batch())
     torch.testing.assert_close(weights(whole), weights(split), rtol=1e-5, atol=1e-7)
@@ -78,7 +78,7 @@ def _rank(rank: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    # Unequal shares, passes and positives: rank 1 has none.
+    # Unequal shares, micro-batches and positives: rank 1 has no positives.
     share = rows(batch(), 0, 3) if rank == 0 else rows(batch(), 3, 4)
     for number, kind in enumerate(KINDS):
         trainer = make_trainer(World(rank, 2), kind, micro_batch=2)
@@ -87,7 +87,7 @@ def _rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_unequal_ranks_make_the_step_of_one_process(tmp_path: Path) -> None:
+def test_step_of_two_unequal_ranks_equals_step_of_one_process(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
     for number, kind in enumerate(KINDS):
         alone = make_trainer(kind=kind)
@@ -97,7 +97,7 @@ def test_two_unequal_ranks_make_the_step_of_one_process(tmp_path: Path) -> None:
             torch.testing.assert_close(got, weights(alone), rtol=1e-5, atol=1e-7, msg=str(kind))
 
 
-def test_a_batch_without_objects_still_teaches_the_background() -> None:
+def test_batch_without_objects_trains_the_background() -> None:
     trainer = make_trainer()
     before = weights(trainer)
     empty = batch()._replace(
@@ -109,7 +109,7 @@ def test_a_batch_without_objects_still_teaches_the_background() -> None:
     assert not torch.equal(before, weights(trainer))
 
 
-def test_unreadable_images_teach_nothing() -> None:
+def test_invalid_images_are_ignored() -> None:
     whole = batch()
     masked = whole._replace(valid=torch.tensor([True, True, False, True]))
     painted = masked._replace(images=whole.images.clone())
@@ -120,7 +120,7 @@ def test_unreadable_images_teach_nothing() -> None:
     torch.testing.assert_close(weights(one), weights(other))
 
 
-def test_a_non_finite_gradient_stops_before_the_weights_change() -> None:
+def test_non_finite_gradient_raises_before_the_weights_change() -> None:
     trainer = make_trainer()
     with torch.no_grad():
         next(trainer.detector.parameters()).fill_(float("nan"))

@@ -1,0 +1,93 @@
+"""``meta.json`` of a checkpoint: everything about it that can be read without loading tensors."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.storage.document import Document, DocumentError
+
+SCORE = "val/ap"  # the metric that ranks checkpoints
+UNSCORED = -1.0  # ranks below every evaluated checkpoint
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EarlyStoppingState(_Part):
+    """State of early stopping after the evaluations up to a checkpoint."""
+
+    best: float | None = Field(description="best score so far; None before the first evaluation")
+    evaluations_since_best: int = Field(ge=0)
+
+
+class DataFingerprints(_Part):
+    """Content hashes of the shard sets of a training."""
+
+    train: str
+    val: str | None = Field(default=None, description="None without data.val")
+
+
+class FileDigest(_Part):
+    """Size and checksum of a file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+class CheckpointMeta(Document):
+    """The readable half of a checkpoint.
+
+    The last four fields are filled in when the checkpoint is written.
+    """
+
+    FORMAT_VERSION: ClassVar[int] = 3  # 2 had metrics as keys of the top level
+
+    step: int = Field(description="steps done")
+    epoch: float = Field(description="passes over the training set")
+    world_size: int = Field(description="ranks that trained the last step")
+    classes: list[str] = Field(description="class names in the order of the labels")
+    spec: dict[str, Any] = Field(description="arguments of build_detector")
+    config: dict[str, Any] = Field(description="the configuration, without URIs of services")
+    data: DataFingerprints
+    metrics: dict[str, float] | None = Field(
+        default=None, description="results on data.val; None until the step is evaluated"
+    )
+    early_stopping: EarlyStoppingState | None = Field(
+        default=None, description="None in format 2 where state.pt alone had it"
+    )
+    saved: float = Field(default=0.0, description="seconds since 1970")
+    weights_sha256: str = Field(default="", description="of the raw weights")
+    ema_sha256: str = Field(default="", description="of the averaged weights")
+    files: dict[str, FileDigest] = Field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """Return the score that ranks checkpoints."""
+        return (self.metrics or {}).get(SCORE, UNSCORED)
+
+    @classmethod
+    def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
+        """Return the content of format 2 as format 3 has it."""
+        try:
+            return _from_format_2(content)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DocumentError(f"not a checkpoint of format 2: {error}") from None
+
+
+def _from_format_2(old: dict[str, Any]) -> dict[str, Any]:
+    same = ("step", "epoch", "world_size", "classes", "spec", "config", "saved", "files")
+    hashes = ("weights_sha256", "ema_sha256")
+    new = {key: old[key] for key in (*same, *hashes) if key in old}
+    new["data"] = {"train": old["data"], "val": old.get("data_val")}
+    metrics = {key: value for key, value in old.items() if "/" in key}
+    patience = old.get("patience")  # written together with the metrics
+    new["metrics"] = metrics if metrics or patience else None
+    if patience:
+        new["early_stopping"] = {
+            "best": patience["best"],
+            "evaluations_since_best": patience["waited"],
+        }
+    return new

@@ -1,0 +1,41 @@
+"""What a worker returns to the driver: how the training ended."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.storage.document import Document
+
+
+class Finished(Document):
+    """A training that reached its end. Every rank returns the same."""
+
+    outcome: Literal["finished"] = "finished"
+    checkpoint: str = Field(description="name of the selected checkpoint")
+    best_step: int = Field(description="step of the selected checkpoint")
+    total_steps: int = Field(description="steps of the whole training")
+    classes: list[str]
+    spec: dict[str, Any] = Field(description="arguments of build_detector")
+    metrics: dict[str, float] = Field(description="of the selected checkpoint: val/..., test/...")
+    weights_sha256: str = Field(description="of the last step, not of the selected one")
+    ema_sha256: str = Field(description="of the last step, not of the selected one")
+    seconds: float = Field(default=0.0, description="duration of this attempt")
+
+
+class Stopped(Document):
+    """A training that was asked to stop. An exception would make Ray Train restart it."""
+
+    outcome: Literal["stopped"] = "stopped"
+    reason: str
+
+
+class Failed(Document):
+    """A failure that a restart would only repeat."""
+
+    outcome: Literal["failed"] = "failed"
+    reason: str
+
+
+TrainOutcome = Finished | Stopped | Failed

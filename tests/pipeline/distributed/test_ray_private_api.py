@@ -1,0 +1,166 @@
+"""Private names of Ray are as pipeline/distributed/ray_private_api.py expects them."""
+
+import ast
+import inspect
+import logging
+import os
+import re
+from pathlib import Path
+
+import pytest
+import ray
+from ray.train.v2._internal import constants
+
+from pipeline.distributed import ray_private_api as private
+from tests.conftest import ROOT
+
+THIS = Path(__file__).relative_to(ROOT)
+ALLOWED = {"pipeline/distributed/ray_private_api.py", str(THIS)}
+PRIVATE = re.compile(
+    r"\bray(\.\w+)*\._\w+|\binternal_kv\b|\b_create_default_callbacks\b|\._state_type\b"
+)
+
+
+def parameters(function: object) -> set[str]:
+    return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_private_names_stand_in_one_file() -> None:
+    folders = ("model", "pipeline", "jobs", "tests", "benchmarks", "infra", "docs")
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if str(path.relative_to(ROOT)) not in ALLOWED
+        for match in PRIVATE.finditer(path.read_text("utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ray._private import ray_constants",
+        "from ray.train.v2._internal.exceptions import X",
+        "import ray.autoscaler._private.util",
+        "from ray.experimental import internal_kv",
+        "state._state_type.name",
+    ],
+)
+def test_private_names_are_recognised(source: str) -> None:
+    ast.parse(source)
+    assert PRIVATE.search(source)
+
+
+def test_installed_version_is_not_older_than_the_one_seen() -> None:
+    installed = [int(part) for part in ray.__version__.split(".")[:2]]
+    assert installed >= [int(part) for part in private.SEEN_IN.split(".")]
+    assert f"ray[default,train,tune]>={private.SEEN_IN}," in (ROOT / "pyproject.toml").read_text()
+
+
+def test_loopback_switch_is_set_and_restored() -> None:
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    assert before is True
+    with private.listen_on_loopback():
+        assert ray_constants.ENABLE_RAY_CLUSTER is False
+        assert os.environ[name] == "0"
+    assert ray_constants.ENABLE_RAY_CLUSTER is before
+    assert name not in os.environ
+
+
+def test_loopback_switch_is_read_when_ray_resolves_its_address() -> None:
+    from ray._private import services
+
+    assert "ENABLE_RAY_CLUSTER" in inspect.getsource(services)
+
+
+def test_key_value_store_functions_take_these_parameters() -> None:
+    from ray.experimental import internal_kv
+
+    assert {"key", "value", "overwrite", "namespace"} <= parameters(internal_kv._internal_kv_put)
+    assert {"key", "namespace"} <= parameters(internal_kv._internal_kv_get)
+    assert {"key", "namespace"} <= parameters(internal_kv._internal_kv_del)
+
+
+def test_controller_callback_has_the_hooks_in_use() -> None:
+    callback = private.controller_callback()
+    assert {"train_run_context"} <= parameters(callback.after_controller_start)
+    hook = callback.after_controller_state_update
+    assert {"previous_state", "current_state"} <= parameters(hook)
+    # Only such callbacks may be given to RunConfig beside UserCallback's.
+    from ray.train.v2._internal.execution.callback import RayTrainCallback
+
+    assert issubclass(callback, RayTrainCallback)
+
+
+def test_startup_timeout_error_is_raised_for_a_number_of_workers() -> None:
+    error = private.startup_timeout_error()
+    assert issubclass(error, Exception)
+    assert parameters(error.__init__) == {"self", "num_workers"}
+    assert issubclass(private.startup_failed_error(), Exception)
+
+
+def test_controller_states_have_the_names_in_use() -> None:
+    from pipeline.training.ray_backend.startup_timeout import STARTING_STATES
+
+    controller_state = private.controller_states()
+    assert private.controller_state_name(controller_state.InitializingState()) == "INITIALIZING"
+    assert private.controller_state_name(controller_state.RunningState()) == "RUNNING"
+    assert set(STARTING_STATES) <= set(controller_state.TrainControllerStateType.__members__)
+    assert "training_failed_error" in parameters(controller_state.ReschedulingState.__init__)
+
+
+@pytest.mark.parametrize("module", ["callback_manager", "controller.controller"])
+def test_ray_train_logs_under_the_names_of_its_modules(module: str) -> None:
+    import importlib
+
+    found = importlib.import_module(f"ray.train.v2._internal.execution.{module}")
+    assert isinstance(found.logger, logging.Logger)
+    assert private.train_logger(module) is found.logger
+
+
+def test_trainer_leaves_out_default_callbacks_by_name() -> None:
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    assert DatasetsCallback.__name__ == private.DATASETS_CALLBACK
+    cleaner = private.PLACEMENT_GROUP_CLEANER_CALLBACK
+    assert PlacementGroupCleanerCallback.__name__ == cleaner
+
+    def names(trainer: type) -> list[str]:
+        made = trainer(lambda: None)._create_default_callbacks()
+        return [type(one).__name__ for one in made]
+
+    all_names = names(TorchTrainer)
+    assert {private.DATASETS_CALLBACK, cleaner} <= set(all_names)
+    reduced = names(private.torch_trainer_without({private.DATASETS_CALLBACK}))
+    assert reduced == [name for name in all_names if name != private.DATASETS_CALLBACK]
+
+
+def test_environment_variables_of_ray_train_are_known_to_it() -> None:
+    """Variables that the project sets; a renamed one would be ignored in silence."""
+    known = {value for value in vars(constants).values() if isinstance(value, str)}
+    used = {
+        name
+        for folder in ("pipeline", "tests/pipeline/training")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in re.findall(r"\bRAY_TRAIN_[A-Z_]+\b", path.read_text("utf-8"))
+    }
+    assert len(used) >= 4
+    assert used <= known, used - known
+
+
+def test_functions_used_by_tests_take_these_parameters() -> None:
+    from ray._private.runtime_env.packaging import create_package
+    from ray._private.state import actors
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    assert "actor_state_name" in parameters(actors)
+    assert {"include_gitignore", "excludes"} <= parameters(create_package)
+    assert len(parameters(prepare_config)) == len(parameters(validate_config)) == 1
