@@ -56,7 +56,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"run         {result['run']} ({result['run_id']})",
         f"checkpoint  {result['checkpoint']}",
-        f"{kind:<12}{result['step']} of {result['steps']}",
+        f"{kind:<12}{result['best_step']} of {result['total_steps']}",
     ]
     for name, value in result["metrics"].items():
         if name.endswith(("/ap", "/ap50", "/ap75")):

@@ -77,14 +77,20 @@ def test_coco_is_converted(shared, tmp_path):
             ["--source", "voc", "--root", "x", "--split", "a", "--seed", "1"],
             "--seed cannot be used with --source voc without --split-by",
         ),
-        ([*SHAPES, "--compare-with", "nowhere"], r"nowhere: not a shard set \(manifest\.json not found\)"),
+        (
+            [*SHAPES, "--compare-with", "nowhere"],
+            r"nowhere: not a shard set \(manifest\.json not found\)",
+        ),
         ([*SHAPES, "--root", "x"], "--root cannot be used with --source shapes"),
         (
             ["--source", "voc", "--root", "no", "--split", "train"],
             "--root no: no such directory or archive",
         ),
         ([*SHAPES, "--classes", "a,,b"], "empty or repeated name"),
-        ([*SHAPES, "--classes-from", "nowhere"], r"nowhere: not a shard set \(manifest\.json not found\)"),
+        (
+            [*SHAPES, "--classes-from", "nowhere"],
+            r"nowhere: not a shard set \(manifest\.json not found\)",
+        ),
         ([*SHAPES, "--classes", "cube", "--strict"], "unknown class"),
     ],
 )

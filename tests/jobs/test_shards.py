@@ -34,7 +34,7 @@ def test_verify_lists_every_fault(scenes: Path) -> None:
     with pytest.raises(UserError) as caught:
         shards.main(["verify", str(scenes)])
     text = str(caught.value)
-    assert "shard-000001.tar: cut at byte 700, inside member '000000003.jpg'" in text
+    assert "shard-000001.tar: truncated at byte 700, inside member '000000003.jpg'" in text
     assert "shard-000002.tar: missing" in text and "its counts were not compared" in text
 
 

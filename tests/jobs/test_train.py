@@ -89,8 +89,8 @@ RESULT = {
     "run_id": "a1",
     "tracking_uri": "http://host:5000",
     "checkpoint": "/runs/bccd-1/step-00000040",
-    "step": 40,
-    "steps": 60,
+    "best_step": 40,
+    "total_steps": 60,
     "metrics": {"val/ap": 0.5, "val/ap50": 0.75, "val/ar_1": 0.1},
     "seconds": {"fit": 754.2},
     "model_uri": "models:/bccd/3",
@@ -113,7 +113,7 @@ def test_summary_names_best_step_time_run_page_and_next_command() -> None:
 
 
 def test_summary_without_evaluation_and_registration_names_the_checkpoints() -> None:
-    lines = summary({**RESULT, "metrics": {}, "model_uri": None, "step": 60})
+    lines = summary({**RESULT, "metrics": {}, "model_uri": None, "best_step": 60})
     assert "last step   60 of 60" in lines
     assert lines[-1] == "next        python -m jobs.checkpoints list /runs/bccd-1"
 
