@@ -1,9 +1,8 @@
-"""One file from anywhere: http and https by a client of ours, the rest by the client of fsspec.
+"""One file from any URL: http and https by `http_client`, every other protocol by fsspec.
 
-Every transfer has connections of its own, and an event loop if it needs one, which end with it.
-What stayed open would be shared with loader processes that are forked later, and a child that
-closes such a connection takes it out of its parent's event loop too: the parent then waits for
-ever.
+Every download has its own connections, and its own event loop if the client needs one, and closes
+them at its end. Loader processes that are forked later would share an open connection, and a child
+that closes it also removes it from its parent's event loop: the parent would wait forever.
 """
 
 from __future__ import annotations
@@ -17,77 +16,92 @@ from typing import Any
 import fsspec
 from fsspec.core import split_protocol
 
-from pipeline.storage.http_client import CONNECT_SECONDS, SILENT_SECONDS, copy_file, file_sha256
+from pipeline.storage.checksum import file_sha256
+from pipeline.storage.http_client import (
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    TooLargeError,
+    copy_file,
+)
 
 _HTTP = ("http", "https")
-_NESTED = {"client_kwargs", "config_kwargs"}
+_NESTED_OPTIONS = {"client_kwargs", "config_kwargs"}
 _local = threading.local()
 
 
-def transfer(url: str, to: Path, most: int | None) -> str:
-    """Write the file at ``url`` to ``to``, at most ``most`` bytes; its sha256 in hex.
+def download_file(
+    url: str, to: Path, max_bytes: int | None = None, *, anonymous: bool = False
+) -> str:
+    """Write the file at a URL to ``to``, without retries, and return its sha256 in hex.
 
-    Raises ImportError or ValueError for a protocol without a client, else what the client raises.
+    An ``anonymous`` download over http or https sends no credentials. Raises ImportError or
+    ValueError for a protocol without a client, TooLargeError, or what the client raises.
     """
     protocol = split_protocol(url)[0]
-    options = {k: v for name in _HTTP for k, v in fsspec.config.conf.get(name, {}).items()}
-    if protocol in _HTTP and options.keys() <= {"headers"}:
-        return copy_file(url, to, most, options.get("headers"))
-    _by_fsspec(protocol, url, to, most)
+    if protocol in _HTTP:
+        # fsspec has one client for both, and its options may stand under either name.
+        options = {k: v for name in _HTTP for k, v in fsspec.config.conf.get(name, {}).items()}
+        if anonymous or options.keys() <= {"headers"}:
+            headers = None if anonymous else options.get("headers")
+            return copy_file(url, to, max_bytes, headers)
+    _copy_by_fsspec(protocol, url, to, max_bytes)
     return file_sha256(to)
 
 
-def _by_fsspec(protocol: str, url: str, to: Path, most: int | None) -> None:
-    kind = fsspec.get_filesystem_class(protocol)
-    if not kind.async_impl:
-        system = kind(skip_instance_cache=True)
-        system.get_file(kind._strip_protocol(url), str(to), callback=_Limit(most))
+def _copy_by_fsspec(protocol: str, url: str, to: Path, max_bytes: int | None) -> None:
+    client = fsspec.get_filesystem_class(protocol)
+    if not client.async_impl:
+        files = client(skip_instance_cache=True)
+        files.get_file(client._strip_protocol(url), str(to), callback=_SizeLimit(max_bytes))
         return
-    work = _transfer(kind, protocol, url, to, most)
+    work = _copy_asynchronously(client, protocol, url, to, max_bytes)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         asyncio.run(work)
-    else:  # in a notebook
+    else:  # in a notebook, for example
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, work).result()
 
 
-async def _transfer(kind: Any, protocol: str, url: str, to: Path, most: int | None) -> None:
+async def _copy_asynchronously(
+    client: Any, protocol: str, url: str, to: Path, max_bytes: int | None
+) -> None:
     options = _options(protocol)
-    for name in (kind.protocol,) if isinstance(kind.protocol, str) else kind.protocol:
-        # fsspec would take the whole of ours for the whole of what the environment says.
+    for name in (client.protocol,) if isinstance(client.protocol, str) else client.protocol:
+        # Merged here: fsspec would let ours replace the whole option of the environment.
         given = fsspec.config.conf.get(name, {})
         options |= {
-            key: options[key] | given[key] for key in _NESTED & options.keys() & given.keys()
+            key: options[key] | given[key]
+            for key in _NESTED_OPTIONS & options.keys() & given.keys()
         }
-    system = kind(asynchronous=True, skip_instance_cache=True, **options)
-    if hasattr(system, "retries"):
-        system.retries = 1  # retries are the caller's
-    connect = getattr(system, "set_session", None)
+    files = client(asynchronous=True, skip_instance_cache=True, **options)
+    if hasattr(files, "retries"):
+        files.retries = 1  # the callers retry
+    connect = getattr(files, "set_session", None)
     session = await connect() if connect else None
     try:
-        await system._get_file(kind._strip_protocol(url), str(to), callback=_Limit(most))
+        await files._get_file(client._strip_protocol(url), str(to), callback=_SizeLimit(max_bytes))
     finally:
         if session is not None:
             await session.close()
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """Timeouts, and no retries of the client's own: one rule for all protocols."""
+    """Return client options with the same timeouts for every protocol, and without retries."""
     if protocol in _HTTP:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
+            total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=READ_TIMEOUT_SECONDS
         )
         return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     if protocol in ("s3", "s3a"):
         return {
             "session": _s3_session(),
             "config_kwargs": {
-                "connect_timeout": CONNECT_SECONDS,
-                "read_timeout": SILENT_SECONDS,
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "read_timeout": READ_TIMEOUT_SECONDS,
                 "retries": {"total_max_attempts": 1},
             },
         }
@@ -95,22 +109,22 @@ def _options(protocol: str) -> dict[str, Any]:
 
 
 def _s3_session() -> Any:
-    """What a thread knows of S3: no connection, but the service's description and credentials."""
+    """Return this thread's S3 session: service description and credentials, no connection."""
     if not hasattr(_local, "session"):
-        from aiobotocore.session import AioSession  # takes a while, and only s3 needs it
+        from aiobotocore.session import AioSession  # slow to import, and needed for s3 only
 
         _local.session = AioSession()
     return _local.session
 
 
-class _Limit(fsspec.Callback):
-    """Stops a transfer that brings too much, before it fills the disk."""
+class _SizeLimit(fsspec.Callback):
+    """Stops a transfer that brings too many bytes, before it fills the disk."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, max_bytes: int | None) -> None:
         super().__init__()
-        self.most = most
+        self.max_bytes = max_bytes
 
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
-        if self.most is not None and self.value > self.most:
-            raise OSError(f"more than the {self.most} bytes came that are expected")
+        if self.max_bytes is not None and self.value > self.max_bytes:
+            raise TooLargeError(f"more than the expected {self.max_bytes} bytes")

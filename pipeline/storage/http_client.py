@@ -1,31 +1,39 @@
-"""Files over http and https, by the standard library's client: written and hashed as they come.
+"""One file over HTTP or HTTPS: written and hashed while it is received.
 
-A block at a time is received, hashed and written before it leaves the processor's cache, by calls
-that let other threads run. Proxies and certificates are those of the environment ($https_proxy,
-$no_proxy, $SSL_CERT_FILE and their kind).
+urllib3 does the protocol. What a transfer of data must not do is left out: nothing is retried (the
+callers do that) or decoded, and no connection stays open, which processes forked later would share.
+Proxies and certificates come from the environment ($http_proxy, $https_proxy, $no_proxy,
+$SSL_CERT_FILE, $SSL_CERT_DIR). ~/.netrc is not read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
-import mmap
 import string
-import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import BinaryIO
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
-CONNECT_SECONDS, SILENT_SECONDS = 10, 30
-_BLOCK = 256 * 2**10
-_AGENT = {"User-agent": "guidance-train"}
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    ProtocolError,
+    ProxyError,
+    ReadTimeoutError,
+)
+
+CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 10, 30
+MAX_REDIRECTS = 10
+_BLOCK_BYTES = 2**20
+_USER_AGENT = {"User-Agent": "guidance-train"}
 
 
-class AnswerError(OSError):
-    """The server's answer was not the file but a status, such as 403."""
+class HttpStatusError(OSError):
+    """The server responded with a status, such as 403, instead of the file."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"status {status} {message}")
@@ -33,126 +41,141 @@ class AnswerError(OSError):
 
 
 class TooLargeError(OSError):
-    """More came, or was announced, than may come."""
+    """The server sent or announced more bytes than allowed."""
 
 
 def copy_file(
-    url: str, to: Path, most: int | None = None, headers: Mapping[str, str] | None = None
+    url: str, to: Path, max_bytes: int | None = None, headers: Mapping[str, str] | None = None
 ) -> str:
-    """Write the file at a URL to ``to``, at most ``most`` bytes; its sha256 in hex.
+    """Write the file at a URL to ``to`` and return its sha256 in hex.
 
-    ``headers`` go to the origin of ``url`` alone, wherever it redirects to. Raises
-    FileNotFoundError, AnswerError, TooLargeError, ValueError for what no other attempt would mend
-    (an address, a certificate, an encoding), or another OSError or HTTPException where the
-    connection fails.
+    ``headers`` are sent to the origin of ``url`` only, not to others that it redirects to.
+
+    Raises FileNotFoundError for status 404, HttpStatusError for other statuses, TooLargeError,
+    ValueError where another attempt cannot succeed (URL, certificate, encoding), and other OSErrors
+    where the connection or the disk fails.
     """
-    try:
-        with contextlib.closing(_open(url, headers or {})) as answer, to.open("wb") as file:
-            return _copy(answer, file, most)
-    except TimeoutError:
-        raise TimeoutError(f"nothing came for {SILENT_SECONDS} s") from None
+    with _get(url, headers or {}) as response, to.open("wb") as file:
+        return _copy(response, file, max_bytes)
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a local file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _copy(answer: Any, file: BinaryIO, most: int | None) -> str:
-    if (encoding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+def _copy(response: urllib3.BaseHTTPResponse, file: BinaryIO, max_bytes: int | None) -> str:
+    if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
         raise ValueError(f"the server sends it encoded ({encoding}); have it served as it is")
-    length = int(answer.headers.get("Content-Length") or -1)
+    length = response.length_remaining  # None: not announced
     size, digest = 0, hashlib.sha256()
-    # At the start of a page, as copies out of the kernel are several times slower on some
-    # processors when their ends are aligned unlike; private, or forked processes would share it.
-    block = memoryview(mmap.mmap(-1, _BLOCK, flags=mmap.MAP_PRIVATE))
     while True:
-        if most is not None and max(size, length) > most:
-            raise TooLargeError(f"more than the {most} bytes came that are expected")
-        if not (count := answer.readinto(block)):
-            break
-        size += count
-        digest.update(block[:count])
-        file.write(block[:count])
-    if size < length:
-        raise OSError(f"the connection ended after {size} of {length} bytes")
-    return digest.hexdigest()
+        if max_bytes is not None and max(size, length or 0) > max_bytes:
+            raise TooLargeError(f"more than the expected {max_bytes} bytes")
+        try:
+            block = response.read(_BLOCK_BYTES)
+        except ProtocolError:
+            total = "" if length is None else f" of {length}"
+            raise OSError(f"the connection ended after {size}{total} bytes") from None
+        if not block:
+            return digest.hexdigest()
+        size += len(block)
+        digest.update(block)
+        file.write(block)
 
 
-def _open(url: str, headers: Mapping[str, str]) -> Any:
-    opener = urllib.request.OpenerDirector()
-    for kind in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        _Redirects,
-        _Http,
-        _Https,
-    ):
-        opener.add_handler(kind())
-    request = urllib.request.Request(_quoted(url), headers={**_AGENT, **headers})
-    try:
-        return opener.open(request, timeout=CONNECT_SECONDS)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 404:
-                raise FileNotFoundError(f"status 404 {error.reason}") from None
-            raise AnswerError(error.code, str(error.reason)) from None
-    except http.client.InvalidURL as error:
-        raise ValueError(str(error)) from None
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ValueError):
-            raise error.reason from None
-        reason = getattr(error.reason, "strerror", None) or error.reason
-        raise OSError(f"cannot connect to {urlsplit(url).hostname}: {reason}") from None
+@contextlib.contextmanager
+def _get(url: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+    """Request a URL, follow redirects, and yield the response that brings the file."""
+    url, sent = _quoted(url), {**_USER_AGENT, **headers}
+    for _ in range(MAX_REDIRECTS + 1):
+        with (
+            _builtin_errors(url),
+            _pool(url) as pool,
+            contextlib.closing(_request(pool, url, sent)) as response,
+        ):
+            location = response.get_redirect_location()
+            if not location:
+                _check_status(response)
+                yield response
+                return
+            target = _redirected(url, location, response)
+        if urlsplit(target)[:2] != urlsplit(url)[:2]:
+            sent = dict(_USER_AGENT)
+        url = target
+    raise HttpStatusError(response.status, f"redirected more than {MAX_REDIRECTS} times")
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    """Return a pool for one transfer, through the proxy that the environment gives."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return urllib3.PoolManager(num_pools=1)
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    login = urlsplit(proxy)
+    headers = {}
+    if login.username is not None:
+        credentials = f"{unquote(login.username)}:{unquote(login.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=credentials)
+    return urllib3.ProxyManager(proxy, num_pools=1, proxy_headers=headers)
+
+
+def _request(
+    pool: urllib3.PoolManager, url: str, headers: Mapping[str, str]
+) -> urllib3.BaseHTTPResponse:
+    return pool.request(
+        "GET",
+        url,
+        headers=headers,
+        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
+        retries=False,
+        redirect=False,
+        preload_content=False,
+        decode_content=False,
+    )
+
+
+def _check_status(response: urllib3.BaseHTTPResponse) -> None:
+    if response.status == 404:
+        raise FileNotFoundError(f"status 404 {response.reason}")
+    if not 200 <= response.status < 300:
+        raise HttpStatusError(response.status, str(response.reason))
+
+
+def _redirected(url: str, location: str, response: urllib3.BaseHTTPResponse) -> str:
+    """Return the address that a redirect of ``url`` leads to."""
+    # Headers are decoded as Latin-1; this gives back their bytes.
+    location = quote(location, safe=string.punctuation, encoding="iso-8859-1")
+    target = _quoted(urljoin(url, location))
+    if urlsplit(target).scheme not in ("http", "https"):
+        raise HttpStatusError(response.status, "redirected to an address that is not http or https")
+    return target
 
 
 def _quoted(url: str) -> str:
-    """The address with spaces and letters beyond ASCII escaped. Raises ValueError."""
+    """Return the URL with spaces and non-ASCII characters escaped. Raises ValueError."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        raise ValueError("credentials do not belong in an address")
+        raise ValueError("credentials do not belong in a URL")
+    _ = parts.port  # raises
     path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
     return urlunsplit(parts._replace(path=path, query=query))
 
 
-class _Patient:
-    """Waits longer for an answer than for a connection."""
-
-    sock: Any
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        self.sock.settimeout(SILENT_SECONDS)
-
-
-class _Connection(_Patient, http.client.HTTPConnection):
-    pass
+@contextlib.contextmanager
+def _builtin_errors(url: str) -> Iterator[None]:
+    """Raise the errors of urllib3 as the built-in ones that `copy_file` documents."""
+    try:
+        yield
+    except HTTPError as error:
+        raise _builtin_error(error, urlsplit(url).hostname) from None
 
 
-class _SecureConnection(_Patient, http.client.HTTPSConnection):
-    pass
-
-
-class _Http(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, req)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SecureConnection, req)
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and tells other origins no credentials."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        new = super().redirect_request(req, fp, code, msg, headers, _quoted(newurl))
-        if new and urlsplit(new.full_url)[:2] != urlsplit(req.full_url)[:2]:
-            new.headers = dict(_AGENT)
-        return new
+def _builtin_error(error: HTTPError, host: str | None) -> Exception:
+    peer = f"{host} through a proxy" if isinstance(error, ProxyError) else host
+    inner = error.original_error if isinstance(error, ProxyError) else error
+    if isinstance(inner, ReadTimeoutError):
+        return TimeoutError(f"timed out while waiting for {peer}")
+    cause = inner.__cause__ or next((a for a in inner.args if isinstance(a, Exception)), inner)
+    if isinstance(cause, ValueError):  # certificates are rejected by one too
+        return cause
+    reason = getattr(cause, "strerror", None) or cause
+    if isinstance(inner, ConnectTimeoutError) or isinstance(error, ProxyError):
+        return OSError(f"cannot connect to {peer}: {reason}")
+    return OSError(f"connection to {peer} failed: {reason}")

@@ -1,111 +1,116 @@
-"""Files under a URL prefix (http, https, s3 and whatever else fsspec opens), fetched with retries.
-
-Credentials come from the environment, as each client reads it, and from neither addresses nor the
-configuration: $AWS_ACCESS_KEY_ID and its kind for s3, ``$FSSPEC_<PROTOCOL>`` with JSON of options
-for any protocol.
-"""
+"""Files below a URL prefix (http, https, s3, all that fsspec opens), downloaded with retries."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import random
-import re
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
-from pipeline.storage.download import transfer
+from pipeline.storage.download import download_file
+from pipeline.storage.redact import error_line
 
-RETRIES = 8  # an outage of 45 s at least is waited out
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds before the first retry, and at most
-SMALL_FILE = 2**30
-_HERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-_AGAIN = (408, 425, 429)  # answers of the 400s that may differ the next time
+RETRIES = 8  # outlast an outage of at least 45 s
+FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.5, 30.0
+MAX_SMALL_FILE_BYTES = 2**30
+_LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_TRANSIENT_STATUSES = (408, 425, 429)  # of the 400s, which are final otherwise
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class Remote:
-    """A folder somewhere else. Holds no connection, so it may be pickled and forked.
+    """A folder that is not on this machine. It holds no connection: pickle or fork it freely.
 
-    ``retries`` is how often a transfer is tried again, after 0.5 s, 1 s, 2 s, ... up to 30 s.
+    Failed transfers are retried up to ``retries`` times, after 0.5 s, 1 s, 2 s, ... up to 30 s.
     """
 
     def __init__(self, uri: str, retries: int = RETRIES) -> None:
         self.uri, self.retries = check_uri(uri).rstrip("/"), retries
 
     def read(self, name: str) -> bytes:
-        """A small file. Raises FileNotFoundError, or UserError if it cannot be had."""
+        """Return the content of a small file. Raises as `fetch`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "file"
-            self._retried(name, lambda: self._transfer(name, path, SMALL_FILE))
+            self._with_retries(name, lambda: self._download(name, path, MAX_SMALL_FILE_BYTES))
             return path.read_bytes()
 
     def fetch(self, name: str, to: Path, size: int | None = None, sha256: str = "") -> None:
-        """Write a file to ``to`` and check its size and sha256 where they are given.
+        """Write a file to ``to``, and check its size and sha256 if they are given.
 
-        Raises FileNotFoundError, or UserError if it cannot be had as it should be.
+        Raises FileNotFoundError if it does not exist, UserError if it could not be fetched intact.
         """
 
         def attempt() -> None:
-            found = self._transfer(name, to, size)
-            got = to.stat().st_size
-            if size is not None and got != size:
-                raise OSError(f"{got} bytes came, the manifest says {size}")
+            found = self._download(name, to, size)
+            received = to.stat().st_size
+            if size is not None and received != size:
+                raise OSError(f"received {received} bytes, the manifest says {size}")
             if sha256 and found != sha256:
                 raise OSError(
-                    f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...: it was "
-                    "damaged, or changed after the manifest was written"
+                    f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...: it is "
+                    "damaged, or was changed after the manifest was written"
                 )
 
-        self._retried(name, attempt)
+        self._with_retries(name, attempt)
 
-    def _transfer(self, name: str, to: Path, most: int | None) -> str:
+    def _download(self, name: str, to: Path, max_bytes: int | None) -> str:
         try:
-            return transfer(f"{self.uri}/{name}", to, most)
+            return download_file(f"{self.uri}/{name}", to, max_bytes)
         except (ImportError, ValueError) as error:
-            raise UserError(f"{self.uri}: cannot be read: {_line(error)}") from None
+            raise UserError(f"{self.uri}: cannot be read: {error_line(error)}") from None
         except OSError as error:
-            if error.errno in _HERE:
-                raise UserError(f"{to.parent}: {error.strerror}; it cannot take {name}") from None
+            if error.errno in _LOCAL_ERRORS:
+                raise UserError(f"{to.parent}: {error.strerror}; {name} does not fit") from None
             raise
 
-    def _retried(self, name: str, attempt: Callable[[], object]) -> None:
-        for number in range(self.retries + 1):
-            try:
-                attempt()
-                return
-            except (UserError, FileNotFoundError):
-                raise
-            except Exception as error:  # each protocol has its own kinds
-                if _is_final(error) or number == self.retries:
-                    hint = "; set $AWS_ACCESS_KEY_ID and its kind" if _is_nameless(error) else ""
-                    tries = f" ({number + 1} attempts)" if number else ""
-                    raise UserError(f"{self.uri}/{name}: {_line(error)}{hint}{tries}") from None
-                # Spread, or all processes of a cluster would come back at the same moment.
-                delay = min(LONGEST_DELAY, FIRST_DELAY * 2**number) * random.uniform(0.5, 1.0)
-                log.warning(
-                    "%s/%s: %s; trying again in %.1f s", self.uri, name, _line(error), delay
-                )
-                time.sleep(delay)
+    def _with_retries(self, name: str, attempt: Callable[[], object]) -> None:
+        with_retries(attempt, f"{self.uri}/{name}", self.retries)
+
+
+def with_retries(attempt: Callable[[], T], subject: str, retries: int) -> T:
+    """Return what ``attempt`` returns; after a transient failure call it again, after a delay.
+
+    Passes on UserError and FileNotFoundError. Raises UserError, beginning with the ``subject``, for
+    any other failure that is final or that remains after all ``retries``.
+    """
+    for number in range(retries + 1):
+        try:
+            return attempt()
+        except (UserError, FileNotFoundError):
+            raise
+        except Exception as error:  # each client has its own types
+            if _is_final(error) or number == retries:
+                hint = "; set $AWS_ACCESS_KEY_ID and similar" if _lacks_credentials(error) else ""
+                attempts = f" ({number + 1} attempts)" if number else ""
+                raise UserError(f"{subject}: {_reason(error)}{hint}{attempts}") from None
+            # At random, or all processes of a cluster would come back at the same moment.
+            delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**number)
+            delay *= random.uniform(0.5, 1.0)
+            log.warning("%s: %s; retrying in %.1f s", subject, _reason(error), delay)
+            time.sleep(delay)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def is_remote(uri: str | Path) -> bool:
-    """Whether a shard set's address is anything but a local folder."""
+    """Return whether a shard set is anywhere but in a local folder."""
     return "://" in str(uri) and not str(uri).startswith("file://")
 
 
 def check_uri(uri: str) -> str:
-    """The address itself; raises UserError if it holds secrets or is no plain prefix."""
+    """Return the URI. Raises UserError if it contains secrets or is not a plain prefix."""
     parts = urlsplit(uri)
     if parts.username or parts.password:
         raise UserError(
-            f"{parts.scheme}://...@{parts.hostname}{parts.path}: credentials do not belong in an "
-            "address; give them by the environment"
+            f"{parts.scheme}://...@{parts.hostname}{parts.path}: credentials do not belong in a "
+            "URI; set them in the environment"
         )
     if parts.query or parts.fragment or "::" in uri:
         raise UserError(
@@ -116,23 +121,20 @@ def check_uri(uri: str) -> str:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again would only repeat it."""
+    """Return whether another attempt would fail the same way."""
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:
-        return status not in _AGAIN
-    return _is_nameless(error) or isinstance(
-        error, PermissionError | NotImplementedError | ValueError
-    )
+        return status not in _TRANSIENT_STATUSES
+    if isinstance(error, PermissionError | NotImplementedError | ValueError):
+        return True
+    return _lacks_credentials(error) or getattr(error, "errno", None) in _LOCAL_ERRORS
 
 
-def _is_nameless(error: Exception) -> bool:
-    # By name, so that botocore is loaded for s3 alone.
+def _lacks_credentials(error: Exception) -> bool:
+    # By name, so that botocore is imported for s3 only.
     return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
 
 
-def _line(error: Exception) -> str:
-    """What went wrong, in one line without secrets of a signed address."""
+def _reason(error: Exception) -> str:
     status, message = getattr(error, "status", None), getattr(error, "message", "")
-    text = f"status {status} {message}" if isinstance(status, int) else str(error)
-    text = " ".join(text.split()) or type(error).__name__
-    return re.sub(r"\?\S+", "?...", text)[:300]
+    return error_line(f"status {status} {message}" if isinstance(status, int) else error)

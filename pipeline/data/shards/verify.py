@@ -25,7 +25,7 @@ from pipeline.data.shards.tar import (
 from pipeline.data.shards.writer import index_path
 from pipeline.data.transforms.decode import ImageError, decode_image, image_format
 from pipeline.errors import UserError
-from pipeline.storage.http_client import file_sha256
+from pipeline.storage.checksum import file_sha256
 from pipeline.storage.remote import Remote, is_remote
 
 

@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.storage.remote.FIRST_DELAY_SECONDS", 0.01)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -114,7 +114,7 @@ def test_patience_ends(server: Server, tmp_path: Path) -> None:
     server.answers = ["cut"] * 5
     with pytest.raises(UserError, match="cannot be downloaded"):
         download(server.url(), SHA256, tmp_path)
-    assert (server.requests, kept(tmp_path)) == (module.ATTEMPTS, [])
+    assert (server.requests, kept(tmp_path)) == (module.RETRIES + 1, [])
 
 
 def test_processes_of_one_machine_download_once(server: Server, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_processes_of_one_machine_download_once(server: Server, tmp_path: Path) 
 def test_no_server_is_one_line_without_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.storage.remote.FIRST_DELAY_SECONDS", 0.01)
     with pytest.raises(UserError, match="cannot be downloaded") as caught:
         download("http://me:secret@127.0.0.1:9/w.pth", SHA256, tmp_path)
     assert "secret" not in str(caught.value)
@@ -140,7 +140,7 @@ def test_no_server_is_one_line_without_secrets(
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="weights cannot be kept there"):
+    with pytest.raises(UserError, match="weights cannot be cached there"):
         download("http://127.0.0.1:9/w.pth", SHA256, tmp_path / "file")
 
 

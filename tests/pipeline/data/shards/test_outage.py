@@ -27,4 +27,4 @@ def test_a_server_down_for_30_seconds_is_waited_for(scenes, tmp_path, make_confi
     expected = build_train_loader(scenes, config, 0, 1)
     for got, wanted in zip(batches, expected, strict=True):
         assert got.image_ids == wanted.image_ids and bool((got.images == wanted.images).all())
-    assert "trying again in" in caplog.text
+    assert "retrying in" in caplog.text

@@ -15,7 +15,7 @@ from pipeline.data.shards.manifest import Shard, load_manifest
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
-from pipeline.storage.http_client import file_sha256
+from pipeline.storage.checksum import file_sha256
 
 BLOCK = 512
 SHARD = "shard-000001.tar"  # holds samples 5 to 9

@@ -21,6 +21,7 @@ from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
 from pipeline.storage import remote
 from pipeline.training.fit import check_data
+from tests.conftest import ROOT
 from tests.nginx import Nginx
 
 pytestmark = pytest.mark.integration
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_DELAY", 0.02)
-    monkeypatch.setattr(remote, "LONGEST_DELAY", 0.1)
+    monkeypatch.setattr(remote, "FIRST_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(remote, "MAX_DELAY_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_the_same_batches_with_loader_processes(server, scenes, make_config, tmp
         for a, b in zip(here, there, strict=True):
             assert a.image_ids == b.image_ids and bool((a.images == b.images).all())
     assert server.requests(".tar", 200) == 5
-    assert "trying again" not in caplog.text
+    assert "retrying" not in caplog.text
 
 
 def test_reading_from_within_an_event_loop(server, scenes, cache):
@@ -90,7 +91,7 @@ def test_errors_and_hung_up_connections_are_tried_again(server, scenes, cache, c
         fresh = ShardCache(cache.folder / str(round_), cache.limit)
         assert contents(server.uri, fresh, retries=40) == contents(scenes)
     assert server.requests(".tar", 500) and server.requests(".tar", 444)
-    assert "status 500" in caplog.text and "trying again in" in caplog.text
+    assert "status 500" in caplog.text and "retrying in" in caplog.text
     assert server.requests(".tar", 200) == 20
 
 
@@ -120,7 +121,7 @@ def test_a_truncated_shard_is_refused_in_one_line_and_leaves_nothing(server, cac
     server.start()
     shards = ShardSet(server.uri, cache, retries=2)
     assert shards.read(0).image
-    with pytest.raises(UserError, match=r"shard-000001\.tar: \d+ bytes came, .*\(3 attempts\)"):
+    with pytest.raises(UserError, match=r"shard-000001\.tar: received \d+ bytes, .*\(3 attempts\)"):
         shards.read(5)
     assert sorted(p.suffix for p in cache.folder.iterdir()) == [".index", ".tar"]
 
@@ -162,7 +163,7 @@ def test_more_than_was_announced_is_not_taken(server, cache):
     with (server.root / "shard-000000.tar").open("ab") as file:
         file.write(bytes(2**20))
     server.start()
-    with pytest.raises(UserError, match=r"more than the \d+ bytes came"):
+    with pytest.raises(UserError, match=r"more than the expected \d+ bytes"):
         ShardSet(server.uri, cache, retries=0).read(0)
 
 
@@ -238,15 +239,15 @@ def test_credentials_for_http_come_from_the_environment(server):
         env={**os.environ, "FSSPEC_HTTP": '{"headers": {"Authorization": "Bearer secret"}}'},
         capture_output=True,
         text=True,
-        cwd=Path(__file__).resolve().parents[3],
+        cwd=ROOT,
         check=False,
     )
     assert done.returncode == 0 and "sound: 23 samples" in done.stdout, done.stderr
 
 
 def test_the_manifest_is_tried_as_often_as_shards_are(server, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(remote, "LONGEST_DELAY", 0.2)
+    monkeypatch.setattr(remote, "FIRST_DELAY_SECONDS", 0.1)
+    monkeypatch.setattr(remote, "MAX_DELAY_SECONDS", 0.2)
     config = make_config(**{"data.cache": str(tmp_path / "cache"), "data.retries": 40})
     later = threading.Timer(2.0, server.start)
     later.start()
@@ -260,7 +261,7 @@ def test_the_manifest_is_tried_as_often_as_shards_are(server, make_config, tmp_p
 
 
 def test_a_connection_that_falls_silent_is_given_up_and_tried_again(monkeypatch):
-    monkeypatch.setattr("pipeline.storage.http_client.SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.storage.http_client.READ_TIMEOUT_SECONDS", 0.3)
     asked = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

@@ -16,6 +16,7 @@ from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
 from pipeline.storage import remote
+from tests.conftest import ROOT
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -54,7 +55,7 @@ def bucket(endpoint, scenes, monkeypatch, tmp_path):
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "FIRST_DELAY", 0.02)
+    monkeypatch.setattr(remote, "FIRST_DELAY_SECONDS", 0.02)
     client = boto3.client("s3")
     name = f"b{time.monotonic_ns()}"
     client.create_bucket(Bucket=name)
@@ -80,7 +81,7 @@ def test_a_changed_and_an_absent_shard_are_one_line_each(bucket, tmp_path):
     client.delete_object(Bucket=name, Key="sets/train/shard-000002.tar")
     shards = ShardSet(uri, ShardCache(tmp_path / "cache"), retries=1)
     assert shards.read(0).image
-    with pytest.raises(UserError, match=r"shard-000001\.tar: 4000 bytes came, .*\(2 attempts\)"):
+    with pytest.raises(UserError, match=r"000001\.tar: received 4000 bytes, .*\(2 attempts\)"):
         shards.read(5)
     with pytest.raises(UserError, match=r"shard-000002\.tar: absent"):
         shards.read(10)
@@ -101,7 +102,7 @@ def in_a_new_process(uri: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "jobs.shards", "verify", uri],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).resolve().parents[3],
+        cwd=ROOT,
         check=False,
     )
 
