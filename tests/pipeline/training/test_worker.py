@@ -18,6 +18,7 @@ from pipeline.training.run_log import RunLog
 from pipeline.training.session import LocalSession
 from pipeline.training.trainer.trainer import Trainer
 from pipeline.training.worker import train_worker
+from tests.pipeline.checkpoints.examples import write_format_2
 
 
 class Killed(Exception):
@@ -96,6 +97,50 @@ def test_killed_training_resumes_bit_identically(
     assert whole == resumed
     kept = [[p.name for p in sorted((tmp_path / d).iterdir())] for d in ("whole", "killed")]
     assert kept[0] == kept[1]
+
+
+def convert_to_format_2(folder: Path) -> None:
+    """Rewrite checkpoints as format 2 had them: early stopping in state.pt, metrics as keys.
+
+    After an evaluation meta.json had the new state of early stopping, and state.pt the old one.
+    """
+    for item in CheckpointStore(folder).saved():
+        assert item.meta.early_stopping is not None
+        patience = {
+            "best": item.meta.early_stopping.best,
+            "waited": item.meta.early_stopping.evaluations_since_best,
+        }
+        state, meta = load_state(folder / item.name), item.meta.model_dump(mode="json")
+        evaluated = item.meta.metrics is not None
+        old = {
+            **{key: meta[key] for key in ("step", "epoch", "world_size", "classes", "spec")},
+            "config": meta["config"],
+            "score": item.meta.score,
+            "data": item.meta.data.train,
+            "data_val": item.meta.data.val,
+            **(item.meta.metrics or {}),
+            **({"patience": patience} if evaluated else {}),
+        }
+        state["patience"] = {"best": None, "waited": 0} if evaluated else patience
+        write_format_2(folder / item.name, state, old)
+
+
+@pytest.mark.parametrize(("killed_at", "resumed_at"), [(11, 10), (13, 12)])
+def test_training_with_checkpoints_of_format_2_resumes_bit_identically(
+    small: Config, tmp_path: Path, killed_at: int, resumed_at: int
+) -> None:
+    # A rise by 1.0 is impossible: early stopping after the third evaluation, at step 15.
+    change = {"train.patience": 2, "train.min_improvement": 1.0, "train.checkpoint_steps": 3}
+    config = small.replace({**change, "train.epochs": 50, "data.test": None})
+    whole = train(config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(config, tmp_path / "killed", KilledAtStep(killed_at))
+    convert_to_format_2(tmp_path / "killed")
+    saved = CheckpointStore(tmp_path / "killed").saved()
+    assert saved[-1].step == resumed_at
+    assert train(config, tmp_path / "killed") == whole
+    assert_equal(last_state(tmp_path / "whole"), last_state(tmp_path / "killed"))
+    assert last_state(tmp_path / "killed")["step"] == 15
 
 
 @pytest.mark.parametrize(

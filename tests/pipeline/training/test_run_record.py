@@ -1,0 +1,73 @@
+"""The record of a run: typed, versioned, and readable where earlier versions wrote it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.errors import TrainingFailed, UserError
+from pipeline.training.error_hints import UnrecoverableFailure
+from pipeline.training.run_record import RunRecord
+
+CONFIG = Config.from_dict({"train": {"batch_size": 4}})
+
+
+def record_with(folder: Path, name: str, content: str) -> RunRecord:
+    (folder / "one").mkdir()
+    (folder / "one" / name).write_text(content)
+    return RunRecord(str(folder), "one")
+
+
+def test_record_of_the_first_format_is_resumed(tmp_path: Path) -> None:
+    content = {"run_id": "abc", "status": "failed", "config": CONFIG.recorded()}
+    record = record_with(tmp_path, "run.json", json.dumps(content))
+    assert record.resumable_run_id("must", CONFIG) == "abc"
+
+
+def test_written_record_is_read(tmp_path: Path) -> None:
+    record = RunRecord(str(tmp_path), "one")
+    record.check_storage()
+    assert record.read() is None
+    record.write("abc", "stopped", CONFIG)
+    info = record.read()
+    assert info is not None
+    assert (info.run_id, info.status, info.config) == ("abc", "stopped", CONFIG.recorded())
+    assert record.resumable_run_id("auto", CONFIG) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"format_version": 99, "run_id": "abc"}', "run.json has format 99, written by a newer"),
+        ('{"run_id": "abc", "status"', "run.json: not valid JSON"),
+        ('{"run_id": "abc", "status": "asleep", "config": {}}', "run.json: status: .*'running'"),
+    ],
+)
+def test_newer_or_damaged_record_is_one_line(tmp_path: Path, content: str, expected: str) -> None:
+    record = record_with(tmp_path, "run.json", content)
+    with pytest.raises(UserError, match=expected) as caught:
+        record.resumable_run_id("auto", CONFIG)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(UserError("a mistake"), UserError), (UnrecoverableFailure("a failure"), TrainingFailed)],
+)
+def test_recorded_failure_keeps_kind_and_reason(
+    tmp_path: Path, error: Exception, kind: type[Exception]
+) -> None:
+    record = RunRecord(str(tmp_path), "one")
+    record.check_storage()
+    assert record.read_failure() is None
+    record.write_failure(error)
+    read = record.read_failure()
+    assert type(read) is kind and str(read) == str(error)
+    record.clear_failure()
+    assert record.read_failure() is None
+
+
+def test_failure_of_the_first_format_is_read(tmp_path: Path) -> None:
+    record = record_with(tmp_path, "failure.json", '{"kind": "user", "reason": "a mistake"}')
+    assert isinstance(record.read_failure(), UserError)
