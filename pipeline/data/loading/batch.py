@@ -116,7 +116,9 @@ class PackedBatch(Generic[BatchT]):
         Called by torch's DataLoader.
         """
         batch = self.unpack()
-        return type(batch)._make(v.pin_memory() if isinstance(v, torch.Tensor) else v for v in batch)
+        return type(batch)._make(
+            v.pin_memory() if isinstance(v, torch.Tensor) else v for v in batch
+        )
 
 
 class BatchDataset(Dataset[PackedBatch[BatchT]]):

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from pipeline.config import Config
 from pipeline.data.loading.sample_order import SampleOrder, Window, rank_positions
 from pipeline.data.shards.cache import ShardCache
-from pipeline.data.shards.reader import INDEX_ROW_BYTES, ShardSet
+from pipeline.data.shards.reader import ShardSet
+from pipeline.data.shards.tar import INDEX_ROW_BYTES
 from pipeline.errors import UserError
 
 ItemT = TypeVar("ItemT")

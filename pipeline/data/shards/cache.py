@@ -1,8 +1,9 @@
-"""Whole shards kept on a node's disk under a byte limit, shared by all of its processes.
+"""A cache of whole shards on a node's disk, under a byte limit, shared by all its processes.
 
-A shard is named by its sha256, so two sets may share one and a changed set never meets its old
-self. One process fetches a shard while the others wait for it (a lock that dies with its holder);
-it appears under its name only when it is whole and checked. The least recently used go first.
+A shard is stored under its sha256: two sets may share one, and a changed set never gets a shard of
+its former content. One process fetches a shard while others wait for its lock, which the kernel
+releases if the process ends. The shard gets its final name only when it is complete and checked.
+The least recently used shards are evicted first.
 """
 
 from __future__ import annotations
@@ -17,54 +18,60 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.shards.manifest import Shard
-from pipeline.data.shards.tar import TarError, sample_index
+from pipeline.data.shards.tar import INDEX_ROW_BYTES, INDEX_TYPE, TarError, sample_index
 from pipeline.errors import UserError
 from pipeline.storage.cache_dir import user_cache
 from pipeline.storage.durable import sync_file
 from pipeline.storage.lock import try_lock_file
 
-DEFAULT_LIMIT = 32 * 2**30
+DEFAULT_LIMIT_BYTES = 32 * 2**30
 POLL_SECONDS = 0.2
-# Whatever else lies in the folder is somebody's and stays.
-_OWN = re.compile(r"[0-9a-f]{64}\.(tar|index|(?P<size>\d+)\.partial)")
+# Other files in the folder are not the cache's: they stay, and do not count.
+_CACHE_FILE = re.compile(r"[0-9a-f]{64}\.(tar|index|(?P<size>\d+)\.partial)")
+# Earlier versions may use the same folder at the same time, so the name stays.
+_SPACE_LOCK = "room.lock"
 
 Fetch = Callable[[Path], None]
 
 
 class ShardCache:
-    """A folder of fetched shards, each with its index of byte offsets beside it."""
+    """A folder of fetched shards, each with its index of byte offsets beside it.
 
-    def __init__(self, folder: str | Path | None = None, limit: int = DEFAULT_LIMIT) -> None:
+    ``limit`` is in bytes.
+    """
+
+    def __init__(self, folder: str | Path | None = None, limit: int = DEFAULT_LIMIT_BYTES) -> None:
         folder = os.path.expanduser(folder) if folder else user_cache("shards")
         self.folder, self.limit = Path(folder).absolute(), limit
 
     def open(self, shard: Shard, fetch: Fetch) -> tuple[int, np.ndarray]:
-        """A descriptor of the shard and its index (samples, 4); fetched first where it is absent.
+        """Return a descriptor of the shard and its index (samples, 4); fetch it if needed.
 
-        Raises UserError if it cannot be fetched, is no sound tar, or has no room.
+        Raises UserError if it cannot be fetched, is not a valid tar, or exceeds the limit.
         """
         while not (opened := self._open(shard)):
             self.fetch(shard, fetch)
         return opened
 
     def fetch(self, shard: Shard, fetch: Fetch, *, wait: bool = True) -> bool:
-        """Make sure that the shard is here. Without ``wait`` leave it if another process is at it.
+        """Ensure that the shard is in the cache; return whether it is.
 
-        Returns whether it is here.
+        Without ``wait`` it is left to another process that fetches it, or for later if there is no
+        space for it now.
         """
-        if self._is_here(shard):
+        if self._contains(shard):
             return True
         self._make_folder()
         with try_lock_file(self._path(shard, "lock"), None if wait else 0) as held:
             if not held:
                 return False
-            if not self._is_here(shard):
-                # The name carries the size, so that others count the room it will take.
-                size = shard.bytes + shard.samples * 32
+            if not self._contains(shard):
+                # The name has the size: other processes then count the space that it will need.
+                size = shard.bytes + shard.samples * INDEX_ROW_BYTES
                 partial = self._path(shard, f"{size}.partial")
                 partial.unlink(missing_ok=True)
                 try:
-                    if not self._reserve(partial, size, wait):
+                    if not self._reserve_space(partial, size, wait):
                         return False
                     fetch(partial)
                     self._publish(shard, partial)
@@ -81,73 +88,75 @@ class ShardCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
-            # A tar is there only after its index is, and is deleted before it.
-            index = np.fromfile(self._path(shard, "index"), dtype="<i8")
+            # The index exists as long as the tar: it is written before and deleted after it.
+            index = np.fromfile(self._path(shard, "index"), dtype=INDEX_TYPE)
         except FileNotFoundError:
-            index = np.empty(0, "<i8")
+            index = np.empty(0, INDEX_TYPE)
         if index.size == 4 * shard.samples and os.fstat(descriptor).st_size == shard.bytes:
             os.utime(descriptor)
             return descriptor, index.reshape(-1, 4)
         os.close(descriptor)
-        tar.unlink(missing_ok=True)  # evicted just now, or spoilt by something: fetch it again
+        tar.unlink(missing_ok=True)  # just evicted, or damaged from outside: fetch it again
         return None
 
     def _publish(self, shard: Shard, partial: Path) -> None:
-        """Index a checked shard and give it its name, durably and the tar last."""
+        """Index a fetched shard and give it its final name, durably and the tar last."""
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             rows = sample_index(descriptor)
             sync_file(descriptor)
         except TarError as error:
-            raise UserError(f"{shard.name}: was written wrong: {error}; convert again") from None
+            raise UserError(
+                f"{shard.name}: not a valid shard: {error}; convert the data again"
+            ) from None
         finally:
             os.close(descriptor)
         if len(rows) != shard.samples:
             raise UserError(
-                f"{shard.name}: holds {len(rows)} samples, the manifest says {shard.samples}; "
-                "convert again"
+                f"{shard.name}: has {len(rows)} samples, the manifest says {shard.samples}; "
+                "convert the data again"
             )
         index = self._path(shard, "index")
         with index.open("wb") as file:
             file.write(rows.tobytes())
             sync_file(file)
-        with self._room():  # or a count that is going on would find it under neither name
+        with self._space_lock():  # a concurrent count would find it under neither of its names
             partial.replace(self._path(shard, "tar"))
 
-    def _reserve(self, partial: Path, size: int, wait: bool) -> bool:
-        """Make room for ``size`` bytes and claim them by creating ``partial``."""
+    def _reserve_space(self, partial: Path, size: int, wait: bool) -> bool:
+        """Free ``size`` bytes and reserve them by creating ``partial``; return whether done."""
         if size > self.limit:
             raise UserError(
                 f"data.cache_gib {self.limit / 2**30:g} cannot hold a shard of {size} bytes; "
                 "raise it"
             )
         while True:
-            with self._room():
+            with self._space_lock():
                 if self._evict(size):
                     partial.touch()
                     return True
             if not wait:
                 return False
-            time.sleep(POLL_SECONDS)  # others are fetching; what they bring can be evicted soon
+            time.sleep(POLL_SECONDS)  # other fetches hold the space; their shards can be evicted
 
-    def _room(self) -> AbstractContextManager[bool]:
-        """Nobody else claims room, or turns a claim into a shard."""
-        return try_lock_file(self.folder / "room.lock")
+    def _space_lock(self) -> AbstractContextManager[bool]:
+        """Return the lock under which space is reserved and a reservation becomes a shard."""
+        return try_lock_file(self.folder / _SPACE_LOCK)
 
     def _evict(self, size: int) -> bool:
-        """Delete the least recently used shards until ``size`` more bytes fit."""
+        """Delete the least recently used shards until ``size`` more bytes fit; return whether."""
         used, shards = 0, []
         for path in self.folder.iterdir():
-            own = _OWN.fullmatch(path.name)
-            if own is None:
+            match = _CACHE_FILE.fullmatch(path.name)
+            if match is None:
                 continue
-            with suppress(FileNotFoundError):  # one whose transfer has failed
+            with suppress(FileNotFoundError):  # its transfer has just failed
                 status = path.stat()
-                if own["size"] is None:
+                if match["size"] is None:
                     used += status.st_size
                     shards.append((status.st_mtime_ns, path))
-                elif not self._stale(path):
-                    used += int(own["size"])
+                elif not self._remove_stale(path):
+                    used += int(match["size"])
         tars = sorted(entry for entry in shards if entry[1].suffix == ".tar")
         if used + size <= self.limit:
             return True
@@ -161,8 +170,8 @@ class ShardCache:
                 return True
         return False
 
-    def _stale(self, partial: Path) -> bool:
-        """Remove what a process that died has left; whether it was that."""
+    def _remove_stale(self, partial: Path) -> bool:
+        """Remove the partial file of a process that has died; return whether it was one."""
         with try_lock_file(self.folder / f"{partial.name.split('.')[0]}.lock", 0) as held:
             if held:
                 partial.unlink(missing_ok=True)
@@ -171,7 +180,7 @@ class ShardCache:
     def _path(self, shard: Shard, suffix: str) -> Path:
         return self.folder / f"{shard.sha256}.{suffix}"
 
-    def _is_here(self, shard: Shard) -> bool:
+    def _contains(self, shard: Shard) -> bool:
         return self._path(shard, "tar").exists() and self._path(shard, "index").exists()
 
     def _make_folder(self) -> None:

@@ -1,6 +1,6 @@
-"""The manifest of a shard set: what is in it, in which order, and what went wrong making it.
+"""The manifest of a shard set: its shards in order, its classes, and the problems of its source.
 
-It is written last and atomically, so a folder without one is not a data set.
+It is written last and atomically: a folder without a manifest is not a shard set.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -19,7 +19,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     PlainSerializer,
-    ValidationError,
     WrapValidator,
     field_validator,
     model_validator,
@@ -27,13 +26,13 @@ from pydantic import (
 
 from pipeline.data.shards.shard_table import Shard, ShardParser, ShardTable
 from pipeline.errors import UserError
+from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
 from pipeline.storage.remote import Remote, is_remote
 
-FORMAT_VERSION = 2
-# Kinds of problems as manifests of format 1 name them, and the names they have now.
-OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
 MANIFEST = "manifest.json"
+# Kinds of problems as format 1 names them, and their names now.
+OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
 
 
 class Problem(BaseModel):
@@ -65,23 +64,25 @@ class Problem(BaseModel):
         return f"{self.file}: {self.kind}: {self.reason}"
 
 
-def _kept(value: Any, validate: Any) -> Any:
+def _accept_table(value: Any, validate: Any) -> Any:
     return value if isinstance(value, ShardTable) else validate(value)
 
 
 Shards = Annotated[
     Sequence[Shard],
-    WrapValidator(_kept),
+    WrapValidator(_accept_table),
     PlainSerializer(lambda shards: [shard.model_dump() for shard in shards]),
 ]
 
 
-class Manifest(BaseModel):
-    """A shard set. Labels index ``classes``; ``fingerprint`` stands for the source's content."""
+class Manifest(Document):
+    """A shard set. Labels index ``classes``; ``fingerprint`` identifies the source's content.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Format 1 has older names for two kinds of problems, which `Problem` translates.
+    """
 
-    format_version: int = FORMAT_VERSION
+    FORMAT_VERSION: ClassVar[int] = 2
+
     name: str
     split: str
     source: str
@@ -96,7 +97,7 @@ class Manifest(BaseModel):
     problems: list[Problem]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
+    def _check_consistency(self) -> Manifest:
         if self.samples != int(self.counts.sum()):
             raise ValueError("samples is not the sum over the shards")
         if len(set(self.classes)) != len(self.classes) or not self.classes:
@@ -105,45 +106,44 @@ class Manifest(BaseModel):
 
     @property
     def counts(self) -> np.ndarray:
-        """Samples of each shard (n,), int64."""
+        """Return the samples of each shard (n,), int64."""
         if isinstance(self.shards, ShardTable):
             return self.shards.counts
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
     @property
     def sizes(self) -> np.ndarray:
-        """Bytes of each shard (n,), int64."""
+        """Return the bytes of each shard (n,), int64."""
         if isinstance(self.shards, ShardTable):
             return self.shards.sizes
         return np.array([shard.bytes for shard in self.shards], dtype=np.int64)
 
     @cached_property
     def content_hash(self) -> str:
-        """Stands for what training sees: shards in their order, and class names."""
+        """Return a hash of everything that training reads: shards in order, and class names."""
         shards = self.shards
         hashes = shards.hashes if isinstance(shards, ShardTable) else (s.sha256 for s in shards)
-        # One row after the other: a list of a million of them would take a gigabyte.
+        # Row by row: a list of a million rows would take a gigabyte.
         content = hashlib.sha256(json.dumps(self.classes).encode())
         for digest, count in zip(hashes, self.counts.tolist(), strict=True):
             content.update(f"{digest} {count}\n".encode())
         return content.hexdigest()
 
     def problem_counts(self) -> dict[str, int]:
-        """How many problems there are of each kind."""
+        """Return the number of problems of each kind."""
         return dict(Counter(problem.kind for problem in self.problems))
 
 
 def local_folder(uri: str | Path) -> Path:
-    """The folder that a shard set's path or ``file://`` URI means."""
+    """Return the folder of a shard set's path or ``file://`` URI."""
     parsed = urlparse(str(uri))
     return Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(uri)
 
 
 def load_manifest(uri: str | Path, retries: int = 3) -> Manifest:
-    """Read the manifest of a shard set, in a folder or somewhere else.
+    """Read the manifest of a shard set in a folder or at a URL, which is retried ``retries`` times.
 
-    ``retries`` is how often reading it from elsewhere is tried again. Raises UserError if there is
-    none that can be used, or the set has no samples.
+    Raises UserError if there is no usable manifest, or the set has no samples.
     """
     parser = ShardParser()
     path = f"{str(uri).rstrip('/')}/{MANIFEST}"
@@ -152,49 +152,39 @@ def load_manifest(uri: str | Path, retries: int = 3) -> Manifest:
             data = Remote(str(uri), retries).read(MANIFEST)
         else:
             data = (local_folder(uri) / MANIFEST).read_bytes()
-        tree = json.loads(data, object_hook=parser)
+        content = json.loads(data, object_hook=parser)
     except FileNotFoundError:
         raise UserError(
-            f"{uri}: no {MANIFEST}, so no shard set; make one with python -m jobs.prepare"
+            f"{uri}: not a shard set ({MANIFEST} not found); make one with python -m jobs.prepare"
         ) from None
     except UserError:
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    if isinstance(tree, dict) and "shards" in tree:
-        tree["shards"] = parser.shards(tree["shards"])
-    version = tree.get("format_version") if isinstance(tree, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest known "
-            "here; update this program or convert the data again"
-        )
-    if version == 1:
-        tree["format_version"] = FORMAT_VERSION  # `Problem` renames the kinds
+    if not isinstance(content, dict):
+        raise UserError(f"not a manifest: {path}: expected a JSON object")
+    if "shards" in content:
+        content["shards"] = parser.shards(content["shards"])
     try:
-        manifest = Manifest.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path}: not a manifest: {where} {first['msg']}".replace("  ", " ")
-        ) from None
+        manifest = Manifest.from_content(content, path)
+    except DocumentError as error:
+        raise UserError(f"not a manifest: {error}") from None
     if not manifest.samples:
         raise UserError(f"{uri}: the shard set has no samples; convert the data again")
     return manifest
 
 
-def require_classes(uri: str, manifest: Manifest, classes: Sequence[str], of: str) -> None:
-    """Raise UserError unless the set has exactly these classes, in this order; names both."""
+def require_classes(uri: str, manifest: Manifest, classes: Sequence[str], owner: str) -> None:
+    """Raise UserError unless the set has exactly the classes of ``owner``, in the same order."""
     if manifest.classes != list(classes):
         raise UserError(
-            f"{uri} has the classes {', '.join(manifest.classes)}; {of} has "
+            f"{uri} has the classes {', '.join(manifest.classes)}; {owner} has "
             f"{', '.join(classes)}: they must be the same, in the same order "
             "(python -m jobs.prepare --classes-from SHARDSET)"
         )
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write it so that a crash leaves either no manifest or a whole one."""
+    """Write the manifest: after a crash there is a complete one or none."""
     text = json.dumps(manifest.model_dump(), indent=1, ensure_ascii=False) + "\n"
     write_durably(folder / MANIFEST, text.encode())

@@ -18,7 +18,7 @@ from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.manifest import Manifest, Shard, load_manifest, local_folder
 from pipeline.data.shards.prefetcher import CachedShards
 from pipeline.data.shards.sample import Sample, SampleError
-from pipeline.data.shards.tar import BLOCK, INDEX_TYPE, TarError, parse_header
+from pipeline.data.shards.tar import BLOCK, INDEX_ROW_BYTES, INDEX_TYPE, TarError, parse_header
 from pipeline.data.shards.writer import index_path
 from pipeline.data.transforms.decode import ImageError
 from pipeline.errors import UserError
@@ -28,7 +28,6 @@ from pipeline.storage.remote import RETRIES, Remote, is_remote
 # limit of 1,024 files for two sets in one process.
 MAX_OPEN_SHARDS = min(512, os.sysconf("SC_OPEN_MAX") * 3 // 8)
 TOUCH_SECONDS = 1.0
-INDEX_ROW_BYTES = 4 * INDEX_TYPE.itemsize
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +193,7 @@ class _OpenShard:
         if (image.size, json.size) != (image_size, json_size):
             return f"its index does not match {self.entry.name}"
         if json.name != f"{image.key}.json":
-            return f"member {image.name!r} is followed by {json.name!r} instead of its JSON"
+            return f"member {image.name!r} is paired with {json.name!r} instead of {image.key}.json"
         if self._is_first is not None and not self._is_first[row]:
             return f"its index points to {image.key} twice and does not match {self.entry.name}"
         self.checked[row] = True
@@ -244,9 +243,7 @@ class _LocalShards:
             index = index_path(path)
             for needed in (path, index):
                 if not needed.is_file():
-                    raise UserError(
-                        f"{needed}: not found, but the manifest lists it; copy it again"
-                    )
+                    raise UserError(f"{needed}: missing, but the manifest lists it; copy it again")
             if index.stat().st_size != shard.samples * INDEX_ROW_BYTES:
                 raise UserError(
                     f"{index}: does not match the manifest; copy the shard set again, or convert "

@@ -1,9 +1,10 @@
-"""What is known of one image in a shard: its ``KEY.json``."""
+"""The annotation of one image in a shard: its ``KEY.json``."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ Side = Annotated[int, msgspec.Meta(gt=0, le=MAX_PIXELS)]
 
 
 class SampleError(ValueError):
-    """This is not a sample; the message says why."""
+    """Data that is not a valid sample; the message says why."""
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -23,7 +24,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
     Boxes are 0-based float pixels x1, y1, x2, y2 with exclusive ends, inside the image and not
     empty. Crowd boxes are regions that training ignores; difficult objects train. `make` and
-    `from_json` check types and sizes, which the constructor takes as they are.
+    `from_json` check types and sizes; the constructor does not.
     """
 
     image_id: str
@@ -37,18 +38,41 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     area: list[float]
 
     def __post_init__(self) -> None:
-        many, width, height = len(self.boxes), self.width, self.height
+        count, width, height = len(self.boxes), self.width, self.height
         if not (
-            len(self.labels) == len(self.difficult) == len(self.crowd) == len(self.area) == many
+            len(self.labels) == len(self.difficult) == len(self.crowd) == len(self.area) == count
         ):
             raise ValueError("boxes, labels, difficult, crowd and area differ in length")
         for x1, y1, x2, y2 in self.boxes:
             if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-                raise ValueError(f"box {[x1, y1, x2, y2]} is empty or leaves the image")
+                raise ValueError(f"box {[x1, y1, x2, y2]} is empty or extends beyond the image")
 
     @classmethod
-    def make(cls, **fields: Any) -> Sample:
-        """A sample of these fields, integers taken for floats. Raises SampleError."""
+    def make(
+        cls,
+        *,
+        image_id: str,
+        file_name: str,
+        width: int,
+        height: int,
+        boxes: Sequence[Sequence[float]],
+        labels: Sequence[int],
+        difficult: Sequence[bool],
+        crowd: Sequence[bool],
+        area: Sequence[float],
+    ) -> Sample:
+        """Return a checked sample; integers are accepted as floats. Raises SampleError."""
+        fields = {
+            "image_id": image_id,
+            "file_name": file_name,
+            "width": width,
+            "height": height,
+            "boxes": boxes,
+            "labels": labels,
+            "difficult": difficult,
+            "crowd": crowd,
+            "area": area,
+        }
         try:
             return msgspec.convert(fields, cls)
         except ValueError as error:
@@ -56,19 +80,19 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
     @classmethod
     def from_json(cls, data: bytes) -> Sample:
-        """The sample whose JSON this is. Raises SampleError."""
+        """Return the sample in its JSON. Raises SampleError."""
         try:
             return _decode(data)
-        except ValueError as error:  # of msgspec, or of UTF-8
+        except ValueError as error:  # from msgspec, or not UTF-8
             raise SampleError(f"damaged JSON: {error}") from None
 
     def objects(self) -> np.ndarray:
-        """The boxes (M,4) of what is no crowd, float64."""
+        """Return the boxes (M,4) that are not crowd regions, float64."""
         boxes = np.array(self.boxes, np.float64).reshape(-1, 4)
         return boxes[~np.array(self.crowd, bool)] if any(self.crowd) else boxes
 
     def to_json(self) -> bytes:
-        """The one byte sequence that stands for it in a shard. Raises ValueError on NaN areas."""
+        """Return the canonical JSON of the sample. Raises ValueError if an area is not finite."""
         tree = msgspec.structs.asdict(self)
         return json.dumps(tree, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 

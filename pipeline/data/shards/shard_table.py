@@ -1,7 +1,7 @@
-"""The shards of a manifest as columns: a million of them in 80 MB instead of a gigabyte.
+"""The shards of a manifest as columns: a million of them take 80 MB instead of a gigabyte.
 
-The manifest stays plain JSON. While it is parsed, every shard becomes a row of the columns as soon
-as its closing brace is read, and an object only when somebody asks for it.
+The manifest stays plain JSON. While it is parsed, each shard becomes a row of the columns at its
+closing brace, and an object only when it is accessed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 NAME, SHA256 = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar$", "^[0-9a-f]{64}$"
-_name, _sha256 = re.compile(NAME).fullmatch, re.compile(SHA256).fullmatch
+_match_name, _match_sha256 = re.compile(NAME).fullmatch, re.compile(SHA256).fullmatch
 _KEYS = {"name", "samples", "bytes", "sha256"}
 _values = itemgetter("name", "samples", "bytes", "sha256")
-_MOST = 2**63
+_INT64_LIMIT = 2**63
 
 
 class Shard(BaseModel):
-    """One tar file; its index of byte offsets lies beside it."""
+    """One tar file; its index of byte offsets is beside it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,23 +34,23 @@ class Shard(BaseModel):
 
 
 class ShardTable(Sequence[Shard]):
-    """Reads like a list of `Shard`; grows by ``add``."""
+    """A sequence of `Shard` that is stored as columns and grows by ``add``."""
 
     def __init__(self) -> None:
         self._names, self._ends = bytearray(), array("q")
         self._samples, self._bytes, self._hashes = array("q"), array("q"), bytearray()
 
     def add(self, row: Mapping[str, Any]) -> bool:
-        """Append a shard if it is a sound one; whether it was."""
+        """Append a shard if it is valid; return whether it was."""
         name, samples, size, digest = _values(row)
         if not (
             type(samples) is type(size) is int
-            and 0 < samples < _MOST
-            and 0 < size < _MOST
+            and 0 < samples < _INT64_LIMIT
+            and 0 < size < _INT64_LIMIT
             and type(name) is type(digest) is str
-            # Not match: a trailing line break would pass for the end.
-            and _name(name)
-            and _sha256(digest)
+            # fullmatch, as match would accept a trailing line break.
+            and _match_name(name)
+            and _match_sha256(digest)
         ):
             return False
         self._names += name.encode()
@@ -62,17 +62,17 @@ class ShardTable(Sequence[Shard]):
 
     @property
     def counts(self) -> np.ndarray:
-        """Samples of each shard (n,), int64."""
+        """Return the samples of each shard (n,), int64."""
         return np.array(self._samples, dtype=np.int64)
 
     @property
     def sizes(self) -> np.ndarray:
-        """Bytes of each shard (n,), int64."""
+        """Return the bytes of each shard (n,), int64."""
         return np.array(self._bytes, dtype=np.int64)
 
     @property
     def hashes(self) -> Iterator[str]:
-        """sha256 of each shard."""
+        """Return the sha256 of each shard."""
         return (self._hashes[at : at + 32].hex() for at in range(0, len(self._hashes), 32))
 
     def __len__(self) -> int:
@@ -102,20 +102,20 @@ class ShardTable(Sequence[Shard]):
 
 
 class ShardParser:
-    """Collects the shards of a manifest while ``json.loads(..., object_hook=parser)`` reads it."""
+    """Collect the shards of a manifest: the ``object_hook`` with which ``json.loads`` reads it."""
 
     def __init__(self) -> None:
         self.table = ShardTable()
 
     def __call__(self, tree: dict[str, Any]) -> Any:
-        """A row of the table, or the object itself if it is no sound shard."""
+        """Add a valid shard to the table and return the parser in its place; else return it."""
         return self if tree.keys() == _KEYS and self.table.add(tree) else tree
 
     def shards(self, rows: Any) -> Any:
-        """The table, or rows for a validator to say what is wrong with them."""
+        """Return the table, or the rows as they are for a validator to report what is wrong."""
         if not isinstance(rows, list):
             return rows
         if len(rows) == len(self.table) and all(row is self for row in rows):
             return self.table
-        sound = iter(self.table)
-        return [next(sound) if row is self else row for row in rows]
+        valid = iter(self.table)
+        return [next(valid) if row is self else row for row in rows]

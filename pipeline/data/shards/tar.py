@@ -1,7 +1,7 @@
-"""Tar structure read strictly: what lenient readers skip in silence is an error here.
+"""Strict reading of tar files: what lenient readers skip silently is an error here.
 
-A tar that is cut, or has one damaged header, loses its remaining members without a word in most
-readers. Nothing is ever extracted, so a member's name is a key and never a path.
+Most readers lose the remaining members of a truncated tar, or of one with a damaged header, without
+a message. Nothing is ever extracted, so a member's name is a key and never a path.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import numpy as np
 
 BLOCK = 512
 INDEX_TYPE = np.dtype("<i8")
+INDEX_ROW_BYTES = 4 * INDEX_TYPE.itemsize
 _CHECKSUM = slice(148, 156)
 _REGULAR = (b"0", b"\0")
 
 
 class TarError(ValueError):
-    """This is not a whole, plain tar; the message says what is wrong and where."""
+    """A tar that is not complete and plain; the message says what is wrong, and where."""
 
 
 class Member(NamedTuple):
-    """A regular file in a tar: where its data lies, in bytes from the start of the tar."""
+    """A regular file in a tar; ``offset`` is that of its data, in bytes from the tar's start."""
 
     name: str
     offset: int
@@ -32,26 +33,26 @@ class Member(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the files of one sample share."""
+        """Return the part of the name that the files of one sample share."""
         return self.name.partition(".")[0]
 
     @property
     def extension(self) -> str:
-        """What tells the files of one sample apart."""
+        """Return the part of the name in which the files of one sample differ."""
         return self.name.partition(".")[2]
 
 
 def parse_header(header: bytes, at: int) -> Member:
-    """The member whose header (512 bytes) lies at byte ``at``. Raises TarError."""
+    """Return the member of a header (512 bytes) at byte ``at``. Raises TarError."""
     if len(header) < BLOCK:
-        raise TarError(f"cut at byte {at + len(header)}, inside a header")
+        raise TarError(f"truncated at byte {at + len(header)}, inside a header")
     try:
         checksum = _number(header[_CHECKSUM])
         size = _number(header[124:136])
     except ValueError:
         raise TarError(f"damaged header at byte {at}") from None
-    # The checksum is the sum of all bytes, its own field counted as eight spaces. Adler's low half
-    # is one more than that, modulo 65521, at a fiftieth of the time.
+    # The checksum is the sum of all bytes, with spaces for its own field. The low half of Adler-32
+    # is that sum plus one, modulo 65521, and takes a fiftieth of the time.
     summed = header[:148] + b" " * 8 + header[156:]
     if zlib.adler32(summed) & 0xFFFF != (1 + checksum) % 65521:
         raise TarError(f"damaged header at byte {at}: its checksum is wrong")
@@ -65,52 +66,52 @@ def parse_header(header: bytes, at: int) -> Member:
 
 
 def check_name(name: str) -> None:
-    """Raise TarError unless a name is ``KEY.EXTENSION`` without any folder."""
+    """Raise TarError unless a name is ``KEY.EXTENSION`` without a folder."""
     if "/" in name or "\\" in name or not name.partition(".")[0] or not name.partition(".")[2]:
         raise TarError(f"member name {name!r} is not KEY.jpg, KEY.png or KEY.json")
 
 
 def members(descriptor: int) -> Iterator[Member]:
-    """All members of an open tar, in order. Raises TarError after the last sound one."""
+    """Yield all members of an open tar, in order. Raises TarError after the last valid one."""
     total, at = os.fstat(descriptor).st_size, 0
     while at < total:
         header = os.pread(descriptor, BLOCK, at)
         if header == bytes(BLOCK):
             if os.pread(descriptor, BLOCK, at + BLOCK) != bytes(BLOCK):
-                raise TarError(f"cut at byte {total}, inside the mark of its end")
+                raise TarError(f"truncated at byte {total}, inside its end marker")
             return
         member = parse_header(header, at)
         at = member.offset + member.size + -member.size % BLOCK
         if at > total:
-            raise TarError(f"cut at byte {total}, inside member {member.name!r}")
+            raise TarError(f"truncated at byte {total}, inside member {member.name!r}")
         yield member
-    raise TarError(f"cut at byte {total}: no mark of its end follows")
+    raise TarError(f"truncated at byte {total}: its end marker is missing")
 
 
 def sample_rows(descriptor: int) -> Iterator[tuple[Member, Member]]:
-    """The (image, JSON) members of each sample, in order. Raises TarError.
+    """Yield the (image, JSON) members of each sample, in order. Raises TarError.
 
-    A sample is an image and a JSON of the same key, one after the other.
+    A sample is an image followed by a JSON with the same key.
     """
     image: Member | None = None
     for member in members(descriptor):
         if image is None:
             if member.extension not in ("jpg", "png"):
-                raise TarError(f"member {member.name!r} stands where an image should be")
+                raise TarError(f"member {member.name!r} is in the place of an image")
             image = member
         elif member.name == f"{image.key}.json":
             yield image, member
             image = None
         else:
             raise TarError(
-                f"member {image.name!r} has no {image.key}.json after it but {member.name!r}"
+                f"member {image.name!r} is followed by {member.name!r} instead of {image.key}.json"
             )
     if image is not None:
-        raise TarError(f"member {image.name!r} has no {image.key}.json after it")
+        raise TarError(f"member {image.name!r} is not followed by {image.key}.json")
 
 
 def sample_index(descriptor: int) -> np.ndarray:
-    """The index (samples, 4) of an open shard: where image and JSON lie, and their sizes.
+    """Return the index (samples, 4) of an open shard: offset and size of the image and the JSON.
 
     Raises TarError.
     """
@@ -119,7 +120,7 @@ def sample_index(descriptor: int) -> np.ndarray:
 
 
 def _number(field: bytes) -> int:
-    """An octal number, ended by a space or a zero byte. Raises ValueError."""
+    """Return an octal number that ends with a space or a zero byte. Raises ValueError."""
     digits = field.strip(b" \0")
     if not digits.isdigit():
         raise ValueError("not an octal number")

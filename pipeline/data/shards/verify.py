@@ -1,4 +1,4 @@
-"""Checks a whole shard set: every hash, every sample, every count; says exactly what is wrong."""
+"""Check a whole shard set: every hash, sample and count. Each fault is one exact line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.shards.manifest import Manifest, Shard, load_manifest, local_folder
-from pipeline.data.shards.reader import INDEX_ROW_BYTES
 from pipeline.data.shards.sample import Sample, SampleError
 from pipeline.data.shards.tar import (
     BLOCK,
+    INDEX_ROW_BYTES,
     INDEX_TYPE,
     Member,
     TarError,
@@ -30,26 +30,26 @@ from pipeline.storage.remote import Remote, is_remote
 
 
 class Verification:
-    """What was found: ``faults``, one line each; empty where the set is sound.
+    """The result of a verification: ``faults``, one line each; none if the set is valid.
 
-    ``whole``: all samples that the shards should have were found.
+    ``complete`` is false if samples that the manifest lists were not found.
     """
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.faults: list[str] = []
         self.samples = 0
-        self._boxes: Counter[int] = Counter()
-        self._empty = 0
-        self.whole = True
-        self._keys: dict[str, str] = {}
-        self._images: dict[str, str] = {}
+        self.complete = True
+        self._boxes: Counter[int] = Counter()  # by label
+        self._samples_without_objects = 0
+        self._shard_by_key: dict[str, str] = {}
+        self._location_by_image_id: dict[str, str] = {}
 
     def check_shard(self, shard: Shard, path: Path, index: Path) -> None:
-        """Check a shard that lies in a local file, and its index."""
+        """Check a shard in a local file, and its index."""
         if not path.is_file():
-            self.faults.append(f"{shard.name}: absent, though the manifest needs it")
-            self.whole = False
+            self._add(shard, "missing, but the manifest lists it")
+            self.complete = False
             return
         if path.stat().st_size != shard.bytes:
             self._add(shard, f"{path.stat().st_size} bytes, the manifest says {shard.bytes}")
@@ -64,123 +64,132 @@ class Verification:
             except TarError as error:
                 self._add(shard, str(error))
                 self._check_rest(shard, file.fileno(), index, len(rows))
-                self.whole &= self.samples - before >= shard.samples
+                self.complete &= self.samples - before >= shard.samples
             else:
                 if len(rows) != shard.samples:
                     self._add(shard, f"{len(rows)} samples, the manifest says {shard.samples}")
         self._check_index(shard, index, rows)
 
     def check_totals(self) -> None:
-        """Compare the manifest's counts with those of the samples, if all could be read."""
-        of = self.manifest
-        if not self.whole:
+        """Compare the counts of the manifest with those of the samples, if all could be read."""
+        manifest = self.manifest
+        if not self.complete:
             self.faults.append("manifest.json: its counts were not compared, as samples are lost")
             return
-        names = enumerate(of.classes)
-        per_class = {name: self._boxes[label] for label, name in names}
-        for what, found, said in (
-            ("samples", self.samples, of.samples),
-            ("samples_without_objects", self._empty, of.samples_without_objects),
-            ("boxes", sum(self._boxes.values()), of.boxes),
+        names = enumerate(manifest.classes)
+        boxes_per_class = {name: self._boxes[label] for label, name in names}
+        for count, found, expected in (
+            ("samples", self.samples, manifest.samples),
+            (
+                "samples_without_objects",
+                self._samples_without_objects,
+                manifest.samples_without_objects,
+            ),
+            ("boxes", sum(self._boxes.values()), manifest.boxes),
             *(
-                (f"boxes_per_class {name}", per_class.get(name, 0), said)
-                for name, said in of.boxes_per_class.items()
+                (f"boxes_per_class {name}", boxes_per_class.get(name, 0), expected)
+                for name, expected in manifest.boxes_per_class.items()
             ),
         ):
-            if found != said:
-                self.faults.append(f"manifest.json: {what} {said}, the shards have {found}")
-        if set(of.boxes_per_class) != set(of.classes):
-            self.faults.append("manifest.json: boxes_per_class does not name the classes")
+            if found != expected:
+                self.faults.append(f"manifest.json: {count} {expected}, the shards have {found}")
+        if set(manifest.boxes_per_class) != set(manifest.classes):
+            self.faults.append("manifest.json: the classes of boxes_per_class are not its classes")
 
     def _add(self, shard: Shard, fault: str) -> None:
         self.faults.append(f"{shard.name}: {fault}")
 
     def _check_sample(self, shard: Shard, descriptor: int, image: Member, label: Member) -> None:
         self.samples += 1
-        where = f"{shard.name} {image.key}"
-        if image.key in self._keys:
-            self.faults.append(f"{where}: the key is in {self._keys[image.key]} as well")
-        self._keys[image.key] = shard.name
+        location = f"{shard.name} {image.key}"
+        if image.key in self._shard_by_key:
+            other = self._shard_by_key[image.key]
+            self.faults.append(f"{location}: the key is also in {other}")
+        self._shard_by_key[image.key] = shard.name
         try:
             sample = Sample.from_json(os.pread(descriptor, label.size, label.offset))
         except SampleError as error:
-            self.faults.append(f"{where}: {error}")
+            self.faults.append(f"{location}: {error}")
             return
-        if sample.image_id in self._images:
-            self.faults.append(
-                f"{where}: image_id {sample.image_id!r} is that of {self._images[sample.image_id]}"
-            )
-        self._images[sample.image_id] = where
+        if sample.image_id in self._location_by_image_id:
+            other = self._location_by_image_id[sample.image_id]
+            self.faults.append(f"{location}: image_id {sample.image_id!r} is also in {other}")
+        self._location_by_image_id[sample.image_id] = location
         wrong = [n for n in sample.labels if not 0 <= n < len(self.manifest.classes)]
         if wrong:
-            self.faults.append(
-                f"{where}: label {wrong[0]} is not one of the {len(self.manifest.classes)} classes"
-            )
+            classes = len(self.manifest.classes)
+            self.faults.append(f"{location}: label {wrong[0]} is not one of the {classes} classes")
         self._boxes.update(sample.labels)
-        self._empty += not sample.boxes
+        self._samples_without_objects += not sample.boxes
         data = os.pread(descriptor, image.size, image.offset)
         try:
             height, width = decode_image(data, upright=False).shape[:2]
         except ImageError as error:
-            self.faults.append(f"{where}: {error}")
+            self.faults.append(f"{location}: {error}")
             return
         if (width, height) != (sample.width, sample.height):
             self.faults.append(
-                f"{where}: the picture is {width}x{height}, its JSON says "
+                f"{location}: the image is {width}x{height}, its JSON says "
                 f"{sample.width}x{sample.height}"
             )
         if image_format(data) != image.extension:
-            self.faults.append(f"{where}: {image.name} holds something else than its name says")
+            self.faults.append(f"{location}: the content of {image.name} is of another format")
 
     def _check_rest(self, shard: Shard, descriptor: int, index: Path, first: int) -> None:
-        """Check the samples behind a fault of the tar, as training finds them: by the index."""
+        """Check the samples after a fault of the tar by the index, as training reads them."""
         if not index.is_file() or index.stat().st_size != shard.samples * INDEX_ROW_BYTES:
             return
         rows = np.fromfile(index, INDEX_TYPE).reshape(-1, 4)[first:].tolist()
         lost: list[tuple[int, Exception]] = []
         for row, (image_at, _, json_at, _) in enumerate(rows, first):
             try:
-                image, label = (_member(descriptor, at) for at in (image_at, json_at))
+                image, label = (_read_member(descriptor, at) for at in (image_at, json_at))
                 if label.name != f"{image.key}.json":
-                    raise TarError(f"member {image.name!r} has {label.name!r} for its JSON")
+                    raise TarError(
+                        f"member {image.name!r} is paired with {label.name!r} instead of "
+                        f"{image.key}.json"
+                    )
             except (TarError, OSError) as error:
                 lost.append((row, error))
             else:
                 self._check_sample(shard, descriptor, image, label)
         if lost:
             (row, reason), *more = lost
-            them = f"{row} and {len(more)} behind it are" if more else f"{row} is"
+            them = f"{row} and {len(more)} after it are" if more else f"{row} is"
             self._add(shard, f"sample {them} lost: {reason}")
 
     def _check_index(self, shard: Shard, index: Path, rows: list[tuple[int, ...]]) -> None:
         if not index.is_file():
-            self.faults.append(f"{index.name}: absent, though {shard.name} needs it")
+            self.faults.append(f"{index.name}: missing, but {shard.name} needs it")
             return
         expected = np.array(rows, dtype=INDEX_TYPE).reshape(-1, 4).tobytes()
         found = index.read_bytes()
-        if len(rows) < shard.samples:  # the shard's own fault is told already
+        if len(rows) < shard.samples:  # the fault of the shard itself is reported already
             found = found[: len(expected)]
         if found != expected:
             self.faults.append(f"{index.name}: does not match {shard.name}")
 
 
-def _member(descriptor: int, at: int) -> Member:
-    """The member whose data lie at a byte. Raises TarError, or OSError where no file has that."""
+def _read_member(descriptor: int, at: int) -> Member:
+    """Return the member whose data start at a byte.
+
+    Raises TarError, or OSError where a file cannot have such an offset.
+    """
     header = at - BLOCK
     member = parse_header(os.pread(descriptor, BLOCK, header), header)
     if at + member.size > os.fstat(descriptor).st_size:
-        raise TarError(f"cut inside member {member.name!r}")
+        raise TarError(f"truncated inside member {member.name!r}")
     return member
 
 
 def verify(uri: str) -> Verification:
-    """Check the shard set at a folder or URL. Raises UserError if it has no usable manifest.
+    """Check the shard set in a folder or at a URL. Raises UserError without a usable manifest.
 
-    Remote shards are brought one at a time to a temporary folder, past the cache.
+    Remote shards are fetched one at a time to a temporary folder, not to the cache.
     """
     verification = Verification(load_manifest(uri))
     for shard in verification.manifest.shards:
-        with _local(uri, shard, verification) as path:
+        with _fetch(uri, shard, verification) as path:
             if path is not None:
                 verification.check_shard(shard, path, index_path(path))
     verification.check_totals()
@@ -193,8 +202,8 @@ def verify(uri: str) -> Verification:
 
 
 @contextlib.contextmanager
-def _local(uri: str, shard: Shard, verification: Verification) -> Iterator[Path | None]:
-    """A folder path that holds the shard and its index, as far as they exist."""
+def _fetch(uri: str, shard: Shard, verification: Verification) -> Iterator[Path | None]:
+    """Yield the local path of the shard, with its index beside it; None if the transfer failed."""
     if not is_remote(uri):
         yield local_folder(uri) / shard.name
         return
@@ -207,7 +216,7 @@ def _local(uri: str, shard: Shard, verification: Verification) -> Iterator[Path 
                     remote.fetch(file.name, file)
         except UserError as error:
             verification.faults.append(str(error))
-            verification.whole = False
+            verification.complete = False
             yield None
         else:
             yield path

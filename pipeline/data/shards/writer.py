@@ -1,7 +1,8 @@
-"""Tar shards with an index of byte offsets beside each, written once.
+"""Write tar shards, each with an index of byte offsets beside it.
 
-A shard is a plain WebDataset tar. Its bytes depend on nothing but the samples: no times, no owners.
-The index is little-endian int64 (samples, 4): offset and size of the image, then of the JSON.
+A shard is a plain WebDataset tar. Its bytes depend only on the samples: it has no times and no
+owners. The index is little-endian int64 (samples, 4): offset and size of the image, then of the
+JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.storage.durable import sync_file
 
 
 class ShardWriter:
-    """Writes samples into ``shard-000000.tar``, ...; a new one when a limit would be passed.
+    """Write samples to ``shard-000000.tar``, ...; start a new one before a limit is exceeded.
 
     The keys of samples count from ``first_key``.
     """
@@ -42,12 +43,15 @@ class ShardWriter:
             self._start()
         key = f"{self.first_key + self.samples:09d}"
         self._rows.append(
-            (*self._member(f"{key}.{extension}", image), *self._member(f"{key}.json", json))
+            (
+                *self._write_member(f"{key}.{extension}", image),
+                *self._write_member(f"{key}.json", json),
+            )
         )
         self.samples += 1
 
     def close(self) -> list[Shard]:
-        """Finish the last shard; all shards written."""
+        """Finish the last shard; return all shards."""
         if self._file:
             self._finish()
         return self.shards
@@ -58,7 +62,8 @@ class ShardWriter:
         self._hash, self._offset = hashlib.sha256(), 0
         self._rows: list[tuple[int, ...]] = []
 
-    def _member(self, name: str, data: bytes) -> tuple[int, int]:
+    def _write_member(self, name: str, data: bytes) -> tuple[int, int]:
+        """Write one file; return the offset and size of its data."""
         header = tarfile.TarInfo(name)  # defaults: mode 644, owner 0, time 0
         header.size = len(data)
         self._write(header.tobuf(tarfile.USTAR_FORMAT))
@@ -90,5 +95,5 @@ class ShardWriter:
 
 
 def index_path(shard: Path) -> Path:
-    """Where the index of a shard lies."""
+    """Return the path of a shard's index."""
     return shard.with_suffix(".index")

@@ -64,7 +64,7 @@ def fit_params(params: AugmentParams, width: int, height: int, fit: str) -> Augm
 def decoded_scale(image: np.ndarray, width: int, height: int) -> float:
     """Return the scale k/8 at which an image (H,W,3) was decoded.
 
-    Raises ImageError if its size is that of no such scale.
+    Raises ImageError if its size fits none of these scales.
     """
     # The size of a reduced JPEG is rounded up, so H / height may exceed the scale.
     for k in range(8, 0, -1):

@@ -1,4 +1,4 @@
-"""Batches: the same for any cluster, any number of loader processes, and after any restart."""
+"""Test batches: the same for any cluster, any number of loader processes, after any restart."""
 
 import pickle
 import shutil
@@ -27,7 +27,7 @@ AUGMENT = {
 
 
 def images_of(batches) -> list[tuple]:
-    """Every image with everything that is learned from it, in order."""
+    """Return every image with everything that is learned from it, in order."""
     rows = []
     for batch in batches:
         for i, image_id in enumerate(batch.image_ids):
@@ -45,7 +45,7 @@ def images_of(batches) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def one_rank(scenes):
-    """All batches of an augmented training on one rank."""
+    """Return all batches of an augmented training on one rank."""
     from pipeline.config import Config
 
     base = {"model.image_size": 64, "train.batch_size": 8, "data.loader_workers": 0}
@@ -53,7 +53,7 @@ def one_rank(scenes):
     return list(build_train_loader(scenes, config, 0, 1))
 
 
-def test_shapes_and_types(scenes, one_rank):
+def test_batches_have_the_stated_shapes_and_types(scenes, one_rank):
     assert len(one_rank) == 5  # ceil(1.5 * 23 / 8)
     for batch in one_rank:
         assert batch.images.shape == (8, 3, 64, 64) and batch.images.dtype == torch.uint8
@@ -64,21 +64,21 @@ def test_shapes_and_types(scenes, one_rank):
         assert batch.boxes.min() >= 0 and batch.boxes.max() <= 64
 
 
-def test_every_sample_once_an_epoch(scenes, one_rank):
+def test_every_sample_occurs_once_per_epoch(scenes, one_rank):
     ids = [i for batch in one_rank for i in batch.image_ids]
     assert sorted(ids[:23]) == [f"train-0-{i:06d}" for i in range(23)]
     assert len(set(ids[23:])) == len(ids[23:])
 
 
-def test_epochs_are_augmented_anew(one_rank):
+def test_epochs_differ_in_augmentation(one_rank):
     rows = images_of(one_rank)
     first = {row[0]: row[1] for row in rows[:23]}
     same = [row[0] for row in rows[23:] if first[row[0]] == row[1]]
-    assert len(same) < len(rows[23:]) / 2  # now and then nothing is drawn twice
+    assert len(same) < len(rows[23:]) / 2  # sometimes no augmentation is drawn twice
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_any_world_size_gives_the_same_global_batches(scenes, one_rank, make_config, world_size):
+def test_global_batches_are_the_same_for_any_world_size(scenes, one_rank, make_config, world_size):
     config = make_config(**AUGMENT)
     ranks = [list(build_train_loader(scenes, config, r, world_size)) for r in range(world_size)]
     assert {len(batches) for batches in ranks} == {5}
@@ -87,7 +87,7 @@ def test_any_world_size_gives_the_same_global_batches(scenes, one_rank, make_con
         assert sorted(together) == sorted(images_of([whole]))
 
 
-def test_loader_processes_change_nothing(scenes, one_rank, make_config):
+def test_batches_are_the_same_with_loader_processes(scenes, one_rank, make_config):
     for workers in (1, 2):
         config = make_config(**AUGMENT, **{"data.loader_workers": workers, "data.prefetch": 1})
         assert images_of(build_train_loader(scenes, config, 0, 1)) == images_of(one_rank)
@@ -97,7 +97,9 @@ def test_loader_processes_change_nothing(scenes, one_rank, make_config):
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(start=st.integers(0, 5), world_size=st.integers(1, 8))
-def test_resume_at_any_step_and_world_size(scenes, one_rank, make_config, start, world_size):
+def test_resume_gives_the_same_images_at_any_step_and_world_size(
+    scenes, one_rank, make_config, start, world_size
+):
     config = make_config(**AUGMENT)
     loaders = [build_train_loader(scenes, config, r, world_size, start) for r in range(world_size)]
     assert [len(loader) for loader in loaders] == [5 - start] * world_size
@@ -108,7 +110,7 @@ def test_resume_at_any_step_and_world_size(scenes, one_rank, make_config, start,
 MIX = {**AUGMENT, "data.mosaic": 0.5, "data.mixup": 0.4, "data.fit": "letterbox"}
 
 
-def test_mixed_images_survive_resume_workers_and_world_size_too(scenes, make_config):
+def test_mosaic_is_the_same_after_resume_and_for_any_workers(scenes, make_config):
     config = make_config(**MIX, **{"data.sizes": (64, 128), "data.size_steps": 1})
     whole = list(build_train_loader(scenes, config, 0, 1))
     assert {batch.images.shape[-1] for batch in whole} == {64, 128}
@@ -123,7 +125,7 @@ def test_mixed_images_survive_resume_workers_and_world_size_too(scenes, make_con
     assert sorted(rest) == sorted(images_of(whole[2:]))
 
 
-def test_another_size_changes_no_draw_and_no_order(scenes, make_config):
+def test_input_size_changes_neither_draws_nor_order(scenes, make_config):
     small, large = (
         list(build_train_loader(scenes, make_config(**MIX, **{"data.sizes": (side,)}), 0, 1))
         for side in (64, 128)
@@ -132,11 +134,11 @@ def test_another_size_changes_no_draw_and_no_order(scenes, make_config):
         assert a.image_ids == b.image_ids
         kept = (a.labels >= 0).sum(1)
         assert torch.equal(kept, (b.labels >= 0).sum(1))  # the same objects ...
-        # ... in the same places, but for the rounding of where the tiles of a mosaic meet.
+        # ... in the same places, except for rounding where the tiles of a mosaic meet.
         assert torch.allclose(a.boxes * 2, b.boxes, atol=4.0)
 
 
-def test_sizes_change_with_the_global_step_alone(make_config):
+def test_input_size_depends_on_the_global_step_only(make_config):
     config = make_config(**{"data.sizes": (64, 128, 192), "data.size_steps": 5})
     sides = [input_size(config, step) for step in range(100)]
     assert set(sides) == {64, 128, 192}
@@ -144,26 +146,26 @@ def test_sizes_change_with_the_global_step_alone(make_config):
     assert input_size(make_config(), 7) == 64
 
 
-def test_sizes_on_both_sides_of_a_pyramid_level_are_refused(scenes, make_config):
+def test_sizes_on_both_sides_of_a_pyramid_level_are_rejected(scenes, make_config):
     config = make_config(**{"data.sizes": (512, 576)})
     with pytest.raises(UserError, match=r"data\.sizes \[512, 576\] and model\.image_size 64"):
         build_train_loader(scenes, config, 0, 1)
 
 
-def test_an_unreadable_partner_leaves_a_tile_without_objects(damage, scenes, make_config):
+def test_unreadable_partner_leaves_a_tile_without_objects(damage, scenes, make_config):
     config = make_config(**{"data.mosaic": 1.0, "train.epochs": 1, "data.max_bad_fraction": 1})
     loader = build_train_loader(damage([7]), config, 0, 1)
     batches = list(loader)
     valid = {i: bool(v) for b in batches for i, v in zip(b.image_ids, b.valid, strict=True)}
-    assert sum(not v for v in valid.values()) == 1  # only the image that is damaged itself
-    assert sum(loader.bad.problems.values()) > 1  # it was met as a partner too
+    assert sum(not v for v in valid.values()) == 1  # only the damaged image itself
+    assert sum(loader.bad.problems.values()) > 1  # it was also a partner
     lost = 0
-    for batch, sound in zip(batches, build_train_loader(scenes, config, 0, 1), strict=True):
+    for batch, intact in zip(batches, build_train_loader(scenes, config, 0, 1), strict=True):
         for row in batch.valid.nonzero().flatten():
             found, whole = (
                 {(*box, label) for box, label in zip(*pair, strict=True) if label >= 0}
                 for pair in (
-                    (b.boxes[row].tolist(), b.labels[row].tolist()) for b in (batch, sound)
+                    (b.boxes[row].tolist(), b.labels[row].tolist()) for b in (batch, intact)
                 )
             )
             assert found <= whole
@@ -181,7 +183,7 @@ def test_partners_count_as_samples_read(damage, make_config):
     assert loader.bad.samples_read == 4 * 6 * 8  # six batches of eight images of four samples
 
 
-def test_images_that_are_kept_are_not_overwritten(scenes, make_config):
+def test_images_in_use_are_not_overwritten(scenes, make_config):
     config = make_config(**{"data.loader_workers": 1, "data.prefetch": 1, "train.epochs": 8})
     batches, copies = [], []
     for batch in build_train_loader(scenes, config, 0, 1):
@@ -190,7 +192,7 @@ def test_images_that_are_kept_are_not_overwritten(scenes, make_config):
     assert len(batches) == 23 and all(map(torch.equal, batches, copies))
 
 
-def test_slots_are_used_again(scenes, make_config):
+def test_slots_are_reused(scenes, make_config):
     config = make_config(**{"data.loader_workers": 1, "data.prefetch": 1, "train.epochs": 8})
     places = {b.images.data_ptr() for b in build_train_loader(scenes, config, 0, 1)}
     assert len(places) <= 4
@@ -205,25 +207,25 @@ def test_resume_reads_nothing_before_its_step(scenes, make_config, monkeypatch):
     assert len(read) == 8
 
 
-def test_starting_does_not_move_the_global_random_state(scenes, make_config):
+def test_starting_does_not_advance_the_global_random_state(scenes, make_config):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     next(iter(build_train_loader(scenes, make_config(), 0, 1)))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_epoch_ends(scenes, make_config):
+def test_epochs_end_at_the_stated_steps(scenes, make_config):
     loader = build_train_loader(scenes, make_config(**{"train.epochs": 3}), 0, 1)
     assert [loader.steps_per_epoch_end(e) for e in range(3)] == [3, 6, 9]
     assert loader.total_steps == len(loader) == 9
 
 
-def test_a_world_larger_than_the_batch_is_refused(scenes, make_config):
+def test_world_larger_than_the_batch_is_rejected(scenes, make_config):
     with pytest.raises(UserError, match=r"train\.batch_size 8 is smaller than the 9 workers"):
         build_train_loader(scenes, make_config(), 0, 9)
 
 
-def test_fewer_samples_than_a_batch_is_a_warning(scenes, make_config, caplog):
+def test_fewer_samples_than_a_batch_cause_a_warning(scenes, make_config, caplog):
     loader = build_train_loader(
         scenes, make_config(**{"train.batch_size": 64, "train.epochs": 1}), 0, 1
     )
@@ -232,9 +234,9 @@ def test_fewer_samples_than_a_batch_is_a_warning(scenes, make_config, caplog):
     assert len(batch.image_ids) == 64 and len(set(batch.image_ids)) == 23
 
 
-def test_no_data_set(tmp_path, make_config):
+def test_missing_shard_set_is_reported(tmp_path, make_config):
     for build in (build_train_loader, build_eval_loader):
-        with pytest.raises(UserError, match=r"no manifest\.json"):
+        with pytest.raises(UserError, match=r"not a shard set \(manifest\.json not found\)"):
             build(str(tmp_path), make_config(), 0, 1)
 
 
@@ -255,7 +257,7 @@ def test_crowds_become_regions_to_ignore_and_empty_images_train(
 
 @pytest.fixture
 def damage(scenes, tmp_path):
-    """A copy of the scenes in which the images of some samples are overwritten."""
+    """Return a function that copies the scenes and overwrites the images of some samples."""
 
     def run(indices) -> str:
         copy = Path(shutil.copytree(scenes, tmp_path / "damaged"))
@@ -271,26 +273,26 @@ def damage(scenes, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_sample_keeps_its_place_masked(
+def test_damaged_sample_keeps_its_position_masked(
     damage, scenes, one_rank, make_config, caplog, workers
 ):
     bad = "train-0-000007"
     config = make_config(**AUGMENT, **{"data.loader_workers": workers})
     loader = build_train_loader(damage([7]), config, 0, 1)
-    met = 0
+    occurrences = 0
     for whole, batch in zip(one_rank, loader, strict=True):
         for i, image_id in enumerate(whole.image_ids):
             assert batch.valid[i] == (image_id != bad)
             if image_id == bad:
-                met += 1
+                occurrences += 1
                 assert not batch.images[i].any() and (batch.labels[i] == -1).all()
             else:
                 assert images_of([batch])[i] == images_of([whole])[i]
-    assert met >= 1 and "shard-000001.tar sample 2: not an image" in caplog.text
-    assert sum(loader.bad.problems.values()) == met
+    assert occurrences >= 1 and "shard-000001.tar sample 2: not an image" in caplog.text
+    assert sum(loader.bad.problems.values()) == occurrences
 
 
-def test_a_truncated_shard_trains_on_what_is_left(scenes, tmp_path, make_config):
+def test_truncated_shard_trains_on_the_remaining_samples(scenes, tmp_path, make_config):
     copy = Path(shutil.copytree(scenes, tmp_path / "cut"))
     path = copy / "shard-000004.tar"
     path.write_bytes(path.read_bytes()[:3000])
@@ -311,7 +313,7 @@ def test_too_many_damaged_samples_stop_the_run_with_the_list(damage, make_config
     assert "\n" not in str(caught.value)
 
 
-def test_a_label_beyond_the_classes_is_damage(scenes, tmp_path, make_config):
+def test_label_beyond_the_classes_is_a_problem(scenes, tmp_path, make_config):
     copy = Path(shutil.copytree(scenes, tmp_path / "copy"))
     manifest = load_manifest(copy).model_copy(update={"classes": ["circle"]})
     (copy / "manifest.json").write_text(manifest.model_dump_json())
@@ -325,20 +327,20 @@ def test_a_label_beyond_the_classes_is_damage(scenes, tmp_path, make_config):
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_sees_each_sample_once(scenes, make_config, world_size, workers):
+def test_evaluation_reads_each_sample_once(scenes, make_config, world_size, workers):
     config = make_config(**{"evaluate.batch_size": 4, "data.loader_workers": workers})
     seen = []
     for rank in range(world_size):
         loader = build_eval_loader(scenes, config, rank, world_size)
         batches = list(loader)
         assert len(batches) == len(loader)
-        mine = [i for batch in batches for i in batch.image_ids]
-        assert mine == [f"train-0-{i:06d}" for i in range(rank, 23, world_size)]
+        own = [i for batch in batches for i in batch.image_ids]
+        assert own == [f"train-0-{i:06d}" for i in range(rank, 23, world_size)]
         for batch in batches:
             assert batch.images.shape[1:] == (3, 64, 64)
             assert batch.sizes.tolist() == [[96, 96]] * len(batch.image_ids)
             assert [s.image_id for s in batch.samples] == batch.image_ids
-        seen += mine
+        seen += own
     assert sorted(seen) == [f"train-0-{i:06d}" for i in range(23)]
 
 
@@ -347,7 +349,7 @@ def test_evaluation_on_more_ranks_than_samples(scenes, make_config):
     assert len(loader) == 0 and list(loader) == []
 
 
-def test_evaluation_leaves_damaged_samples_out_and_says_so(damage, make_config, caplog):
+def test_evaluation_skips_damaged_samples_with_a_warning(damage, make_config, caplog):
     config = make_config(**{"evaluate.batch_size": 1})
     loader = build_eval_loader(damage([2]), config, 0, 1)
     ids = [i for batch in loader for i in batch.image_ids]
@@ -355,7 +357,7 @@ def test_evaluation_leaves_damaged_samples_out_and_says_so(damage, make_config, 
     assert "shard-000000.tar sample 2" in caplog.text
 
 
-def test_real_pictures_load(shared, tmp_path, written, make_config):
+def test_real_images_load(shared, tmp_path, written, make_config):
     source = voc_source(shared / "data/mini", "train")
     written(source, tmp_path / "out")
     config = make_config(**AUGMENT, **{"model.image_size": 128, "train.batch_size": 4})
@@ -364,16 +366,16 @@ def test_real_pictures_load(shared, tmp_path, written, make_config):
     assert 20 < np.mean([batch.images.float().mean() for batch in batches]) < 235
 
 
-def test_loading_can_move_to_a_spawned_process(scenes, one_rank, make_config):
+def test_dataset_can_be_sent_to_a_spawned_process(scenes, one_rank, make_config):
     dataset = build_train_loader(scenes, make_config(**AUGMENT), 0, 1)._dataset
     assert images_of([dataset[0].unpack()]) == images_of(one_rank[:1])  # opens files, fills caches
-    moved = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
-    assert images_of([moved[3].unpack()]) == images_of([one_rank[3]])
+    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
+    assert images_of([copy[3].unpack()]) == images_of([one_rank[3]])
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("workers", [0, 2])
-def test_beside_a_gpu_batches_are_in_page_locked_memory(scenes, one_rank, make_config, workers):
+def test_batches_are_in_page_locked_memory_beside_a_gpu(scenes, one_rank, make_config, workers):
     config = make_config(**AUGMENT, **{"data.loader_workers": workers})
     batches = list(build_train_loader(scenes, config, 0, 1))
     assert all(value.is_pinned() for batch in batches for value in batch[:5])

@@ -1,4 +1,4 @@
-"""Stopped anywhere and gone on with on any other cluster: the same batches, nothing read twice."""
+"""Test resuming at any step on any other cluster: the same batches, nothing read twice."""
 
 import os
 
@@ -33,7 +33,7 @@ def regime(request, monkeypatch):
 
 
 def rows(batches) -> list[tuple]:
-    """Every image with all that is learned from it."""
+    """Return every image with everything that is learned from it."""
     return [
         (
             image_id,
@@ -47,7 +47,7 @@ def rows(batches) -> list[tuple]:
 
 
 def global_batches(uri, config, world_size, start, stop) -> list[list[tuple]]:
-    """The images of steps ``start`` to ``stop``, as all ranks together read them, by position."""
+    """Return the images of steps ``start`` to ``stop`` over all ranks, one sorted list per step."""
     ranks = [
         list(build_train_loader(uri, config, rank, world_size, start)) for rank in range(world_size)
     ]
@@ -62,14 +62,16 @@ def global_batches(uri, config, world_size, start, stop) -> list[list[tuple]]:
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(stop=st.integers(0, STEPS), before=st.integers(1, 8), after=st.integers(1, 8))
-def test_any_step_and_any_two_clusters(scenes, make_config, regime, stop, before, after):
+def test_batches_are_the_same_for_any_step_and_any_two_world_sizes(
+    scenes, make_config, regime, stop, before, after
+):
     config = make_config(**OPTIONS)
     whole = global_batches(scenes, config, 1, 0, STEPS)
-    begun = global_batches(scenes, config, before, 0, stop)
-    assert begun + global_batches(scenes, config, after, stop, STEPS) == whole
+    first = global_batches(scenes, config, before, 0, stop)
+    assert first + global_batches(scenes, config, after, stop, STEPS) == whole
 
 
-def test_other_numbers_of_loader_processes(scenes, make_config, regime):
+def test_batches_are_the_same_for_other_numbers_of_loader_processes(scenes, make_config, regime):
     def images(workers: int, start: int) -> list[tuple]:
         config = make_config(**OPTIONS, **{"data.loader_workers": workers, "data.prefetch": 1})
         return rows(build_train_loader(scenes, config, 0, 1, start))
@@ -79,7 +81,7 @@ def test_other_numbers_of_loader_processes(scenes, make_config, regime):
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 6])
-def test_resume_reads_the_bytes_of_what_is_left_and_no_others(
+def test_resume_reads_only_the_bytes_of_the_remaining_samples(
     scenes, make_config, monkeypatch, regime, start
 ):
     read: list[tuple[str, int, int]] = []
@@ -104,11 +106,11 @@ def test_resume_reads_the_bytes_of_what_is_left_and_no_others(
         offsets = np.fromfile(f"{scenes}/{name.replace('.tar', '.index')}", "<i8").reshape(-1, 4)
         image_at, _, json_at, json_size = offsets[index - 5 * number].tolist()
         expected.append((name, image_at - BLOCK, json_at + json_size))
-    assert read == expected  # and so the sum of their bytes
+    assert read == expected
 
 
-def test_resume_fetches_no_shard_that_is_done_with(scenes, make_config, monkeypatch, tmp_path):
-    """From elsewhere too: only the shards of windows that are still to be read come."""
+def test_resume_fetches_no_shard_that_was_finished(scenes, make_config, monkeypatch, tmp_path):
+    """Of a remote set, only the shards of the remaining windows are fetched."""
     monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     options = {**OPTIONS, "data.parts": 1, "train.epochs": 1, "data.cache": str(tmp_path)}
     config = make_config(**options)
@@ -124,7 +126,7 @@ def test_resume_fetches_no_shard_that_is_done_with(scenes, make_config, monkeypa
     assert len(fetched) < 5
 
 
-def test_a_cache_below_the_working_set_is_one_line(scenes, make_config, monkeypatch, tmp_path):
+def test_cache_below_the_working_set_is_an_error(scenes, make_config, monkeypatch, tmp_path):
     config = make_config(**OPTIONS, **{"data.cache": str(tmp_path), "data.cache_gib": 1e-5})
     with pytest.raises(UserError, match=r"data\.cache_gib 1e-05 is too small .* raise it$"):
         build_train_loader(f"local://{scenes}", config, 0, 1)
@@ -134,7 +136,7 @@ def test_a_cache_below_the_working_set_is_one_line(scenes, make_config, monkeypa
     build_train_loader(scenes, config, 0, 1)  # a folder needs no cache
 
 
-def test_a_cache_without_room_to_fetch_ahead_is_warned_of(
+def test_cache_without_space_to_prefetch_causes_a_warning(
     scenes, make_config, monkeypatch, tmp_path, caplog
 ):
     monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)

@@ -1,4 +1,4 @@
-"""Properties of the global order, against the formula written out plainly."""
+"""Test the global order against its formula, written out plainly."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ counts_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 @pytest.fixture(params=["whole", "windows"])
 def regime(request, monkeypatch):
-    """Both ways of making an order, on sets that are small enough to try many."""
+    """Select one of both ways of shuffling, on sets small enough to test many."""
     if request.param == "windows":
         monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
 
@@ -25,7 +25,7 @@ def stream(order: SampleOrder, begin: int, end: int) -> list[tuple[int, int]]:
     return [order.sample(t) for t in range(begin, end)]
 
 
-def check_every_sample_once(counts, seed, parts, window):
+def check_each_sample_occurs_once(counts, seed, parts, window):
     order = SampleOrder(counts, seed, parts, window)
     for epoch in range(3):
         got = stream(order, epoch * order.n, (epoch + 1) * order.n)
@@ -34,16 +34,16 @@ def check_every_sample_once(counts, seed, parts, window):
 
 @given(counts_lists, st.integers(0, 2**31 - 1), st.integers(1, 70), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
-def test_every_sample_once_an_epoch_when_permuted_whole(counts, seed, parts, window):
-    check_every_sample_once(counts, seed, parts, window)
+def test_every_sample_occurs_once_per_epoch_when_permuted_whole(counts, seed, parts, window):
+    check_each_sample_occurs_once(counts, seed, parts, window)
 
 
 @given(counts_lists, st.integers(0, 2**31 - 1), st.integers(1, 70), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
-def test_every_sample_once_an_epoch_in_windows(counts, seed, parts, window):
+def test_every_sample_occurs_once_per_epoch_in_windows(counts, seed, parts, window):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
-        check_every_sample_once(counts, seed, parts, window)
+        check_each_sample_occurs_once(counts, seed, parts, window)
 
 
 def test_small_sets_follow_the_formula():
@@ -80,8 +80,8 @@ def test_epochs_and_seeds_differ(regime):
     assert [i for i, _ in first] != [i for i, _ in second] and first != other
 
 
-def test_the_order_never_changes(regime):
-    # Written down: another NumPy, machine or release must give this, or runs cannot be resumed.
+def test_order_never_changes(regime):
+    # Recorded: another NumPy, machine or release must give the same, or runs cannot be resumed.
     got = [i for i, _ in stream(SampleOrder([6, 6, 6], seed=3, parts=4, window=2), 0, 9)]
     whole = order_module.MAX_PERMUTED_WHOLE > 0
     assert got == (WHOLE_STREAM if whole else WINDOW_STREAM)
@@ -92,7 +92,7 @@ WINDOW_STREAM = [10, 13, 16, 5, 7, 12, 1, 4, 9]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
-def test_ranks_share_each_batch_evenly(world_size):
+def test_ranks_read_equal_shares_of_each_batch(world_size):
     for step in range(7):
         shares = [rank_positions(step, 8, rank, world_size) for rank in range(world_size)]
         assert sorted(t for s in shares for t in s) == list(range(8 * step, 8 * step + 8))
@@ -103,7 +103,7 @@ def test_ranks_share_each_batch_evenly(world_size):
 
 @given(st.integers(1, 60), st.integers(1, 32), st.integers(1, 32), st.floats(0.1, 3))
 @settings(deadline=None)
-def test_all_ranks_make_equally_many_steps_of_at_least_one_sample(n, batch, world_size, epochs):
+def test_all_ranks_make_the_same_steps_of_at_least_one_sample(n, batch, world_size, epochs):
     world_size = min(world_size, batch)
     order, steps = SampleOrder([n], seed=0), total_steps(epochs, n, batch)
     read = []
@@ -117,18 +117,18 @@ def test_all_ranks_make_equally_many_steps_of_at_least_one_sample(n, batch, worl
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 5))
-def test_epochs_end_at_the_first_step_that_completes_them(n, batch, epochs):
+def test_epoch_ends_at_the_first_step_that_completes_it(n, batch, epochs):
     ends = [epoch_end(e, n, batch) for e in range(epochs)]
     assert all((end - 1) * batch < (e + 1) * n <= end * batch for e, end in enumerate(ends))
     assert total_steps(epochs, n, batch) == ends[-1]
 
 
-def test_part_of_an_epoch_and_rounding():
+def test_steps_of_fractional_epochs_are_rounded_up():
     assert total_steps(0.5, 100, 8) == 7
     assert total_steps(0.1 + 0.2, 100, 10) == 3
 
 
-def test_a_large_set_is_planned_quickly_and_any_place_reached_at_once():
+def test_large_set_plans_only_the_windows_that_are_read():
     order = SampleOrder([1000] * 2000, seed=0, parts=64, window=4)
     got = [order.sample(t)[0] for t in range(1_500_000, 1_500_256)]
     assert len(set(got)) == 256 and len(order._epochs[0]._windows) == 64
@@ -142,7 +142,7 @@ def test_a_large_set_is_planned_quickly_and_any_place_reached_at_once():
     st.integers(1, 8),
 )
 @settings(max_examples=40, deadline=None)
-def test_windows_tell_which_shards_are_read_and_how_many_at_a_time(
+def test_reads_stay_within_the_shards_of_windows_and_the_working_set(
     counts, parts, window, world_size, ranks
 ):
     with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def test_windows_tell_which_shards_are_read_and_how_many_at_a_time(
                     assert len(read) <= order.working_set(world_size, ranks)
 
 
-def test_the_next_window_is_the_one_that_its_part_meets_next(regime):
+def test_next_window_is_the_next_of_its_part_in_the_stream(regime):
     order = SampleOrder([7, 5, 9, 6, 8, 4, 10, 3], 1, parts=3, window=2)
     last: dict[int, object] = {}
     for t in range(3 * order.n):
@@ -172,7 +172,7 @@ def test_the_next_window_is_the_one_that_its_part_meets_next(regime):
         last[at.part] = at
 
 
-def test_a_set_permuted_whole_needs_its_shards_in_the_order_of_their_first_samples():
+def test_shards_of_a_set_permuted_whole_are_ordered_by_first_use():
     counts = [6, 3, 8, 5]
     order, ends = SampleOrder(counts, seed=4), np.cumsum(counts)
     for start in (0, 9, 22, 30):
@@ -186,7 +186,7 @@ def test_a_set_permuted_whole_needs_its_shards_in_the_order_of_their_first_sampl
         assert order.working_set(8, 1) == 4
 
 
-def test_partners_are_of_the_same_window(monkeypatch):
+def test_partners_are_from_the_same_window(monkeypatch):
     monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
     counts = [7, 5, 9, 6, 8, 4, 10, 3]
     order, ends = SampleOrder(counts, 1, 3, 2), np.cumsum(counts)

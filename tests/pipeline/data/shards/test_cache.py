@@ -1,4 +1,4 @@
-"""The cache: one fetch for many processes, a byte limit, nothing half-written, whoever dies."""
+"""Test the cache: one fetch for many processes, a byte limit, and killed processes."""
 
 import hashlib
 import multiprocessing
@@ -21,7 +21,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> tuple[Path, list[Shard]]:
-    """A folder of six shards of two samples, 10 kB or so each."""
+    """Return a folder with six shards of two samples, about 10 kB each, and their entries."""
     folder = tmp_path_factory.mktemp("written")
     writer = ShardWriter(folder, max_samples=2, max_bytes=2**20)
     for i in range(12):
@@ -31,7 +31,7 @@ def written(tmp_path_factory) -> tuple[Path, list[Shard]]:
 
 @pytest.fixture
 def source(written):
-    """Copies a shard as a transfer would, and counts."""
+    """Return a source that copies shards as a transfer would, and records them."""
 
     class Source:
         def __init__(self) -> None:
@@ -50,6 +50,7 @@ def source(written):
 
 
 def get(cache: ShardCache, source, number: int) -> None:
+    """Open a shard and check its bytes and its index."""
     shard = source.shards[number]
     descriptor, index = cache.open(shard, source.fetch(shard))
     data = os.pread(descriptor, shard.bytes + 1, 0)
@@ -60,15 +61,17 @@ def get(cache: ShardCache, source, number: int) -> None:
 
 
 def kept(cache: ShardCache, source) -> list[int]:
-    here = {path.stem for path in cache.folder.glob("*.tar")}
-    return [i for i, shard in enumerate(source.shards) if shard.sha256 in here]
+    """Return the numbers of the shards in the cache."""
+    stored = {path.stem for path in cache.folder.glob("*.tar")}
+    return [i for i, shard in enumerate(source.shards) if shard.sha256 in stored]
 
 
 def space(cache: ShardCache) -> int:
+    """Return the bytes of all files of the cache."""
     return sum(path.stat().st_size for path in cache.folder.iterdir())
 
 
-def test_a_shard_is_fetched_once_and_indexed(source, tmp_path):
+def test_shard_is_fetched_once_and_indexed(source, tmp_path):
     cache = ShardCache(tmp_path / "deep/cache")
     for number in (0, 1, 0, 1):
         get(cache, source, number)
@@ -76,9 +79,9 @@ def test_a_shard_is_fetched_once_and_indexed(source, tmp_path):
     assert (tmp_path / "deep/cache").stat().st_mode & 0o077 == 0
 
 
-def test_the_least_recently_used_go_first(source, tmp_path):
+def test_least_recently_used_shards_are_evicted_first(source, tmp_path):
     cache = ShardCache(tmp_path, limit=3 * source.size)
-    for number in (0, 1, 2, 0, 3):  # 1 is now the one longest unused
+    for number in (0, 1, 2, 0, 3):  # 1 is now the least recently used
         get(cache, source, number)
         time.sleep(0.01)
     assert kept(cache, source) == [0, 2, 3] and space(cache) <= cache.limit
@@ -86,7 +89,7 @@ def test_the_least_recently_used_go_first(source, tmp_path):
     assert kept(cache, source) == [0, 1, 3]
 
 
-def test_the_limit_holds_whatever_is_read(source, tmp_path):
+def test_limit_holds_for_any_reads(source, tmp_path):
     cache = ShardCache(tmp_path, limit=int(2.5 * source.size))
     for number in [0, 1, 2, 3, 4, 5] * 3:
         get(cache, source, number)
@@ -94,18 +97,18 @@ def test_the_limit_holds_whatever_is_read(source, tmp_path):
     assert len(source.fetched) == 18
 
 
-def test_a_limit_below_one_shard_is_one_line(source, tmp_path):
+def test_limit_below_one_shard_is_an_error(source, tmp_path):
     with pytest.raises(UserError, match=r"data\.cache_gib .* cannot hold a shard of \d+ bytes"):
         get(ShardCache(tmp_path, limit=1000), source, 0)
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(source, tmp_path):
+def test_folder_that_cannot_be_created_is_an_error(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.cache .*file/cache: Not a directory"):
         get(ShardCache(tmp_path / "file/cache"), source, 0)
 
 
-def test_a_failed_transfer_leaves_nothing(source, tmp_path):
+def test_failed_transfer_leaves_nothing(source, tmp_path):
     cache, shard = ShardCache(tmp_path), source.shards[0]
 
     def broken(to: Path) -> None:
@@ -144,7 +147,7 @@ def test_many_processes_fetch_each_shard_once(source, tmp_path):
     assert sorted(log.read_text().split()) == [shard.name for shard in source.shards]
 
 
-def test_processes_that_need_more_than_fits_still_get_the_right_bytes(source, tmp_path):
+def test_processes_that_need_more_than_the_limit_get_the_right_bytes(source, tmp_path):
     cache = ShardCache(tmp_path / "cache", limit=int(3.2 * source.size))
 
     def work(first: int) -> None:
@@ -160,28 +163,28 @@ def test_processes_that_need_more_than_fits_still_get_the_right_bytes(source, tm
     assert space(cache) <= cache.limit
 
 
-def test_no_claim_becomes_a_shard_while_room_is_counted(source, tmp_path):
-    """A count that met it under neither name would let the cache outgrow its limit."""
+def test_reservation_becomes_a_shard_only_under_the_space_lock(source, tmp_path):
+    """A count that found it under neither name would let the cache exceed its limit."""
     cache, shard = ShardCache(tmp_path), source.shards[0]
-    begun, go_on = threading.Event(), threading.Event()
+    begun, proceed = threading.Event(), threading.Event()
 
     def fetch(to: Path) -> None:
         source.fetch(shard)(to)
         begun.set()
-        go_on.wait(60)
+        proceed.wait(60)
 
     thread = threading.Thread(target=cache.fetch, args=(shard, fetch))
     thread.start()
     assert begun.wait(60)
     with try_lock_file(tmp_path / "room.lock"):
-        go_on.set()
+        proceed.set()
         thread.join(0.5)
         assert thread.is_alive() and len(list(tmp_path.glob("*.partial"))) == 1
     thread.join(60)
     assert kept(cache, source) == [0] and not list(tmp_path.glob("*.partial"))
 
 
-def test_a_process_killed_in_mid_transfer_leaves_neither_lock_nor_space(source, tmp_path):
+def test_process_killed_during_a_transfer_leaves_no_lock_and_no_reserved_space(source, tmp_path):
     cache = ShardCache(tmp_path / "cache", limit=2 * source.size)
     shard = source.shards[0]
 
@@ -194,7 +197,7 @@ def test_a_process_killed_in_mid_transfer_leaves_neither_lock_nor_space(source, 
     process.start()
     while not (tmp_path / "begun").exists():
         time.sleep(0.01)
-    # While it lives, the room it has claimed counts and its shard is left to it.
+    # While it lives, its reservation counts and others do not fetch its shard.
     get(cache, source, 1)
     assert not cache.fetch(shard, source.fetch(shard), wait=False)
     os.kill(process.pid, signal.SIGKILL)
@@ -207,7 +210,7 @@ def test_a_process_killed_in_mid_transfer_leaves_neither_lock_nor_space(source, 
     assert kept(cache, source) == [0, 4]
 
 
-def test_a_file_that_something_has_cut_is_fetched_again(source, tmp_path):
+def test_truncated_file_is_fetched_again(source, tmp_path):
     cache = ShardCache(tmp_path)
     get(cache, source, 0)
     path = tmp_path / f"{source.shards[0].sha256}.tar"
@@ -216,21 +219,21 @@ def test_a_file_that_something_has_cut_is_fetched_again(source, tmp_path):
     assert source.fetched == ["shard-000000.tar"] * 2
 
 
-def test_an_absent_index_is_made_again(source, tmp_path):
+def test_shard_without_index_is_fetched_again(source, tmp_path):
     cache = ShardCache(tmp_path)
     get(cache, source, 0)
     (tmp_path / f"{source.shards[0].sha256}.index").unlink()
     get(cache, source, 0)
 
 
-def test_a_shard_with_other_samples_than_its_manifest_says_is_refused(source, tmp_path):
+def test_shard_with_another_count_than_the_manifest_is_rejected(source, tmp_path):
     shard = source.shards[0].model_copy(update={"samples": 3})
-    with pytest.raises(UserError, match="holds 2 samples, the manifest says 3"):
+    with pytest.raises(UserError, match="has 2 samples, the manifest says 3"):
         ShardCache(tmp_path).open(shard, source.fetch(shard))
 
 
-def test_an_evicted_shard_in_use_is_read_on_and_then_closed(written, tmp_path):
-    """Through ShardSet: what the cache deletes is closed when the next shard is opened."""
+def test_evicted_shard_in_use_stays_readable_and_is_then_closed(written, tmp_path):
+    """Read through ShardSet: a shard that the cache deletes is closed at the next opening."""
     from pipeline.data.shards import reader as module
     from pipeline.data.shards.manifest import Manifest
 
@@ -250,7 +253,7 @@ def test_an_evicted_shard_in_use_is_read_on_and_then_closed(written, tmp_path):
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     size = entries[0].bytes + 64
-    # fsspec's own local files stand for any protocol that it opens.
+    # fsspec's local files represent any protocol that it supports.
     uri = f"local://{folder}"
     got = module.ShardSet(uri, ShardCache(tmp_path, limit=2 * size))
     other = module.ShardSet(uri, ShardCache(tmp_path, limit=2 * size))
@@ -263,7 +266,7 @@ def test_an_evicted_shard_in_use_is_read_on_and_then_closed(written, tmp_path):
     assert list(got._open) == [4]
 
 
-def test_what_is_in_use_is_not_the_least_recently_used(written, tmp_path, monkeypatch):
+def test_shard_in_use_is_not_the_least_recently_used(written, tmp_path, monkeypatch):
     from pipeline.data.shards import reader as module
 
     monkeypatch.setattr(module, "TOUCH_SECONDS", 0.0)
@@ -272,11 +275,11 @@ def test_what_is_in_use_is_not_the_least_recently_used(written, tmp_path, monkey
     for index in (0, 2, 0, 4, 0, 6, 0, 8):
         got.read(index)
         time.sleep(0.01)
-    here = {path.stem for path in tmp_path.glob("*.tar")}
-    assert here == {entries[n].sha256 for n in (0, 3, 4)}
+    stored = {path.stem for path in tmp_path.glob("*.tar")}
+    assert stored == {entries[n].sha256 for n in (0, 3, 4)}
 
 
-def test_no_room_on_the_disk_is_one_line(source, tmp_path):
+def test_full_disk_is_an_error(source, tmp_path):
     def full(to: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -284,7 +287,7 @@ def test_no_room_on_the_disk_is_one_line(source, tmp_path):
         ShardCache(tmp_path).open(source.shards[0], full)
 
 
-def test_files_of_others_in_the_folder_stay_and_do_not_count(source, tmp_path):
+def test_other_files_in_the_folder_stay_and_do_not_count(source, tmp_path):
     names = [
         "VOC.tar",
         "shard-000000.tar",

@@ -1,4 +1,4 @@
-"""Manifests: there or not, known or too new, whole or not at all."""
+"""Test manifests: missing, too new, older, invalid, and written atomically."""
 
 import json
 from pathlib import Path
@@ -16,31 +16,32 @@ from pipeline.errors import UserError
 
 
 def change(folder: str, tmp_path: Path, **changes) -> Path:
+    """Copy a manifest with changed keys; return its folder."""
     tree = json.loads((Path(folder) / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**tree, **changes}))
     return tmp_path
 
 
-def test_it_says_what_is_in_the_set(scenes):
+def test_manifest_describes_the_set(scenes):
     manifest = load_manifest(scenes)
     assert manifest.samples == 23 and [s.samples for s in manifest.shards] == [5, 5, 5, 5, 3]
     assert manifest.boxes == sum(manifest.boxes_per_class.values()) > 23
     assert list(manifest.boxes_per_class) == manifest.classes
 
 
-def test_a_file_uri_is_the_same_as_its_path(scenes):
+def test_file_uri_equals_its_path(scenes):
     assert load_manifest(f"file://{scenes}") == load_manifest(scenes)
 
 
-def test_no_manifest_is_no_data_set(tmp_path):
-    with pytest.raises(UserError, match=r"no manifest\.json.*jobs\.prepare"):
+def test_folder_without_manifest_is_not_a_shard_set(tmp_path):
+    with pytest.raises(UserError, match=r"\(manifest\.json not found\); .*jobs\.prepare"):
         load_manifest(tmp_path)
 
 
-def test_a_newer_format_is_named(scenes, tmp_path):
-    # A newer format may also have fields unknown here; the version is what the message is about.
+def test_newer_format_is_reported(scenes, tmp_path):
+    # A newer format may also have unknown fields; the message must be about the version.
     folder = change(scenes, tmp_path, format_version=99, codec="av2")
-    with pytest.raises(UserError, match="format version 99 is newer than 2"):
+    with pytest.raises(UserError, match=r"has format 99, written by a newer version .* up to 2"):
         load_manifest(folder)
 
 
@@ -78,12 +79,12 @@ def test_manifest_of_format_1_loads_with_current_problem_kinds(tmp_path):
         ({"problems": [{"file": "a", "kind": [], "reason": "b"}]}, "problems.0.kind"),
     ],
 )
-def test_a_wrong_manifest_is_refused(scenes, tmp_path, changes, reason):
+def test_invalid_manifest_is_rejected(scenes, tmp_path, changes, reason):
     with pytest.raises(UserError, match=f"not a manifest: .*{reason}"):
         load_manifest(change(scenes, tmp_path, **changes))
 
 
-def test_broken_json_is_refused(tmp_path):
+def test_broken_json_is_rejected(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format_version": 1,')
     with pytest.raises(UserError, match="cannot be read"):
         load_manifest(tmp_path)
@@ -98,27 +99,27 @@ def test_broken_json_is_refused(tmp_path):
         ("nothing://host/set", "nothing://host/set: cannot be read: .*not known"),
     ],
 )
-def test_addresses_that_are_no_plain_prefix_are_refused_without_their_secrets(uri, reason):
+def test_url_that_is_not_a_plain_prefix_is_rejected_without_its_secrets(uri, reason):
     with pytest.raises(UserError, match=reason) as caught:
         load_manifest(uri)
     assert "secret" not in str(caught.value)
 
 
-def test_a_crash_while_writing_leaves_no_manifest(scenes, tmp_path, monkeypatch):
+def test_crash_while_writing_leaves_no_manifest(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("crash")))
     with pytest.raises(OSError, match="crash"):
         write_manifest(load_manifest(scenes), tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_differing_class_lists_are_both_named(scenes):
+def test_different_class_lists_are_both_reported(scenes):
     manifest = load_manifest(scenes)
     require_classes(scenes, manifest, manifest.classes, "model M")
     with pytest.raises(UserError, match=r"has the classes circle, .*; model M has star, circle"):
         require_classes(scenes, manifest, ["star", "circle"], "model M")
 
 
-def test_content_hash_follows_shards_and_classes_only(scenes, tmp_path):
+def test_content_hash_depends_on_shards_and_classes_only(scenes, tmp_path):
     manifest = load_manifest(scenes)
     renamed = load_manifest(change(scenes, tmp_path, name="other", problems=[]))
     fewer = load_manifest(

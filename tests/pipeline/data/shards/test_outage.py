@@ -1,4 +1,4 @@
-"""A shard server that is gone for half a minute, with the waits that users have."""
+"""Test a shard server that is down for half a minute, with the default delays."""
 
 import shutil
 import threading
@@ -11,7 +11,9 @@ from tests.nginx import Nginx
 
 
 @pytest.mark.integration
-def test_a_server_down_for_30_seconds_is_waited_for(scenes, tmp_path, make_config, caplog):
+def test_loader_survives_a_server_that_is_down_for_30_seconds(
+    scenes, tmp_path, make_config, caplog
+):
     server = Nginx(Path(shutil.copytree(scenes, tmp_path / "served")), tmp_path / "nginx")
     config = make_config(**{"train.epochs": 1.0, "data.cache": str(tmp_path / "cache")})
     server.start()
@@ -25,6 +27,7 @@ def test_a_server_down_for_30_seconds_is_waited_for(scenes, tmp_path, make_confi
         again.join()
         server.stop()
     expected = build_train_loader(scenes, config, 0, 1)
-    for got, wanted in zip(batches, expected, strict=True):
-        assert got.image_ids == wanted.image_ids and bool((got.images == wanted.images).all())
+    for batch, reference in zip(batches, expected, strict=True):
+        assert batch.image_ids == reference.image_ids
+        assert bool((batch.images == reference.images).all())
     assert "retrying in" in caplog.text

@@ -170,14 +170,14 @@ def test_more_than_was_announced_is_not_taken(server, cache):
 def test_an_absent_shard_is_said_at_once(server, cache):
     (server.root / "shard-000000.tar").unlink()
     server.start()
-    with pytest.raises(UserError, match=r"shard-000000\.tar: absent, though the manifest needs"):
+    with pytest.raises(UserError, match=r"shard-000000\.tar: missing, but the manifest lists it"):
         ShardSet(server.uri, cache).read(0)
     assert server.requests("shard-000000.tar") == 1
 
 
 def test_no_manifest(server):
     server.start()
-    with pytest.raises(UserError, match=r"/elsewhere: no manifest\.json, so no shard set"):
+    with pytest.raises(UserError, match=r"/elsewhere: not a shard set \(manifest\.json not"):
         ShardSet(f"{server.uri}/elsewhere")
 
 
@@ -212,10 +212,10 @@ def test_a_failed_prefetch_says_nothing_until_the_shard_is_needed(server, cache,
     with caplog.at_level(logging.DEBUG, "pipeline.data.shards.prefetcher"):
         shards.prefetch([1])
         deadline = time.monotonic() + 20
-        while "not fetched ahead" not in caplog.text and time.monotonic() < deadline:
+        while "not prefetched" not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert "not fetched ahead" in caplog.text and shards.read(0).image
-    with pytest.raises(UserError, match="absent"):
+    assert "not prefetched" in caplog.text and shards.read(0).image
+    with pytest.raises(UserError, match="missing"):
         shards.read(5)
 
 
@@ -225,8 +225,8 @@ def test_verification_over_http(server):
     (server.root / "shard-000002.index").unlink()
     (server.root / "shard-000004.tar").unlink()
     faults = verify(server.uri).faults
-    assert any("shard-000002.index: absent" in fault for fault in faults)
-    assert any("shard-000004.tar: absent" in fault for fault in faults)
+    assert any("shard-000002.index: missing" in fault for fault in faults)
+    assert any("shard-000004.tar: missing" in fault for fault in faults)
 
 
 def test_credentials_for_http_come_from_the_environment(server):

@@ -83,16 +83,16 @@ def test_a_changed_and_an_absent_shard_are_one_line_each(bucket, tmp_path):
     assert shards.read(0).image
     with pytest.raises(UserError, match=r"000001\.tar: received 4000 bytes, .*\(2 attempts\)"):
         shards.read(5)
-    with pytest.raises(UserError, match=r"shard-000002\.tar: absent"):
+    with pytest.raises(UserError, match=r"shard-000002\.tar: missing"):
         shards.read(10)
     faults = verify(uri).faults
-    assert any("shard-000002.tar: absent" in fault for fault in faults)
+    assert any("shard-000002.tar: missing" in fault for fault in faults)
 
 
 def test_no_manifest_and_no_bucket(bucket):
     _, name, _ = bucket
     for uri in (f"s3://{name}/other", "s3://no-such-bucket-here/train"):
-        with pytest.raises(UserError, match=r"no manifest\.json, so no shard set"):
+        with pytest.raises(UserError, match=r"not a shard set \(manifest\.json not found\)"):
             load_manifest(uri)
 
 

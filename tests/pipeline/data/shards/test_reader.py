@@ -1,4 +1,4 @@
-"""Shards: plain tars with an index, read by position, robust against what may happen to files."""
+"""Test shards: plain tars with an index, read by position, robust against damaged files."""
 
 import hashlib
 import pickle
@@ -30,7 +30,7 @@ def test_limits_start_new_shards(tmp_path):
     assert [s.samples for s in writer.close()] == [3, 2, 1, 1]
 
 
-def test_a_shard_is_a_plain_tar_without_times_or_owners(scenes):
+def test_shard_is_a_plain_tar_without_times_or_owners(scenes):
     with tarfile.open(Path(scenes) / "shard-000001.tar") as tar:
         members = tar.getmembers()
     assert [m.name for m in members[:4]] == [
@@ -42,7 +42,7 @@ def test_a_shard_is_a_plain_tar_without_times_or_owners(scenes):
     assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in members} == {(0, 0, 0, "", 0o644)}
 
 
-def test_webdataset_reads_them(scenes):
+def test_webdataset_reads_shards(scenes):
     tars = sorted(str(path) for path in Path(scenes).glob("*.tar"))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))
     shards = ShardSet(scenes)
@@ -52,25 +52,25 @@ def test_webdataset_reads_them(scenes):
         assert (sample["jpg"], sample["json"]) == (raw.image, raw.json)
 
 
-def test_hashes_and_sizes_are_those_of_the_files(scenes):
+def test_hashes_and_sizes_match_the_files(scenes):
     for shard in load_manifest(scenes).shards:
         data = (Path(scenes) / shard.name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
 
 
-def test_any_sample_in_any_order(scenes):
+def test_samples_are_read_in_any_order(scenes):
     shards = ShardSet(scenes)
     ids = {i: Sample.from_json(shards.read(i).json).image_id for i in (22, 0, 7, 5, 4)}
     assert ids == {i: f"train-0-{i:06d}" for i in ids}
 
 
-def test_it_travels_to_another_process_after_use(scenes):
+def test_shard_set_can_be_pickled_after_use(scenes):
     shards = ShardSet(scenes)
     first = shards.read(3)
     assert pickle.loads(pickle.dumps(shards)).read(3) == first  # noqa: S301 - our own bytes
 
 
-def test_few_files_stay_open(scenes, monkeypatch):
+def test_open_files_are_limited(scenes, monkeypatch):
     monkeypatch.setattr("pipeline.data.shards.reader.MAX_OPEN_SHARDS", 2)
     shards = ShardSet(scenes)
     expected = [ShardSet(scenes).read(i) for i in range(23)]
@@ -78,7 +78,7 @@ def test_few_files_stay_open(scenes, monkeypatch):
     assert len(shards._open) == 2
 
 
-def test_no_samples(copy):
+def test_shard_set_without_samples_is_rejected(copy):
     manifest = load_manifest(copy)
     empty = manifest.model_copy(update={"samples": 0, "shards": []})
     (copy / "manifest.json").write_text(empty.model_dump_json())
@@ -88,19 +88,19 @@ def test_no_samples(copy):
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".index"])
-def test_an_absent_file_is_named_at_the_start(copy, suffix):
+def test_missing_file_is_reported_at_the_start(copy, suffix):
     (copy / f"shard-000002{suffix}").unlink()
-    with pytest.raises(UserError, match=f"shard-000002{suffix}: not found"):
+    with pytest.raises(UserError, match=f"shard-000002{suffix}: missing"):
         ShardSet(copy)
 
 
-def test_an_index_of_another_length_is_named_at_the_start(copy):
+def test_index_of_another_length_is_reported_at_the_start(copy):
     shutil.copy(copy / "shard-000004.index", copy / "shard-000001.index")
     with pytest.raises(UserError, match=r"shard-000001\.index: does not match the manifest"):
         ShardSet(copy)
 
 
-def test_a_cut_tar_is_warned_of_and_gives_less(copy, caplog):
+def test_truncated_tar_causes_a_warning_and_lost_samples(copy, caplog):
     whole = [ShardSet(copy).read(i) for i in range(23)]
     path = copy / "shard-000002.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -111,7 +111,7 @@ def test_a_cut_tar_is_warned_of_and_gives_less(copy, caplog):
     assert got[10] == whole[10] and got[14] == ShardSet(copy).read(14) != whole[14]
 
 
-def test_index_rows_that_lie_outside_give_nothing(copy):
+def test_index_rows_outside_the_file_read_nothing(copy):
     path = index_path(copy / "shard-000000.tar")
     rows = np.fromfile(path, "<i8").reshape(-1, 4)
     rows[0, 0], rows[1, 1], rows[2, 3] = -1, 2**62, 2**40

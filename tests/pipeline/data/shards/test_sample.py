@@ -1,4 +1,4 @@
-"""A sample's JSON says what it means, or is refused."""
+"""Test the JSON of samples: valid, or rejected with a reason."""
 
 import json
 
@@ -20,7 +20,7 @@ GOOD = {
 }
 
 
-def test_json_and_back():
+def test_sample_survives_json():
     sample = Sample.make(**GOOD)
     assert json.loads(sample.to_json()) == GOOD
     assert Sample.from_json(sample.to_json()) == sample
@@ -30,25 +30,32 @@ def test_json_and_back():
     ("change", "reason"),
     [
         ({"labels": []}, "differ in length"),
-        ({"boxes": [[5, 5, 5, 9]]}, "empty or leaves the image"),
-        ({"boxes": [[0, 0, 41, 9]]}, "empty or leaves the image"),
-        ({"boxes": [[0, 0, float("nan"), 9]]}, "empty or leaves the image"),
+        ({"boxes": [[5, 5, 5, 9]]}, "empty or extends beyond the image"),
+        ({"boxes": [[0, 0, 41, 9]]}, "empty or extends beyond the image"),
+        ({"boxes": [[0, 0, float("nan"), 9]]}, "empty or extends beyond the image"),
         ({"boxes": [[0, 0, 9]]}, "of length 4"),
         ({"width": 0}, ">= 1"),
         ({"width": 10**400}, "<="),
         ({"width": 40.5}, "Expected `int`, got `float`"),
         ({"labels": ["2"]}, "Expected `int`, got `str`"),
         ({"crowd": [1]}, "Expected `bool`, got `int`"),
-        ({"more": 1}, "unknown field `more`"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, reason):
+def test_inconsistent_fields_are_rejected(change, reason):
     fields = {**GOOD, **change}
     with pytest.raises(SampleError, match=reason):
         Sample.make(**fields)
     if "NaN" not in (text := json.dumps(fields)):
         with pytest.raises(SampleError, match=f"^damaged JSON: .*{reason}"):
             Sample.from_json(text.encode())
+
+
+def test_unknown_field_is_rejected():
+    fields = {**GOOD, "more": 1}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'more'"):
+        Sample.make(**fields)
+    with pytest.raises(SampleError, match="^damaged JSON: .*unknown field `more`"):
+        Sample.from_json(json.dumps(fields).encode())
 
 
 @pytest.mark.parametrize(
@@ -63,14 +70,14 @@ def test_what_does_not_fit_is_refused(change, reason):
         json.dumps(GOOD).encode() + b" x",
     ],
 )
-def test_what_is_no_sample_is_refused(text):
+def test_data_that_is_not_a_sample_is_rejected(text):
     with pytest.raises(SampleError, match="^damaged JSON: "):
         Sample.from_json(text)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
 @pytest.mark.parametrize("field", ["boxes", "area"])
-def test_numbers_are_finite(field, number):
+def test_numbers_that_are_not_finite_are_rejected(field, number):
     text = json.dumps(GOOD).replace("30.0", number) if field == "boxes" else json.dumps(GOOD)
     text = text.replace("12.5", number) if field == "area" else text
     assert number in text
@@ -82,7 +89,7 @@ def test_numbers_are_finite(field, number):
     ("crowd", "objects"),
     [([False, False], [0, 1]), ([True, False], [1]), ([True, True], []), ([], [])],
 )
-def test_a_crowd_is_no_object(crowd, objects):
+def test_crowd_regions_are_not_objects(crowd, objects):
     boxes = np.array([[0.0, 1.5, 40.0, 30.0], [1.0, 2.0, 3.0, 4.0]])
     many = len(crowd)
     fields = {"boxes": boxes[:many].tolist(), "labels": [0] * many, "difficult": [False] * many}

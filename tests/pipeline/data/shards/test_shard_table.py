@@ -1,4 +1,4 @@
-"""A manifest's shards as columns read like the list they stand for."""
+"""Test that the columns of a manifest's shards behave like a list of shards."""
 
 import json
 
@@ -31,7 +31,7 @@ def manifest(shards) -> Manifest:
     )
 
 
-def test_a_table_reads_like_a_list():
+def test_table_reads_like_a_list():
     table = ShardTable()
     assert all(table.add(row) for row in ROWS)
     assert len(table) == 5 and list(table) == SHARDS == table and table == table[:]
@@ -42,7 +42,7 @@ def test_a_table_reads_like_a_list():
         table[5]
 
 
-def test_a_written_manifest_comes_back_the_same_and_as_columns(tmp_path):
+def test_written_manifest_is_read_unchanged_and_as_columns(tmp_path):
     written = manifest(SHARDS)
     write_manifest(written, tmp_path)
     read = load_manifest(tmp_path)
@@ -67,7 +67,7 @@ def test_a_written_manifest_comes_back_the_same_and_as_columns(tmp_path):
         ({"more": 1}, r"shards\.3\.more"),
     ],
 )
-def test_a_wrong_shard_is_named(tmp_path, change, message):
+def test_invalid_shard_is_reported(tmp_path, change, message):
     tree = manifest(SHARDS).model_dump()
     tree["shards"][3].update(change)
     (tmp_path / "manifest.json").write_text(json.dumps(tree))
@@ -75,7 +75,7 @@ def test_a_wrong_shard_is_named(tmp_path, change, message):
         load_manifest(tmp_path)
 
 
-def test_shards_elsewhere_in_the_tree_do_not_count(tmp_path):
+def test_shards_elsewhere_in_the_json_do_not_count(tmp_path):
     tree = manifest(SHARDS).model_dump()
     tree["boxes_per_class"] = ROWS[0]
     (tmp_path / "manifest.json").write_text(json.dumps(tree))

@@ -1,4 +1,4 @@
-"""Shards with one known fault each: named by verification, and masked and counted in training."""
+"""Test shards with one fault each: reported by verification, masked and counted in training."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def overwrite(folder: Path, at: int, data: bytes) -> None:
 
 
 def rename(folder: Path, at: int, name: str) -> None:
-    """Give the member whose data lie at ``at`` another name, with a right checksum."""
+    """Rename the member whose data are at byte ``at``, with a correct checksum."""
     with (folder / SHARD).open("rb") as file:
         file.seek(at - BLOCK)
         header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "strict")
@@ -45,13 +45,13 @@ def rename(folder: Path, at: int, name: str) -> None:
     overwrite(folder, at - BLOCK, header.tobuf(tarfile.USTAR_FORMAT))
 
 
-def cut(folder: Path, at: int) -> None:
+def truncate(folder: Path, at: int) -> None:
     with (folder / SHARD).open("r+b") as file:
         file.truncate(at)
 
 
 def set_json(folder: Path, row: int, **changes) -> None:
-    """Replace fields of a sample's JSON by others in no more bytes."""
+    """Replace fields of a sample's JSON without changing its size."""
     at, size = rows_of(folder)[row, 2:]
     tree = json.loads((folder / SHARD).read_bytes()[at : at + size])
     tree = {**tree, **changes, "file_name": ""}
@@ -60,12 +60,12 @@ def set_json(folder: Path, row: int, **changes) -> None:
     overwrite(folder, at, text.ljust(size))
 
 
-def cut_in_a_member(folder):
-    cut(folder, rows_of(folder)[3, 0] + 100)
+def truncated_in_a_member(folder):
+    truncate(folder, rows_of(folder)[3, 0] + 100)
 
 
-def cut_at_a_record(folder):
-    cut(folder, rows_of(folder)[3, 0] - BLOCK)
+def truncated_between_members(folder):
+    truncate(folder, rows_of(folder)[3, 0] - BLOCK)
 
 
 def damaged_header(folder):
@@ -157,22 +157,32 @@ def negative_index(folder):
 
 
 FAULTS = [
-    # what is done, what verification says, what training says, the samples that are lost
-    (cut_in_a_member, "inside member '000000008.jpg'", "shard-000001.tar is truncated at", [8, 9]),
-    (cut_at_a_record, "no mark of its end follows", "shard-000001.tar is truncated at", [8, 9]),
+    # damage, message of the verification, message of the training, lost samples
+    (
+        truncated_in_a_member,
+        "inside member '000000008.jpg'",
+        "shard-000001.tar is truncated at",
+        [8, 9],
+    ),
+    (
+        truncated_between_members,
+        "its end marker is missing",
+        "shard-000001.tar is truncated at",
+        [8, 9],
+    ),
     (damaged_header, "damaged header at byte", "damaged header at byte", [7]),
     (wrong_size_in_a_header, "its checksum is wrong", "its checksum is wrong", [7]),
-    (missing_json, "has no 000000007.json after it", "is followed by '000000007.txt'", [7]),
-    (json_of_another, "has no 000000007.json after it", "is followed by '000000009.json'", [7]),
+    (missing_json, "instead of 000000007.json", "is paired with '000000007.txt'", [7]),
+    (json_of_another, "instead of 000000007.json", "is paired with '000000009.json'", [7]),
     (json_without_a_field, "got `null` - at `$.boxes`", "damaged JSON: ", [7]),
-    (box_outside, "is empty or leaves the image", "is empty or leaves the image", [7]),
+    (box_outside, "is empty or extends beyond the", "or extends beyond the image", [7]),
     (nan_coordinate, "malformed: invalid character", "malformed: invalid character", [7]),
     (infinite_area, "malformed: invalid character", "malformed: invalid character", [7]),
     (parent_in_a_name, "member name '../../000000007.jpg'", "'../../000000007.jpg' is not", [7]),
     (absolute_name, "member name '/etc/000000007.jpg'", "'/etc/000000007.jpg' is not", [7]),
     (link_member, "'000000007.jpg' is not a regular", "'000000007.jpg' is not a regular", [7]),
     (shifted_index, "shard-000001.index: does not match", "damaged header at byte", [7]),
-    (crossed_index, "shard-000001.index: does not match", "instead of its JSON", [7]),
+    (crossed_index, "shard-000001.index: does not match", "is paired with", [7]),
     (repeated_row, "shard-000001.index: does not match", "points to 000000006 twice", [7]),
     (repeated_rows, "shard-000001.index: does not match", "points to 00000000", [7, 8]),
     (negative_index, "shard-000001.index: does not match", "its index does not match", [7]),
@@ -182,7 +192,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("damage", "verified", "trained", "lost"), FAULTS, ids=[row[0].__name__ for row in FAULTS]
 )
-def test_a_fault_is_named_and_costs_no_other_sample(
+def test_fault_is_reported_and_affects_no_other_sample(
     folder, scenes, make_config, damage, verified, trained, lost
 ):
     damage(folder)
@@ -199,7 +209,7 @@ def test_a_fault_is_named_and_costs_no_other_sample(
     assert all("shard-000001.tar sample" in p and trained in p for p in loader.bad.problems)
 
 
-def test_an_index_that_leads_ahead_costs_one_sample(folder, scenes):
+def test_index_that_points_to_a_later_sample_loses_one_sample(folder, scenes):
     whole, rows = ShardSet(scenes), rows_of(folder)
     rows[2] = rows[4]
     rows.tofile((folder / SHARD).with_suffix(".index"))
@@ -212,11 +222,11 @@ def test_an_index_that_leads_ahead_costs_one_sample(folder, scenes):
     assert [raw.image for raw in found] == expected
 
 
-def test_a_repeated_key_is_named_and_harms_no_reading(folder, scenes, make_config):
+def test_repeated_key_is_reported_and_does_not_affect_reading(folder, scenes, make_config):
     for column in (0, 2):
         at = rows_of(folder)[2, column]
         rename(folder, at, f"000000006.{'json' if column else 'jpg'}")
-    twice = "shard-000001.tar 000000006: the key is in shard-000001.tar as well"
+    twice = "shard-000001.tar 000000006: the key is also in shard-000001.tar"
     found = verify(str(folder))
     assert twice in found.faults and found.samples == 23
     assert not any("manifest.json" in fault for fault in found.faults)
@@ -229,12 +239,12 @@ def test_a_repeated_key_is_named_and_harms_no_reading(folder, scenes, make_confi
         assert batch.valid.all() and bool((batch.images == whole.images).all())
 
 
-def test_a_key_that_another_shard_has_is_named(folder):
+def test_key_of_another_shard_is_reported(folder):
     for column in (0, 2):
         at = rows_of(folder)[0, column]
         rename(folder, at, f"000000001.{'json' if column else 'jpg'}")
     faults = verify(str(folder)).faults
-    assert "shard-000001.tar 000000001: the key is in shard-000000.tar as well" in faults
+    assert "shard-000001.tar 000000001: the key is also in shard-000000.tar" in faults
 
 
 def test_counts_hashes_and_files_are_compared(folder):
@@ -250,7 +260,7 @@ def test_counts_hashes_and_files_are_compared(folder):
     assert "shard-000099.tar: not in the manifest" in faults and len(faults) == 4
 
 
-def test_what_lies_behind_a_fault_is_checked_too(folder):
+def test_samples_after_a_fault_are_checked(folder):
     damaged_header(folder)
     set_json(folder, 4, boxes=None)
     found = verify(str(folder))
@@ -261,37 +271,41 @@ def test_what_lies_behind_a_fault_is_checked_too(folder):
     assert counts == ["manifest.json: its counts were not compared, as samples are lost"]
 
 
-def test_many_lost_samples_are_one_line(folder):
-    cut_in_a_member(folder)
+def test_lost_samples_of_a_shard_are_one_line(folder):
+    truncated_in_a_member(folder)
     lost = [fault for fault in verify(str(folder)).faults if " lost: " in fault]
-    assert len(lost) == 1 and lost[0].startswith(f"{SHARD}: sample 3 and 1 behind it are lost: ")
+    assert len(lost) == 1 and lost[0].startswith(f"{SHARD}: sample 3 and 1 after it are lost: ")
 
 
-def test_counts_are_compared_where_only_the_end_mark_is_lost(folder):
+def test_counts_are_compared_if_only_the_end_marker_is_lost(folder):
     os.truncate(folder / SHARD, (folder / SHARD).stat().st_size - 2 * BLOCK)
     tree = json.loads((folder / "manifest.json").read_text())
     tree["boxes"] += 1
     (folder / "manifest.json").write_text(json.dumps(tree))
     found = verify(str(folder))
-    assert found.samples == 23 and any("no mark of its end" in fault for fault in found.faults)
+    assert found.samples == 23 and any(
+        "its end marker is missing" in fault for fault in found.faults
+    )
     (counts,) = [fault for fault in found.faults if "manifest.json" in fault]
     assert counts.startswith("manifest.json: boxes ")
 
 
-def test_what_is_sound_has_no_faults(scenes):
+def test_valid_set_has_no_faults(scenes):
     assert verify(scenes).faults == []
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damaged_header, "was written wrong: damaged header at byte"),
-        (missing_json, "has no 000000007.json after it"),
+        (damaged_header, "not a valid shard: damaged header at byte"),
+        (missing_json, "instead of 000000007.json"),
         (parent_in_a_name, "member name '../../000000007.jpg' is not"),
-        (cut_at_a_record, "no mark of its end follows"),
+        (truncated_between_members, "its end marker is missing"),
     ],
 )
-def test_a_wrong_shard_with_a_right_hash_never_enters_the_cache(folder, tmp_path, damage, message):
+def test_invalid_shard_with_the_right_hash_never_enters_the_cache(
+    folder, tmp_path, damage, message
+):
     damage(folder)
     path = folder / SHARD
     old = load_manifest(folder).shards[1]

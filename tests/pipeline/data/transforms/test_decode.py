@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the same RGB pixels, and every damaged one an error."""
+"""Test that every image format decodes to the same RGB pixels, and damage is an error."""
 
 import io
 
@@ -34,7 +34,7 @@ def test_lossless_formats_give_the_exact_pixels(colours, kind):
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_jpeg_gives_what_pillow_gives(colours, options):
+def test_jpeg_gives_the_pixels_of_pillow(colours, options):
     data = save(colours, "JPEG", quality=95, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert abs(decode_image(data).astype(int) - expected).max() <= 3
@@ -68,7 +68,7 @@ def test_transparent_pixels_are_white():
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_exif_orientation_is_applied_unless_told_not_to(colours, turn, kind):
+def test_exif_orientation_is_applied_by_default(colours, turn, kind):
     exif = Image.Exif()
     exif[0x0112] = turn
     data = save(colours, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
@@ -82,13 +82,13 @@ def test_exif_orientation_is_applied_unless_told_not_to(colours, turn, kind):
     assert np.array_equal(decode_image(data), turn_upright(stored, turn))
 
 
-def test_a_much_larger_jpeg_is_decoded_at_a_fraction(colours):
+def test_much_larger_jpeg_is_decoded_at_a_fraction(colours):
     data = save(colours.resize((641, 480)), "JPEG")
     assert decode_image(data, min_size=(320, 200)).shape == (240, 321, 3)
     assert decode_image(data, min_size=(400, 100)).shape == (480, 641, 3)
 
 
-def test_formats_are_told_by_their_bytes(colours):
+def test_formats_are_detected_from_their_bytes(colours):
     names = [image_format(save(colours, kind)) for kind in ("JPEG", "PNG", "BMP")]
     assert names == ["jpg", "png", None]
 
@@ -102,31 +102,31 @@ def test_formats_are_told_by_their_bytes(colours):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
     ],
 )
-def test_what_is_no_image_is_an_error_that_says_so(data, reason):
+def test_data_that_is_not_an_image_is_an_error(data, reason):
     with pytest.raises(ImageError, match=reason):
         decode_image(data)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_picture_cut_short_is_an_error(colours, kind, share):
+def test_truncated_image_is_an_error(colours, kind, share):
     data = save(colours.resize((200, 150)), kind)
     with pytest.raises(ImageError, match="damaged"):
         decode_image(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
-def test_a_jpeg_with_foreign_bytes_inside_is_an_error_though_others_accept_it(colours, mode):
+def test_jpeg_with_foreign_bytes_that_pillow_accepts_is_an_error(colours, mode):
     data = bytearray(save(colours.resize((400, 300)).convert(mode), "JPEG", quality=90))
     middle = len(data) // 2
-    data[middle : middle + 40] = b"\xff\xd0" * 20  # restart markers that belong nowhere
+    data[middle : middle + 40] = b"\xff\xd0" * 20  # misplaced restart markers
     Image.open(io.BytesIO(data)).load()  # Pillow accepts it
     with pytest.raises(ImageError, match="damaged JPEG"):
         decode_image(bytes(data))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_more_pixels_than_the_limit_are_refused_before_decoding(colours, monkeypatch, kind):
+def test_more_pixels_than_the_limit_are_rejected_before_decoding(colours, monkeypatch, kind):
     monkeypatch.setattr(decode, "MAX_PIXELS", 48 * 32 - 1)
     with pytest.raises(ImageError, match="48x32 pixels exceed the limit of 1535"):
         decode_image(save(colours, kind))
