@@ -1,1 +1,1 @@
-"""From detections to figures: COCO's average precision, exact over any number of ranks."""
+"""From detections to metrics: COCO's average precision, exact over any number of ranks."""

@@ -1,7 +1,9 @@
-"""COCO's twelve figures by pycocotools, from detections in the original image's pixels.
+"""COCO's twelve metrics by pycocotools, from detections in pixels of the original image.
 
-Crowd regions are ignored as COCO says (any number of detections may fall into one). Difficult
-objects of VOC are neither found nor missed: they are ignored too, but take one detection each.
+Crowd regions are ignored as COCO says: each absorbs any number of detections. Difficult objects of
+VOC count neither as found nor as missed: they are ignored too, but absorb one detection each.
+
+Shape letters: D detections of an image, C classes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from pipeline.data import Sample
 
-NAMES = (
+METRIC_NAMES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
 )
@@ -27,23 +29,23 @@ NAMES = (
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """Detections of one image: boxes (D, 4) xyxy in its own pixels, scores (D,), labels (D,)."""
+    """The detections of one image: boxes (D,4) xyxy in its own pixels, scores (D,), labels (D,)."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
 
 
-Scored = tuple[Sample, ImageDetections]
+ScoredImage = tuple[Sample, ImageDetections]
 
 
 @dataclass(frozen=True)
 class CocoResult:
-    """Figures of one evaluation.
+    """The metrics of one evaluation.
 
-    metrics: COCO's figures by name; those without any object to find are left out.
-    per_class: class -> {"ap", "ap50"}, for classes that occur.
-    precision: (101, C) precision at IoU 0.5 over recall 0, 0.01 .. 1; -1 for absent classes.
+    metrics: COCO's metrics by name, without those that no object counts for.
+    per_class: class -> {"ap", "ap50"}, for classes with objects.
+    precision: (101,C) precision at IoU 0.5 over recall 0, 0.01 .. 1; -1 without objects.
     """
 
     metrics: dict[str, float]
@@ -52,7 +54,7 @@ class CocoResult:
 
 
 class _CocoEval(COCOeval):
-    """COCOeval that ignores difficult objects without making crowds of them."""
+    """COCOeval that ignores difficult objects without treating them as crowds."""
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -61,22 +63,22 @@ class _CocoEval(COCOeval):
                 item["ignore"] = item["ignore"] or item["difficult"]
 
 
-def evaluate_coco(scored: Sequence[Scored], classes: Sequence[str]) -> CocoResult:
-    """Score detections against their images' objects, in COCO's protocol (at most 100 an image)."""
+def evaluate_coco(scored: Sequence[ScoredImage], classes: Sequence[str]) -> CocoResult:
+    """Score detections against the objects by COCO's protocol, at most 100 detections per image."""
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _ground_truth(scored, classes)
-        found = _detections(truth, scored)
-        evaluation = _CocoEval(truth, found, "bbox")
+        ground_truth = _ground_truth(scored, classes)
+        found = _detections(ground_truth, scored)
+        evaluation = _CocoEval(ground_truth, found, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     metrics = {
         name: float(value)
-        for name, value in zip(NAMES, evaluation.stats, strict=True)
+        for name, value in zip(METRIC_NAMES, evaluation.stats, strict=True)
         if value >= 0.0
     }
-    # precision: (10 IoU thresholds, 101 recalls, C classes, 4 areas, 3 detection limits)
-    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    # (10 IoU thresholds, 101 recalls, C, 4 areas, 3 detection limits)
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # (10,101,C)
     return CocoResult(metrics, _per_class(precision, classes), precision[0])
 
 
@@ -93,7 +95,7 @@ def _per_class(
     }
 
 
-def _ground_truth(scored: Sequence[Scored], classes: Sequence[str]) -> COCO:
+def _ground_truth(scored: Sequence[ScoredImage], classes: Sequence[str]) -> COCO:
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for number, (sample, _) in enumerate(scored, start=1):
@@ -102,7 +104,7 @@ def _ground_truth(scored: Sequence[Scored], classes: Sequence[str]) -> COCO:
         for (x1, y1, x2, y2), label, crowd, difficult, area in zip(*columns, strict=True):
             objects.append(
                 {
-                    "id": len(objects) + 1,  # 0 would read as "not matched" in COCOeval
+                    "id": len(objects) + 1,  # 0 means "not matched" in COCOeval
                     "image_id": number,
                     "category_id": label + 1,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
@@ -121,7 +123,7 @@ def _ground_truth(scored: Sequence[Scored], classes: Sequence[str]) -> COCO:
     return coco
 
 
-def _detections(truth: COCO, scored: Sequence[Scored]) -> COCO:
+def _detections(ground_truth: COCO, scored: Sequence[ScoredImage]) -> COCO:
     rows = [
         np.column_stack(
             [
@@ -136,8 +138,8 @@ def _detections(truth: COCO, scored: Sequence[Scored]) -> COCO:
     ]
     table = np.concatenate(rows) if rows else np.empty((0, 7))
     if len(table):
-        return truth.loadRes(table.astype(np.float64))
-    empty = COCO()  # loadRes refuses an empty table
-    empty.dataset = {**truth.dataset, "annotations": []}
+        return ground_truth.loadRes(table.astype(np.float64))
+    empty = COCO()  # loadRes rejects an empty table
+    empty.dataset = {**ground_truth.dataset, "annotations": []}
     empty.createIndex()
     return empty

@@ -1,4 +1,4 @@
-"""Run a detector over a shard set, each rank over its share, and score the whole on rank 0."""
+"""Run a detector over a shard set, each rank on its share, and score all of it on rank 0."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from model.postprocess import Detections, postprocess
 from pipeline.config import EvaluateConfig
 from pipeline.data import EvalBatch
 from pipeline.distributed.world import World
-from pipeline.evaluation.coco import CocoResult, ImageDetections, Scored, evaluate_coco
+from pipeline.evaluation.coco import CocoResult, ImageDetections, ScoredImage, evaluate_coco
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What rank 0 knows after an evaluation: the figures and every image's detections."""
+    """The result of an evaluation on rank 0: the metrics and the detections of every image."""
 
     result: CocoResult
-    scored: list[Scored]
+    scored: list[ScoredImage]
 
 
 def evaluate(
@@ -32,10 +32,10 @@ def evaluate(
     config: EvaluateConfig,
     world: World,
 ) -> Evaluation | None:
-    """Score a detector (in eval mode) on a set that is split over the ranks.
+    """Score a detector (in eval mode) on a shard set that is split over the ranks.
 
-    Every rank calls it with its own share; rank 0 gets the result, the others None. Images are
-    scored in the order of their ids, so the figures do not depend on the number of ranks.
+    Every rank calls it with its own share; it returns the result on rank 0 and None on the others.
+    Images are scored in the order of their ids: the metrics do not depend on the number of ranks.
     """
     own = list(detect(detector, batches, config, world.device))
     parts = world.gather(own)
@@ -51,18 +51,18 @@ def detect(
     batches: Iterable[EvalBatch],
     config: EvaluateConfig,
     device: torch.device,
-) -> Iterator[Scored]:
-    """Each sample with its detections in the original image's pixels."""
+) -> Iterator[ScoredImage]:
+    """Yield each sample with its detections in pixels of the original image."""
     for batch in batches:
         found = infer(detector, batch.images.to(device), config)
         scale = box_scale(batch.visible_sizes, batch.images.shape[-1]).to(device)
-        limits = batch.sizes.repeat(1, 2).float().to(device)  # a letterbox shows more
+        limits = batch.sizes.repeat(1, 2).float().to(device)  # a letterbox is larger
         boxes = torch.minimum(found.boxes * scale[:, None], limits[:, None])
         yield from zip(batch.samples, _to_images(boxes, found), strict=True)
 
 
 def infer(detector: Detector, images: Tensor, config: EvaluateConfig) -> Detections:
-    """Detections (B, D) of images (B, 3, S, S), boxes in the input's pixels."""
+    """Return the detections (B,D) of images (B,3,S,S), with boxes in pixels of the input."""
     predictions = detector(images)
     return postprocess(
         predictions.deltas.float(),
@@ -78,7 +78,7 @@ def infer(detector: Detector, images: Tensor, config: EvaluateConfig) -> Detecti
 
 
 def box_scale(sizes: Tensor, side: int) -> Tensor:
-    """Factors (B, 4) from the square input back to what it shows (B, 2) of width, height."""
+    """Return the factors (B,4) from the input of a ``side`` to the (B,2) width, height it shows."""
     return torch.cat([sizes, sizes], dim=1).float() / side
 
 

@@ -1,4 +1,4 @@
-"""What the run shows of an evaluation: pictures, curves and figures per class."""
+"""Log an evaluation to the run: images with boxes, precision-recall curves, metrics per class."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipeline.evaluation.evaluate import Evaluation
 from pipeline.reports import Boxes, contact_sheet, pr_curves
 from pipeline.tracking import Tracker
 
-DRAWN_SCORE = 0.3  # weaker detections would hide the picture
+MIN_DRAWN_SCORE = 0.3  # weaker detections would hide the image
 
-Pair = tuple[np.ndarray, Boxes, Boxes]
+DrawnImage = tuple[np.ndarray, Boxes, Boxes]  # pixels (H,W,3), objects, detections
 
 
 def report_evaluation(
@@ -28,8 +28,8 @@ def report_evaluation(
 ) -> None:
     """Add ``pictures/SPLIT.jpg``, ``curves/SPLIT.png`` and ``evaluation/SPLIT.json`` to the run."""
     result = evaluation.result
-    figures = {"metrics": result.metrics, "per_class": result.per_class}
-    tracker.log_text(json.dumps(figures, indent=1), f"evaluation/{split}.json")
+    metrics = {"metrics": result.metrics, "per_class": result.per_class}
+    tracker.log_text(json.dumps(metrics, indent=1), f"evaluation/{split}.json")
     if result.per_class:
         curves = {
             name: result.precision[:, index]
@@ -38,16 +38,16 @@ def report_evaluation(
         }
         recall = np.linspace(0.0, 1.0, len(result.precision))
         tracker.log_figure(pr_curves(recall, curves), f"curves/{split}.png")
-    pairs = dict(_pairs(evaluation, shards, len(classes), pictures))
-    if pairs:
-        sheet = contact_sheet(list(pairs.values()), classes, names=list(pairs))
+    images = dict(_drawn_images(evaluation, shards, len(classes), pictures))
+    if images:
+        sheet = contact_sheet(list(images.values()), classes, names=list(images))
         tracker.log_image(sheet, f"pictures/{split}.jpg")
 
 
-def _pairs(
+def _drawn_images(
     evaluation: Evaluation, shards: ShardSet, classes: int, count: int
-) -> Iterator[tuple[str, Pair]]:
-    """The first images of the set, with their objects and the detections worth drawing."""
+) -> Iterator[tuple[str, DrawnImage]]:
+    """Yield the names of the first images of the set, with their objects and strong detections."""
     detections = {sample.image_id: found for sample, found in evaluation.scored}
     for index in range(min(count, len(shards))):
         raw = shards.read(index)
@@ -55,11 +55,11 @@ def _pairs(
             sample = parse_sample(raw, classes)
             image = decode_image(raw.image, upright=False)
         except ImageError:
-            continue  # the evaluation has named it already
+            continue  # the evaluation has reported it
         if sample.image_id not in detections:
             continue
         found = detections[sample.image_id]
-        strong = found.scores >= DRAWN_SCORE
-        truth = Boxes(np.array(sample.boxes).reshape(-1, 4), np.array(sample.labels, np.int64))
-        drawn = Boxes(found.boxes[strong], found.labels[strong], found.scores[strong])
-        yield sample.file_name, (image, truth, drawn)
+        strong = found.scores >= MIN_DRAWN_SCORE
+        objects = Boxes(np.array(sample.boxes).reshape(-1, 4), np.array(sample.labels, np.int64))
+        detected = Boxes(found.boxes[strong], found.labels[strong], found.scores[strong])
+        yield sample.file_name, (image, objects, detected)

@@ -1,4 +1,4 @@
-"""COCO figures on cases whose answer is known."""
+"""Test the COCO metrics on cases with known results."""
 
 import json
 from pathlib import Path
@@ -54,22 +54,22 @@ def test_wrong_class_scores_zero() -> None:
     assert result.metrics["ap"] == 0.0
 
 
-def test_nothing_to_find_has_no_figure() -> None:
+def test_image_without_objects_has_no_metrics() -> None:
     result = evaluate_coco([(sample(boxes=(), labels=()), detections())], CLASSES)
     assert "ap" not in result.metrics
     assert result.per_class == {}
 
 
-def test_no_images_at_all() -> None:
+def test_no_images_give_no_metrics() -> None:
     assert evaluate_coco([], CLASSES).metrics == {}
 
 
-def test_a_stronger_false_alarm_halves_precision() -> None:
+def test_false_positive_with_a_higher_score_halves_precision() -> None:
     found = detections([OTHER, BOX], [0.9, 0.8], [0, 0])
     assert evaluate_coco([(sample(), found)], CLASSES).metrics["ap50"] == pytest.approx(0.5)
 
 
-def test_an_image_without_objects_still_counts_false_alarms() -> None:
+def test_image_without_objects_counts_false_positives() -> None:
     scored = [
         (sample("0"), detections([BOX], [0.5], [0])),
         (sample("1", boxes=(), labels=()), detections([BOX], [0.9], [0])),
@@ -78,7 +78,7 @@ def test_an_image_without_objects_still_counts_false_alarms() -> None:
 
 
 @pytest.mark.parametrize("kind", ["difficult", "crowd"])
-def test_ignored_objects_are_neither_found_nor_missed(kind: str) -> None:
+def test_ignored_objects_count_neither_as_found_nor_as_missed(kind: str) -> None:
     truth = sample(boxes=(BOX, OTHER), labels=(0, 0), **{kind: [False, True]})
     for found in (
         detections([BOX], [0.9], [0]),
@@ -87,7 +87,7 @@ def test_ignored_objects_are_neither_found_nor_missed(kind: str) -> None:
         assert evaluate_coco([(truth, found)], CLASSES).metrics["ap"] == pytest.approx(1.0)
 
 
-def test_a_crowd_takes_any_number_of_detections_a_difficult_object_one() -> None:
+def test_crowd_absorbs_any_number_of_detections_and_a_difficult_object_one() -> None:
     def ap50(kind: str) -> float:
         truth = sample(boxes=(BOX, OTHER), labels=(0, 0), **{kind: [False, True]})
         found = detections([OTHER, OTHER, BOX], [0.95, 0.94, 0.9], [0, 0, 0])
@@ -98,7 +98,7 @@ def test_a_crowd_takes_any_number_of_detections_a_difficult_object_one() -> None
 
 
 def test_equals_pycocotools_on_real_annotations(shared: Path) -> None:
-    """Truth as detections, with noise, against pycocotools fed with COCO's own json."""
+    """Compare noisy ground truth as detections with pycocotools on COCO's own JSON."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,4 +1,4 @@
-"""Evaluation over ranks: the same figures for any number of them."""
+"""Test evaluation over ranks: the same metrics for any number of them."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def figures(uri: str, world: World) -> dict[str, float] | None:
     torch.manual_seed(0)
     classes = load_manifest(uri).classes
     detector = build_detector("slim", "retinanet", len(classes), 64).eval()
-    # One image at a time, so that no figure depends on who shares a batch with whom.
+    # One image per batch: no metric depends on which images are in a batch.
     tree = {"model": {"image_size": 64}, "evaluate": {"batch_size": 1, "score_threshold": 0.0}}
     config = Config.from_dict({**tree, "data": {"loader_workers": 0}})
     batches = build_eval_loader(uri, config, world.rank, world.size)
@@ -38,17 +38,17 @@ def _rank(rank: int, uri: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_four_ranks_find_what_one_finds(scenes: dict[str, str], tmp_path: Path) -> None:
+def test_four_ranks_give_the_metrics_of_one(scenes: dict[str, str], tmp_path: Path) -> None:
     mp.spawn(_rank, args=(scenes["test"], str(tmp_path)), nprocs=4)
     alone = figures(scenes["test"], World())
     assert json.loads((tmp_path / "figures.json").read_text()) == alone
     assert alone is not None
     assert alone["images"] == 6
-    assert alone["ar_100"] > 0  # an untrained detector still hits something
+    assert alone["ar_100"] > 0  # an untrained detector still finds something
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
-def test_classes_suppress_each_other_where_asked(class_agnostic: bool) -> None:
+def test_class_agnostic_nms_suppresses_across_classes(class_agnostic: bool) -> None:
     torch.manual_seed(0)
     detector = build_detector("slim", "retinanet", 3, 64).eval()
     config = Config.from_dict(
@@ -66,6 +66,6 @@ def test_classes_suppress_each_other_where_asked(class_agnostic: bool) -> None:
     assert (overlaps[~same].max() <= limit) == class_agnostic
 
 
-def test_boxes_go_back_to_the_original_size() -> None:
+def test_boxes_are_scaled_to_the_original_size() -> None:
     scale = box_scale(torch.tensor([[640, 480], [100, 300]]), 320)
     assert scale.tolist() == [[2.0, 1.5, 2.0, 1.5], [100 / 320, 300 / 320, 100 / 320, 300 / 320]]

@@ -1,4 +1,4 @@
-"""`jobs.evaluate`: registered weights score as they did in training, on their own classes only."""
+"""Test `jobs.evaluate`: registered weights score as in training, on their own classes only."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.training.fit import fit
 
 
-def test_a_registered_version_scores_as_in_training(small: Config, tmp_path: Path) -> None:
+def test_registered_version_scores_as_in_training(small: Config, tmp_path: Path) -> None:
     result = fit(small.replace({"registry.name": "shapes"}), run="one")
     model = ["--model", "models:/shapes/1", "--tracking.uri", result.tracking_uri]
     scored = evaluate.main([*model, "--data", str(small.data.test)])
@@ -19,7 +19,7 @@ def test_a_registered_version_scores_as_in_training(small: Config, tmp_path: Pat
         for name, value in result.metrics.items()
         if name.startswith("test/")
     }
-    # Not the batch sizes of training, so equal but for the last bits.
+    # Other batch sizes than in training: equal except for the last bits.
     assert scored["metrics"] == pytest.approx(expected, abs=1e-3)
     assert scored["images"] == 6
 
