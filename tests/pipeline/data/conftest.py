@@ -1,4 +1,4 @@
-"""Small data sets with one known fault each."""
+"""Fixtures that build small data sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Encode = Callable[..., bytes]
 
 
 def picture(width: int = 40, height: int = 30, seed: int = 0) -> np.ndarray:
-    """A smooth picture (H,W,3), different in every corner and for every seed."""
+    """Return a smooth image (H,W,3) that differs in every corner and for every seed."""
     x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
     planes = np.stack([x + 0 * y, y + 0 * x, (x + y) / 2], 2)
     return (planes * 200 + 20 + seed % 30).astype(np.uint8)
@@ -30,14 +30,14 @@ def picture(width: int = 40, height: int = 30, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def encode() -> Encode:
-    """Bytes of a picture: ``encode("JPEG", 40, 30, **options of Pillow's save)``."""
+    """Return ``encode("JPEG", 40, 30, **options of Pillow's save)``: bytes of an image."""
 
-    def made(kind: str = "JPEG", width: int = 40, height: int = 30, **options: Any) -> bytes:
+    def run(kind: str = "JPEG", width: int = 40, height: int = 30, **options: Any) -> bytes:
         out = io.BytesIO()
         Image.fromarray(picture(width, height)).save(out, kind, **options)
         return out.getvalue()
 
-    return made
+    return run
 
 
 OBJECT = """<object><name>{0}</name><difficult>{5}</difficult><bndbox><xmin>{1}</xmin><ymin>{2}
@@ -46,7 +46,7 @@ OBJECT = """<object><name>{0}</name><difficult>{5}</difficult><bndbox><xmin>{1}<
 
 @pytest.fixture
 def voc(tmp_path: Path, encode: Encode) -> Any:
-    """A VOC folder to fill: ``voc.add("a", [("cat", 1, 1, 10, 10)])``; ``voc.root``."""
+    """Return a VOC folder to fill: ``voc.add("a", [("cat", 1, 1, 10, 10)])``; ``voc.root``."""
 
     class Voc:
         root = tmp_path / "voc"
@@ -85,9 +85,9 @@ def voc(tmp_path: Path, encode: Encode) -> Any:
 
 @pytest.fixture
 def coco(tmp_path: Path, encode: Encode) -> Any:
-    """Writes a COCO json and its images: ``coco(annotations, **replaced keys)`` -> (dir, file)."""
+    """Return ``coco(annotations, **replaced keys)``, which writes a folder of images and a JSON."""
 
-    def made(annotations: list[dict[str, Any]], **other: Any) -> tuple[Path, Path]:
+    def run(annotations: list[dict[str, Any]], **other: Any) -> tuple[Path, Path]:
         images = tmp_path / "images"
         images.mkdir(exist_ok=True)
         (images / "one.jpg").write_bytes(encode())
@@ -101,35 +101,35 @@ def coco(tmp_path: Path, encode: Encode) -> Any:
         file.write_text(json.dumps(tree))
         return images, file
 
-    return made
+    return run
 
 
-def write(source: Source, out: Path, **options: Any) -> Manifest:
+def _convert(source: Source, out: Path, **options: Any) -> Manifest:
     """Convert a source as the job does."""
     arguments = {"name": source.name, "split": "train", "classes": source.classes, **options}
     return convert(source.images, source.problems, out, source=source.kind, **arguments)
 
 
 @pytest.fixture
-def written() -> Callable[..., Manifest]:
-    """``written(source, out, **options of convert)``."""
-    return write
+def convert_source() -> Callable[..., Manifest]:
+    """Return ``convert_source(source, out, **options of convert)``."""
+    return _convert
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A shard set of 23 generated scenes in shards of 5."""
+    """Return a shard set of 23 generated images in shards of 5."""
     out = tmp_path_factory.mktemp("scenes") / "train"
-    write(shapes_source(23, "train", size=96), out, shard_samples=5)
+    _convert(shapes_source(23, "train", size=96), out, shard_samples=5)
     return str(out)
 
 
 @pytest.fixture
 def make_config() -> Callable[..., Config]:
-    """``make_config(**{"train.epochs": 2})``: 64 px input, global batch 8, loading in process."""
+    """Return ``make_config(**{"train.epochs": 2})``: 64 px, global batch 8, no loader processes."""
     base = {"model.image_size": 64, "train.batch_size": 8, "data.loader_workers": 0}
 
-    def made(**overrides: Any) -> Config:
+    def run(**overrides: Any) -> Config:
         return Config().replace({**base, **overrides})
 
-    return made
+    return run

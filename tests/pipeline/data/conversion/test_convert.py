@@ -15,9 +15,9 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_same_source_gives_same_bytes(tmp_path, written):
+def test_same_source_gives_same_bytes(tmp_path, convert_source):
     for name in ("a", "b"):
-        written(shapes_source(7, "train", 64), tmp_path / name, shard_samples=3)
+        convert_source(shapes_source(7, "train", 64), tmp_path / name, shard_samples=3)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert set(contents(tmp_path / "a")) == {
         "manifest.json",
@@ -25,39 +25,41 @@ def test_same_source_gives_same_bytes(tmp_path, written):
     }
 
 
-def test_fingerprint_depends_on_content_not_on_sharding(tmp_path, written):
-    one = written(shapes_source(7, "train", 64), tmp_path / "a", shard_samples=3)
-    two = written(shapes_source(7, "train", 64), tmp_path / "b", shard_bytes=15_000, name="other")
-    three = written(shapes_source(7, "train", 64, seed=1), tmp_path / "c")
+def test_fingerprint_depends_on_content_not_on_sharding(tmp_path, convert_source):
+    one = convert_source(shapes_source(7, "train", 64), tmp_path / "a", shard_samples=3)
+    two = convert_source(
+        shapes_source(7, "train", 64), tmp_path / "b", shard_bytes=15_000, name="other"
+    )
+    three = convert_source(shapes_source(7, "train", 64, seed=1), tmp_path / "c")
     assert one.fingerprint == two.fingerprint != three.fingerprint
     assert len(one.shards) == 3 and one.content_hash != two.content_hash
 
 
-def test_existing_set_is_replaced_only_with_overwrite(tmp_path, written):
+def test_existing_set_is_replaced_only_with_overwrite(tmp_path, convert_source):
     out = tmp_path / "out"
-    written(shapes_source(7, "train", 64), out, shard_samples=2)
+    convert_source(shapes_source(7, "train", 64), out, shard_samples=2)
     with pytest.raises(UserError, match="already contains a shard set; .* --overwrite"):
-        written(shapes_source(3, "train", 64), out)
-    written(shapes_source(3, "train", 64), out, overwrite=True)
+        convert_source(shapes_source(3, "train", 64), out)
+    convert_source(shapes_source(3, "train", 64), out, overwrite=True)
     assert load_manifest(out).samples == 3
     assert set(contents(out)) == {"manifest.json", "shard-000000.tar", "shard-000000.index"}
 
 
-def test_folders_with_other_files_are_rejected_unchanged(tmp_path, written):
+def test_folders_with_other_files_are_rejected_unchanged(tmp_path, convert_source):
     (tmp_path / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(UserError, match=r"contains other files \(thesis\.txt\)"):
-            written(shapes_source(1, "train", 64), tmp_path, overwrite=overwrite)
+            convert_source(shapes_source(1, "train", 64), tmp_path, overwrite=overwrite)
     with pytest.raises(UserError, match="is a file"):
-        written(shapes_source(1, "train", 64), tmp_path / "thesis.txt")
+        convert_source(shapes_source(1, "train", 64), tmp_path / "thesis.txt")
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
 
 
-def test_leftovers_of_a_killed_conversion_are_deleted(tmp_path, written):
+def test_leftovers_of_a_killed_conversion_are_deleted(tmp_path, convert_source):
     (tmp_path / ".partial").mkdir()
     (tmp_path / ".partial" / "shard-000000.tar").write_bytes(b"half")
     (tmp_path / "shard-000009.tar").write_bytes(b"old")
-    written(shapes_source(1, "train", 64), tmp_path)
+    convert_source(shapes_source(1, "train", 64), tmp_path)
     assert set(contents(tmp_path)) == {"manifest.json", "shard-000000.tar", "shard-000000.index"}
 
 
@@ -66,55 +68,55 @@ def failing(images):
     raise RuntimeError("power cut")
 
 
-def test_failed_conversion_leaves_the_old_set_or_nothing(tmp_path, written):
+def test_failed_conversion_leaves_the_old_set_or_nothing(tmp_path, convert_source):
     out = tmp_path / "out"
     source = shapes_source(3, "train", 64)
     source.images = failing(source.images)
     with pytest.raises(RuntimeError, match="power cut"):
-        written(source, out)
+        convert_source(source, out)
     assert not out.exists()
-    written(shapes_source(2, "train", 64), out)
+    convert_source(shapes_source(2, "train", 64), out)
     before = contents(out)
     source.images = failing(shapes_source(3, "train", 64).images)
     with pytest.raises(RuntimeError, match="power cut"):
-        written(source, out, overwrite=True)
+        convert_source(source, out, overwrite=True)
     assert contents(out) == before
 
 
-def test_full_disk_raises_user_error(tmp_path, written, monkeypatch):
+def test_full_disk_raises_user_error(tmp_path, convert_source, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="No space left on device; no shard set was written"):
-        written(shapes_source(2, "train", 64), tmp_path / "out")
+        convert_source(shapes_source(2, "train", 64), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_strict_rejects_any_problem(voc, tmp_path, written, capsys):
+def test_strict_rejects_any_problem(voc, tmp_path, convert_source, capsys):
     voc.add("a", [("cat", 1, 1, 9, 9), ("cat", 9, 9, 3, 3)])
     with pytest.raises(UserError, match=r"1 problems with --strict; the first: a\.xml: box"):
-        written(voc_source(voc.root, "train"), tmp_path / "out", strict=True)
+        convert_source(voc_source(voc.root, "train"), tmp_path / "out", strict=True)
     assert not (tmp_path / "out").exists() and "a.xml: cat" in capsys.readouterr().err
 
 
-def test_set_without_usable_images_is_rejected(voc, tmp_path, written):
+def test_set_without_usable_images_is_rejected(voc, tmp_path, convert_source):
     voc.add("a", [("cat", 1, 1, 9, 9)], image=b"no image")
     with pytest.raises(UserError, match=r"no usable image; .*a\.jpg: image skipped: not an"):
-        written(voc_source(voc.root, "train"), tmp_path / "out")
+        convert_source(voc_source(voc.root, "train"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_class_names_raise(voc, tmp_path, written):
+def test_missing_class_names_raise(voc, tmp_path, convert_source):
     voc.add("a")
     with pytest.raises(UserError, match="no class names found; give them with --classes"):
-        written(voc_source(voc.root, "train"), tmp_path / "out")
+        convert_source(voc_source(voc.root, "train"), tmp_path / "out")
 
 
-def test_format_problems_counts_and_lists_each_kind(voc, tmp_path, written):
+def test_format_problems_counts_and_lists_each_kind(voc, tmp_path, convert_source):
     voc.add("a", [("cat", 1, 1, 9, 9)] + [("cat", 9, 9, 3, 3)] * 25)
     voc.list("gone")
-    manifest = written(voc_source(voc.root, "train"), tmp_path / "out")
+    manifest = convert_source(voc_source(voc.root, "train"), tmp_path / "out")
     text = format_problems(manifest.problems)
     assert text.startswith("problems: 25 x box dropped\n  a.xml: cat [8.0, 8.0, 3.0, 3.0]: empty\n")
     assert "... and 5 more, all in manifest.json" in text

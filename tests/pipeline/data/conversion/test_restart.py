@@ -46,38 +46,42 @@ def interrupting(source: Source, after: int) -> Source:
 
 
 @pytest.fixture
-def interrupted(tmp_path, written, counted):
+def interrupted(tmp_path, convert_source, counted):
     """Return the folder of a conversion of 7 scenes, interrupted after two shards of 2."""
     with pytest.raises(KeyboardInterrupt):
-        written(interrupting(shapes_source(7, "train", 64), 5), tmp_path / "out", shard_samples=2)
+        convert_source(
+            interrupting(shapes_source(7, "train", 64), 5), tmp_path / "out", shard_samples=2
+        )
     assert counted == ["000000", "000001"] and not (tmp_path / "out/manifest.json").exists()
     counted.clear()
     return tmp_path / "out"
 
 
-def test_finished_shards_are_reused(interrupted, tmp_path, written, counted, capsys):
-    written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
+def test_finished_shards_are_reused(interrupted, tmp_path, convert_source, counted, capsys):
+    convert_source(shapes_source(7, "train", 64), interrupted, shard_samples=2)
     assert counted == ["000002", "000003"]
     assert "4 images were done before" in capsys.readouterr().err
-    written(shapes_source(7, "train", 64), tmp_path / "whole", shard_samples=2)
+    convert_source(shapes_source(7, "train", 64), tmp_path / "whole", shard_samples=2)
     assert contents(interrupted) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
     "change", [{"shard_samples": 3}, {"seed": 1}, {"classes": ["star", "circle", "cross"]}]
 )
-def test_shards_of_other_options_are_rewritten(interrupted, tmp_path, written, counted, change):
+def test_shards_of_other_options_are_rewritten(
+    interrupted, tmp_path, convert_source, counted, change
+):
     options = {"shard_samples": 2, **change}
     source = shapes_source(7, "train", 64, seed=options.pop("seed", 0))
-    written(source, interrupted, **options)
+    convert_source(source, interrupted, **options)
     assert counted[0] == "000000"
     again = shapes_source(7, "train", 64, seed=change.get("seed", 0))
-    written(again, tmp_path / "whole", **options)
+    convert_source(again, tmp_path / "whole", **options)
     assert contents(interrupted) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "result", "index", "no index"])
-def test_damaged_shard_is_rewritten(interrupted, written, counted, damage):
+def test_damaged_shard_is_rewritten(interrupted, convert_source, counted, damage):
     shard = interrupted / ".partial/000001/shard-000000.tar"
     data = shard.read_bytes()
     if damage == "truncated":
@@ -90,69 +94,76 @@ def test_damaged_shard_is_rewritten(interrupted, written, counted, damage):
         shard.with_suffix(".index").unlink()
     else:
         (shard.parent / "done.json").write_text("{")
-    written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
+    convert_source(shapes_source(7, "train", 64), interrupted, shard_samples=2)
     assert counted == ["000001", "000002", "000003"]
     assert not verify(str(interrupted)).faults
 
 
-def test_shards_of_another_version_are_rewritten(interrupted, tmp_path, written, counted):
+def test_shards_of_another_version_are_rewritten(interrupted, tmp_path, convert_source, counted):
     former = FORMAT_1.read_text()
     assert "format_version" not in former
     (interrupted / ".partial/000001/done.json").write_text(former)
     path = interrupted / ".partial/000000/done.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    written(shapes_source(7, "train", 64), interrupted, shard_samples=2)
+    convert_source(shapes_source(7, "train", 64), interrupted, shard_samples=2)
     assert counted == ["000000", "000001", "000002", "000003"]
     # The former result is of these very images: the bytes of shards have not changed.
     shards = load_manifest(interrupted).shards
     assert shards[1].sha256 == json.loads(former)["shard"]["sha256"]
 
 
-def test_changed_annotation_rewrites_its_shard(voc, tmp_path, written, counted):
+def test_changed_annotation_rewrites_its_shard(voc, tmp_path, convert_source, counted):
     for number in range(4):
         voc.add(f"{number}", [("cat", 1, 1, 9, 9)])
     with pytest.raises(KeyboardInterrupt):
-        written(interrupting(voc_source(voc.root, "train"), 3), tmp_path / "out", shard_samples=1)
+        convert_source(
+            interrupting(voc_source(voc.root, "train"), 3), tmp_path / "out", shard_samples=1
+        )
     assert counted == ["000000", "000001"]
     counted.clear()
     xml = voc.root / "Annotations/1.xml"
     xml.write_text(xml.read_text().replace("<xmax>9", "<xmax>19"))
-    written(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
+    convert_source(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
     assert counted == ["000001", "000002", "000003"]
 
 
-def test_problems_of_reused_shards_are_reported(voc, tmp_path, written):
+def test_problems_of_reused_shards_are_reported(voc, tmp_path, convert_source):
     for number in range(3):
         voc.add(f"{number}", [("cat", 9, 9, 1, 1), ("cat", 1, 1, 9, 9)])
     with pytest.raises(KeyboardInterrupt):
-        written(interrupting(voc_source(voc.root, "train"), 2), tmp_path / "out", shard_samples=1)
-    manifest = written(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
+        convert_source(
+            interrupting(voc_source(voc.root, "train"), 2), tmp_path / "out", shard_samples=1
+        )
+    manifest = convert_source(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
     assert manifest.problem_counts() == {"box dropped": 3, "near duplicate": 2}
     assert manifest.boxes == 3
 
 
-def test_skipped_images_leave_no_gap_in_shard_numbers(voc, tmp_path, written):
+def test_skipped_images_leave_no_gap_in_shard_numbers(voc, tmp_path, convert_source):
     for number in range(4):
         bad = {"image": b"no image"} if number in (0, 1) else {}
         voc.add(f"{number}", [("cat", 1, 1, 9, 9)], **bad)
-    manifest = written(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
+    manifest = convert_source(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
     assert [shard.name for shard in manifest.shards] == ["shard-000000.tar", "shard-000001.tar"]
     assert manifest.samples == 2 and manifest.problem_counts()["image skipped"] == 2
 
 
-def test_second_conversion_into_one_folder_raises(tmp_path, written, monkeypatch):
+def test_second_conversion_into_one_folder_raises(tmp_path, convert_source, monkeypatch):
     run = ShardTask.run
 
     def run_with_another(self, tick):
         def another():
             tick()  # a shard is half-written now
             with pytest.raises(UserError, match="another conversion is writing there"):
-                written(shapes_source(1, "train", 64), tmp_path / "out")
+                convert_source(shapes_source(1, "train", 64), tmp_path / "out")
 
         return run(self, another)
 
     monkeypatch.setattr(ShardTask, "run", run_with_another)
-    assert written(shapes_source(3, "train", 64), tmp_path / "out", shard_samples=2).samples == 3
+    assert (
+        convert_source(shapes_source(3, "train", 64), tmp_path / "out", shard_samples=2).samples
+        == 3
+    )
     assert not verify(str(tmp_path / "out")).faults
 
 
@@ -165,33 +176,33 @@ def test_staged_set_is_not_visible_until_published(tmp_path):
     assert not out.exists()
 
 
-def test_progress_reports_rate_and_time_left(tmp_path, written, monkeypatch, capsys):
+def test_progress_reports_rate_and_time_left(tmp_path, convert_source, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.progress.REPORT_SECONDS", 0.0)
-    written(shapes_source(3, "train", 64), tmp_path / "out", total=3)
+    convert_source(shapes_source(3, "train", 64), tmp_path / "out", total=3)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("  converting train: 1/3 images, ") and "/s, " in lines[0]
     assert lines[2].endswith(" 0 s left") and lines[3].startswith("  converting train: 3 images")
 
 
 @pytest.mark.integration
-def test_ray_gives_the_same_bytes_and_errors(tmp_path, written, voc, counted):
+def test_ray_gives_the_same_bytes_and_errors(tmp_path, convert_source, voc, counted):
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     try:
         for workers in (1, 2, 3):
             out = tmp_path / f"{workers}"
-            written(shapes_source(23, "train", 64), out, shard_samples=4, workers=workers)
+            convert_source(shapes_source(23, "train", 64), out, shard_samples=4, workers=workers)
             assert contents(out) == contents(tmp_path / "1")
         stopped = interrupting(shapes_source(23, "train", 64), 13)
         with pytest.raises(KeyboardInterrupt):
-            written(stopped, tmp_path / "out", shard_samples=4, workers=2)
+            convert_source(stopped, tmp_path / "out", shard_samples=4, workers=2)
         finished = {
             result.parent.name for result in (tmp_path / "out").glob(".partial/*/done.json")
         }
         assert finished
         counted.clear()
-        written(shapes_source(23, "train", 64), tmp_path / "out", shard_samples=4)
+        convert_source(shapes_source(23, "train", 64), tmp_path / "out", shard_samples=4)
         assert sorted([*counted, *finished]) == [f"{i:06d}" for i in range(6)]
         assert contents(tmp_path / "out") == contents(tmp_path / "1")
 
@@ -202,6 +213,6 @@ def test_ray_gives_the_same_bytes_and_errors(tmp_path, written, voc, counted):
         with pytest.raises(
             UserError, match=r"a\.jpg: deleted during the conversion, or not visible to all nodes"
         ):
-            written(source, tmp_path / "gone", workers=2)
+            convert_source(source, tmp_path / "gone", workers=2)
     finally:
         ray.shutdown()

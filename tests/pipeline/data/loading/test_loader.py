@@ -241,11 +241,11 @@ def test_missing_shard_set_is_reported(tmp_path, make_config):
 
 
 def test_crowds_become_regions_to_ignore_and_empty_images_train(
-    coco, tmp_path, written, make_config
+    coco, tmp_path, convert_source, make_config
 ):
     rows = [{"bbox": [0, 0, 20, 15]}, {"bbox": [20, 15, 20, 15], "iscrowd": 1}]
     images = [{"id": i, "file_name": "one.jpg", "width": 40, "height": 30} for i in (7, 8)]
-    written(coco_source(*coco(rows, images=images)), tmp_path / "out")
+    convert_source(coco_source(*coco(rows, images=images)), tmp_path / "out")
     config = make_config(**{"train.batch_size": 2, "train.epochs": 1, "data.flip": 0})
     (batch,) = build_train_loader(str(tmp_path / "out"), config, 0, 1)
     full, empty = (batch.image_ids.index(i) for i in ("7", "8"))
@@ -357,9 +357,9 @@ def test_evaluation_skips_damaged_samples_with_a_warning(damage, make_config, ca
     assert "shard-000000.tar sample 2" in caplog.text
 
 
-def test_real_images_load(shared, tmp_path, written, make_config):
+def test_real_images_load(shared, tmp_path, convert_source, make_config):
     source = voc_source(shared / "data/mini", "train")
-    written(source, tmp_path / "out")
+    convert_source(source, tmp_path / "out")
     config = make_config(**AUGMENT, **{"model.image_size": 128, "train.batch_size": 4})
     batches = list(build_train_loader(str(tmp_path / "out"), config, 0, 1))
     assert all(batch.valid.all() for batch in batches)

@@ -199,7 +199,7 @@ def test_cyclic_links_are_followed_once(tmp_path):
     assert list(open_files(tmp_path / "f", "--root")) == ["a/x"]
 
 
-def test_damaged_image_in_a_zip_is_skipped_and_reported(shared, tmp_path, written):
+def test_damaged_image_in_a_zip_is_skipped_and_reported(shared, tmp_path, convert_source):
     root = shared / "data/mini"
     path = tmp_path / "mini.zip"
     make_zip(path, {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.*"))})
@@ -209,7 +209,7 @@ def test_damaged_image_in_a_zip_is_skipped_and_reported(shared, tmp_path, writte
     data = bytearray(path.read_bytes())
     data[at + 3000 : at + 3100] = bytes(100)
     path.write_bytes(data)
-    manifest = written(voc_source(path, None), tmp_path / "out")
+    manifest = convert_source(voc_source(path, None), tmp_path / "out")
     assert manifest.samples == 19
     (problem,) = manifest.problems
     assert problem.file == bad and problem.reason.startswith("the zip is damaged: ")

@@ -12,10 +12,12 @@ from pipeline.errors import UserError
 
 
 @pytest.fixture
-def convert_coco(tmp_path, written):
+def convert_coco(tmp_path, convert_source):
     def run(images, annotations, **options):
         source = coco_source(images, annotations)
-        manifest = written(source, tmp_path / "out", category_ids=source.category_ids, **options)
+        manifest = convert_source(
+            source, tmp_path / "out", category_ids=source.category_ids, **options
+        )
         shards = ShardSet(tmp_path / "out")
         samples = [Sample.from_json(shards.read(i).json) for i in range(len(shards))]
         return manifest, samples

@@ -13,11 +13,11 @@ from pipeline.errors import UserError
 
 
 @pytest.fixture
-def convert_voc(voc, tmp_path, written):
+def convert_voc(voc, tmp_path, convert_source):
     """Return a function that converts a split: its samples by id, and its problems as text."""
 
     def run(split="train", **options):
-        written(voc_source(voc.root, split), tmp_path / "out", split=split, **options)
+        convert_source(voc_source(voc.root, split), tmp_path / "out", split=split, **options)
         shards = ShardSet(tmp_path / "out")
         samples = [Sample.from_json(shards.read(i).json) for i in range(len(shards))]
         # All images of these tests are the same.
@@ -205,9 +205,9 @@ def test_two_data_sets_below_one_root_raise(voc, convert_voc, tmp_path):
     assert list(convert_voc()[0]) == ["a"]
 
 
-def test_bccd_converts_completely(shared, tmp_path, written):
+def test_bccd_converts_completely(shared, tmp_path, convert_source):
     source = voc_source(shared / "data/bccd", "trainval")
-    manifest = written(source, tmp_path / "out", split="trainval")
+    manifest = convert_source(source, tmp_path / "out", split="trainval")
     assert manifest.samples == 222 and manifest.classes == ["Platelets", "RBC", "WBC"]
     # Two RBC have xmin = xmax and ymin = ymax, which is one pixel with inclusive ends.
     assert manifest.boxes_per_class == {"Platelets": 218, "RBC": 2563, "WBC": 231}

@@ -14,12 +14,12 @@ GOOD = "0 0.5 0.5 0.5 0.4\n"
 
 
 @pytest.fixture
-def convert_yolo(tmp_path, written):
+def convert_yolo(tmp_path, convert_source):
     """Return a function that converts a split: its samples by id, and its problems as lines."""
 
     def run(root=None, split="train", classes=None, **options):
         source = yolo_source(root or tmp_path / "y", split, classes)
-        written(source, tmp_path / "out", overwrite=True, **options)
+        convert_source(source, tmp_path / "out", overwrite=True, **options)
         shards = ShardSet(tmp_path / "out")
         samples = [Sample.from_json(shards.read(i).json) for i in range(len(shards))]
         # All images of these tests are the same.
