@@ -41,12 +41,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(argv)
     from pipeline.checkpoints.store import CheckpointStore
     from pipeline.storage.folder import absolute
+    from pipeline.storage.redact import error_line
 
     store = CheckpointStore(absolute(options.uri))
     try:
         return _act(store, options)
     except OSError as error:
-        text = " ".join(str(error).split())
+        text = error_line(error)
         raise UserError(f"{store.storage} cannot be read or written: {text}") from None
 
 

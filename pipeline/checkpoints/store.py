@@ -84,7 +84,7 @@ class CheckpointStore:
         changed: dict[str, float] = {}
         for file in self.storage.files():
             name = file.name.split("/")[0]
-            changed[name] = max(changed.get(name, 0.0), file.changed)
+            changed[name] = max(changed.get(name, 0.0), file.modified)
         for name in self.storage.folders():
             if not _NAME.fullmatch(name):
                 continue

@@ -1,4 +1,4 @@
-"""Where a machine keeps what can be had again: shards, weights, and spools without a folder."""
+"""The cache folder of a machine: shards, weights, and spools of runs without a local folder."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from pathlib import Path
 
 
 def user_cache(kind: str) -> Path:
-    """``$XDG_CACHE_HOME/guidance-train/KIND``; below ``~/.cache`` where that is not set.
+    """Return ``$XDG_CACHE_HOME/guidance-train/KIND``; in ``~/.cache`` if that is not set.
 
-    A user without a home to write in, as in many containers, gets a folder among the temporary
-    ones.
+    A user without a writable home, as in many containers, gets a folder in the temporary folder.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():  # such a path is to be ignored
+    if not cache.is_absolute():  # the specification says to ignore relative paths
         cache = Path(os.path.expanduser("~/.cache"))
-        if not _can_be_written(cache):
+        if not _is_writable(cache):
             cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
     return cache / "guidance-train" / kind
 
 
-def _can_be_written(folder: Path) -> bool:
-    if not folder.is_absolute():  # nobody knows a home
+def _is_writable(folder: Path) -> bool:
+    if not folder.is_absolute():  # the home is unknown
         return False
-    # Unlike Path.exists, this raises nothing where a folder above may not be looked into.
-    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    return os.access(there, os.W_OK | os.X_OK)
+    # Unlike Path.exists, os.path.exists does not raise where a parent must not be searched.
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return os.access(existing, os.W_OK | os.X_OK)

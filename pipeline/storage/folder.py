@@ -1,4 +1,4 @@
-"""A folder for runs: on a local disk, on one that nodes share, or in an object store."""
+"""A folder for runs: on a local disk, on a shared file system, or in an object store."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pyarrow import ArrowInvalid, fs
 
 from pipeline.errors import UserError
 from pipeline.storage.durable import sync_file, write_durably
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import error_line, mask
 
 
-class File(NamedTuple):
-    """A file of the folder: its name below it, size in bytes, seconds since 1970 of its change."""
+class FileInfo(NamedTuple):
+    """A file below a folder: relative name, bytes, and seconds since 1970 of its last change."""
 
     name: str
     size: int
-    changed: float
+    modified: float
 
 
 class Storage:
     """Files below one folder or URI, through pyarrow. Names are relative, with ``/``.
 
-    What `write` has returned from survives a power cut, and nobody ever sees half of it.
+    A file that `write` has written survives a power cut, and readers never see half of it.
     Operations raise OSError.
     """
 
@@ -37,7 +37,7 @@ class Storage:
             self._files, self._root = fs.FileSystem.from_uri(self.uri)
         except (ArrowInvalid, OSError) as error:
             raise UserError(
-                f"{mask(self.uri)!r} is no absolute folder or URI: {_line(error)}"
+                f"{mask(self.uri)!r} is not an absolute path or URI: {error_line(error)}"
             ) from None
         self._local = isinstance(self._files, fs.LocalFileSystem)
 
@@ -45,40 +45,40 @@ class Storage:
         return mask(self.uri)
 
     def child(self, name: str) -> Storage:
-        """The folder ``name`` in this one."""
+        """Return the folder ``name`` in this one."""
         return Storage(join(self.uri, name))
 
     def create(self) -> None:
-        """Make the folder and those above it."""
+        """Create the folder and its parents."""
         self._files.create_dir(self._root, recursive=True)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether a file or folder exists."""
         found = self._files.get_file_info(self._path(name)).type
         return bool(found != fs.FileType.NotFound)
 
     def folders(self) -> list[str]:
-        """The names of the folders directly in this one."""
+        """Return the names of the folders directly in this one."""
         return sorted(i.base_name for i in self._list() if i.type == fs.FileType.Directory)
 
-    def files(self) -> list[File]:
-        """All files, of folders in this one too."""
+    def files(self) -> list[FileInfo]:
+        """Return all files, including those in folders below."""
         skip = len(self._root.rstrip("/")) + 1
         return [
-            File(i.path[skip:], i.size, i.mtime_ns / 1e9 if i.mtime_ns else 0.0)
+            FileInfo(i.path[skip:], i.size, i.mtime_ns / 1e9 if i.mtime_ns else 0.0)
             for i in self._list(recursive=True)
             if i.type == fs.FileType.File
         ]
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """Return the content of a file."""
         with self._files.open_input_stream(self._path(name)) as stream:
             data: bytes = stream.read()
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Create or replace a file in one instant."""
-        if not self._local:  # an object appears whole, when its upload ends
+        """Create or replace a file atomically."""
+        if not self._local:  # an object becomes visible when its upload is complete
             with self.open(name) as stream:
                 stream.write(data)
             return
@@ -88,7 +88,10 @@ class Storage:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Any]:
-        """Write a large file bit by bit; readers may see it unfinished, except in object stores."""
+        """Open a large file to write it in pieces.
+
+        Readers may see it incomplete, except in object stores.
+        """
         if not self._local:
             with self._files.open_output_stream(self._path(name)) as stream:
                 yield stream
@@ -104,26 +107,26 @@ class Storage:
         self._files.move(self._path(name), self._path(target))
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._files.delete_file(self._path(name))
 
     def delete_folder(self, name: str) -> None:
-        """Delete a folder and all in it, if it is there."""
+        """Delete a folder and its content, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._files.delete_dir(self._path(name))
 
     def probe(self) -> None:
-        """Write, read and delete a small file. Raises OSError where one of them does not work."""
+        """Write, read and delete a small file. Raises OSError where one of them fails."""
         name, data = f".probe-{uuid.uuid4().hex}", os.urandom(64)
         self.write(name, data)
         found = self.read(name)
         self.delete(name)
         if found != data:
-            raise OSError("what was written is not what is read")
+            raise OSError("the bytes read are not the bytes written")
 
     def local_path(self, name: str) -> Path | None:
-        """Where such a file lies; None in an object store."""
+        """Return the path of a file on a mounted file system; None in an object store."""
         return Path(self._path(name)) if self._local else None
 
     def _path(self, name: str) -> str:
@@ -135,15 +138,11 @@ class Storage:
 
 
 def absolute(uri: str) -> str:
-    """A URI as it is, a folder from the root on."""
+    """Return a URI as it is, and a path as an absolute one."""
     return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def join(uri: str, name: str) -> str:
-    """``name`` below a folder or URI; options after ``?`` stay at the end."""
+    """Return ``name`` below a folder or URI; options after ``?`` stay at the end."""
     base, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{options}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

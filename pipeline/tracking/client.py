@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pipeline.config import TrackingConfig
 from pipeline.errors import UserError
 from pipeline.storage.lock import lock_file
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import first_line, mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 5.0
 _SCHEMA_LOCK_SECONDS = 300
 _POLL_SECONDS = 2.0
-_MAX_ERROR_LENGTH = 300
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -56,7 +55,7 @@ def connect(uri: str) -> MlflowClient:
         client = _client(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # database drivers raise exceptions of many types
-        raise UserError(f"tracking.uri {mask(uri)}: {_first_line(error)}") from None
+        raise UserError(f"tracking.uri {mask(uri)}: {first_line(error)}") from None
     return client
 
 
@@ -127,8 +126,3 @@ def _check_port(uri: str) -> None:
             f"tracking.uri {mask(uri)} cannot be reached: {error}; start the server or unset "
             "tracking.uri and $MLFLOW_TRACKING_URI to use sqlite in ./mlflow"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = mask(str(error)).splitlines() or [type(error).__name__]
-    return lines[0][:_MAX_ERROR_LENGTH]

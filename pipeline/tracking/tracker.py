@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import first_line, mask
 from pipeline.tracking.spool.offline_runs import save_spool_info
 from pipeline.tracking.spool.record_queue import RECORD_FILES, RecordQueue
 from pipeline.tracking.spool.records import (
@@ -196,7 +196,7 @@ class Tracker:
 
     def _report_failure(self, error: Exception) -> None:
         if not self._failing:
-            reason = (mask(str(error)).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             _LOG.warning("run %s: sending failed, will retry: %.300s", self.run_id, reason)
         self._failing = True
 

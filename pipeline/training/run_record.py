@@ -18,7 +18,7 @@ from pipeline.storage.cache_dir import user_cache
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
 from pipeline.storage.lock import LockHeldError, ProcessLock
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import error_line, mask
 
 Resume = Literal["auto", "never", "must"]
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -70,7 +70,7 @@ class RunRecord:
         except OSError as error:
             raise UserError(
                 f"ray.storage {mask(self.storage)!r} cannot be written: "
-                f"{' '.join(str(error).split())}; give a folder or URI that this machine and all "
+                f"{error_line(error)}; give a folder or URI that this machine and all "
                 "workers can write"
             ) from None
 

@@ -69,7 +69,7 @@ def test_a_relative_folder_is_fine(run: Path, monkeypatch: pytest.MonkeyPatch) -
     ("arguments", "expected"),
     [
         (("list", "/nowhere"), "/nowhere contains no checkpoints; give a run's folder"),
-        (("list", "nosuch://x/y"), "no absolute folder or URI"),
+        (("list", "nosuch://x/y"), "not an absolute path or URI"),
         (("prune", "{run}", "--keep", "0"), "keep at least 1"),
         (("forget", "{run}"), "invalid choice: 'forget'"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.storage.document import DocumentError
 from pipeline.storage.folder import Storage
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import error_line, mask
 from pipeline.training.run_record import RECORD_FILE, RunInfo, RunRecord
 
 CHECK_SECONDS = 60.0
@@ -57,7 +57,7 @@ def storage_problem(uri: str, run_id: str) -> str | None:
             return "sees another run of that name"
         storage.probe()
     except OSError as error:
-        return f"cannot write: {' '.join(str(error).split())}"
+        return f"cannot write: {error_line(error)}"
     except DocumentError as error:
         return f"cannot read {error}"
     return None

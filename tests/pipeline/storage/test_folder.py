@@ -61,7 +61,7 @@ def test_names_go_before_the_options_of_a_uri() -> None:
 
 @pytest.mark.parametrize("uri", ["relative/folder", "nosuch://a/b", "s3:/bucket"])
 def test_what_is_no_place_says_so(uri: str) -> None:
-    with pytest.raises(UserError, match="is no absolute folder or URI"):
+    with pytest.raises(UserError, match="is not an absolute path or URI"):
         Storage(uri)
 
 
