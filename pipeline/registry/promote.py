@@ -37,7 +37,7 @@ def promote(uri: str, name: str, version: int) -> Promotion:
     old = aliases.get(CHAMPION)
     if old == version:
         return Promotion(name, version, aliases.get(PREVIOUS), changed=False)
-    return _move(client, name, old, version, "promote")
+    return _move_aliases(client, name, old, version, "promote")
 
 
 def rollback(uri: str, name: str) -> Promotion:
@@ -47,19 +47,23 @@ def rollback(uri: str, name: str) -> Promotion:
     champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
     if previous is None:
         raise UserError(f"{name} has no previous champion to roll back to")
-    return _move(client, name, champion, previous, "rollback")
+    return _move_aliases(client, name, champion, previous, "rollback")
 
 
-def _move(client: MlflowClient, name: str, old: int | None, new: int, action: str) -> Promotion:
+def _move_aliases(
+    client: MlflowClient, name: str, old: int | None, new: int, action: str
+) -> Promotion:
     # The old champion gets its alias first, so an interruption loses neither version.
     if old is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(old))
     client.set_registered_model_alias(name, CHAMPION, str(new))
-    _write_log(client, name, old, new, action)
+    _record_promotion(client, name, old, new, action)
     return Promotion(name, new, old, changed=True)
 
 
-def _write_log(client: MlflowClient, name: str, old: int | None, new: int, action: str) -> None:
+def _record_promotion(
+    client: MlflowClient, name: str, old: int | None, new: int, action: str
+) -> None:
     now = datetime.datetime.now(datetime.UTC)
     when, who = now.isoformat(timespec="seconds"), _user()
     entry = {"action": action, "from": old, "to": new, "by": who, "at": when}

@@ -54,6 +54,12 @@ def test_run_is_registered_once_per_name(registered, client):
     assert register_again(registered, "other", registered.run_ids[0]).version == 1
 
 
+def test_registration_and_download_print_nothing(registered, tmp_path, capfd):
+    version = register_again(registered, "quiet", registered.run_ids[0])
+    fetch_model(version.model_uri, tmp_path, registered.uri)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_failed_upload_creates_no_version(registered, client, monkeypatch):
     run_id = create_run(registered.uri, registered.config, "fails")
     with monkeypatch.context() as patch:

@@ -18,16 +18,16 @@ class FullDisk:
         self.folders, self.full = folders, False
         write, mkdir = os.write, Path.mkdir
 
-        def refused(path):
+        def raise_if_full(path):
             if self.full and any(str(path).startswith(str(folder)) for folder in self.folders):
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
         def checked_write(descriptor, data):
-            refused(os.readlink(f"/proc/self/fd/{descriptor}"))
+            raise_if_full(os.readlink(f"/proc/self/fd/{descriptor}"))
             return write(descriptor, data)
 
         def checked_mkdir(path, *arguments, **options):
-            refused(path)
+            raise_if_full(path)
             return mkdir(path, *arguments, **options)
 
         monkeypatch.setattr(os, "write", checked_write)
