@@ -1,4 +1,4 @@
-"""The fixed boxes that predictions start from (PAPER: base 24 px on stride 8, doubling)."""
+"""The fixed boxes that predictions start from: as in the paper, 24 px on stride 8, doubling."""
 
 import math
 
@@ -13,14 +13,15 @@ ANCHORS_PER_CELL = len(SCALES) * len(RATIOS)
 
 
 def level_strides(image_size: int) -> tuple[int, ...]:
-    """Strides of the pyramid's levels: 4 levels below 512 px, 5 from there."""
+    """Return the strides of the pyramid's levels: 4 levels below 512 px, 5 from there."""
     return tuple(FIRST_STRIDE << level for level in range(4 if image_size < 512 else 5))
 
 
 def make_anchors(image_size: int) -> tuple[Tensor, Tensor]:
-    """Anchors (A, 4) of a square input and the stride of each, (A,).
+    """Return the anchors (A, 4) of a square input and the stride of each, (A,).
 
-    Order: level, row, column, scale, ratio. Centres (i + 0.5) x stride; not clipped to the image.
+    The order is level, row, column, scale, ratio. Centres are (i + 0.5) x stride; anchors are not
+    clipped to the image.
     """
     levels = [_level_anchors(image_size, stride) for stride in level_strides(image_size)]
     strides = [
@@ -31,7 +32,7 @@ def make_anchors(image_size: int) -> tuple[Tensor, Tensor]:
 
 
 def _level_anchors(image_size: int, stride: int) -> Tensor:
-    """Anchors (cells * 6, 4) of one level, rounded to float32 once, at the end."""
+    """Return the anchors of one level, (cells x 6, 4), rounded to float32 once, at the end."""
     cells = math.ceil(image_size / stride)
     centre = (torch.arange(cells, dtype=torch.float64) + 0.5) * stride
     y, x = torch.meshgrid(centre, centre, indexing="ij")

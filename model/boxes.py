@@ -1,4 +1,4 @@
-"""Box geometry: overlaps, and the offsets a network regresses instead of boxes."""
+"""Box geometry: overlaps, and the offsets that a network regresses instead of boxes."""
 
 import math
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 CENTRE_VARIANCE = 0.1
 SIZE_VARIANCE = 0.2
-# A box grows to at most 62.5 anchors: keeps exp() finite while the network is still untrained.
+# A box is at most 62.5 times its anchor: keeps exp() finite while the network is untrained.
 MAX_LOG_GROWTH = math.log(1000.0 / 16.0)
 
 
 @torch.no_grad()
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of all pairs: (..., N, 4), (..., K, 4) -> (..., N, K). Not differentiable.
+    """Return the IoU of all pairs: (..., N, 4), (..., K, 4) -> (..., N, K). Not differentiable.
 
     Empty and inverted boxes overlap nothing.
     """
@@ -24,16 +24,16 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 @torch.no_grad()
 def box_coverage(boxes: Tensor, others: Tensor) -> Tensor:
-    """Share of each box that lies in each other one: (..., N, 4), (..., K, 4) -> (..., N, K)."""
+    """Return the share of each box that another covers: (..., N, 4), (..., K, 4) -> (..., N, K)."""
     inter, area, _ = _intersection(boxes, others)
     return inter.div_(area.clamp(min=torch.finfo(inter.dtype).tiny))
 
 
 def _intersection(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Intersections (..., N, K) and the areas (..., N, 1) and (..., 1, K)."""
-    # Coordinate rows are made contiguous: every pass below then streams through memory.
-    x1, y1, x2, y2 = boxes.transpose(-1, -2).contiguous().unsqueeze(-1).unbind(-3)
-    u1, v1, u2, v2 = others.transpose(-1, -2).contiguous().unsqueeze(-2).unbind(-3)
+    """Return the intersections (..., N, K) and the areas (..., N, 1) and (..., 1, K)."""
+    # Contiguous rows of coordinates, so that every pass below streams through memory.
+    x1, y1, x2, y2 = boxes.transpose(-1, -2).contiguous().unsqueeze(-1).unbind(-3)  # (..., N, 1)
+    u1, v1, u2, v2 = others.transpose(-1, -2).contiguous().unsqueeze(-2).unbind(-3)  # (..., 1, K)
     width = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
     height = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
     area = (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
@@ -48,9 +48,9 @@ def to_centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Offsets (..., 4) that lead from the anchors to the boxes, divided by the variances.
+    """Return the offsets (..., 4) from anchors to boxes, divided by the variances.
 
-    Finite for every input: sizes below 1e-6 count as 1e-6.
+    Finite for any input: sizes below 1e-6 count as 1e-6.
     """
     centre, size = to_centres(boxes)
     anchor_centre, anchor_size = to_centres(anchors)
@@ -60,7 +60,7 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Inverse of `encode`: offsets (..., 4) and anchors (..., 4) -> boxes (..., 4)."""
+    """Invert `encode`: offsets (..., 4), anchors (..., 4) -> boxes (..., 4)."""
     anchor_centre, anchor_size = to_centres(anchors)
     centre = anchor_centre + deltas[..., :2] * CENTRE_VARIANCE * anchor_size
     growth = (deltas[..., 2:] * SIZE_VARIANCE).clamp(max=MAX_LOG_GROWTH)

@@ -12,13 +12,13 @@ from .layers import NORMS, initialise, use_group_norm
 from .names import NECK_NAMES, TIMM_PREFIX, check_backbone, check_name
 from .necks import NECKS
 
-# ImageNet's statistics, of pixels in 0..255: what published backbone weights expect.
+# Mean and standard deviation of ImageNet's pixels in 0..255, which published backbones expect.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
 class Predictions(NamedTuple):
-    """What the network says of every anchor."""
+    """The outputs of the network for every anchor."""
 
     deltas: Tensor
     """(B, A, 4) encoded offsets."""
@@ -29,7 +29,7 @@ class Predictions(NamedTuple):
 class Detector(nn.Module):
     """Images (B, 3, S, S), RGB, uint8 or float in 0..255 -> Predictions.
 
-    Buffers are not persistent: a state dict holds what was learned, `spec` the rest.
+    Buffers are not persistent: the state dict holds what is learned, `spec` the rest.
     """
 
     anchors: Tensor
@@ -73,14 +73,14 @@ class Detector(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def resize_input(self, image_size: int) -> None:
-        """Take images of another side from now on; the weights fit any, the anchors move.
+        """Change the side of the input: the anchors change, the weights stay.
 
-        Raises ValueError if the side is not divisible by 64 or asks for other pyramid levels.
+        Raise ValueError if the side is not divisible by 64 or needs another number of levels.
         """
         if image_size % 64 or level_strides(image_size) != level_strides(self.spec["image_size"]):
             raise ValueError(
-                f"image_size {image_size} does not suit a detector built for "
-                f"{self.spec['image_size']}: divisible by 64, and on the same side of 512"
+                f"image_size {image_size} does not fit a detector built for "
+                f"{self.spec['image_size']}; choose a multiple of 64 on the same side of 512"
             )
         self.image_size = image_size
         anchors, strides = make_anchors(image_size)
@@ -91,7 +91,7 @@ class Detector(nn.Module):
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"images are {tuple(images.shape[-2:])}, the detector is built for "
-                f"{self.image_size} x {self.image_size}; resize them or build another"
+                f"{self.image_size} x {self.image_size}; resize the images or build another"
             )
         maps = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
         return Predictions(*self.heads(self.neck(maps)))
@@ -105,10 +105,11 @@ def build_detector(
     neck_channels: int | None = None,
     norm: str = "batch",
 ) -> Detector:
-    """A detector with random weights; `build_detector(**detector.spec)` has the same shape.
+    """Build a detector with random weights; `build_detector(**detector.spec)` has the same shape.
 
-    `neck_channels` is the width of the pyramid; None takes what suits the backbone. `norm` is
-    "batch" or "group", everywhere. Raises ValueError on unknown names and impossible sizes.
+    `neck_channels` is the width of the pyramid; None takes the one that suits the backbone. `norm`,
+    "batch" or "group", holds for the whole network. Raise ValueError on unknown names and
+    impossible sizes.
     """
     return Detector(backbone, neck, num_classes, image_size, neck_channels, norm)
 
@@ -121,11 +122,14 @@ def _check(
     neck_channels: int | None,
     norm: str,
 ) -> None:
+    """Raise ValueError on unknown names and impossible sizes."""
     check_backbone(backbone)
     check_name("neck", neck, sorted(NECK_NAMES))
     check_name("norm", norm, NORMS)
     if norm == "group" and backbone.startswith(TIMM_PREFIX):
-        raise ValueError(f"norm 'group': {backbone} has norms of its own; use 'batch'")
+        raise ValueError(
+            f"norm 'group' does not work with {backbone}, which has its own norms; use 'batch'"
+        )
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
     if neck_channels is not None and (neck_channels < 2 or neck_channels % 2):

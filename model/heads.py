@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .anchors import ANCHORS_PER_CELL
 
-# Every class starts at probability 0.01, so that the many backgrounds do not swamp the first steps.
+# Every class starts at probability 0.01; else background would dominate the first steps.
 PRIOR_BIAS = -math.log(99.0)
 
 
@@ -33,6 +33,7 @@ class Heads(nn.Module):
 
 
 def _head(channels: int, outputs: int, bias: float) -> nn.Conv2d:
+    """Build the 3x3 convolution of one level and task."""
     layer = nn.Conv2d(channels, ANCHORS_PER_CELL * outputs, 3, padding=1)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]

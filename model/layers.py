@@ -8,9 +8,9 @@ NORMS = ("batch", "group")
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that falls back on its running statistics where a batch is a single value.
+    """Batch norm that uses its running statistics if a batch has one value per channel.
 
-    One image of 64 px in a pass leaves one value per channel on the last level: no variance.
+    That is the case on the last level in a pass of one image of 64 px. One value has no variance.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class BatchNorm(nn.BatchNorm2d):
 class ConvNormAct(nn.Sequential):
     """Convolution without bias, batch norm, ReLU; 'same' padding at stride 1.
 
-    `kernel` is the side of the kernel, or its height and width.
+    `kernel` is the side of the kernel or its height and width.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ConvNormAct(nn.Sequential):
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation of all convolutions; norms start as the identity."""
+    """Initialise all convolutions as He et al. (2015), and norms as the identity."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -58,10 +58,9 @@ def initialise(module: nn.Module) -> None:
 
 
 def use_group_norm(module: nn.Module) -> None:
-    """Put group norms, of 4 channels a group or more, in the place of all batch norms.
+    """Replace all batch norms by group norms, of at least 4 channels per group.
 
-    What a group norm makes of an image does not depend on the rest of the batch, so neither does
-    training on how a batch is split.
+    A group norm treats each image on its own, so training does not depend on how a batch is split.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
@@ -73,5 +72,5 @@ def use_group_norm(module: nn.Module) -> None:
 
 
 def upsample_to(features: Tensor, like: Tensor) -> Tensor:
-    """Nearest-neighbour upsampling of (B, F, h, w) to the height and width of `like`."""
+    """Upsample (B, F, h, w) to the height and width of `like`, by nearest neighbour."""
     return nn.functional.interpolate(features, size=like.shape[-2:], mode="nearest")

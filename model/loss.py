@@ -1,4 +1,4 @@
-"""The training loss: assignment, class targets, boxes, normalisation."""
+"""The training loss: assignment, class targets, box targets, normalisation."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -18,16 +18,16 @@ from .losses import (
 )
 from .options import LossOptions
 
-# A background anchor that lies mostly in a crowd region may show an object nobody drew a box for.
+# A background anchor covered this far by a crowd region may show an object that has no box.
 CROWD_COVERAGE = 0.5
 
 
 class DetectionLoss(nn.Module):
     """Class loss over classification positives, plus box loss over localization positives.
 
-    Any losses go with any assigner: `focal` takes positives as they are, `quality_focal` learns
-    their `cls_quality`; box losses are averaged by `loc_weight`. Alpha and gamma of None are those
-    of the chosen loss. The answer has the same keys for every batch, with or without objects.
+    Any losses go with any assigner: `focal` gives every positive the target 1, `quality_focal` its
+    `cls_quality`; box losses are averaged by `loc_weight`. An alpha or gamma of None is that of the
+    chosen loss. Raises ValueError on unknown losses and on options out of bounds.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class DetectionLoss(nn.Module):
         overlap_weight: float = LossOptions.overlap_weight,
     ) -> None:
         super().__init__()
-        LossOptions(  # raises ValueError on a value out of bounds
+        self.assigner = assigner
+        self.options = LossOptions(
             classification=classification,
             alpha=alpha,
             gamma=gamma,
@@ -56,16 +57,10 @@ class DetectionLoss(nn.Module):
             overlap_weight=overlap_weight,
         )
         usual = CLASSIFICATION_LOSSES[classification]
-        self.assigner = assigner
-        self.classification = classification
         self.alpha = usual.alpha if alpha is None else alpha
         self.gamma = usual.gamma if gamma is None else gamma
-        self.poly = poly
-        self.classification_weight = classification_weight
         self.localization = LOCALIZATION_LOSSES[localization]
-        self.localization_weight = localization_weight
         self.overlap = OVERLAP_LOSSES[overlap]
-        self.overlap_weight = overlap_weight
 
     def normalisers(
         self,
@@ -74,10 +69,11 @@ class DetectionLoss(nn.Module):
         gt_labels: Tensor,
         valid: Tensor | None = None,
     ) -> Tensor | None:
-        """(2,) positives of both tasks, where the assigner knows them before the predictions.
+        """Return the positives of both tasks, (2,), if they are known before the predictions.
 
-        Summed over the passes and ranks of a global batch they normalise each of its passes, so
-        that the gradient does not depend on how the batch was split.
+        Summed over the passes and ranks of a global batch, they normalise each of its passes, and
+        the gradient does not depend on how the batch is split. None if the assigner cannot know
+        them.
         """
         return self.assigner.expected_positives(anchors, gt_boxes, _masked(gt_labels, valid))
 
@@ -91,24 +87,28 @@ class DetectionLoss(nn.Module):
         valid: Tensor | None = None,
         normalisers: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars: loss (with gradient) and its parts, and counts of what was assigned.
+        """Return scalars: the loss (with gradient), its parts, and counts of positives and objects.
 
         Objects (B, M, 4) with labels (B, M) padded by -1; crowd regions (B, K, 4) padded by empty
-        boxes; `valid` (B,) False drops an image; `normalisers` (2,), or None for this pass's own
-        counts.
+        boxes; images with `valid` (B,) False are dropped; `normalisers` (2,), or None for the
+        counts of this pass. The keys are the same for every batch, with or without objects.
         """
         with _no_autocast(pred.logits.device.type):
+            # Assignment.
             deltas, logits = _at_least_float32(pred.deltas), _at_least_float32(pred.logits)
-            gt_boxes, gt_labels = _one_object_at_least(gt_boxes, _masked(gt_labels, valid))
+            gt_boxes, gt_labels = _pad_to_one_object(gt_boxes, _masked(gt_labels, valid))
             assigned = self._assign(deltas, logits, anchors, gt_boxes, gt_labels)
             assigned = _ignore(assigned, anchors, ignore_boxes, valid)
             counts = _counts(assigned, gt_labels)
+            # Normalisers; without positives there is nothing to divide.
             if normalisers is None:
-                weight = assigned.loc_weight.sum()
-                normalisers = torch.stack([counts["positives_cls"].to(weight.dtype), weight])
-            # Without positives there is nothing to divide; weights may well sum to less than 1.
+                weight = assigned.loc_weight.sum()  # ()
+                normalisers = torch.stack(
+                    [counts["positives_cls"].to(weight.dtype), weight]
+                )  # (2,)
             norms = torch.where(normalisers > 0, normalisers, 1.0).to(logits.dtype)
-            cls_norm, loc_norm = norms.unbind()
+            cls_norm, loc_norm = norms.unbind()  # () each
+            # Losses of both tasks.
             loss_cls = self._classification(logits, assigned, gt_labels) / cls_norm
             loss_loc = self._localization(deltas, assigned, anchors, gt_boxes) / loc_norm
             loss = loss_cls + loss_loc
@@ -124,41 +124,50 @@ class DetectionLoss(nn.Module):
         gt_boxes: Tensor,
         gt_labels: Tensor,
     ) -> Assignment:
+        """Return what each anchor learns, (B, A)."""
         if not self.assigner.uses_predictions:
             return self.assigner(anchors, gt_boxes, gt_labels)
         boxes = decode(deltas, anchors)
         return self.assigner(anchors, gt_boxes, gt_labels, boxes, logits.sigmoid())
 
     def _classification(self, logits: Tensor, assigned: Assignment, gt_labels: Tensor) -> Tensor:
-        """Weighted sum over all anchors (B, A) that are not ignored."""
-        label = gt_labels.gather(1, assigned.cls_index.clamp(min=0))
+        """Return the weighted sum over all anchors that are not ignored, a scalar."""
+        # Class of each anchor's object, one-hot.
+        label = gt_labels.gather(1, assigned.cls_index.clamp(min=0))  # (B, A)
         label = torch.where(assigned.cls_index >= 0, label, BACKGROUND)
-        classes = torch.arange(logits.shape[-1], device=logits.device)
-        positive = label.unsqueeze(-1) == classes
-        if self.classification == "focal":
+        classes = torch.arange(logits.shape[-1], device=logits.device)  # (C,)
+        positive = label.unsqueeze(-1) == classes  # (B, A, C)
+        # Loss of each score.
+        if self.options.classification == "focal":
             loss = focal(logits, positive, self.alpha, self.gamma)
         else:
-            target = positive * assigned.cls_quality.to(logits.dtype).unsqueeze(-1)
-            loss = quality_focal(logits, target, self.alpha, self.gamma, self.poly)
-        total = (loss.sum(-1) * (assigned.cls_index != IGNORED)).sum()
-        return self.classification_weight * total
+            target = positive * assigned.cls_quality.to(logits.dtype).unsqueeze(-1)  # (B, A, C)
+            loss = quality_focal(logits, target, self.alpha, self.gamma, self.options.poly)
+        # Sum without ignored anchors.
+        total = (loss.sum(-1) * (assigned.cls_index != IGNORED)).sum()  # ()
+        return self.options.classification_weight * total
 
     def _localization(
         self, deltas: Tensor, assigned: Assignment, anchors: Tensor, gt_boxes: Tensor
     ) -> Tensor:
-        """Sum over localization positives, by their weight, of the mean loss of their four offsets
-        and of the overlap loss of their boxes."""
-        positive = (assigned.loc_index >= 0).unsqueeze(-1)
-        index = assigned.loc_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, 4)
-        # Elsewhere the anchor itself is predicted and wanted: no loss, and a gradient of zero.
+        """Return the weighted sum over localization positives, a scalar.
+
+        Summed are the mean loss of the four offsets and the overlap loss of the boxes.
+        """
+        positive = (assigned.loc_index >= 0).unsqueeze(-1)  # (B, A, 1)
+        # Box targets. All other anchors predict and learn themselves: no loss, gradient 0.
+        index = assigned.loc_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, 4)  # (B, A, 4)
         anchors = anchors.to(deltas.dtype)
         boxes = torch.where(positive, gt_boxes.to(deltas.dtype).gather(1, index), anchors)
         deltas = torch.where(positive, deltas, 0.0)
         target = torch.where(positive, encode(boxes, anchors), 0.0)
-        loss = self.localization_weight * self.localization(deltas, target).mean(-1)
+        # Loss of each anchor.
+        loss = self.localization(deltas, target).mean(-1)  # (B, A)
+        loss = self.options.localization_weight * loss
         if self.overlap is not None:
-            loss = loss + self.overlap_weight * self.overlap(decode(deltas, anchors), boxes)
-        return (loss * assigned.loc_weight).sum()
+            overlap = self.overlap(decode(deltas, anchors), boxes)  # (B, A)
+            loss = loss + self.options.overlap_weight * overlap
+        return (loss * assigned.loc_weight).sum()  # ()
 
 
 def _ignore(
@@ -167,23 +176,25 @@ def _ignore(
     ignore_boxes: Tensor | None,
     valid: Tensor | None,
 ) -> Assignment:
-    """Background in crowd regions (B, K, 4) and all anchors of dropped images become ignored."""
+    """Ignore background in crowd regions (B, K, 4) and all anchors of dropped images."""
     cls_index = assigned.cls_index
     if ignore_boxes is not None and ignore_boxes.shape[1] > 0:
-        covered = box_coverage(anchors, ignore_boxes.to(anchors.dtype)).amax(-1) > CROWD_COVERAGE
-        cls_index = torch.where(covered & (cls_index == BACKGROUND), IGNORED, cls_index)
+        coverage = box_coverage(anchors, ignore_boxes.to(anchors.dtype)).amax(-1)  # (B, A)
+        in_crowd = (coverage > CROWD_COVERAGE) & (cls_index == BACKGROUND)
+        cls_index = torch.where(in_crowd, IGNORED, cls_index)
     if valid is not None:
         cls_index = torch.where(valid.unsqueeze(-1), cls_index, IGNORED)
     return assigned._replace(cls_index=cls_index)
 
 
 def _counts(assigned: Assignment, gt_labels: Tensor) -> dict[str, Tensor]:
-    """How many positives and objects there are, and objects no anchor learns to classify."""
+    """Return the numbers of positives, of objects, and of objects without classification positive,
+    scalars."""
     is_object = gt_labels >= 0
     positive = assigned.cls_index >= 0
     anchors_per_object = torch.zeros_like(gt_labels).scatter_add_(
         1, assigned.cls_index.clamp(min=0), positive.to(gt_labels.dtype)
-    )
+    )  # (B, M)
     return {
         "positives_cls": positive.sum(),
         "positives_loc": (assigned.loc_index >= 0).sum(),
@@ -193,25 +204,27 @@ def _counts(assigned: Assignment, gt_labels: Tensor) -> dict[str, Tensor]:
 
 
 def _masked(gt_labels: Tensor, valid: Tensor | None) -> Tensor:
-    """Labels (B, M) with the objects of dropped images turned into padding."""
+    """Return labels (B, M) with the objects of dropped images as padding."""
     if valid is None:
         return gt_labels
     return torch.where(valid.unsqueeze(-1), gt_labels, -1)
 
 
-def _one_object_at_least(gt_boxes: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch without any object gets a padded one, so that gathers have something to read."""
+def _pad_to_one_object(gt_boxes: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return objects and labels with M at least 1, which gathers need."""
     if gt_labels.shape[1] > 0:
         return gt_boxes, gt_labels
-    return functional.pad(gt_boxes, (0, 0, 0, 1)), functional.pad(gt_labels, (0, 1), value=-1)
+    boxes = functional.pad(gt_boxes, (0, 0, 0, 1))  # (B, 1, 4)
+    return boxes, functional.pad(gt_labels, (0, 1), value=-1)  # (B, 1)
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
-    """Full precision, also on devices that know no other."""
+    """Return a context of full precision, also for devices without autocast."""
     if not torch.amp.autocast_mode.is_autocast_available(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
+    """Return float64 as it is and anything else as float32."""
     return x if x.dtype == torch.float64 else x.float()

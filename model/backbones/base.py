@@ -1,4 +1,4 @@
-"""What every backbone offers to the necks, and how a part of it is kept from learning."""
+"""The interface of backbones to necks, and how parts of a backbone are frozen."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Backbone(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._held: list[nn.Module] = []
+        self._frozen: list[nn.Module] = []
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -25,32 +25,32 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def stage_layers(self) -> list[Sequence[nn.Module]]:
-        """All layers that learn, in the groups that `freeze` counts, first to last."""
+        """Return all layers that learn, in the groups that `freeze` counts, first to last."""
 
     def own_name(self, published: str) -> str:
-        """The name in this module of a tensor in the checkpoints that others publish for it."""
+        """Return the name in this module of a tensor of the backbone's published checkpoints."""
         return published
 
     def freeze(self, stages: int = 0, norm: bool = False) -> None:
-        """Keep the first `stages` as they are; with `norm`, every batch norm of the backbone too.
+        """Freeze the first `stages` and, with `norm`, all batch norms of the backbone.
 
-        What is frozen gets no gradient, and its batch norms use and keep their running statistics
-        in training. Raises ValueError where there are fewer stages.
+        Frozen layers get no gradient, and frozen batch norms use and keep their running statistics
+        in training. Raise ValueError if there are fewer stages.
         """
         groups = self.stage_layers()
         if not 0 <= stages <= len(groups):
-            raise ValueError(f"{stages} stages cannot be frozen; the backbone has {len(groups)}")
+            raise ValueError(f"cannot freeze {stages} stages; the backbone has {len(groups)}")
         frozen = [layer for group in groups[:stages] for layer in group]
         if norm:
             frozen += [layer for layer in self.modules() if isinstance(layer, NORMS)]
         for layer in frozen:
             layer.requires_grad_(False)
-        self._held = frozen
+        self._frozen = frozen
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but frozen layers stay in eval mode."""
+        """Set the mode as in torch, except that frozen layers stay in eval mode."""
         super().train(mode)
-        for layer in self._held:
+        for layer in self._frozen:
             layer.eval()
         return self

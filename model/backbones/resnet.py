@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2016), with the weight names of torchvision so that its checkpoints load."""
+"""ResNet (He et al., 2016), with the weight names of torchvision, whose checkpoints load."""
 
 from collections.abc import Sequence
 
@@ -81,12 +81,13 @@ class ResNet(Backbone):
         return [fine, middle, self.layer4(middle)]
 
     def stage_layers(self) -> list[Sequence[nn.Module]]:
-        """The stem and `layer1` to `layer4`."""
+        """Return the stem and `layer1` to `layer4`."""
         layers = [[self.layer1], [self.layer2], [self.layer3], [self.layer4]]
         return [[self.conv1, self.bn1], *layers]
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """Build the strided 1x1 beside a block, or None if the shape stays."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -95,21 +96,22 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 def _layer(
     block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, blocks: int, stride: int
 ) -> nn.Sequential:
+    """Build a stage of blocks, the first of them with the stride."""
     first = block(inputs, width, stride)
     outputs = width * block.expansion
     return nn.Sequential(first, *(block(outputs, width, 1) for _ in range(blocks - 1)))
 
 
 def resnet18() -> Backbone:
-    """ResNet-18: 11.2 M parameters."""
+    """Build ResNet-18: 11.2 M parameters."""
     return ResNet(BasicBlock, (2, 2, 2, 2))
 
 
 def resnet34() -> Backbone:
-    """ResNet-34: 21.3 M parameters."""
+    """Build ResNet-34: 21.3 M parameters."""
     return ResNet(BasicBlock, (3, 4, 6, 3))
 
 
 def resnet50() -> Backbone:
-    """ResNet-50: 23.5 M parameters."""
+    """Build ResNet-50: 23.5 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3))

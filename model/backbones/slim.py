@@ -1,7 +1,7 @@
 """A small residual network that trains from random weights in minutes on a CPU.
 
-Plain 3x3 convolutions, narrow where the resolution is high: a CPU reaches its arithmetic peak on
-them, while depthwise ones wait for memory. Maps at strides 8, 16 and 32.
+Plain 3x3 convolutions, narrow at high resolution: a CPU reaches its arithmetic peak on them, while
+depthwise ones are limited by memory. Maps at strides 8, 16 and 32.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    """Build a strided convolution and residual blocks."""
     down = ConvNormAct(inputs, outputs, stride=2)
     return nn.Sequential(down, *(ResidualBlock(outputs) for _ in range(blocks)))
 
@@ -54,5 +55,5 @@ class Slim(Backbone):
         return maps
 
     def stage_layers(self) -> list[Sequence[nn.Module]]:
-        """The stem and the three residual stages."""
+        """Return the stem and the three residual stages."""
         return [[self.stem], *([stage] for stage in self.stages)]

@@ -1,7 +1,7 @@
-"""Any convolutional network of the timm library that has maps at strides 8, 16 and 32.
+"""Any convolutional network of the timm library that has a map at stride 8.
 
-timm is optional: it is looked for when a name asks for it, and imports fail in several ways, as
-it needs a torchvision that matches torch's build.
+timm is optional and imported only for a name with its prefix. It needs a torchvision that matches
+torch's build, so the import can fail in several ways.
 """
 
 import difflib
@@ -18,7 +18,7 @@ STRIDES = (8, 16, 32)
 
 
 def check_timm(name: str) -> Any:
-    """The timm package, if it can be imported and has a network `name`; raises ValueError."""
+    """Return the timm package. Raise ValueError if it cannot be imported or has no such network."""
     try:
         timm = importlib.import_module("timm")
     except (ImportError, RuntimeError, OSError) as error:
@@ -35,7 +35,7 @@ def check_timm(name: str) -> Any:
 
 
 class Timm(Backbone):
-    """A network of timm with random weights; one stage, the whole of it."""
+    """A network of timm with random weights. It is one stage."""
 
     neck_channels = 256
 
@@ -44,7 +44,7 @@ class Timm(Backbone):
         try:
             self.body = check_timm(name).create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
-            raise ValueError(f"{TIMM_PREFIX}{name} gives no feature maps: {error}") from None
+            raise ValueError(f"{TIMM_PREFIX}{name} cannot return feature maps: {error}") from None
         strides = list(self.body.feature_info.reduction())
         if STRIDES[0] not in strides:
             raise ValueError(
@@ -56,16 +56,19 @@ class Timm(Backbone):
         self.channels = tuple(widths[index] for index in self._maps)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at those of the strides 8, 16, 32 that the network has."""
+        """(B, 3, H, W) -> the network's maps at strides 8, 16 and 32, without those it lacks."""
         maps = self.body(images)
         return [maps[index] for index in self._maps]
 
     def stage_layers(self) -> list[Sequence[nn.Module]]:
-        """The whole network."""
+        """Return the whole network as one stage."""
         return [[self.body]]
 
     def own_name(self, published: str) -> str:
-        """timm joins a container's name and its item's, as in `stages_0`, to pick feature maps."""
+        """Return the name of a published tensor.
+
+        To pick feature maps, timm joins the names of a container and its item, as in `stages_0`.
+        """
         first, _, rest = published.partition(".")
         item = rest.partition(".")[0]
         if hasattr(self.body, f"{first}_{item}"):

@@ -1,6 +1,6 @@
 """VGG-16 with batch norm (Simonyan & Zisserman, 2015), with torchvision's weight names.
 
-The paper's backbone. Only the convolutions: the classifier and the last pooling are left out.
+The paper's backbone. Without the classifier and the last pooling.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import initialise
 from .base import Backbone
 
-# Width and number of 3x3 convolutions of each block; a 2x2 pooling stands between blocks.
+# Width and number of 3x3 convolutions of each block; between blocks is a 2x2 pooling.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
@@ -46,6 +46,6 @@ class VGG16(Backbone):
         return maps
 
     def stage_layers(self) -> list[Sequence[nn.Module]]:
-        """The five blocks."""
+        """Return the five blocks."""
         layers, starts = list(self.features), [0, *self._ends[:-1]]
         return [layers[start:end] for start, end in zip(starts, self._ends, strict=True)]

@@ -13,11 +13,12 @@ def balanced_l1(
     gamma: float = 1.5,
     beta: float = 0.11,
 ) -> Tensor:
-    """Loss of each offset, same shape as the inputs; logarithmic below beta, linear above."""
+    """Return the loss of each offset, (...): logarithmic below beta, linear above."""
     b = math.expm1(gamma / alpha)
     error = (prediction - target).abs()
-    # Clamped: the branch not taken must not overflow, or its zero gradient becomes NaN.
-    near = error.clamp(max=beta)
-    inside = alpha / b * (b * near + 1) * torch.log1p(b * near / beta) - alpha * near
-    outside = gamma * error + (gamma / b - alpha * beta)
-    return torch.where(error < beta, inside, outside)
+    # Below beta. Clamped, since an overflow in the branch not taken would make its gradient NaN.
+    small = error.clamp(max=beta)
+    below = alpha / b * (b * small + 1) * torch.log1p(b * small / beta) - alpha * small
+    # Above beta.
+    above = gamma * error + (gamma / b - alpha * beta)
+    return torch.where(error < beta, below, above)

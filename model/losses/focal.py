@@ -1,4 +1,4 @@
-"""Focal loss (Lin et al., 2017): cross-entropy that mutes what is already right."""
+"""Focal loss (Lin et al., 2017): cross-entropy with less weight on easy scores."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,16 @@ from torch.nn import functional
 
 
 def focal(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Loss of each logit; `positive` is a bool tensor of the same shape.
+    """Return the loss of each logit, (...); `positive` is a mask of the same shape.
 
-    alpha_t (1 - p_t)^gamma (-log p_t), with p_t the probability of the right answer and alpha_t
-    `alpha` on positives, `1 - alpha` elsewhere. Logarithms throughout keep the gradient finite for
-    any gamma and logit.
+    alpha_t (1 - p_t)^gamma (-log p_t), with p_t the probability of the true answer and alpha_t
+    `alpha` on positives, `1 - alpha` on negatives. Computed in logarithms, which keeps the gradient
+    finite for any gamma and logit.
     """
-    right = torch.where(positive, logits, -logits)
-    log_right = functional.logsigmoid(right)
-    log_wrong = log_right - right
+    # log(p_t) and log(1 - p_t).
+    true_logit = torch.where(positive, logits, -logits)
+    log_p_t = functional.logsigmoid(true_logit)
+    log_not_p_t = log_p_t - true_logit
+    # Minus alpha_t.
     weight = torch.where(positive, -alpha, alpha - 1.0).to(logits.dtype)
-    return weight * (gamma * log_wrong).exp() * log_right
+    return weight * (gamma * log_not_p_t).exp() * log_p_t

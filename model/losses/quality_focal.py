@@ -1,7 +1,7 @@
-"""Quality focal loss: the class score learns how good an anchor is, not only that it is positive.
+"""Quality focal loss: the target of a positive is the quality of its anchor instead of 1.
 
-The form of the authors of Mutual Guidance (after VarifocalNet, Zhang et al., 2021), with the first
-term of PolyLoss (Leng et al., 2022).
+In the form used by the authors of Mutual Guidance (after VarifocalNet, Zhang et al., 2021), with
+the first term of PolyLoss (Leng et al., 2022).
 """
 
 import torch
@@ -12,18 +12,21 @@ from torch.nn import functional
 def quality_focal(
     logits: Tensor, quality: Tensor, alpha: float, gamma: float, poly: float = 0.0
 ) -> Tensor:
-    """Loss of each logit; `quality` has the same shape, above 0 on positives.
+    """Return the loss of each logit, (...); `quality`, of the same shape, is above 0 on positives.
 
-    Positives: cross-entropy with the quality, weighted by it. Others: with 0, weighted by
-    alpha p^gamma. To both, poly x (1 - p_t)^3 is added, p_t being p on positives and 1 - p
-    elsewhere. Logarithms keep the gradient finite for any gamma and logit.
+    On positives: cross-entropy with the quality as target, weighted by the quality. On negatives:
+    cross-entropy with target 0, weighted by alpha p^gamma. On both, poly x (1 - p_t)^3 is added,
+    with p_t = p on positives and 1 - p on negatives. Computed in logarithms, which keeps the
+    gradient finite for any gamma and logit.
     """
     positive = quality > 0
     log_p, log_not_p = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    # Weighted cross-entropy.
     on_positive = quality * (quality * log_p + (1 - quality) * log_not_p)
-    elsewhere = alpha * (gamma * log_p).exp() * log_not_p
-    loss = -torch.where(positive, on_positive, elsewhere)
+    on_negative = alpha * (gamma * log_p).exp() * log_not_p
+    loss = -torch.where(positive, on_positive, on_negative)
     if poly == 0:
         return loss
-    log_wrong = torch.where(positive, log_not_p, log_p)
-    return loss + poly * (3 * log_wrong).exp()
+    # Poly term.
+    log_not_p_t = torch.where(positive, log_not_p, log_p)
+    return loss + poly * (3 * log_not_p_t).exp()

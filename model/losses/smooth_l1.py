@@ -5,5 +5,5 @@ from torch.nn import functional
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float = 0.11) -> Tensor:
-    """Loss of each offset, same shape as the inputs; quadratic below beta."""
+    """Return the loss of each offset, (...): quadratic below beta, linear above."""
     return functional.smooth_l1_loss(prediction, target, reduction="none", beta=beta)

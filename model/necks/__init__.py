@@ -1,7 +1,7 @@
 """Feature pyramids by name.
 
-A neck is built from the widths of the backbone's maps, its own width and the number of levels; it
-maps the backbone's maps to one map of its width per level, from stride 8 on, doubling.
+A neck is built from the widths of the backbone's maps, its own width and the number of levels. It
+turns the backbone's maps into one map of its width per level; strides start at 8 and double.
 """
 
 from collections.abc import Callable, Sequence

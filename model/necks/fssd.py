@@ -1,4 +1,4 @@
-"""FSSD (Li & Zhou, 2017): one fused map at stride 8, and further levels grown from it."""
+"""FSSD (Li & Zhou, 2017): one fused map at stride 8, and further levels made from it."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class Fusion(nn.Module):
 
     def __init__(self, inputs: Sequence[int], channels: int) -> None:
         super().__init__()
-        # Half the width per map: the fusing convolution is the neck's most expensive layer.
+        # Half the width per map, since the fusing convolution is the neck's most expensive layer.
         reduced = channels // 2
         self.reduce = nn.ModuleList(ConvNormAct(width, reduced, kernel=1) for width in inputs)
         self.fuse = ConvNormAct(reduced * len(inputs), channels)
@@ -28,7 +28,7 @@ class Fusion(nn.Module):
 class FSSDNeck(nn.Module):
     """The fused map, and one 3x3 convolution of stride 2 for each further level.
 
-    `fusion` replaces the way the backbone's maps become one map at stride 8.
+    `fusion` replaces `Fusion`, which makes one map at stride 8 of the backbone's maps.
     """
 
     def __init__(

@@ -10,16 +10,16 @@ from .retinanet import RetinaNetNeck
 
 
 class ContextFusion(nn.Module):
-    """1x1 of each map, and of the coarsest one's global average, concatenated at stride 8, fused.
+    """1x1 of each map and of the coarsest map's global average, concatenated at stride 8, fused.
 
-    So every place sees the whole image before the first level is made.
+    Every location thus sees the whole image from the first level on.
     """
 
     def __init__(self, inputs: Sequence[int], channels: int) -> None:
         super().__init__()
         reduced = channels // 2
         self.reduce = nn.ModuleList(ConvNormAct(width, reduced, kernel=1) for width in inputs)
-        # Biased and without norm: the average is one value per image, too few for statistics.
+        # With bias and without norm: one value per image is too few for statistics.
         self.context = nn.Conv2d(inputs[-1], reduced, 1)
         self.fuse = ConvNormAct(reduced * (len(inputs) + 1), channels)
 

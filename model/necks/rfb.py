@@ -1,4 +1,4 @@
-"""RFBNet (Liu et al., 2018): receptive fields of several sizes and eccentricities in one layer."""
+"""RFBNet (Liu et al., 2018): receptive fields of several sizes and eccentricities in a layer."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from ..layers import ConvNormAct
 from .fssd import Fusion
 
-# Of each branch: the kernels before the dilated 3x3, and its dilation. The larger the first, the
-# further apart the second looks, as in the fields of the visual cortex.
+# Per branch: the kernels before the dilated 3x3, and its dilation. Larger kernels go with a larger
+# dilation, as in the receptive fields of the visual cortex.
 BRANCHES: tuple[tuple[tuple[tuple[int, int], ...], int], ...] = (
     ((), 1),
     (((3, 1),), 3),
@@ -42,7 +42,7 @@ class ReceptiveFieldBlock(nn.Module):
 
 
 class RFBNeck(nn.Module):
-    """The fused map at stride 8 and all further levels through receptive-field blocks."""
+    """The fused map at stride 8 and all further levels, through receptive-field blocks."""
 
     def __init__(self, inputs: Sequence[int], channels: int, levels: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class RFBNeck(nn.Module):
 def _branch(
     channels: int, width: int, kernels: Sequence[tuple[int, int]], dilation: int, stride: int
 ) -> nn.Sequential:
-    """1x1 to a quarter of the width, the kernels, then a dilated 3x3 that is not yet activated."""
+    """Build 1x1 to a quarter of the width, the kernels, and a dilated 3x3 without activation."""
     return nn.Sequential(
         ConvNormAct(channels, width, kernel=1),
         *(ConvNormAct(width, width, kernel) for kernel in kernels),

@@ -87,7 +87,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _norm_fits(self) -> ModelConfig:
         if self.norm == "group" and self.backbone.startswith(TIMM_PREFIX):
-            raise ValueError(f"norm is group, but {self.backbone} has norms of its own")
+            raise ValueError(
+                f"norm is group, but {self.backbone} has its own norms; set norm to batch"
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,14 +8,14 @@ import torch
 from model.anchors import level_strides, make_anchors
 
 
-def test_count_and_levels() -> None:
+def test_number_of_anchors_and_levels() -> None:
     assert len(make_anchors(320)[0]) == 12_750
     assert level_strides(448) == (8, 16, 32, 64)
     assert level_strides(512) == (8, 16, 32, 64, 128)
 
 
 @pytest.mark.parametrize("size", [64, 320, 512, 576])
-def test_strides_belong_to_the_anchors(size: int) -> None:
+def test_each_anchor_has_the_stride_of_its_level(size: int) -> None:
     anchors, strides = make_anchors(size)
     area = (anchors[:, 2:] - anchors[:, :2]).prod(-1)
     octave = (area / (3 * strides) ** 2).sqrt()

@@ -29,7 +29,7 @@ def test_iou_broadcasts_over_batches() -> None:
     assert torch.equal(together[1], box_iou(boxes[1], others))
 
 
-def test_coverage_is_the_share_of_the_first() -> None:
+def test_coverage_is_a_share_of_the_first_box() -> None:
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 0.0, 0.0]])
     crowd = torch.tensor([[0.0, 0.0, 6.0, 100.0]])
     torch.testing.assert_close(box_coverage(anchors, crowd), torch.tensor([[0.6], [0.0]]))
@@ -50,7 +50,7 @@ def test_decode_inverts_encode() -> None:
     torch.testing.assert_close(decode(encode(boxes, anchors), anchors), boxes)
 
 
-def test_extremes_stay_finite() -> None:
+def test_extreme_boxes_encode_to_finite_offsets() -> None:
     anchor = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     assert torch.isfinite(encode(torch.zeros(1, 4), anchor)).all()
     huge = decode(torch.tensor([[0.0, 0.0, 1e4, 1e4]]), anchor)

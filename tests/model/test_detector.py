@@ -1,4 +1,4 @@
-"""The network: shapes, names, inputs."""
+"""The detector: shapes, names, inputs."""
 
 import json
 
@@ -12,8 +12,8 @@ from model.anchors import ANCHORS_PER_CELL
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("neck", sorted(NECKS))
 @pytest.mark.parametrize("size", [64, 128, 320, 512, 576])
-def test_one_prediction_per_anchor(backbone: str, neck: str, size: int) -> None:
-    with torch.device("meta"):  # shapes alone; values need no test of every pair
+def test_detector_gives_one_prediction_per_anchor(backbone: str, neck: str, size: int) -> None:
+    with torch.device("meta"):  # shapes only, for speed
         detector = build_detector(backbone, neck, 5, size).eval()
         deltas, logits = detector(torch.zeros(1, 3, size, size, dtype=torch.uint8))
     assert deltas.shape == (1, len(detector.anchors), 4)
@@ -21,22 +21,22 @@ def test_one_prediction_per_anchor(backbone: str, neck: str, size: int) -> None:
     assert detector.anchor_strides.shape == (len(detector.anchors),)
 
 
-def test_size_that_the_last_stride_does_not_divide() -> None:
+def test_size_not_divisible_by_the_last_stride() -> None:
     detector = build_detector(image_size=576).eval()
     with torch.no_grad():
         deltas, _ = detector(torch.zeros(1, 3, 576, 576))
     assert deltas.shape[1] == len(detector.anchors)
 
 
-def test_predictions_lie_where_their_anchors_do() -> None:
-    """A disturbance in one corner changes predictions of anchors near it, and of those alone."""
+def test_predictions_are_ordered_as_the_anchors() -> None:
+    """A change in one corner changes only the predictions of anchors near it."""
     torch.manual_seed(0)
     detector = build_detector(image_size=512).eval()
     quiet = torch.zeros(1, 3, 512, 512)
-    loud = quiet.clone()
-    loud[..., :8, 440:] = 255  # top right: rows and columns differ
+    changed = quiet.clone()
+    changed[..., :8, 440:] = 255  # top right: rows and columns differ
     with torch.no_grad():
-        change = (detector(loud).logits - detector(quiet).logits).abs().amax(-1)[0]
+        change = (detector(changed).logits - detector(quiet).logits).abs().amax(-1)[0]
     fine = detector.anchor_strides == 8
     centre = (detector.anchors[:, :2] + detector.anchors[:, 2:]) / 2
     strongest = centre[fine][change[fine].argsort(descending=True)[:50]]
@@ -58,7 +58,7 @@ def test_spec_rebuilds_the_detector() -> None:
     second.load_state_dict(first.state_dict())
 
 
-def test_state_dict_holds_only_what_was_learned() -> None:
+def test_state_dict_has_no_constants() -> None:
     detector = build_detector(image_size=128)
     learned = {name for name, _ in detector.named_parameters()}
     statistics = {"running_mean", "running_var", "num_batches_tracked"}
@@ -66,7 +66,7 @@ def test_state_dict_holds_only_what_was_learned() -> None:
         assert name in learned or name.rsplit(".", 1)[-1] in statistics
 
 
-def test_bytes_and_floats_and_memory_formats_agree() -> None:
+def test_dtypes_and_memory_formats_agree() -> None:
     detector = build_detector(image_size=128).eval()
     images = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_every_parameter_learns(neck: str) -> None:
         ({"neck_channels": 0}, "neck_channels is 0; it must be a positive even number"),
     ],
 )
-def test_wrong_settings_are_named(wrong: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_detector(**wrong)  # type: ignore[arg-type]
 
@@ -114,8 +114,8 @@ def test_images_of_another_size_are_refused() -> None:
         build_detector(image_size=128)(torch.zeros(1, 3, 64, 64))
 
 
-def test_the_input_may_change_its_side() -> None:
-    """Weights fit any size of as many levels; a detector built for that size answers the same."""
+def test_input_size_can_change() -> None:
+    """A resized detector equals one that was built for the new size."""
     detector, other = build_detector(image_size=128).eval(), build_detector(image_size=192).eval()
     other.load_state_dict(detector.state_dict())
     detector.resize_input(192)
@@ -125,7 +125,7 @@ def test_the_input_may_change_its_side() -> None:
     assert torch.equal(detector.anchors, other.anchors)
     assert detector.spec["image_size"] == 128
     for side in (200, 512):
-        with pytest.raises(ValueError, match=f"image_size {side} does not suit"):
+        with pytest.raises(ValueError, match=f"image_size {side} does not fit"):
             detector.resize_input(side)
 
 

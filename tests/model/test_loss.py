@@ -1,4 +1,4 @@
-"""The training loss: normalisation, empty images, masks, and that it can be learned from."""
+"""The training loss: normalisation, empty images, masks, and that a detector learns by it."""
 
 from typing import Any
 
@@ -67,8 +67,8 @@ def targets(images: int, objects: int, seed: int = 0) -> tuple[Tensor, Tensor, T
     return make_anchors(IMAGE)[0], boxes, labels
 
 
-def test_equals_its_definition(criterion: DetectionLoss) -> None:
-    """Recomputed image by image from the assignment with the two loss functions."""
+def test_loss_equals_its_definition(criterion: DetectionLoss) -> None:
+    """Recompute it image by image from the assignment and the two loss functions."""
     pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
     parts = criterion(pred, anchors, boxes, labels)
     a = criterion.assigner(
@@ -94,7 +94,7 @@ def test_equals_its_definition(criterion: DetectionLoss) -> None:
 
 
 @pytest.mark.parametrize("objects", [0, 4])
-def test_no_objects_still_teach_the_background(criterion: DetectionLoss, objects: int) -> None:
+def test_images_without_objects_teach_background(criterion: DetectionLoss, objects: int) -> None:
     pred, (anchors, boxes, labels) = predictions(2), targets(2, objects)
     parts = criterion(pred, anchors, boxes, torch.full_like(labels, -1))
     parts["loss"].backward()
@@ -107,7 +107,7 @@ def test_no_objects_still_teach_the_background(criterion: DetectionLoss, objects
     assert (pred.deltas.grad == 0).all()
 
 
-def test_an_empty_image_beside_a_full_one(criterion: DetectionLoss) -> None:
+def test_empty_image_in_a_batch_teaches_background(criterion: DetectionLoss) -> None:
     pred, (anchors, boxes, labels) = predictions(2), targets(2, 4)
     labels[1] = -1
     parts = criterion(pred, anchors, boxes, labels)
@@ -128,8 +128,8 @@ def test_known_normalisers_equal_own_counts(counted: DetectionLoss) -> None:
     assert torch.equal(again["loss"], parts["loss"])
 
 
-def test_passes_add_up_to_the_whole_batch(counted: DetectionLoss) -> None:
-    """Gradient accumulation over uneven passes gives the gradient of one pass."""
+def test_gradients_of_passes_add_up_to_the_whole_batch(counted: DetectionLoss) -> None:
+    """Accumulating over uneven passes gives the gradient of one pass."""
     whole, (anchors, boxes, labels) = predictions(3), targets(3, 5)
     labels[1, 1:] = -1
     known = counted.normalisers(anchors, boxes, labels)
@@ -142,7 +142,7 @@ def test_passes_add_up_to_the_whole_batch(counted: DetectionLoss) -> None:
     torch.testing.assert_close(split.deltas.grad, whole.deltas.grad)
 
 
-def test_a_masked_image_contributes_nothing(criterion: DetectionLoss) -> None:
+def test_dropped_image_contributes_nothing(criterion: DetectionLoss) -> None:
     pred, (anchors, boxes, labels) = predictions(3), targets(3, 5)
     valid = torch.tensor([True, False, True])
     parts = criterion(pred, anchors, boxes, labels, valid=valid)
@@ -158,7 +158,7 @@ def test_a_masked_image_contributes_nothing(criterion: DetectionLoss) -> None:
     assert (pred.logits.grad[1] == 0).all()
 
 
-def test_crowd_regions_mute_the_background_inside(criterion: DetectionLoss) -> None:
+def test_background_in_crowd_regions_is_ignored(criterion: DetectionLoss) -> None:
     pred, (anchors, boxes, labels) = predictions(2), targets(2, 2)
     crowd = torch.zeros(2, 3, 4)
     crowd[1, 0] = torch.tensor([0.0, 0.0, 128.0, 64.0])
@@ -172,10 +172,10 @@ def test_crowd_regions_mute_the_background_inside(criterion: DetectionLoss) -> N
     small = (anchors[:, 2:] - anchors[:, :2]).amax(-1) < 40
     inside = small & (centre[:, 1] < 40) & (centre[:, 0] > 24) & (centre[:, 0] < 104)
     outside = small & (centre[:, 1] > 90)
-    muted = (pred.logits.grad == 0).all(-1)
-    assert muted[1, inside].float().mean() > 0.8
-    assert muted[1, outside].float().mean() < 0.2
-    assert muted[0, inside].float().mean() < 0.2
+    ignored = (pred.logits.grad == 0).all(-1)
+    assert ignored[1, inside].float().mean() > 0.8
+    assert ignored[1, outside].float().mean() < 0.2
+    assert ignored[0, inside].float().mean() < 0.2
 
 
 def test_autocast_changes_nothing(criterion: DetectionLoss) -> None:
@@ -206,7 +206,7 @@ def test_extreme_predictions_give_finite_gradients(criterion: DetectionLoss) -> 
     assert torch.isfinite(extreme.deltas.grad).all()
 
 
-def test_unknown_losses_are_named() -> None:
+def test_unknown_losses_are_refused() -> None:
     with pytest.raises(ValueError, match="choose from: focal"):
         DetectionLoss(build_assigner("max_iou"), classification="hinge")
     with pytest.raises(ValueError, match="choose from: balanced_l1, smooth_l1"):
@@ -265,7 +265,7 @@ def test_any_choice_of_losses_gives_finite_gradients(
             assert (pred.logits.grad > 0).any()
 
 
-def test_weights_that_sum_to_less_than_one_are_normalised_all_the_same() -> None:
+def test_weights_that_sum_to_less_than_one_are_normalised() -> None:
     criterion = build("task_aligned")
     pred, (anchors, boxes, labels) = predictions(1), targets(1, 1)
     a = criterion.assigner(
@@ -279,8 +279,8 @@ def test_weights_that_sum_to_less_than_one_are_normalised_all_the_same() -> None
     torch.testing.assert_close(found, expected.detach())
 
 
-def test_nothing_waits_for_the_device(criterion: DetectionLoss) -> None:
-    """Tensors without data cannot be read on the host: asking for a value raises."""
+def test_loss_reads_no_value_from_the_device(criterion: DetectionLoss) -> None:
+    """Meta tensors have no data: reading a value on the host raises."""
     pred, (anchors, boxes, labels) = predictions(2), targets(2, 5)
     pred, crowd = Predictions(*(x.to("meta") for x in pred)), torch.zeros(2, 1, 4, device="meta")
     valid = torch.ones(2, dtype=torch.bool, device="meta")
@@ -289,7 +289,7 @@ def test_nothing_waits_for_the_device(criterion: DetectionLoss) -> None:
     assert all(value.shape == () for value in parts.values())
 
 
-def test_traced_as_one_graph(criterion: DetectionLoss) -> None:
+def test_loss_compiles_to_one_graph(criterion: DetectionLoss) -> None:
     pred, (anchors, boxes, labels) = predictions(2), targets(2, 5)
     compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)
     parts, expected = (f(pred, anchors, boxes, labels) for f in (compiled, criterion))
@@ -297,7 +297,7 @@ def test_traced_as_one_graph(criterion: DetectionLoss) -> None:
         torch.testing.assert_close(parts[key], expected[key])
 
 
-def test_one_picture_can_be_learned() -> None:
+def test_detector_learns_one_image() -> None:
     torch.manual_seed(0)
     detector = build_detector("slim", "retinanet", CLASSES, 64).train()
     criterion = DetectionLoss(build_assigner("mutual_guidance"))

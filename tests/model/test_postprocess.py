@@ -1,4 +1,4 @@
-"""Detections: equal to a plain greedy loop on random and tied cases."""
+"""Detections equal those of a plain greedy loop, on random and tied inputs."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ Detection = tuple[float, int, list[float]]
 
 
 class Whole(nn.Module):
-    """A detector and its post-processing, as one would deploy them."""
+    """A detector with its post-processing, as it is deployed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def plain(
     candidates: int,
     detections: int,
 ) -> list[Detection]:
-    """One image, (A, 4) and (A, C): sort, decode, keep what no kept one overlaps."""
+    """Detect in one image, (A, 4) and (A, C): sort, decode, keep what no kept box overlaps."""
     scores, boxes = logits.flatten().sigmoid().tolist(), decode(deltas, anchors).clamp(0, IMAGE)
     overlap, solid = box_iou(boxes, boxes).tolist(), (boxes[:, 2:] > boxes[:, :2]).all(1).tolist()
     ranking = sorted(range(len(scores)), key=logits.flatten().neg().tolist().__getitem__)
@@ -64,8 +64,8 @@ def case(seed: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("candidates", [50, 400, 10_000])
-@pytest.mark.parametrize("nms_iou", [0.31, 0.61])  # 0.3 itself is an IoU between anchors
-def test_equals_a_plain_loop(tied: bool, candidates: int, nms_iou: float) -> None:
+@pytest.mark.parametrize("nms_iou", [0.31, 0.61])  # exactly 0.3 is an IoU of two anchors
+def test_detections_equal_a_plain_loop(tied: bool, candidates: int, nms_iou: float) -> None:
     deltas, logits, anchors = case(candidates, tied)
     answer = postprocess(deltas, logits, anchors, IMAGE, 0.05, nms_iou, candidates, 40)
     for i in range(3):
@@ -80,7 +80,7 @@ def test_equals_a_plain_loop(tied: bool, candidates: int, nms_iou: float) -> Non
 
 
 @pytest.mark.parametrize("candidates", [1, 1000])
-def test_no_candidates_at_all(candidates: int) -> None:
+def test_no_candidates_give_no_detections(candidates: int) -> None:
     deltas, logits, anchors = case(0, False)
     answer = postprocess(deltas, logits - 100, anchors, IMAGE, max_candidates=candidates)
     assert answer.boxes.shape == (3, 100, 4)
@@ -96,8 +96,8 @@ def test_batched_equals_one_by_one() -> None:
         assert torch.equal(one[1:2], other)
 
 
-def test_a_chain_across_tiles_is_resolved_greedily() -> None:
-    """Each box overlaps only its neighbours: greedy keeps every other one, all along the chain."""
+def test_chain_across_tiles_is_resolved_greedily() -> None:
+    """Each box overlaps only its neighbours, so greedy NMS keeps every other one."""
     count = 2 * TILE + 30
     left = torch.arange(count) * 4.0
     boxes = torch.stack([left, torch.zeros(count), left + 10, torch.full((count,), 10.0)], -1)
@@ -107,8 +107,8 @@ def test_a_chain_across_tiles_is_resolved_greedily() -> None:
     assert torch.equal(keep[0], torch.arange(count) % 2 == 0)
 
 
-def test_one_loop_equals_the_tiles() -> None:
-    """What a compiled or exported graph runs is another way to the same answer."""
+def test_nms_by_scan_equals_nms_by_tiles() -> None:
+    """Compiled and exported graphs use the scan."""
     deltas, _, anchors = case(3, False)
     boxes = decode(deltas, anchors)[:, : 2 * TILE + 9]
     labels = torch.arange(boxes.shape[1]).expand(3, -1) % 3
@@ -130,13 +130,13 @@ def test_exports_with_its_detector_for_any_batch() -> None:
             torch.testing.assert_close(one, other)
 
 
-def test_nothing_waits_for_the_device() -> None:
-    """Tensors without data cannot be read on the host: asking for a value raises."""
+def test_postprocessing_reads_no_value_from_the_device() -> None:
+    """Meta tensors have no data: reading a value on the host raises."""
     deltas, logits, anchors = (x.to("meta") for x in case(0, False))
     assert postprocess(deltas, logits, anchors, IMAGE).boxes.shape == (3, 100, 4)
 
 
-def test_without_classes_all_boxes_compete() -> None:
+def test_class_agnostic_nms_compares_all_boxes() -> None:
     deltas, logits, anchors = case(4, False)
     answer = postprocess(deltas, logits, anchors, IMAGE, 0.05, 0.4, 300, 50, class_agnostic=True)
     for i in range(3):
@@ -153,13 +153,13 @@ def test_without_classes_all_boxes_compete() -> None:
         torch.testing.assert_close(answer.boxes[i, : len(kept)], boxes[kept])
 
 
-def test_classes_do_not_compete() -> None:
+def test_nms_keeps_classes_apart() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).expand(1, 3, 4)
     keep = nms(boxes, torch.tensor([[0, 1, 0]]), torch.ones(1, 3).bool(), 0.5)
     assert keep.tolist() == [[True, True, False]]
 
 
-def test_broken_predictions_are_dropped() -> None:
+def test_non_finite_predictions_are_dropped() -> None:
     deltas, logits, anchors = case(2, False)
     logits[0] = float("nan")
     deltas[1] = float("nan")
@@ -169,7 +169,7 @@ def test_broken_predictions_are_dropped() -> None:
     assert torch.isfinite(answer.boxes).all()
 
 
-def test_saturated_scores_keep_the_order_of_their_logits() -> None:
+def test_saturated_scores_are_ordered_by_logit() -> None:
     anchors = make_anchors(IMAGE)[0]
     logits = torch.full((1, len(anchors), 1), -50.0)
     far_apart = [0, 6 * 7, 6 * 56]

@@ -1,4 +1,4 @@
-"""Frozen layers and frozen norms stay exactly as they are while the rest learns."""
+"""Frozen layers and frozen norms keep their exact values while the rest learns."""
 
 import copy
 
@@ -29,7 +29,7 @@ def changed(before: Detector, after: Detector) -> set[str]:
     return {name for name, value in after.state_dict().items() if not torch.equal(old[name], value)}
 
 
-def test_first_stages_stay_with_their_statistics() -> None:
+def test_frozen_stages_keep_weights_and_statistics() -> None:
     torch.manual_seed(0)
     detector = build_detector("resnet18", image_size=64)
     detector.backbone.freeze(2)
@@ -55,7 +55,7 @@ def test_frozen_norms_keep_statistics_scale_and_shift_while_convolutions_learn()
     assert changed(before, detector) == set(detector.state_dict()) - still
 
 
-def test_a_frozen_norm_uses_its_running_statistics_in_training() -> None:
+def test_frozen_norm_uses_its_running_statistics_in_training() -> None:
     detector = build_detector("slim", image_size=64)
     detector.backbone.freeze(norm=True)
     images = torch.randint(0, 256, (2, 3, 64, 64)).float()
@@ -67,7 +67,7 @@ def test_a_frozen_norm_uses_its_running_statistics_in_training() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_stages_cover_the_backbone_and_nothing_twice(name: str) -> None:
+def test_stages_contain_every_layer_once(name: str) -> None:
     with torch.device("meta"):
         backbone = BACKBONES[name]()
     groups = backbone.stage_layers()
@@ -78,13 +78,13 @@ def test_stages_cover_the_backbone_and_nothing_twice(name: str) -> None:
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
-def test_nothing_is_frozen_unless_asked() -> None:
+def test_nothing_is_frozen_by_default() -> None:
     backbone = BACKBONES["slim"]()
     backbone.freeze()
     assert all(p.requires_grad for p in backbone.parameters())
     assert all(m.training for m in backbone.train().modules())
 
 
-def test_more_stages_than_there_are_is_an_error() -> None:
-    with pytest.raises(ValueError, match="5 stages cannot be frozen; the backbone has 4"):
+def test_freezing_too_many_stages_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot freeze 5 stages; the backbone has 4"):
         BACKBONES["slim"]().freeze(5)

@@ -1,4 +1,4 @@
-"""timm's networks where timm is there, one clear line where it is not."""
+"""Networks of timm if it is installed, else one clear error."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from model import build_detector
 
 
-def timm_is_here() -> bool:
+def timm_is_installed() -> bool:
     try:
         import timm  # noqa: F401
     except (ImportError, RuntimeError, OSError):
@@ -25,7 +25,7 @@ def timm_is_here() -> bool:
         "raise OSError('libcudart.so.13: cannot open shared object file')",
     ],
 )
-def test_a_timm_that_cannot_be_imported_is_one_clear_line(
+def test_missing_timm_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     (tmp_path / "timm.py").write_text(failure)
@@ -37,9 +37,9 @@ def test_a_timm_that_cannot_be_imported_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not timm_is_here(), reason="timm cannot be imported here")
+@pytest.mark.skipif(not timm_is_installed(), reason="timm cannot be imported")
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "convnext_atto"])
-def test_networks_of_timm_detect(name: str) -> None:
+def test_detector_with_a_timm_backbone(name: str) -> None:
     import timm
 
     detector = build_detector(f"timm:{name}", "fssd", 3, 128)
@@ -50,8 +50,8 @@ def test_networks_of_timm_detect(name: str) -> None:
     assert not missing
 
 
-@pytest.mark.skipif(not timm_is_here(), reason="timm cannot be imported here")
-def test_unknown_and_unsuitable_networks_are_named() -> None:
+@pytest.mark.skipif(not timm_is_installed(), reason="timm cannot be imported")
+def test_unknown_and_unsuitable_timm_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="timm has no network 'resnet1'; nearest: resnet18"):
         build_detector("timm:resnet1")
     with pytest.raises(ValueError, match="none at stride 8"):

@@ -1,4 +1,4 @@
-"""Losses against values computed once with the original authors' code."""
+"""Losses against values computed once with the authors' published code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,5 +68,5 @@ def test_overlap_losses_of_equal_disjoint_and_empty_boxes(loss: Loss) -> None:
     value.sum().backward()
     assert boxes.grad is not None
     assert torch.isfinite(boxes.grad).all()
-    # To overlap, the box has to move right.
+    # The box has to move right to overlap.
     assert boxes.grad[1, [0, 2]].sum() < 0

@@ -1,4 +1,4 @@
-"""What each neck adds to the maps of a backbone."""
+"""Necks: shapes, receptive fields and the flow between levels."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ WIDTHS = (16, 24, 32)
 
 
 def maps(size: int, batch: int = 2) -> list[Tensor]:
-    """Maps at strides 8, 16, 32 of an image of this size."""
+    """Return random maps at strides 8, 16, 32 of an image of this size."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randn(batch, width, size >> shift, size >> shift, generator=generator)
@@ -21,7 +21,7 @@ def maps(size: int, batch: int = 2) -> list[Tensor]:
 
 
 def reach(output: Tensor, *inputs: Tensor) -> list[Tensor]:
-    """Where in each input (1, F, h, w) the middle cell of the output looks: bool (h, w)."""
+    """Return the mask (h, w) of inputs that affect the middle cell of the output."""
     h, w = output.shape[-2:]
     gradients = torch.autograd.grad(output[0, :, h // 2, w // 2].sum(), inputs, retain_graph=True)
     return [gradient[0].abs().sum(0) > 0 for gradient in gradients]
@@ -30,7 +30,7 @@ def reach(output: Tensor, *inputs: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", sorted(NECKS))
 @pytest.mark.parametrize(("size", "levels"), [(64, 4), (320, 4), (512, 5), (576, 5)])
 @pytest.mark.parametrize("inputs", [2, 3])
-def test_one_map_per_level_at_any_size(name: str, size: int, levels: int, inputs: int) -> None:
+def test_neck_gives_one_map_per_level(name: str, size: int, levels: int, inputs: int) -> None:
     neck = NECKS[name](WIDTHS[:inputs], 8, levels).eval()
     with torch.no_grad():
         got = neck(maps(size, 1)[:inputs])
@@ -38,7 +38,7 @@ def test_one_map_per_level_at_any_size(name: str, size: int, levels: int, inputs
     assert [tuple(x.shape) for x in got] == [(1, 8, side, side) for side in sides]
 
 
-def test_each_neck_is_another_one() -> None:
+def test_necks_differ_in_parameters() -> None:
     parameters = {
         name: sum(p.numel() for p in neck(WIDTHS, 16, 4).parameters())
         for name, neck in NECKS.items()
@@ -56,10 +56,10 @@ def test_each_neck_is_another_one() -> None:
         ("pafpn", "top_down.pyramid.extra.2", True),
     ],
 )
-def test_only_pyramids_with_a_way_down_bring_coarse_levels_to_fine_ones(
+def test_top_down_necks_pass_coarse_levels_to_fine_ones(
     name: str, last: str, reaches: bool
 ) -> None:
-    """Changes the layer that grows the last level, and looks at the first."""
+    """Change the layer that makes the last level and compare the first."""
     torch.manual_seed(0)
     neck = NECKS[name](WIDTHS, 16, 4).eval()
     with torch.no_grad():
@@ -71,24 +71,24 @@ def test_only_pyramids_with_a_way_down_bring_coarse_levels_to_fine_ones(
     assert torch.equal(before[0], after[0]) != reaches
 
 
-def test_pafpn_brings_fine_levels_to_coarse_ones_again() -> None:
+def test_pafpn_passes_fine_levels_to_coarse_ones() -> None:
     neck = NECKS["pafpn"](WIDTHS, 16, 4).eval()
     with torch.no_grad():
         before = neck(maps(128))
-        neck.down[0][0].weight.zero_()  # the first step up
+        neck.down[0][0].weight.zero_()  # the first bottom-up step
         after = neck(maps(128))
     same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert same == [True, False, False, False]
 
 
-def test_context_lets_every_place_see_the_whole_image() -> None:
+def test_context_fusion_sees_the_whole_image() -> None:
     torch.manual_seed(0)
     fusion = ContextFusion(WIDTHS, 32).eval()
     inputs = [x.requires_grad_() for x in maps(256, 1)]
     assert reach(fusion(inputs), inputs[-1])[0].all()
 
 
-def test_receptive_field_blocks_look_far_and_thin() -> None:
+def test_receptive_field_blocks_are_wide_and_sparse() -> None:
     torch.manual_seed(0)
     block = ReceptiveFieldBlock(32).eval()
     x = torch.randn(1, 32, 41, 41, requires_grad=True)
@@ -101,7 +101,7 @@ def test_receptive_field_blocks_look_far_and_thin() -> None:
 
 @pytest.mark.parametrize("name", sorted(NECKS))
 def test_one_image_of_the_smallest_size_trains(name: str) -> None:
-    """The last level is a single value per channel then, which has no variance."""
+    """The last level has one value per channel, and thus no variance."""
     detector = build_detector("slim", name, 2, 64).train()
     before = detector.neck.state_dict()
     running = {key: value.clone() for key, value in before.items() if "running" in key}
@@ -111,4 +111,4 @@ def test_one_image_of_the_smallest_size_trains(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
     assert all(value.isfinite().all() for value in detector.state_dict().values())
     moved = {key for key, value in running.items() if not torch.equal(value, before[key])}
-    assert moved and len(moved) < len(running)  # all but the single values' norms
+    assert moved and len(moved) < len(running)  # all but the norms of single values
