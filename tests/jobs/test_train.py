@@ -125,6 +125,27 @@ def test_duration_is_in_words(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
 
 
+def plain_lines(text: str) -> list[str]:
+    """Return the lines of output, which must have neither colours nor Ray's process ids."""
+    assert "\x1b" not in text
+    assert "pid=" not in text
+    return text.splitlines()
+
+
+@pytest.mark.integration
+def test_output_of_ray_workers_is_plain(folder: Path) -> None:
+    data = ("--data.train", "shards/shapes-train", "--data.val", "shards/shapes-val")
+    small = ("--model.image_size", "64", "--train.epochs", "1", "--ray.workers", "2")
+    done = run(folder, "train", *data, *small, "--run", "two")
+    figures = results(done)
+    assert figures["best_step"] == figures["total_steps"] == 2
+    announced, title, *progress = plain_lines(done.stderr)
+    assert announced.startswith(f"run two: stored in {folder}/runs/two, reported to sqlite:///")
+    assert title == "slim-retinanet with mutual_guidance, 2 workers: 2 steps of 8 images"
+    assert any(line.startswith("step 2: val ap ") for line in progress)
+    assert progress[-1].startswith("next        python -m jobs.checkpoints list ")
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(600)
 def test_sweep_writes_a_recipe_that_trains(folder: Path) -> None:
@@ -132,7 +153,12 @@ def test_sweep_writes_a_recipe_that_trains(folder: Path) -> None:
     recipe = str(ROOT / "configs" / "sweeps" / "smoke.yaml")
     small = ("--model.image_size", "64", "--train.epochs", "3", "--train.batch_size", "8")
     whole = ("--ray.cpus_per_worker", str((os.cpu_count() or 1) - 0.5))
-    figures = results(run(folder, "tune", "--config", recipe, *small, *whole, "--run", "search"))
+    done = run(folder, "tune", "--config", recipe, *small, *whole, "--run", "search")
+    figures = results(done)
+    lines = plain_lines(done.stderr)
+    assert not [line for line in lines if "study" in line or "View detailed results" in line]
+    for trial in figures["trials"]:
+        assert any(line.startswith(f"trial {trial['name']}: slim-") for line in lines)
     assert len(figures["trials"]) == 4
     assert {trial["status"] for trial in figures["trials"]} == {"finished", "stopped early"}
     assert all(trial["run_id"] for trial in figures["trials"])
