@@ -81,7 +81,7 @@ def fit(
     check_cluster_paths(config)
     with (
         launched_world(config.ray) as world,
-        contextlib.closing(RunRecord(storage_root(config), world.share(run))) as record,
+        contextlib.closing(RunRecord(storage_root(config), world.broadcast(run))) as record,
     ):
         uri = world.on_main(lambda: resolve_uri(config.tracking))
         run_id = world.on_main(
@@ -94,7 +94,7 @@ def fit(
             else:
                 session = LocalSession(world, CheckpointStore(record.uri), stop)
                 own = run_rank(config, session, uri, run_id, spool_folder(record.uri), label)
-                outcome = world.share(own)
+                outcome = world.broadcast(own)
             trained = time.monotonic()
             checkpoint = join(record.uri, outcome.checkpoint)
             version = world.on_main(

@@ -25,7 +25,7 @@ class Finished(Document):
 
 
 class Stopped(Document):
-    """A training that was asked to stop. An exception would make Ray Train restart it."""
+    """A training that stopped on request. An exception would make Ray Train restart it."""
 
     outcome: Literal["stopped"] = "stopped"
     reason: str

@@ -1,4 +1,4 @@
-"""Register the result of a finished training, waiting for a store that restarts meanwhile."""
+"""Register the result of a finished training, waiting for a store that restarts."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class LocalSession:
     def poll_request(self) -> Request | None:
         """Return a request to stop once rank 0 has received SIGTERM."""
         received = self._stop is not None and self._stop.received.is_set()
-        return Request("stopped by SIGTERM", stop=True) if self.world.share(received) else None
+        return Request("stopped by SIGTERM", stop=True) if self.world.broadcast(received) else None
 
 
 @contextlib.contextmanager

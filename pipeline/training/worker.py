@@ -189,7 +189,7 @@ def validate(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, f
         pictures = config.evaluate.pictures
         log.evaluated(split, trainer.step_count, result, loader.shards, classes, pictures)
     metrics = result.result.metrics if result is not None else {}
-    named: dict[str, float] = world.share({f"{split}/{k}": v for k, v in metrics.items()})
+    named: dict[str, float] = world.broadcast({f"{split}/{k}": v for k, v in metrics.items()})
     return named
 
 

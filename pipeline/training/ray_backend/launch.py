@@ -67,7 +67,7 @@ class RaySession:
 
     def poll_request(self) -> Request | None:
         """Return a request to stop after the driver's SIGTERM, or to save if a node leaves."""
-        stop = self.world.share(
+        stop = self.world.broadcast(
             stop_requested(self.store.storage.uri) if self.world.is_main else False
         )
         if stop:

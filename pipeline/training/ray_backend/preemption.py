@@ -71,7 +71,7 @@ class PreemptionWatcher:
             return None
         nodes = set(info.preempted_node_ids)
         left = info.deadline_ms / 1000 - time.time() if info.deadline_ms else float("inf")
-        left = self._world.share(left)  # clocks differ
+        left = self._world.broadcast(left)  # clocks differ
         last = left < FINAL_SAVE_SECONDS and not nodes <= self._saved_last
         if nodes <= self._announced and not last:
             return None

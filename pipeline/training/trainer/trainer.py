@@ -91,7 +91,7 @@ class Trainer:
         report = None
         if self.world.is_main:
             report = start_from(self.config, self.detector, classes, tracking_uri)
-        self.world.share_tensors(self.detector.state_dict().values())
+        self.world.broadcast_tensors(self.detector.state_dict().values())
         self.average.module.load_state_dict(self.detector.state_dict())
         return report
 
@@ -128,7 +128,7 @@ class Trainer:
             valid=tensors.valid,
             normalisers=normalisers,
         )
-        # DDP averages over ranks. A micro-batch with a normaliser of its own counts by its images.
+        # DDP averages over ranks. Without shared normalisers a micro-batch is weighted by its images.
         share = (
             1.0 if normalisers is not None else len(tensors.images) / self.config.train.batch_size
         )
@@ -168,7 +168,7 @@ class Trainer:
 
     def averaged(self) -> Detector:
         """Return the averaged detector in eval mode, with rank 0's statistics on every rank."""
-        self.world.share_tensors(self.average.module.buffers())
+        self.world.broadcast_tensors(self.average.module.buffers())
         return self.average.module
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -95,6 +95,16 @@ def test_no_uri_of_a_service_is_stored_beside_checkpoints(small: Config) -> None
         assert str(config.ray.storage) not in path.read_text()
 
 
+def test_label_is_put_before_every_progress_line(
+    small: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small.replace({"data.val": None, "data.test": None, "train.epochs": 0.4})
+    fit(config, run="one", label="trial one")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "step" in line]
+    assert len(lines) == 2  # what is trained, and the last step
+    assert all(line.startswith("trial one: ") for line in lines)
+
+
 def test_finished_run_is_not_resumed(small: Config) -> None:
     config = small.replace({"train.epochs": 0.4, "data.val": None, "data.test": None})
     fit(config, run="one")

@@ -1,0 +1,22 @@
+"""Documents of a sweep: its settings reach a trial whole, its table survives a file."""
+
+from pipeline.config import Config
+from pipeline.sweep.sweep import Trial, TrialSettings, TrialTable
+
+
+def test_table_survives_a_file() -> None:
+    trials = [
+        Trial("a1", {"assign.sigma": 2.5, "assign.name": "atss"}, 0.5, 2.0, "finished", "run"),
+        Trial("b2", {"assign.sigma": 3.0, "assign.name": "atss"}, None, 0.0, "failed", None),
+    ]
+    data = TrialTable(trials=trials).encode()
+    assert TrialTable.parse(data, "trials.json").trials == trials
+
+
+def test_settings_of_a_trial_survive_their_way() -> None:
+    config = Config.from_dict({"ray": {"workers": [1, 2]}, "data": {"val": "/val"}})
+    settings = TrialSettings(
+        config=config, sweep="s", storage="/runs/s", tracking_uri="sqlite://", parent_run_id="abc"
+    )
+    content = settings.model_dump(mode="json")
+    assert TrialSettings.from_content(content, "settings") == settings
