@@ -6,7 +6,7 @@ python -m jobs.prepare --source yolo --root DIR --split train --out DIR
 python -m jobs.prepare --source shapes --count 400 --split train --seed 0 --out DIR
 
 DIR may be a tar or zip, or a folder inside one (data.tar/VOCdevkit/VOC2007); FILE may be in one.
-With --split-by 0.8 the images are split into DIR/train and DIR/val; near-duplicates stay together.
+With --split-by 0.8 the images are split into DIR/train and DIR/val; near duplicates stay together.
 An interrupted conversion resumes when the same command is run again.
 """
 
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     from pipeline.data.shards.manifest import Manifest, Problem
     from pipeline.data.sources.record import Source
 
-NEEDED = {"voc": ("root",), "coco": ("images", "annotations"), "yolo": ("root",), "shapes": ()}
-ACCEPTED = {
+REQUIRED_OPTIONS = {
+    "voc": ("root",),
+    "coco": ("images", "annotations"),
+    "yolo": ("root",),
+    "shapes": (),
+}
+ALLOWED_OPTIONS = {
     "voc": ("split", "seed"),
     "coco": ("split", "seed"),
     "yolo": ("split", "seed"),
@@ -39,15 +44,15 @@ ACCEPTED = {
 DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train"}
 # The defaults of the converter, repeated here because importing it takes a second.
 SHARD_SAMPLES, SHARD_MIB = 10_000, 48
-# Fewer shards than this, in a set of more than this many bytes, are worth a hint.
-FEW_SHARDS, LARGE_SET = 8, 64 * 2**20
+# A set of at least so many bytes in fewer shards than this gets a hint.
+FEW_SHARDS, LARGE_SET_BYTES = 8, 64 * 2**20
 MAX_SEED = 2**31 - 1  # as for train.seed
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Convert as the command line says; return the figures of the new shard set, or of two."""
+    """Convert as given on the command line; return the figures of the new set, or of both sets."""
     options = _parser().parse_args(argv)
-    _check_use(options)
+    _check_options(options)
     from pipeline.data.conversion.near_duplicates import hash_shard_set
 
     started = time.monotonic()
@@ -61,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     seconds = round(time.monotonic() - started, 2)
     for one in staged:
         _print_result(one.manifest, one.out, seconds)
-    print(f"next: {command('train')} {_sets(staged)}", flush=True)
+    print(f"next: {command('train')} {_data_options(staged)}", flush=True)
     figures = [_figures(one, seconds) for one in staged]
     return figures[0] if len(figures) == 1 else {"sets": figures, "seconds": seconds}
 
@@ -69,7 +74,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("prepare", str(__doc__))
     add = parser.add_argument
-    add("--source", required=True, choices=sorted(NEEDED), help="format of the labelled images")
+    add(
+        "--source",
+        required=True,
+        choices=sorted(REQUIRED_OPTIONS),
+        help="format of the labelled images",
+    )
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the shard set")
     add(
         "--root",
@@ -126,12 +136,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_use(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     kind = options.source
-    for needed in NEEDED[kind]:
+    for needed in REQUIRED_OPTIONS[kind]:
         if getattr(options, needed) is None:
             raise UserError(f"--source {kind} needs --{needed}")
-    for other in {"root", "images", "annotations", *DEFAULTS} - {*NEEDED[kind], *ACCEPTED[kind]}:
+    for other in {"root", "images", "annotations", *DEFAULTS} - {
+        *REQUIRED_OPTIONS[kind],
+        *ALLOWED_OPTIONS[kind],
+    }:
         if getattr(options, other) is not None:
             raise UserError(f"--{other} cannot be used with --source {kind}")
     if options.split_by is None:
@@ -163,7 +176,7 @@ def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
 def _stage(
     options: argparse.Namespace, source: Source, classes: list[str], others: list[ImageHashes]
 ) -> list[StagedShardSet]:
-    """Build the set, or the two sets of a split, without publishing them."""
+    """Write the set, or the two sets of a split, without publishing them."""
     from pipeline.data.conversion.convert import SourceRejected, check_out, stage_shard_set
     from pipeline.data.conversion.train_val_split import split_train_val
 
@@ -275,7 +288,7 @@ def _print_result(manifest: Manifest, out: Path, seconds: float) -> None:
 def _shard_advice(manifest: Manifest) -> str | None:
     """Return a hint if a large set has few shards, which is slow over a network."""
     size, count = int(manifest.sizes.sum()), len(manifest.shards)
-    if count >= FEW_SHARDS or size < LARGE_SET:
+    if count >= FEW_SHARDS or size < LARGE_SET_BYTES:
         return None
     return (
         f"shards: {count} are few. That is fine on a local disk; over a network, workers would "
@@ -284,7 +297,7 @@ def _shard_advice(manifest: Manifest) -> str | None:
     )
 
 
-def _sets(staged: list[StagedShardSet]) -> str:
+def _data_options(staged: list[StagedShardSet]) -> str:
     if len(staged) > 1:
         return f"--data.train {staged[0].out} --data.val {staged[1].out}"
     if staged[0].manifest.split.startswith("train"):

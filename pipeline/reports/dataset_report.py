@@ -18,20 +18,11 @@ from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.reports.pictures import Boxes, draw_detections
 
-SIDE_EDGES = (
-    0,
-    8,
-    16,
-    32,
-    64,
-    96,
-    128,
-    256,
-    512,
-)  # of a box's side, the square root of its area in pixels
-BAR_WIDTH = 40
+# Edges of the histogram of box sides. A side is the square root of the area, in pixels.
+SIDE_EDGES = (0, 8, 16, 32, 64, 96, 128, 256, 512)
+MAX_BAR_CHARACTERS = 40
 MAX_LISTED_PROBLEMS = 20
-PICTURE_SIDE = 320
+IMAGE_SIDE = 320
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
 table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left}
@@ -132,7 +123,8 @@ def format_text(description: Description) -> str:
     longest = max(description.sides) or 1
     lines += ["", "side of a box, pixels"]
     lines += [
-        f"  {a:<13}{n:>9}  {'#' * -(-BAR_WIDTH * n // longest)}" for a, n in description.histogram()
+        f"  {a:<13}{n:>9}  {'#' * -(-MAX_BAR_CHARACTERS * n // longest)}"
+        for a, n in description.histogram()
     ]
     problems = description.problems()
     lines += [
@@ -197,7 +189,7 @@ def _pictures(shards: ShardSet, count: int) -> str:
 
 
 def _draw_sample(image: np.ndarray, sample: Sample, manifest: Manifest) -> np.ndarray:
-    factor = PICTURE_SIDE / max(image.shape[:2])
+    factor = IMAGE_SIDE / max(image.shape[:2])
     size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     boxes = np.array(sample.boxes, np.float64).reshape(-1, 4) * factor

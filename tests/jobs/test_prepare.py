@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs import prepare
 from jobs.prepare import main
+from pipeline.data.conversion.convert import MAX_SHARD_BYTES, MAX_SHARD_SAMPLES
 from pipeline.data.conversion.shard_task import ShardTask
 from pipeline.data.shards.manifest import load_manifest, write_manifest
 from pipeline.data.shards.reader import ShardSet
@@ -29,6 +31,11 @@ def test_shapes_are_converted(tmp_path, capsys):
     assert Path(result["manifest"]).is_file() and result["problems"] == {}
     out = capsys.readouterr().out
     assert "problems: none" in out and out.endswith(f"--data.test {tmp_path / 's'}\n")
+
+
+def test_default_shard_limits_are_those_of_the_converter():
+    assert prepare.SHARD_SAMPLES == MAX_SHARD_SAMPLES
+    assert prepare.SHARD_MIB * 2**20 == MAX_SHARD_BYTES
 
 
 def test_splits_of_shapes_differ(tmp_path):
@@ -305,6 +312,6 @@ def voc_with_a_bad_box(shared, tmp_path):
 def test_few_large_shards_give_a_hint(tmp_path, capsys, monkeypatch):
     main([*SHAPES, "--out", str(tmp_path / "a")])
     assert "are few" not in capsys.readouterr().out
-    monkeypatch.setattr("jobs.prepare.LARGE_SET", 8 * 2**10)
+    monkeypatch.setattr("jobs.prepare.LARGE_SET_BYTES", 8 * 2**10)
     main([*SHAPES, "--out", str(tmp_path / "b")])
     assert "shards: 1 are few" in capsys.readouterr().out

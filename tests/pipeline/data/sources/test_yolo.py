@@ -30,10 +30,10 @@ def convert_yolo(tmp_path, convert_source):
 
 
 @pytest.fixture
-def make(tmp_path, encode):
-    """Return ``make(yaml tree or None, {image name: label text or None})``."""
+def write_data_set(tmp_path, encode):
+    """Return ``write_data_set(yaml tree or None, {image name: label text or None})``."""
 
-    def made(tree, images, yaml_at="data.yaml"):
+    def write(tree, images, yaml_at="data.yaml"):
         root = tmp_path / "y"
         for name, text in images.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def make(tmp_path, encode):
             (root / yaml_at).write_text(yaml.safe_dump(tree))
         return root
 
-    return made
+    return write
 
 
 def test_label_path_of_an_image():
@@ -66,17 +66,19 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_of_exporters_are_read(make, convert_yolo, layout):
+def test_layouts_of_exporters_are_read(write_data_set, convert_yolo, layout):
     tree, folder = LAYOUTS[layout]
-    make({"names": ["cat", "dog"], "nc": 2, **tree}, {f"{folder}a.jpg": GOOD + "1 .1 .1 .2 .2"})
+    write_data_set(
+        {"names": ["cat", "dog"], "nc": 2, **tree}, {f"{folder}a.jpg": GOOD + "1 .1 .1 .2 .2"}
+    )
     samples, problems = convert_yolo()
     sample = samples[f"{folder}a"]
     assert sample.boxes == [pytest.approx((10, 9, 30, 21)), pytest.approx((0, 0, 8, 6))]
     assert sample.labels == [0, 1] and problems == []
 
 
-def test_lists_of_images_are_read(make, convert_yolo):
-    root = make(
+def test_lists_of_images_are_read(write_data_set, convert_yolo):
+    root = write_data_set(
         {"names": {0: "cat"}, "train": "lists/train.txt"},
         {"images/a.jpg": GOOD, "images/b.jpg": GOOD},
     )
@@ -90,8 +92,8 @@ def test_lists_of_images_are_read(make, convert_yolo):
     ]
 
 
-def test_data_set_without_yaml_needs_classes(make, convert_yolo):
-    make(None, {"images/train/a.jpg": GOOD, "images/valid/b.jpg": GOOD})
+def test_data_set_without_yaml_needs_classes(write_data_set, convert_yolo):
+    write_data_set(None, {"images/train/a.jpg": GOOD, "images/valid/b.jpg": GOOD})
     assert list(convert_yolo(classes=["cat"])[0]) == ["images/train/a"]
     assert list(convert_yolo(classes=["cat"], split="val")[0]) == ["images/valid/b"]
     assert len(convert_yolo(classes=["cat"], split=None)[0]) == 2
@@ -99,9 +101,11 @@ def test_data_set_without_yaml_needs_classes(make, convert_yolo):
         convert_yolo()
 
 
-def test_class_numbers_with_gaps_and_a_named_yaml(make, convert_yolo, tmp_path):
+def test_class_numbers_with_gaps_and_a_named_yaml(write_data_set, convert_yolo, tmp_path):
     names = {7: "dog", 2: "cat"}
-    root = make({"names": names, "train": "images"}, {"images/a.jpg": "7" + GOOD[1:]}, "b.yaml")
+    root = write_data_set(
+        {"names": names, "train": "images"}, {"images/a.jpg": "7" + GOOD[1:]}, "b.yaml"
+    )
     (root / "a.yaml").write_text("names: [x]")
     with pytest.raises(UserError, match="several data sets: a.yaml and b.yaml"):
         convert_yolo()
@@ -126,33 +130,33 @@ def test_class_numbers_with_gaps_and_a_named_yaml(make, convert_yolo, tmp_path):
         ("0 .5 .5 -.1 .1", "empty"),
     ],
 )
-def test_invalid_lines_are_dropped(make, convert_yolo, line, reason):
-    make({"names": ["cat"], "train": "images"}, {"images/a.jpg": GOOD + line})
+def test_invalid_lines_are_dropped(write_data_set, convert_yolo, line, reason):
+    write_data_set({"names": ["cat"], "train": "images"}, {"images/a.jpg": GOOD + line})
     samples, problems = convert_yolo()
     assert len(samples["images/a"].boxes) == 1
     assert len(problems) == 1 and problems[0].startswith("labels/a.txt: box dropped: ")
     assert reason in problems[0]
 
 
-def test_boxes_over_the_edge_are_clipped_and_polygons_boxed(make, convert_yolo):
+def test_boxes_over_the_edge_are_clipped_and_polygons_boxed(write_data_set, convert_yolo):
     lines = "0 .95 .5 .2 .2\n0 .1 .1 .5 .1 .5 .9 .3 .5\n"
-    make({"names": ["cat"], "train": "images"}, {"images/a.jpg": lines})
+    write_data_set({"names": ["cat"], "train": "images"}, {"images/a.jpg": lines})
     samples, problems = convert_yolo()
     over, polygon = samples["images/a"].boxes
     assert over == pytest.approx((34, 12, 40, 18)) and polygon == pytest.approx((4, 3, 20, 27))
     assert len(problems) == 1 and "box clipped" in problems[0]
 
 
-def test_keypoints_are_ignored(make, convert_yolo):
+def test_keypoints_are_ignored(write_data_set, convert_yolo):
     tree = {"names": ["cat"], "train": "images", "kpt_shape": [2, 3]}
-    make(tree, {"images/a.jpg": "0 .5 .5 .5 .4 .1 .1 2 .2 .2 2"})
+    write_data_set(tree, {"images/a.jpg": "0 .5 .5 .5 .4 .1 .1 2 .2 .2 2"})
     samples, problems = convert_yolo()
     assert samples["images/a"].boxes == [pytest.approx((10, 9, 30, 21))] and problems == []
 
 
-def test_missing_and_empty_label_files_mean_no_objects(make, convert_yolo):
+def test_missing_and_empty_label_files_mean_no_objects(write_data_set, convert_yolo):
     images = {"images/a.jpg": GOOD, "images/b.jpg": None, "images/c.jpg": ""}
-    make({"names": ["cat"], "train": "images"}, images)
+    write_data_set({"names": ["cat"], "train": "images"}, images)
     samples, problems = convert_yolo()
     assert [len(s.boxes) for s in samples.values()] == [1, 0, 0]
     assert problems == [
@@ -161,18 +165,18 @@ def test_missing_and_empty_label_files_mean_no_objects(make, convert_yolo):
     ]
 
 
-def test_data_set_without_any_label_file_raises(make, convert_yolo):
-    make({"names": ["cat"], "train": "images"}, {"images/a.jpg": None})
+def test_data_set_without_any_label_file_raises(write_data_set, convert_yolo):
+    write_data_set({"names": ["cat"], "train": "images"}, {"images/a.jpg": None})
     with pytest.raises(UserError, match=r"none of 1 images has .*expected is labels/a\.txt"):
         convert_yolo()
 
 
-def test_labels_refer_to_the_upright_image(make, convert_yolo, encode, tmp_path):
+def test_labels_refer_to_the_upright_image(write_data_set, convert_yolo, encode, tmp_path):
     from PIL import Image
 
     exif = Image.Exif()
     exif[0x0112] = 6
-    root = make({"names": ["cat"], "train": "images"}, {"images/a.jpg": GOOD})
+    root = write_data_set({"names": ["cat"], "train": "images"}, {"images/a.jpg": GOOD})
     (root / "images/a.jpg").write_bytes(encode(quality=95, exif=exif))
     samples, problems = convert_yolo()
     sample = samples["images/a"]
@@ -197,14 +201,14 @@ def test_labels_refer_to_the_upright_image(make, convert_yolo, encode, tmp_path)
         ({"names": ["cat"], "train": "nowhere"}, "no images found of split train"),
     ],
 )
-def test_unusable_yaml_raises_user_errors(make, convert_yolo, tree, message):
-    make(tree, {"images/a.jpg": GOOD})
+def test_unusable_yaml_raises_user_errors(write_data_set, convert_yolo, tree, message):
+    write_data_set(tree, {"images/a.jpg": GOOD})
     with pytest.raises(UserError, match=message):
         convert_yolo()
 
 
-def test_yaml_with_syntax_errors_or_code_raises(make, convert_yolo):
-    root = make(None, {"images/a.jpg": GOOD})
+def test_yaml_with_syntax_errors_or_code_raises(write_data_set, convert_yolo):
+    root = write_data_set(None, {"images/a.jpg": GOOD})
     for text in ("names: [", "names: !!python/object/apply:os.system ['true']"):
         (root / "data.yaml").write_text(text)
         with pytest.raises(UserError, match=r"data\.yaml cannot be read: "):
