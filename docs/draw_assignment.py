@@ -1,9 +1,9 @@
-"""Draws the pictures of assignment.md: what each assigner says of one image.
+"""Draw the figures of assignment.md: the assignment of one image by each assigner.
 
     python -m docs.draw_assignment --shards SHARDSET --without-photo
 
-Trains a small detector on the shard set for some minutes, so that boxes and scores are those of a
-network half-way, then lets every assigner look at the same predictions.
+Trains a small detector on the shard set for a few minutes, to get boxes and scores of a partly
+trained network, then assigns by each assigner from the same predictions.
 """
 
 import argparse
@@ -34,8 +34,8 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 TITLES = ("learns to classify", "learns to regress")
 
 
-class Scene(NamedTuple):
-    """An image as the network sees it."""
+class Example(NamedTuple):
+    """One image in the network's input size, with its objects."""
 
     name: str
     pixels: Tensor
@@ -46,18 +46,20 @@ class Scene(NamedTuple):
     """(M,)"""
 
 
-def scenes(config: Config) -> Iterator[Scene]:
-    """All images of the set, in order."""
+def examples(config: Config) -> Iterator[Example]:
+    """Yield all images of the shard set, in order."""
     assert config.data.train is not None
     for batch in build_eval_loader(config.data.train, config, rank=0, world_size=1):
         for pixels, sample, size in zip(batch.images, batch.samples, batch.sizes, strict=True):
             boxes = torch.as_tensor(np.asarray(sample.boxes), dtype=torch.float32).reshape(-1, 4)
             boxes = boxes * (pixels.shape[-1] / size.float()).repeat(2)
-            yield Scene(sample.file_name, pixels, boxes, torch.as_tensor(np.asarray(sample.labels)))
+            yield Example(
+                sample.file_name, pixels, boxes, torch.as_tensor(np.asarray(sample.labels))
+            )
 
 
 def train(config: Config, steps: int) -> Detector:
-    """A detector that has begun to see."""
+    """Train a detector for a few steps."""
     assert config.data.train is not None
     classes = load_manifest(config.data.train).classes
     trainer = Trainer(config, World(), len(classes), total_steps=2 * steps)
@@ -68,25 +70,28 @@ def train(config: Config, steps: int) -> Detector:
     return trainer.detector.eval()
 
 
-def draw(name: str, detector: Detector, scene: Scene, photo: bool) -> Figure:
-    """Anchors that each task learns, in the colour of their object; ignored ones are dots."""
+def draw(name: str, detector: Detector, example: Example, photo: bool) -> Figure:
+    """Draw the positives of each task in the colour of their object; ignored anchors as dots."""
     size = detector.image_size
     with torch.no_grad():
-        deltas, logits = detector(scene.pixels[None])
+        deltas, logits = detector(example.pixels[None])
     assigner = build_assigner(name, anchor_strides=detector.anchor_strides)
-    answer = assigner(
-        detector.anchors, scene.boxes[None], scene.labels[None], decode(deltas, detector.anchors),
+    assigned = assigner(
+        detector.anchors,
+        example.boxes[None],
+        example.labels[None],
+        decode(deltas, detector.anchors),
         logits.sigmoid(),
-    )  # fmt: skip
+    )
     figure, axes = pyplot.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
     tasks = (
-        (answer.cls_index[0], answer.cls_quality[0]),
-        (answer.loc_index[0], answer.loc_weight[0]),
+        (assigned.cls_index[0], assigned.cls_quality[0]),
+        (assigned.loc_index[0], assigned.loc_weight[0]),
     )
     for axis, title, (index, quality) in zip(axes, TITLES, tasks, strict=True):
         if photo:
-            axis.imshow(scene.pixels.permute(1, 2, 0) // 2 + 127)
-        for box, colour in zip(scene.boxes.tolist(), COLOURS, strict=False):
+            axis.imshow(example.pixels.permute(1, 2, 0) // 2 + 127)
+        for box, colour in zip(example.boxes.tolist(), COLOURS, strict=False):
             axis.add_patch(rectangle(box, colour, width=2.5, style="--"))
         draw_anchors(axis, detector.anchors, index, quality)
         axis.set_title(f"{title}: {int((index >= 0).sum())} anchors", fontsize=10)
@@ -96,20 +101,20 @@ def draw(name: str, detector: Detector, scene: Scene, photo: bool) -> Figure:
 
 
 def draw_anchors(axis: Axes, anchors: Tensor, index: Tensor, quality: Tensor) -> None:
-    """Positives as boxes, the fainter the less they count; ignored ones as grey dots."""
+    """Draw positives as boxes, fainter with lower weight, and ignored anchors as black dots."""
     for anchor in (index >= 0).nonzero().flatten().tolist():
         colour = COLOURS[int(index[anchor]) % len(COLOURS)]
         strength = 0.15 + 0.85 * float(quality[anchor])
         axis.add_patch(rectangle(anchors[anchor].tolist(), colour, 0.9, "-", strength))
-    spared = anchors[index == -2]
-    centre = (spared[:, :2] + spared[:, 2:]) / 2
+    ignored = anchors[index == -2]
+    centre = (ignored[:, :2] + ignored[:, 2:]) / 2
     axis.plot(*centre.T.tolist(), ".", color="black", markersize=3)
 
 
 def rectangle(
     box: list[float], colour: str, width: float, style: str, strength: float = 1.0
 ) -> Rectangle:
-    """The outline of one box."""
+    """Return the outline of one box."""
     x1, y1, x2, y2 = box
     return Rectangle(
         (x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=width, ls=style, alpha=strength
@@ -117,16 +122,16 @@ def rectangle(
 
 
 def main() -> None:
-    """Train, draw, save."""
+    """Train, draw and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", required=True, help="shard set to train on and draw from")
     parser.add_argument(
         "--objects",
         type=int,
         default=6,
-        help="draw the first image with at most so many, and more than one",
+        help="draw the first image with 2 to this many objects",
     )
-    parser.add_argument("--without-photo", action="store_true", help="draw boxes alone")
+    parser.add_argument("--without-photo", action="store_true", help="draw boxes only")
     parser.add_argument("--size", type=int, default=256, help="side of the network's input")
     parser.add_argument("--steps", type=int, default=60, help="training steps before drawing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
@@ -138,7 +143,7 @@ def main() -> None:
             "train": {"lr": 0.1, "batch_size": 8, "warmup_steps": 20},
         }
     )
-    chosen = next((s for s in scenes(config) if 1 < len(s.boxes) <= options.objects), None)
+    chosen = next((s for s in examples(config) if 1 < len(s.boxes) <= options.objects), None)
     if chosen is None:
         parser.error(f"no image of {options.shards} has 2 to {options.objects} objects")
     detector = train(config, options.steps)
