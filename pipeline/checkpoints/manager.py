@@ -116,7 +116,7 @@ class CheckpointManager:
 
     def missing(self) -> str | None:
         """Wait for the current step's checkpoint; return why it is missing, or None."""
-        reason: str | None = self.world.share(self._missing() if self.world.is_main else None)
+        reason: str | None = self.world.broadcast(self._missing() if self.world.is_main else None)
         return reason
 
     def finish(self) -> tuple[SavedCheckpoint, SavedCheckpoint]:

@@ -1,1 +1,1 @@
-"""Ranks, what they exchange, and the Ray cluster they run on."""
+"""Ranks, their collectives, and the Ray cluster that they run on."""

@@ -1,4 +1,4 @@
-"""A time that all ranks see pass at the same step."""
+"""A timer that expires at the same step on all ranks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pipeline.distributed.world import World
 
 
 class SharedTimer:
-    """Decides on rank 0 and tells the others; every rank calls every method at the same steps.
+    """A timer of rank 0 that the other ranks follow; all ranks call its methods at the same steps.
 
-    Asking rank 0 costs a collective. So its answer says how many steps pass before it is asked
-    again: half of the time that is left, at the present speed. That makes a handful of questions
-    per period instead of one per step, and a delay of few steps as long as the speed is steady.
+    A check costs a collective. Therefore each check also fixes the step of the next one, which is
+    expected after half of the remaining time at the current speed. That takes a handful of checks
+    per period instead of one per step, and expires a few steps late as long as the speed is steady.
     """
 
     def __init__(self, seconds: float, world: World) -> None:
@@ -21,23 +21,24 @@ class SharedTimer:
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Begin anew at this step."""
-        self._began = self._asked = time.monotonic()
-        self._asked_at, self._ask_at = step, step + 1
+        """Start a period at this step."""
+        self._began = self._checked = time.monotonic()
+        self._checked_step, self._next_check = step, step + 1
 
     def due(self, step: int, busy: Callable[[], bool] = lambda: False) -> bool:
-        """Whether the time has passed; rank 0 puts it off while it is ``busy``."""
-        if step < self._ask_at:
+        """Return whether the period is over; rank 0 postpones it while it is ``busy``."""
+        if step < self._next_check:
             return False
-        wait: int = self.world.share(self._wait(step, busy()) if self.world.is_main else None)
-        self._ask_at = step + wait
+        own = self._steps_to_wait(step, busy()) if self.world.is_main else None
+        wait: int = self.world.broadcast(own)
+        self._next_check = step + wait
         return wait == 0
 
-    def _wait(self, step: int, busy: bool) -> int:
+    def _steps_to_wait(self, step: int, busy: bool) -> int:
         now = time.monotonic()
-        speed = max(1e-6, (now - self._asked) / max(1, step - self._asked_at))  # seconds per step
-        self._asked, self._asked_at = now, step
+        seconds_per_step = max(1e-6, (now - self._checked) / max(1, step - self._checked_step))
+        self._checked, self._checked_step = now, step
         left = self._began + self.seconds - now
         if left <= 0 and not busy:
             return 0
-        return max(1, round(max(0.5, left / 2) / speed))
+        return max(1, round(max(0.5, left / 2) / seconds_per_step))

@@ -1,4 +1,4 @@
-"""This process's place among the ranks, and the few collectives that training needs."""
+"""The rank of this process among all ranks, and the few collectives that training needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """Rank, number of ranks and compute device of this process."""
+    """Rank, number of ranks and compute device of this process.
+
+    Its methods are collectives: all ranks must call them, in the same order.
+    """
 
     rank: int = 0
     size: int = 1
@@ -27,17 +30,20 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the one that logs and saves."""
+        """Return whether this is rank 0, the one that logs and saves."""
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum a tensor over all ranks, in place."""
+        """Sum a tensor over all ranks, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def begin_sum(self, value: Tensor) -> Callable[[], Tensor]:
-        """Sum a tensor over all ranks in the background; call the answer before using it."""
+        """Start to sum a tensor over all ranks, in place.
+
+        Returns a function that waits for the sum and returns it.
+        """
         work = dist.all_reduce(value, async_op=True) if self.size > 1 else None
 
         def finish() -> Tensor:
@@ -48,62 +54,66 @@ class World:
         return finish
 
     def gather(self, value: Any) -> list[Any] | None:
-        """All ranks' values on rank 0, in rank order; None elsewhere."""
+        """Return the values of all ranks, in rank order, on rank 0; None on the others."""
         if self.size == 1:
             return [value]
         gathered: list[Any] | None = [None] * self.size if self.is_main else None
         dist.gather_object(value, gathered)
         return gathered
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value on every rank."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of every rank with those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
     def on_main(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns on rank 0, on every rank. If it raises there, all ranks raise."""
+        """Call a function on rank 0 only, and return its result on every rank.
+
+        If it raises there, every rank raises: UserError as it is, anything else as TrainingFailed
+        on the other ranks.
+        """
         value: Any = None
         if self.is_main:
             try:
                 value = call()
             except Exception as error:
                 kind = UserError if isinstance(error, UserError) else TrainingFailed
-                self.share((kind, str(error)))
+                self.broadcast((kind, str(error)))
                 raise
-        failure, value = self.share((None, value) if self.is_main else None)
+        failure, value = self.broadcast((None, value) if self.is_main else None)
         if failure is not None:
             raise failure(value)
         result: T = value
         return result
 
-    def share_tensors(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite every rank's tensors by rank 0's."""
-        if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
-
 
 def world_from_environment(gpu: bool, timeout: float = 1800.0) -> tuple[World, bool]:
-    """The world that torchrun describes in the environment, else a single process.
+    """Return the world that torchrun describes in the environment, else a single process.
 
-    Ranks wait for each other at most ``timeout`` seconds. Returns the world and whether this call
-    started its process group.
+    A collective fails after ``timeout`` seconds. Also returns whether this call started the
+    process group.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
     if gpu:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    starts = size > 1 and not dist.is_initialized()
-    if starts:
+    starts_group = size > 1 and not dist.is_initialized()
+    if starts_group:
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
-    return World(rank, size, device), starts
+    return World(rank, size, device), starts_group
 
 
 def mean_over_ranks(values: Mapping[str, Tensor], world: World) -> dict[str, float]:
-    """Average named scalars over all ranks with one collective."""
+    """Return the averages of named scalars over all ranks; uses one collective."""
     stacked = world.sum(torch.stack([value.detach().double() for value in values.values()]))
     return dict(zip(values, (stacked / world.size).tolist(), strict=True))

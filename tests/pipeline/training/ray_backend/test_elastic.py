@@ -50,7 +50,7 @@ def recording_worker(settings: Mapping[str, Any]) -> Any:
 
     def recorded(self: Trainer, batch: Batch) -> Any:
         if not hasattr(self, "attempt"):
-            self.attempt = self.world.share(time.time())
+            self.attempt = self.world.broadcast(time.time())
         if not (folder / "hurry").exists():
             time.sleep(0.3)
         parts = step(self, batch)

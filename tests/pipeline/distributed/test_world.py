@@ -1,0 +1,110 @@
+"""Collectives of one rank and of three real ones, over gloo."""
+
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pipeline.distributed.world import World, mean_over_ranks, world_from_environment
+from pipeline.errors import TrainingFailed, UserError
+from tests.ports import free_port
+
+RANKS = 3
+FORK = multiprocessing.get_context("fork")
+
+
+def on_each_rank(work: Callable[[World], Any]) -> list[Any]:
+    """Run ``work`` on three ranks, each in its own process; return their results in rank order."""
+    port, results = free_port(), FORK.SimpleQueue()
+
+    def rank_main(rank: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (("RANK", rank), ("WORLD_SIZE", RANKS), ("MASTER_PORT", port)):
+                patch.setenv(name, str(value))
+            patch.setenv("MASTER_ADDR", "127.0.0.1")
+            world, started = world_from_environment(gpu=False, timeout=60)
+            assert started and (world.rank, world.size) == (rank, RANKS)
+            try:
+                results.put((rank, work(world)))
+            finally:
+                dist.destroy_process_group()
+
+    processes = [FORK.Process(target=rank_main, args=(rank,)) for rank in range(RANKS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    return [result for _, result in sorted(results.get() for _ in range(RANKS))]
+
+
+@pytest.fixture
+def _single(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("_single")
+def test_one_process_is_its_own_world() -> None:
+    world, started = world_from_environment(gpu=False)
+    assert not started and world.is_main and world.size == 1
+    value = torch.tensor([1.0, 2.0])
+    assert world.sum(value) is value and world.begin_sum(value)() is value
+    assert world.gather("a") == ["a"] and world.broadcast("a") == "a"
+    assert world.on_main(lambda: 3) == 3
+    assert mean_over_ranks({"x": torch.tensor(2.0)}, world) == {"x": 2.0}
+
+
+def collectives(world: World) -> dict[str, Any]:
+    mine = float(world.rank)
+    finish = world.begin_sum(torch.tensor([mine]))
+    shared = [torch.full((2,), mine), torch.full((1,), mine + 10)]
+    world.broadcast_tensors(shared)
+    return {
+        "begun": finish().tolist(),
+        "sum": world.sum(torch.tensor([mine, 1.0])).tolist(),
+        "gather": world.gather(f"rank {world.rank}"),
+        "broadcast": world.broadcast({"rank": world.rank}),
+        "tensors": [tensor.tolist() for tensor in shared],
+        "mean": mean_over_ranks({"a": torch.tensor(mine), "b": torch.tensor(3.0)}, world),
+        "on_main": world.on_main(lambda: f"called on {world.rank}"),
+    }
+
+
+def test_collectives_of_several_ranks() -> None:
+    results = on_each_rank(collectives)
+    everywhere = {
+        "begun": [3.0],
+        "sum": [3.0, 3.0],
+        "broadcast": {"rank": 0},
+        "tensors": [[0.0, 0.0], [10.0]],
+        "mean": {"a": 1.0, "b": 3.0},
+        "on_main": "called on 0",
+    }
+    gathered = ["rank 0", "rank 1", "rank 2"]
+    assert results[0] == {**everywhere, "gather": gathered}
+    assert results[1] == results[2] == {**everywhere, "gather": None}
+
+
+def failures(world: World) -> list[tuple[str, str]]:
+    found = []
+    for error in (UserError("wrong option"), ValueError("no such key")):
+
+        def call(error: Exception = error) -> None:
+            raise error
+
+        try:
+            world.on_main(call)
+        except Exception as caught:
+            found.append((type(caught).__name__, str(caught)))
+    return found
+
+
+def test_a_failure_on_the_main_rank_is_raised_on_all() -> None:
+    main, *others = on_each_rank(failures)
+    assert main == [("UserError", "wrong option"), ("ValueError", "no such key")]
+    expected = [("UserError", "wrong option"), (TrainingFailed.__name__, "no such key")]
+    assert others == [expected] * (RANKS - 1)
