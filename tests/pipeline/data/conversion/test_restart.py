@@ -22,17 +22,17 @@ def contents(folder):
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def written_shards(monkeypatch):
     """Return the list of the numbers of the shards that are written."""
-    made: list[str] = []
+    numbers: list[str] = []
     run = ShardTask.run
 
     def spy(self, tick):
-        made.append(self.folder[-6:])
+        numbers.append(self.folder[-6:])
         return run(self, tick)
 
     monkeypatch.setattr(ShardTask, "run", spy)
-    return made
+    return numbers
 
 
 def interrupting(source: Source, after: int) -> Source:
@@ -46,20 +46,20 @@ def interrupting(source: Source, after: int) -> Source:
 
 
 @pytest.fixture
-def interrupted(tmp_path, convert_source, counted):
+def interrupted(tmp_path, convert_source, written_shards):
     """Return the folder of a conversion of 7 scenes, interrupted after two shards of 2."""
     with pytest.raises(KeyboardInterrupt):
         convert_source(
             interrupting(shapes_source(7, "train", 64), 5), tmp_path / "out", shard_samples=2
         )
-    assert counted == ["000000", "000001"] and not (tmp_path / "out/manifest.json").exists()
-    counted.clear()
+    assert written_shards == ["000000", "000001"] and not (tmp_path / "out/manifest.json").exists()
+    written_shards.clear()
     return tmp_path / "out"
 
 
-def test_finished_shards_are_reused(interrupted, tmp_path, convert_source, counted, capsys):
+def test_finished_shards_are_reused(interrupted, tmp_path, convert_source, written_shards, capsys):
     convert_source(shapes_source(7, "train", 64), interrupted, shard_samples=2)
-    assert counted == ["000002", "000003"]
+    assert written_shards == ["000002", "000003"]
     assert "4 images were done before" in capsys.readouterr().err
     convert_source(shapes_source(7, "train", 64), tmp_path / "whole", shard_samples=2)
     assert contents(interrupted) == contents(tmp_path / "whole")
@@ -69,19 +69,19 @@ def test_finished_shards_are_reused(interrupted, tmp_path, convert_source, count
     "change", [{"shard_samples": 3}, {"seed": 1}, {"classes": ["star", "circle", "cross"]}]
 )
 def test_shards_of_other_options_are_rewritten(
-    interrupted, tmp_path, convert_source, counted, change
+    interrupted, tmp_path, convert_source, written_shards, change
 ):
     options = {"shard_samples": 2, **change}
     source = shapes_source(7, "train", 64, seed=options.pop("seed", 0))
     convert_source(source, interrupted, **options)
-    assert counted[0] == "000000"
+    assert written_shards[0] == "000000"
     again = shapes_source(7, "train", 64, seed=change.get("seed", 0))
     convert_source(again, tmp_path / "whole", **options)
     assert contents(interrupted) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "result", "index", "no index"])
-def test_damaged_shard_is_rewritten(interrupted, convert_source, counted, damage):
+def test_damaged_shard_is_rewritten(interrupted, convert_source, written_shards, damage):
     shard = interrupted / ".partial/000001/shard-000000.tar"
     data = shard.read_bytes()
     if damage == "truncated":
@@ -95,36 +95,38 @@ def test_damaged_shard_is_rewritten(interrupted, convert_source, counted, damage
     else:
         (shard.parent / "done.json").write_text("{")
     convert_source(shapes_source(7, "train", 64), interrupted, shard_samples=2)
-    assert counted == ["000001", "000002", "000003"]
+    assert written_shards == ["000001", "000002", "000003"]
     assert not verify(str(interrupted)).faults
 
 
-def test_shards_of_another_version_are_rewritten(interrupted, tmp_path, convert_source, counted):
+def test_shards_of_another_version_are_rewritten(
+    interrupted, tmp_path, convert_source, written_shards
+):
     former = FORMAT_1.read_text()
     assert "format_version" not in former
     (interrupted / ".partial/000001/done.json").write_text(former)
     path = interrupted / ".partial/000000/done.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     convert_source(shapes_source(7, "train", 64), interrupted, shard_samples=2)
-    assert counted == ["000000", "000001", "000002", "000003"]
+    assert written_shards == ["000000", "000001", "000002", "000003"]
     # The former result is of these very images: the bytes of shards have not changed.
     shards = load_manifest(interrupted).shards
     assert shards[1].sha256 == json.loads(former)["shard"]["sha256"]
 
 
-def test_changed_annotation_rewrites_its_shard(voc, tmp_path, convert_source, counted):
+def test_changed_annotation_rewrites_its_shard(voc, tmp_path, convert_source, written_shards):
     for number in range(4):
         voc.add(f"{number}", [("cat", 1, 1, 9, 9)])
     with pytest.raises(KeyboardInterrupt):
         convert_source(
             interrupting(voc_source(voc.root, "train"), 3), tmp_path / "out", shard_samples=1
         )
-    assert counted == ["000000", "000001"]
-    counted.clear()
+    assert written_shards == ["000000", "000001"]
+    written_shards.clear()
     xml = voc.root / "Annotations/1.xml"
     xml.write_text(xml.read_text().replace("<xmax>9", "<xmax>19"))
     convert_source(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
-    assert counted == ["000001", "000002", "000003"]
+    assert written_shards == ["000001", "000002", "000003"]
 
 
 def test_problems_of_reused_shards_are_reported(voc, tmp_path, convert_source):
@@ -185,7 +187,7 @@ def test_progress_reports_rate_and_time_left(tmp_path, convert_source, monkeypat
 
 
 @pytest.mark.integration
-def test_ray_gives_the_same_bytes_and_errors(tmp_path, convert_source, voc, counted):
+def test_ray_gives_the_same_bytes_and_errors(tmp_path, convert_source, voc, written_shards):
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False)
@@ -201,9 +203,9 @@ def test_ray_gives_the_same_bytes_and_errors(tmp_path, convert_source, voc, coun
             result.parent.name for result in (tmp_path / "out").glob(".partial/*/done.json")
         }
         assert finished
-        counted.clear()
+        written_shards.clear()
         convert_source(shapes_source(23, "train", 64), tmp_path / "out", shard_samples=4)
-        assert sorted([*counted, *finished]) == [f"{i:06d}" for i in range(6)]
+        assert sorted([*written_shards, *finished]) == [f"{i:06d}" for i in range(6)]
         assert contents(tmp_path / "out") == contents(tmp_path / "1")
 
         voc.add("a", [("cat", 1, 1, 9, 9)])
