@@ -23,7 +23,7 @@ from pydantic import Field
 from pipeline.config import Config, set_dotted
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import UserError
-from pipeline.evaluation.coco import NAMES
+from pipeline.evaluation.coco import METRIC_NAMES
 from pipeline.storage.document import Document
 from pipeline.sweep.space import build_space
 from pipeline.tracking import (
@@ -96,7 +96,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         raise UserError("data.val is not set; a sweep compares its trials on it")
     manifests = check_data(config)
     space = build_space(config)
-    known = [f"val/{name}" for name in NAMES]
+    known = [f"val/{name}" for name in METRIC_NAMES]
     if config.sweep.metric not in known:
         raise UserError(
             f"sweep.metric {config.sweep.metric!r} is not logged; choose from: {', '.join(known)}"
@@ -147,6 +147,7 @@ def concurrency(config: Config, resources: Mapping[str, float]) -> int:
 
 
 def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, run_id: str) -> Any:
+    import optuna
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -154,6 +155,7 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
 
     from pipeline.sweep.trial_reporter import TrialReporter
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Ray Train may report without the metric, between two evaluations.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     settings = config.sweep
@@ -172,10 +174,7 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
     )
     folder = f"{record.uri}/tune"
     if tune.Tuner.can_restore(folder):
-        tuner = tune.Tuner.restore(
-            folder, trainable=trainable, resume_unfinished=True, restart_errored=True
-        )
-        return tuner.fit()
+        return _restore_tuner(folder, trainable, record.name).fit()
     tuner = tune.Tuner(
         trainable,
         param_space=space,
@@ -204,6 +203,21 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
         ),
     )
     return tuner.fit()
+
+
+def _restore_tuner(folder: str, trainable: Any, name: str) -> Any:
+    """Restore an unfinished sweep. Raises UserError if another version wrote Tune's state."""
+    from ray import tune
+
+    try:
+        return tune.Tuner.restore(
+            folder, trainable=trainable, resume_unfinished=True, restart_errored=True
+        )
+    except (ImportError, AttributeError) as error:  # Tune pickles our callbacks by name
+        raise UserError(
+            f"sweep {name!r} was started by another version of this software ({error}); resume it "
+            "with that version, or choose another --run name"
+        ) from None
 
 
 def _trial(params: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -1,7 +1,12 @@
-"""Documents of a sweep: its settings reach a trial whole, its table survives a file."""
+"""Documents of a sweep, and the state of Tune that it is resumed from."""
+
+from pathlib import Path
+
+import pytest
 
 from pipeline.config import Config
-from pipeline.sweep.sweep import Trial, TrialSettings, TrialTable
+from pipeline.errors import UserError
+from pipeline.sweep.sweep import Trial, TrialSettings, TrialTable, _restore_tuner
 
 
 def test_table_survives_a_file() -> None:
@@ -20,3 +25,11 @@ def test_settings_of_a_trial_survive_their_way() -> None:
     )
     content = settings.model_dump(mode="json")
     assert TrialSettings.from_content(content, "settings") == settings
+
+
+def test_state_of_tune_from_another_version_is_reported(tmp_path: Path) -> None:
+    # A pickle of a class that this version does not have.
+    (tmp_path / "tuner.pkl").write_bytes(b"cpipeline.sweep.absent\nTrialCallback\n.")
+    with pytest.raises(UserError, match="sweep 'one' was started by another version") as caught:
+        _restore_tuner(str(tmp_path), lambda params: None, "one")
+    assert "choose another --run name" in str(caught.value)
