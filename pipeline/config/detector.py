@@ -1,4 +1,4 @@
-"""The network, what its anchors learn, and by which losses."""
+"""Sections of the network, of what its anchors learn, and of the losses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from model.names import NECK_NAMES, TIMM_PREFIX, check_backbone
+from model.names import BACKBONE_NAMES, NECK_NAMES, TIMM_PREFIX, check_backbone
 from model.options import ASSIGNER_OPTIONS, LossOptions, check_threshold_order
 from pipeline.config.base import Section, one_of
 
@@ -16,10 +16,10 @@ class ModelConfig(Section):
 
     backbone: str = Field(
         "slim",
-        description="feature extractor: slim, vgg16, resnet18, resnet34, resnet50, or timm:NAME "
-        "where timm is installed",
+        description=f"feature extractor: {', '.join(BACKBONE_NAMES)}, "
+        f"or {TIMM_PREFIX}NAME if timm is installed",
     )
-    neck: str = Field("retinanet", description="feature pyramid: fssd, retinanet, rfb or pafpn")
+    neck: str = Field("retinanet", description=f"feature pyramid: {', '.join(NECK_NAMES)}")
     image_size: int = Field(
         320,
         ge=64,
@@ -28,12 +28,12 @@ class ModelConfig(Section):
     )
     norm: Literal["batch", "group"] = Field(
         "batch",
-        description="norms of the network; with group, steps do not depend on how a batch is split",
+        description="norms of the network; group makes a step independent of how a batch is split",
     )
     init: str | None = Field(
         None,
         description="weights to start from: a .pth or .safetensors file or http(s) URL, "
-        "models:/NAME@ALIAS, or the folder of a run or checkpoint; none: random ones",
+        "models:/NAME@ALIAS, or the folder of a run or checkpoint; unset: random weights",
     )
     init_sha256: str | None = Field(
         None,
@@ -41,15 +41,15 @@ class ModelConfig(Section):
         description="sha256 of the file in model.init, 64 hexadecimal digits; required for a URL",
     )
     freeze_stages: int = Field(
-        0, ge=0, description="first stages of the backbone that do not learn; 1 is the stem"
+        0, ge=0, description="number of first stages of the backbone to freeze; 1 is the stem"
     )
     freeze_norm: bool = Field(
         False,
-        description="keep statistics, scale and shift of the backbone's batch norms as they are",
+        description="freeze statistics, scale and shift of the backbone's batch norms",
     )
 
     def network(self) -> dict[str, Any]:
-        """What `build_detector` takes, besides the number of classes."""
+        """Return the arguments of `build_detector`, except the number of classes."""
         return {
             "backbone": self.backbone,
             "neck": self.neck,
@@ -81,7 +81,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _hash_of_url(self) -> ModelConfig:
         if (self.init or "").startswith(("http://", "https://")) and not self.init_sha256:
-            raise ValueError("init is a URL: give init_sha256, the sha256 of the file it names")
+            raise ValueError("init is a URL: give init_sha256, the sha256 of the file")
         return self
 
     @model_validator(mode="after")
@@ -108,13 +108,14 @@ class ModelConfig(Section):
 def _loss_option(name: str) -> Any:
     """Return the field of an option of the loss."""
     option = LossOptions.declared()[name]
-    return Field(option.default, description=option.description, **option.bounds)
+    choices = f": {', '.join(option.choices)}" if option.choices else ""
+    return Field(option.default, description=option.description + choices, **option.bounds)
 
 
 def _assign_option(name: str) -> Any:
-    """Return the field of an option of the assigners that have it.
+    """Return the field of an option, for all assigners that have it.
 
-    Where their defaults differ, the field is unset by default and each takes its own.
+    If their defaults differ, the field is unset, and each assigner takes its own default.
     """
     declared = {
         assigner: options.declared()[name]
@@ -138,7 +139,9 @@ def _assign_option(name: str) -> Any:
 class AssignConfig(Section):
     """Which anchors learn what. Flat over all assigners: fields the chosen one lacks are unused."""
 
-    name: str = Field("mutual_guidance", description="assigner")
+    name: str = Field(
+        "mutual_guidance", description=f"assigner: {', '.join(sorted(ASSIGNER_OPTIONS))}"
+    )
     sigma: float = _assign_option("sigma")
     localize_to_classify: bool = _assign_option("localize_to_classify")
     classify_to_localize: bool = _assign_option("classify_to_localize")
