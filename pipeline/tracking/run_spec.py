@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -53,8 +53,7 @@ class DatasetSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    use: str
-    """train, val or test."""
+    use: str = Field(description="train, val or test")
     name: str
     digest: str
     uri: str
@@ -63,17 +62,14 @@ class DatasetSpec(BaseModel):
 class RunSpec(Document):
     """What is recorded when a run is created, without secrets."""
 
-    time: int
-    """Milliseconds since 1970."""
+    time: int = Field(description="milliseconds since 1970")
     experiment: str
     name: str | None
-    key: str
-    """Idempotency key; also the tag ``run.key``."""
+    key: str = Field(description="idempotency key, also the tag run.key")
     tags: dict[str, str]
     params: dict[str, str]
     data: list[DatasetSpec]
-    files: dict[str, str]
-    """Text artifacts by path."""
+    files: dict[str, str] = Field(description="text artifacts by path")
 
     def with_key(self, key: str) -> Self:
         """Return the same spec with another idempotency key."""

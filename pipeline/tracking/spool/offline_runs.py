@@ -11,6 +11,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from pipeline.errors import UserError
 from pipeline.storage.document import Document
 from pipeline.storage.durable import write_durably
@@ -32,8 +34,7 @@ class SpoolInfo(Document):
     """The run that the records of a spool belong to, and its store."""
 
     run_id: str
-    uri: str | None
-    """The tracking store; None if its URI contains a secret."""
+    uri: str | None = Field(description="tracking store; None if its URI contains a secret")
 
 
 def spool_folder(run_uri: str) -> Path:
