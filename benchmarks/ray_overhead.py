@@ -30,7 +30,6 @@ from benchmarks.assign import hardware
 from jobs import prepare
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
-from pipeline.storage.document import Document
 from pipeline.training.run_log import RunLog
 from pipeline.training.run_record import RunRecord
 from pipeline.training.session import LocalSession, launched_world
@@ -74,13 +73,6 @@ class Clock(RunLog):
         }
 
 
-class BenchmarkSettings(Document):
-    """What the driver passes to a worker of Ray Train."""
-
-    config: Config
-    folder: str
-
-
 def torchrun_rank(config: Config, folder: Path) -> None:
     """Run one rank, as started by torchrun."""
     clock = Clock()
@@ -92,21 +84,23 @@ def torchrun_rank(config: Config, folder: Path) -> None:
 
 def ray_worker(content: Mapping[str, Any]) -> None:
     """Run one rank, as started by Ray Train."""
-    from pipeline.training.ray_backend.launch import RaySession
+    from pipeline.training.ray_backend.launch import RaySession, WorkerSettings
 
-    settings = BenchmarkSettings.from_content(content, "benchmark settings")
-    clock, session = Clock(), RaySession(CheckpointStore(settings.folder))
+    settings = WorkerSettings.from_content(content, "worker settings")
+    clock, session = Clock(), RaySession(CheckpointStore(settings.storage))
     train_worker(settings.config, session, clock)
     if session.world.is_main:
-        Path(settings.folder, "figures.json").write_text(json.dumps(clock.timing()))
+        Path(settings.storage, "figures.json").write_text(json.dumps(clock.timing()))
 
 
 def ray_driver(config: Config, folder: Path) -> None:
     """Start a cluster on this machine and run Ray Train in it, as `fit` does."""
     from pipeline.distributed.ray_cluster import ray_cluster
-    from pipeline.training.ray_backend.launch import build_trainer
+    from pipeline.training.ray_backend.launch import WorkerSettings, build_trainer
 
-    settings = BenchmarkSettings(config=config, folder=str(folder))
+    settings = WorkerSettings(
+        config=config, storage=str(folder), run="ray", tracking_uri="", run_id=""
+    )
     with ray_cluster(config.ray) as owned:
         record = RunRecord(str(folder), "ray")
         build_trainer(config, record, ray_worker, settings, owned=owned).fit()

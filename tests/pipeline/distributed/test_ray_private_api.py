@@ -156,6 +156,14 @@ def test_environment_variables_of_ray_train_are_known_to_it() -> None:
     assert used <= known, used - known
 
 
+def test_uploads_are_unpacked_in_the_folder_that_provenance_expects() -> None:
+    from ray._private.runtime_env import working_dir
+
+    from pipeline.tracking.provenance import RAY_UPLOAD_FOLDER
+
+    assert f'"{RAY_UPLOAD_FOLDER}"' in inspect.getsource(working_dir)
+
+
 def test_functions_used_by_tests_take_these_parameters() -> None:
     from ray._private.runtime_env.packaging import create_package
     from ray._private.state import actors
