@@ -1,4 +1,4 @@
-"""A Ray head of the test's own, on free ports, that leaves no process behind."""
+"""A Ray head for tests, on free ports, that leaves no process behind."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ START_SECONDS = 90
 
 
 def environment() -> dict[str, str]:
-    """For the head and its clients: this interpreter's programs, no token, no other cluster."""
+    """Return the environment of the head and its clients: no token, no other cluster."""
     env = {k: v for k, v in os.environ.items() if k not in {"RAY_ADDRESS", "RAY_JOB_HEADERS"}}
     return env | {
         "PATH": f"{BIN}{os.pathsep}{env['PATH']}",
@@ -33,10 +33,10 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def ray_head(cpus: int = 2) -> Iterator[str]:
-    """The job server's address of a head with its own temporary folder.
+    """Start a head with its own temporary folder and yield the address of its job server.
 
-    The folder's name is in the command line of each of its processes: by it, and by nothing
-    else, they are found and ended.
+    The folder's name is in the command line of each of its processes, and only by it are they
+    found and ended.
     """
     # Short, since Ray makes Unix sockets below it, whose paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -64,7 +64,7 @@ def ray_head(cpus: int = 2) -> Iterator[str]:
 
 
 def wait_for_jobs(address: str, process: subprocess.Popen, log: Path) -> None:
-    """Return when the job server answers."""
+    """Wait until the job server responds."""
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         with suppress(OSError), closing(urllib.request.urlopen(f"{address}/api/jobs/", timeout=5)):
@@ -74,7 +74,7 @@ def wait_for_jobs(address: str, process: subprocess.Popen, log: Path) -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Ids of the processes that name the folder in their command line."""
+    """Return the ids of the processes that name the folder in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -84,7 +84,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def end_processes_of(folder: Path) -> None:
-    """SIGKILL to whatever outlived the head's own orderly end."""
+    """Send SIGKILL to the processes that are left after the head has ended."""
     for pid in processes_of(folder):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""`jobs.checkpoints` on a folder of checkpoints, in and out of order."""
+"""`jobs.checkpoints` on a folder with intact, damaged and incomplete checkpoints."""
 
 import os
 import time
@@ -29,7 +29,9 @@ def names(run: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in run.iterdir())
 
 
-def test_list_names_all_and_what_is_wrong(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_all_checkpoints_and_problems(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = checkpoints.main(["list", str(run)])
     assert [row["name"][-1] for row in result["checkpoints"]] == ["2", "4", "6", "8", "9"]
     assert result["checkpoints"][1]["val/ap"] == 0.5
@@ -39,7 +41,7 @@ def test_list_names_all_and_what_is_wrong(run: Path, capsys: pytest.CaptureFixtu
     assert lines[4] == "step-00000009  not complete"
 
 
-def test_verify_passes_what_is_sound_and_fails_on_damage(run: Path) -> None:
+def test_verify_fails_only_on_damage(run: Path) -> None:
     assert len(checkpoints.main(["verify", str(run)])["checkpoints"]) == 5
     state = run / "step-00000004" / "state.pt"
     data = bytearray(state.read_bytes())
@@ -49,18 +51,18 @@ def test_verify_passes_what_is_sound_and_fails_on_damage(run: Path) -> None:
         checkpoints.main(["verify", str(run)])
 
 
-def test_prune_keeps_what_the_run_keeps(run: Path) -> None:
+def test_prune_keeps_as_many_as_the_run(run: Path) -> None:
     would = checkpoints.main(["prune", str(run), "--dry-run"])["deleted"]
     assert names(run) == [2, 4, 6, 8, 9]
     assert checkpoints.main(["prune", str(run)])["deleted"] == would == ["step-00000002"]
-    assert names(run) == [4, 6, 8, 9]  # 9 is being written, for all that is known
+    assert names(run) == [4, 6, 8, 9]  # 9 may still be written
     an_hour_ago = time.time() - 3600
     os.utime(run / "step-00000009" / "state.pt", (an_hour_ago, an_hour_ago))
     checkpoints.main(["prune", str(run), "--keep", "1"])
     assert names(run) == [4, 8]
 
 
-def test_a_relative_folder_is_fine(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_folder_is_accepted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     assert len(checkpoints.main(["list", "one"])["checkpoints"]) == 5
 
@@ -74,7 +76,7 @@ def test_a_relative_folder_is_fine(run: Path, monkeypatch: pytest.MonkeyPatch) -
         (("forget", "{run}"), "invalid choice: 'forget'"),
     ],
 )
-def test_mistakes_are_one_line(run: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_user_errors_are_one_line(run: Path, arguments: tuple[str, ...], expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         checkpoints.main([argument.format(run=run) for argument in arguments])
     assert "\n" not in str(caught.value)

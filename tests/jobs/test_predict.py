@@ -62,7 +62,7 @@ def run(uri, images, out, *options):
     )
 
 
-def test_boxes_and_pictures_of_all_images(uri, images, tmp_path, capsys):
+def test_predict_writes_boxes_and_pictures_of_all_images(uri, images, tmp_path, capsys):
     out = tmp_path / "out"
     answer = run(uri, images, out)
     assert (answer["images"], answer["detections"]) == (3, 15)
@@ -91,7 +91,7 @@ def test_boxes_and_pictures_of_all_images(uri, images, tmp_path, capsys):
     assert (drawn != np.asarray(Image.open(images / "more" / "b.png"))).any()
 
 
-def test_batches_answer_as_one_pass_does(uri, images, tmp_path, monkeypatch):
+def test_result_does_not_depend_on_batching(uri, images, tmp_path, monkeypatch):
     run(uri, images, tmp_path / "together")
     monkeypatch.setattr("pipeline.registry.predict._PIXELS_PER_BATCH", 1)
     run(uri, images, tmp_path / "alone", "--no-pictures")
@@ -106,13 +106,13 @@ def test_batches_answer_as_one_pass_does(uri, images, tmp_path, monkeypatch):
         np.testing.assert_allclose(*boxes, atol=0.02)
 
 
-def test_a_threshold_drops_boxes_and_out_may_lie_inside_images(uri, images):
+def test_threshold_drops_boxes_and_out_may_be_inside_images(uri, images):
     out = images / "out"
     assert run(uri, images, out, "--score-threshold", "1.0")["detections"] == 0
     assert run(uri, images, out)["images"] == 3
 
 
-def test_mistakes_are_named(uri, images, tmp_path):
+def test_user_errors_name_the_cause(uri, images, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UserError, match="empty is empty"):

@@ -21,7 +21,7 @@ def uri(tmp_path_factory):
     return uri
 
 
-def test_promote_again_and_roll_back(uri, capsys):
+def test_promote_twice_and_roll_back(uri, capsys):
     options = ["shapes", "--tracking.uri", uri]
     assert promote.main([*options, "--version", "1"])["changed"]
     assert "version 1 is now the champion (no previous version)" in capsys.readouterr().err
@@ -51,7 +51,7 @@ def test_json_is_one_line_on_stdout(uri, capfd):
         (["squares", "--version", "1"], "'squares' does not exist"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(uri, arguments, message, capfd):
+def test_user_errors_are_one_line_and_exit_code_2(uri, arguments, message, capfd):
     with pytest.raises(SystemExit) as stop:
         run_job(promote.main, [*arguments, "--tracking.uri", uri])
     assert stop.value.code == 2
@@ -60,6 +60,6 @@ def test_mistakes_are_one_line_and_exit_code_2(uri, arguments, message, capfd):
     assert len(error.splitlines()) == 1
 
 
-def test_an_absent_server_is_named():
+def test_unreachable_server_is_named():
     with pytest.raises(UserError, match="127.0.0.1:9 cannot be reached"):
         promote.main(["shapes", "--version", "1", "--tracking.uri", "http://127.0.0.1:9"])

@@ -1,4 +1,4 @@
-"""A training submitted to a running cluster ends as one started by hand does."""
+"""A training that is submitted to a running cluster ends like one started by hand."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_submitted_training_registers_a_version(head, tmp_path):
     assert 0 <= result["metrics"]["test/ap"] <= 1
 
 
-def test_a_mistake_fails_the_job_with_its_line(head):
+def test_user_error_fails_the_job_with_its_line(head):
     done = submit(head, "python", "-m", "jobs.train", "--train.epoch", "3")
     assert done.returncode != 0
     assert "unknown option --train.epoch; did you mean --train.epochs?" in done.stdout + done.stderr
@@ -93,7 +93,7 @@ ray: {workers: 2}
 STEPS = 240
 
 
-def test_a_stopped_and_a_killed_job_go_on_by_their_name(head, tmp_path):
+def test_stopped_and_killed_jobs_resume_by_name(head, tmp_path):
     prepare.main(
         [
             *("--source", "shapes", "--count", "32", "--size", "64", "--split", "train"),

@@ -1,4 +1,4 @@
-"""The configuration tree: sources, order of precedence, and one clear line per mistake."""
+"""The configuration: sources, their precedence, and one clear line per error."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ def load(*argv: str) -> Config:
     return load_config(make_parser("train", "test"), argv)[0]
 
 
-def test_each_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_sources_override_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("train: {epochs: 1, lr: 0.1, seed: 5}\n")
     monkeypatch.setenv("MG_TRAIN__EPOCHS", "2")
@@ -24,13 +26,13 @@ def test_each_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (config.train.epochs, config.train.lr, config.train.seed) == (3.0, 0.2, 5)
 
 
-def test_null_on_the_command_line_unsets(tmp_path: Path) -> None:
+def test_null_on_the_command_line_unsets_a_field(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("data: {val: shards/val}\n")
     assert load("--config", str(recipe), "--data.val", "null").data.val is None
 
 
-def test_dict_and_command_line_build_the_same_tree() -> None:
+def test_dict_and_command_line_give_the_same_config() -> None:
     tree = {"train": {"epochs": 3}, "assign": {"name": "max_iou"}}
     assert Config.from_dict(tree) == load("--train.epochs", "3", "--assign.name", "max_iou")
 
@@ -42,7 +44,7 @@ def test_workers_are_a_number_or_a_range(given: str, expected: tuple[int, int]) 
     assert Config.from_dict(config.recorded()).ray == config.ray
 
 
-def test_choices_by_name_reach_what_they_choose() -> None:
+def test_named_choices_reach_assigner_and_loss() -> None:
     argv = ["--assign.name=task_aligned", "--assign.topk=9", "--loss.classification=quality_focal"]
     config = load(*argv)
     assigner = build_assigner(**config.assign.model_dump())
@@ -73,7 +75,10 @@ def test_replace_changes_dotted_fields_and_validates() -> None:
         (["--model.freeze_stages", "5"], r"freeze_stages is 5; slim has 4 stages"),
         (["--model.image_size", "100"], r"100 is not divisible by 64; the nearest are 64 and 128"),
         (["--ray.workers", "0"], r"ray\.workers: 0 is not valid"),
-        (["--ray.workers", "[2,1]"], r"ray\.workers: \[2, 1\] is not valid.*\[min, max\] in that order"),
+        (
+            ["--ray.workers", "[2,1]"],
+            r"ray\.workers: \[2, 1\] is not valid.*\[min, max\] in that order",
+        ),
         (["--ray.workers", "1.5"], r"ray\.workers: \[1\.5\] is neither a number .* nor \[min, max"),
         (["--ray.storage", "here"], r"ray\.storage: 'here' is a relative path"),
         (["--assign.pos_threshold", "0.1"], r"ignore_threshold 0\.4 is above pos_threshold 0\.1"),
@@ -83,7 +88,7 @@ def test_replace_changes_dotted_fields_and_validates() -> None:
         (["--config", "absent.yaml"], r"--config absent\.yaml: No such file"),
     ],
 )
-def test_a_mistake_is_one_clear_line(argv: list[str], expected: str) -> None:
+def test_wrong_option_is_one_clear_line(argv: list[str], expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         load(*argv)
     assert "\n" not in str(caught.value)
@@ -98,7 +103,7 @@ def test_a_mistake_is_one_clear_line(argv: list[str], expected: str) -> None:
         ("just words", "expected sections"),
     ],
 )
-def test_a_bad_recipe_is_one_clear_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_invalid_recipe_is_one_clear_line(tmp_path: Path, text: str, expected: str) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(text)
     with pytest.raises(UserError, match=expected) as caught:
@@ -107,7 +112,7 @@ def test_a_bad_recipe_is_one_clear_line(tmp_path: Path, text: str, expected: str
 
 
 @pytest.mark.parametrize("name", ["MG_TRAIN__EPOCHZ", "MG_TRAINING__EPOCHS"])
-def test_an_unknown_environment_variable_is_an_error(
+def test_unknown_environment_variable_is_an_error(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "3")
@@ -115,7 +120,7 @@ def test_an_unknown_environment_variable_is_an_error(
         load()
 
 
-def test_every_field_says_what_it_means() -> None:
+def test_every_field_has_a_description() -> None:
     for section, info in Config.model_fields.items():
         for name, field in info.annotation.model_fields.items():
             assert field.description, f"{section}.{name}"

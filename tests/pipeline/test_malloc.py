@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, so that a step does not wait for fresh pages."""
+"""Freed memory stays with the process, so that a step does not wait for new pages."""
 
 import ctypes
 import multiprocessing
@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.malloc import keep_freed_memory
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks of glibc")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
-BLOCK = 20 * 2**20  # together more than glibc keeps by itself
+BLOCK = 20 * 2**20  # together more than glibc keeps by default
 
 
 def _faults(keep: bool, answer: SimpleQueue[int]) -> None:
@@ -23,7 +23,7 @@ def _faults(keep: bool, answer: SimpleQueue[int]) -> None:
     c.free.argtypes = [ctypes.c_void_p]
     before = 0
     for step in range(6):
-        if step == 2:  # by then it has taken what it needs
+        if step == 2:  # all memory is allocated after two steps
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         blocks = [c.malloc(BLOCK) for _ in range(4)]
         for block in blocks:
@@ -33,7 +33,7 @@ def _faults(keep: bool, answer: SimpleQueue[int]) -> None:
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
-def test_the_same_pages_are_used_again() -> None:
+def test_freed_pages_are_reused() -> None:
     context = multiprocessing.get_context("spawn")
     faults = {}
     for keep in (False, True):
