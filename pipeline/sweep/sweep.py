@@ -2,7 +2,7 @@
 
 Ray Tune counts the resources of a trial's function, not those of the workers that it starts. It
 would start more trials than the cluster has resources for, and all would wait for each other.
-Therefore the concurrency is computed here from the resources of a whole trial.
+Therefore this module computes the concurrency from the resources of a whole trial.
 """
 
 from __future__ import annotations

@@ -54,11 +54,11 @@ class RunLog:
             self.tracker.set_tag(*history_tag(f"workers start {where}: {title}, {count}"))
 
     def started_from(self, report: TransferReport | None) -> None:
-        """Report which weights of ``model.init`` were used: in short here, in full in the run."""
+        """Report which weights of ``model.init`` were used: a summary here, all in the run."""
         if report is not None and self.tracker is not None:
             for line in report.lines():
                 self._print(line)
-            self.tracker.log_text(json.dumps(report.as_dict(), indent=1), "init.json")
+            self.tracker.log_text(report.encode().decode(), "init.json")
 
     def step(self, step: int, parts: Mapping[str, float], lr: float) -> None:
         """Log the metrics of a training step, averaged over ranks."""

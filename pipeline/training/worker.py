@@ -37,7 +37,7 @@ from pipeline.training.trainer.nonfinite_dump import dump_on_nonfinite
 from pipeline.training.trainer.profiler import profiled
 from pipeline.training.trainer.trainer import Trainer
 
-TRACKER_CLOSE_SECONDS = 30.0  # what the store has not accepted by then stays in the spool
+TRACKER_CLOSE_SECONDS = 30.0  # what the store has not accepted after this time stays in the spool
 
 
 def train_worker(
@@ -89,7 +89,7 @@ def train_worker(
                 checkpoints.save(checkpoint_meta(config, manifest, data, trainer, schedule))
             if step in schedule.evaluation_steps and not (request and request.stop):
                 evaluate_step(config, trainer, checkpoints, log, session, schedule)
-                request = request or session.poll_request()  # an evaluation takes long
+                request = request or session.poll_request()  # an evaluation may take minutes
             if request:
                 log.checkpoint_requested(step, request)
                 missing = checkpoints.missing() if request.stop else None

@@ -66,7 +66,7 @@ def test_detector_and_average_start_from_the_weights(weights: str) -> None:
     expected = torch.load(weights, weights_only=True)
     for module in (trainer.detector, trainer.average.module):
         assert not changed(expected, state(module))
-    assert report is not None and len(report.used) == len(expected)
+    assert report is not None and len(report.loaded) == len(expected)
 
 
 def test_weights_keep_their_memory_format(tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_frozen_parts_do_not_change_in_detector_and_average() -> None:
         for name, value in before.items()
         if name.startswith(("backbone.", "neck.")) and value.ndim == 4 and name not in still
     }
-    for begin, module in ((before, trainer.detector), (average, trainer.average.module)):
-        assert changed(begin, state(module)).isdisjoint(still)
-        assert convolutions <= changed(begin, state(module))
+    for initial, module in ((before, trainer.detector), (average, trainer.average.module)):
+        assert changed(initial, state(module)).isdisjoint(still)
+        assert convolutions <= changed(initial, state(module))
 
 
 def test_optimizer_gets_only_trained_parameters() -> None:
@@ -119,10 +119,10 @@ def _rank(rank: int, folder: str) -> None:
     init = f"{folder}/start.pth" if rank == 0 else f"{folder}/absent.pth"
     trainer = make_trainer(World(rank, 2), init=init, **FROZEN)
     report = trainer.start_from(CLASSES)
-    begin = state(trainer.detector)
+    initial = state(trainer.detector)
     for seed in range(2):
         trainer.step(batch(2 * seed + rank, count=1))
-    parts = {"begin": begin, "end": state(trainer.detector)}
+    parts = {"initial": initial, "end": state(trainer.detector)}
     torch.save({**parts, "reports": report is not None}, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -135,7 +135,7 @@ def test_ranks_start_from_the_same_weights_and_keep_frozen_parts(
     start = torch.load(weights, weights_only=True)
     learned = {name for name, _ in make_trainer().detector.named_parameters()}
     for rank in ranks:
-        assert not changed(start, rank["begin"])
+        assert not changed(start, rank["initial"])
         frozen = {n for n in start if n.startswith(("backbone.stem.", "backbone.stages.0."))}
         assert changed(start, rank["end"]).isdisjoint(frozen)
     assert not changed(ranks[0]["end"], ranks[1]["end"]) & learned
