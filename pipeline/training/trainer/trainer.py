@@ -128,7 +128,7 @@ class Trainer:
             valid=tensors.valid,
             normalisers=normalisers,
         )
-        # DDP averages over ranks. Without shared normalisers a micro-batch is weighted by its images.
+        # DDP averages over ranks. Without shared normalisers, images weight a micro-batch.
         share = (
             1.0 if normalisers is not None else len(tensors.images) / self.config.train.batch_size
         )
