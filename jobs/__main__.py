@@ -9,6 +9,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from jobs._cli import command, run_job
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the job that the first argument names, or list the jobs. Exits with the job's code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("\n".join([f"usage: {command('NAME')} [options]", *listing()]))
+        run_job(_print_listing, [])
         return
     name, *rest = arguments
     if name not in JOBS:
@@ -40,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(line, file=sys.stderr)
         sys.exit(2)
     run_job(import_module(f"jobs.{name}").main, rest)
+
+
+def _print_listing(_: Sequence[str] | None) -> dict[str, Any]:
+    print("\n".join([f"usage: {command('NAME')} [options]", *listing()]))
+    return {}
 
 
 def listing(nearest_to: str = "") -> list[str]:

@@ -78,3 +78,14 @@ print("imported:", *(name for name in {SLOW_TO_IMPORT} if name in sys.modules), 
 def test_listing_imports_no_configuration() -> None:
     code = "import sys, jobs.__main__ as m; m.main([]); print('pydantic' in sys.modules)"
     assert run("-c", code).stdout.splitlines()[-1] == "False"
+
+
+def test_listing_into_a_closed_pipe_ends_quietly() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
