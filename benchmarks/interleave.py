@@ -1,7 +1,7 @@
-"""Programs that take turns on a machine, so that whatever else it does slows all of them alike.
+"""Run programs in alternating turns: other load on the machine then slows all of them equally.
 
-Each runs in a process group of its own, which stands still but for its turns of a second, and
-counts its work in a file that it shares with whoever measures.
+Each runs in its own process group, which is paused except for its turns of a second, and counts its
+work in a file that it shares with the measuring process.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SLOTS = 64  # processes that may count
+MAX_COUNTERS = 64  # counting processes per program
 
 
 class Turn(NamedTuple):
-    """What was done, in seconds of the clock and of CPU time."""
+    """The work done in some turns, with their wall-clock and CPU time in seconds."""
 
     work: int
     clock: float
@@ -32,16 +32,17 @@ class Turn(NamedTuple):
 
 
 class Contender:
-    """A program that has warmed up and waits for its turn.
+    """A program that has warmed up and is paused until its turn.
 
-    It is started with the path of its counters as last argument, prints one line of JSON when it is
-    ready, and works for ever. ``said`` is that line. Raises SystemExit if it ends before.
+    It is started with the path of its counters as its last argument, prints one line of JSON when
+    it is ready, and works until it is killed. ``ready`` is that line. Raises SystemExit if it ends
+    before it is ready.
     """
 
     def __init__(self, command: Sequence[str], scratch: Path, name: str) -> None:
         self.name, path = name, scratch / f"{name}.counters"
-        path.write_bytes(bytes(8 * SLOTS))
-        self._counters = counters(path)
+        path.write_bytes(bytes(8 * MAX_COUNTERS))
+        self._counters = open_counters(path)
         errors = scratch / f"{name}.errors"
         with errors.open("wb") as file:
             self._process = subprocess.Popen(
@@ -53,14 +54,14 @@ class Contender:
             )
         self._errors = errors
         try:
-            self.said = self._ready()
+            self.ready = self._read_ready_line()
         except BaseException:
             self.end()
             raise
         self._signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> Turn:
-        """Let it run for so long. CPU time is that of all its processes."""
+        """Run it for some seconds; return its work, with the CPU time of all its processes."""
         work, cpu = int(self._counters.sum()), cpu_seconds(self._process.pid)
         began = time.monotonic()
         self._signal(signal.SIGCONT)
@@ -69,15 +70,15 @@ class Contender:
         clock = time.monotonic() - began
         after = cpu_seconds(self._process.pid)
         if self._process.poll() is not None:
-            raise SystemExit(f"{self.name} ended in its turn:\n{self._errors.read_text()}")
+            raise SystemExit(f"{self.name} ended during its turn:\n{self._errors.read_text()}")
         return Turn(int(self._counters.sum()) - work, clock, after - cpu)
 
     def end(self) -> None:
-        """Kill all of its processes."""
+        """Kill all its processes."""
         self._signal(signal.SIGKILL)
         self._process.wait()
 
-    def _ready(self) -> Any:
+    def _read_ready_line(self) -> Any:
         assert self._process.stdout
         for line in self._process.stdout:
             if line.startswith("{"):
@@ -92,22 +93,22 @@ class Contender:
 def take_turns(
     contenders: Sequence[Contender], turns: int, seconds: float = 1.0
 ) -> dict[str, Turn]:
-    """What each contender did in its turns, which all have alternately."""
-    seen = {contender.name: Turn(0, 0.0, 0.0) for contender in contenders}
+    """Run all contenders in alternating turns; return the total of each."""
+    totals = {contender.name: Turn(0, 0.0, 0.0) for contender in contenders}
     for _ in range(turns):
         for contender in contenders:
-            seen[contender.name] += contender.turn(seconds)
-    return seen
+            totals[contender.name] += contender.turn(seconds)
+    return totals
 
 
-def counters(path: Path) -> np.ndarray:
-    """The counters (64,), int64, shared with all that open the same path."""
+def open_counters(path: Path) -> np.ndarray:
+    """Return the counters (64,), int64, shared by all processes that open the same path."""
     with path.open("r+b") as file:
         return np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
 
 
-def tree(root: int) -> list[int]:
-    """A process and all below it."""
+def process_tree(root: int) -> list[int]:
+    """Return a process and all its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(ValueError, OSError):
@@ -119,10 +120,10 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_seconds(root: int) -> float:
-    """CPU time of a process and all below it, with those that ended and were waited for."""
+    """Return the CPU time of a process and its descendants, including those already reaped."""
     ticks = 0
-    for pid in tree(root):
-        with contextlib.suppress(OSError):  # it may have ended meanwhile
+    for pid in process_tree(root):
+        with contextlib.suppress(OSError):  # it may just have ended
             ticks += sum(map(int, _stat(pid)[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 

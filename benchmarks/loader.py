@@ -4,19 +4,19 @@
     python -m benchmarks.loader --shards SHARDSET        # any shard set of JPEGs
     python -m benchmarks.loader --augment                # crop, zoom-out and colour too
 
-The limit is decode and one warp in a bare loop over bytes in memory. All contenders use the same
+The limit is decoding and one warp in a plain loop over bytes in memory. All contenders use the same
 decoder, draws and warp, on one core with one loader process (which the consumer shares) and on two
-cores with two. In each round all are started anew, as the same program is a tenth faster or slower
-from one start to the next, and warmed up. Then each in turn runs for a second while the others
-stand still, so that whatever else the machine does slows all of them alike. Two rates are given:
-images per second as the clock says, and per second of CPU that the whole process tree used. litdata
-is compared where it is installed (``pip install litdata``), nginx where it is.
+cores with two. In each round all of them are restarted, because the speed of a program differs by
+up to a tenth between starts, and warmed up. Then they run in turns of a second while the others are
+paused: other load on the machine slows all of them equally. There are two rates: images per second
+of wall-clock time, and per second of CPU time of the whole process tree. litdata and nginx are
+measured if they are installed (``pip install litdata``).
 
-This loader is measured four times. From local shards as it starts, when the headers of every sample
-that it meets are checked as well, and after the first epoch ("later"), when they have been. From
-nginx through a cache of a third of the set, empty at the start, and read as a large set is (parts
-and windows, not permuted whole), so that shards are fetched, checked and evicted all the time that
-it lasts; and through a cache that holds the set, after the first epoch ("kept").
+This loader is measured four times. From local shards at its start, when it also checks the headers
+of every sample, and after the first epoch ("later"), when it does not. From nginx through a cache
+of a third of the set, empty at the start, in the order of a large set (parts and windows), so
+shards are fetched, checked and evicted during the whole measurement; and through a cache that holds
+the set, after the first epoch ("kept").
 """
 
 import argparse
@@ -45,7 +45,7 @@ import torch
 import pipeline.data.loading.sample_order
 from benchmarks import loader_rivals as rivals
 from benchmarks.assign import summary
-from benchmarks.interleave import Contender, Turn, counters, take_turns, tree
+from benchmarks.interleave import Contender, Turn, open_counters, process_tree, take_turns
 from benchmarks.loader_set import HEIGHT, QUALITY, WIDTH, convert, write_folder
 from pipeline.config import Config
 from pipeline.data import build_train_loader, load_manifest
@@ -58,7 +58,7 @@ CONTENDERS = (
     *("loose_files", "webdataset", "litdata"),
 )
 WARM_SECONDS = 2.0
-TURNS = 8  # of a second, in a round
+TURNS_PER_ROUND = 8  # of a second
 RATES = ("per_s", "per_cpu_s")
 AUGMENT = {"data.crop": 0.5, "data.zoom_out": 0.5, "data.photometric": 0.5}
 SETUPS = ((1, 1), (2, 2))  # cores, loader processes
@@ -73,23 +73,29 @@ http {{ access_log off; sendfile on;
 
 
 def main() -> None:
-    """Measure, print a table, write the results."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--shards", type=Path, help="shard set to use instead of generated images")
     add("--images", type=int, default=4000, help="images to generate")
-    add("--rounds", type=int, default=10, help="of 8 s for each contender; at least 2")
+    add("--rounds", type=int, default=10, help="of 8 s per contender; at least 2")
     add("--batch", type=int, default=32)
     add("--size", type=int, default=320)
     add("--augment", action="store_true")
     add("--out", type=Path, default=RESULTS)
-    add("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="beside the limit")
+    add(
+        "--only",
+        nargs="+",
+        default=CONTENDERS,
+        choices=CONTENDERS,
+        help="contenders to measure, besides the limit",
+    )
     add("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         _child(json.loads(options.child[0]), *map(Path, options.child[1:]))
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all it started ends with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends all processes that it started
     with tempfile.TemporaryDirectory() as scratch:
         row = _compare(options, Path(scratch))
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
@@ -115,12 +121,12 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         task["nginx"] = url
         for cores, workers in SETUPS:
             tasks = [{**task, "what": name, "cores": cores, "workers": workers} for name in names]
-            rounds = [_in_turns(tasks, scratch) for _ in range(max(2, options.rounds))]
+            rounds = [_run_round(tasks, scratch) for _ in range(max(2, options.rounds))]
             speed[f"{cores} cores"] = _speeds(rounds)
-            for name, seen in speed[f"{cores} cores"].items():
-                print(f"{cores} cores  {name:15} {json.dumps(seen)}", flush=True)
+            for name, rates in speed[f"{cores} cores"].items():
+                print(f"{cores} cores  {name:15} {json.dumps(rates)}", flush=True)
     return {
-        "images": _described(options, Path(sources["shards"])),
+        "images": _describe_images(options, Path(sources["shards"])),
         "batch": options.batch,
         "size": options.size,
         "augment": options.augment,
@@ -131,25 +137,25 @@ def _compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _in_turns(tasks: list[dict[str, Any]], scratch: Path) -> dict[str, Turn | dict[str, str]]:
-    """What the contenders did in a round, or why they are absent."""
+def _run_round(tasks: list[dict[str, Any]], scratch: Path) -> dict[str, Turn | dict[str, str]]:
+    """Return the work of the contenders in a round, or why they are unavailable."""
     cache = Path(tasks[0]["config"]["data.cache"])
     with contextlib.ExitStack() as stack:
         stack.callback(cache.mkdir, exist_ok=True)
-        # What contenders leave there, as they are killed.
+        # Contenders are killed and leave files there.
         stack.callback(shutil.rmtree, cache, ignore_errors=True)
         started = []
         for task in tasks:
             contender = Contender(_command(task), scratch, task["what"])
             stack.callback(contender.end)
             started.append(contender)
-        absent = {one.name: one.said for one in started if "absent" in one.said}
+        absent = {one.name: one.ready for one in started if "absent" in one.ready}
         present = [one for one in started if one.name not in absent]
-        return {**take_turns(present, TURNS), **absent}
+        return {**take_turns(present, TURNS_PER_ROUND), **absent}
 
 
 def _speeds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rates, and the ratio to the limit within rounds."""
+    """Return rates, and their ratio to the limit within rounds."""
     out: dict[str, Any] = {}
     for name in rounds[0]:
         if "absent" in rounds[0][name]:
@@ -157,7 +163,9 @@ def _speeds(rounds: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         out[name] = {}
         for key in RATES:
-            rates, limits = ([_rate(seen[who], key) for seen in rounds] for who in (name, "limit"))
+            rates, limits = (
+                [_rate(turns[who], key) for turns in rounds] for who in (name, "limit")
+            )
             ratios = [a / b for a, b in zip(rates, limits, strict=True)]
             out[name] |= {key: summary(rates), f"{key}_of_limit": summary(ratios)}
     return out
@@ -168,7 +176,7 @@ def _rate(turn: Turn, key: str) -> float:
 
 
 def _sources(options: argparse.Namespace, scratch: Path) -> dict[str, str]:
-    """The same images as shards, loose files and litdata's chunks."""
+    """Write the same images as shards, loose files and litdata's chunks; return the folders."""
     loose, shards, chunks = scratch / "loose", scratch / "shards", scratch / "chunks"
     if options.shards:
         shards = options.shards.absolute()
@@ -191,7 +199,7 @@ def _command(task: dict[str, Any]) -> list[str]:
 
 
 def _start(task: dict[str, Any]) -> Any:
-    """Run one measurement in a fresh process."""
+    """Run one measurement in a fresh process; return its result."""
     done = subprocess.run(_command(task), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{task['what']}:\n{done.stderr}")
@@ -207,11 +215,11 @@ def _child(task: dict[str, Any], counted: Path | None = None) -> None:
     elif task["what"] == "memory":
         print(json.dumps(_memory(task["shards"], config)))
     elif counted:
-        _work(task, config, counters(counted))
+        _work(task, config, open_counters(counted))
 
 
 def _work(task: dict[str, Any], config: Config, count: np.ndarray) -> None:
-    """Warm up, say so, and count images for ever."""
+    """Warm up, print the ready line, and count images until killed."""
     what, workers = task["what"], task["workers"]
     if what == "limit":
         processes = rivals.Limit(task["shards"], config, 1000).start(workers, count)
@@ -250,13 +258,13 @@ def _this(uri: str, config: Config) -> Iterator[Any]:
 
 
 def _later(uri: str, config: Config) -> Iterator[Any]:
-    """The same after the first epoch."""
+    """Yield batches of this loader after the first epoch."""
     first = -(-load_manifest(uri).samples // config.train.batch_size)
     return itertools.islice(_this(uri, config), first, None)
 
 
 def _from_nginx(uri: str, config: Config) -> Iterator[Any]:
-    """The same in the regime of large sets, through a cache that can't keep the set."""
+    """Yield batches in the order of large sets, through a cache that cannot hold the set."""
     pipeline.data.loading.sample_order.MAX_PERMUTED_WHOLE = 0
     manifest = load_manifest(uri)
     gib = max(int(manifest.sizes.sum()) / 3, 5 * int(manifest.sizes.max())) / 2**30
@@ -266,13 +274,13 @@ def _from_nginx(uri: str, config: Config) -> Iterator[Any]:
 
 
 def _from_nginx_kept(uri: str, config: Config) -> Iterator[Any]:
-    """The same through a cache that holds the set, which the first epoch has fetched."""
+    """Yield batches after the first epoch has filled a cache that holds the set."""
     with tempfile.TemporaryDirectory(dir=config.data.cache) as cache:
         yield from _later(uri, config.replace({"data.cache": cache}))
 
 
 def _start_up(uri: str, config: Config) -> dict[str, Any]:
-    """Seconds until the first batch: from the beginning, and from the middle of an epoch."""
+    """Return seconds to the first batch: from the start, and from the middle of an epoch."""
     middle = load_manifest(uri).samples * 5 // 2 // config.train.batch_size
     times: dict[str, list[float]] = {"fresh": [], "resumed": []}
     for _ in range(5):
@@ -286,14 +294,14 @@ def _start_up(uri: str, config: Config) -> dict[str, Any]:
 
 
 def _memory(uri: str, config: Config) -> dict[str, Any]:
-    """MiB of the whole process tree, shared pages counted once, after each of ten epochs."""
+    """Return MiB of the process tree after each of ten epochs; shared pages count once."""
     steps = -(-load_manifest(uri).samples // config.train.batch_size)
     batches = _this(uri, config)
     mib = []
     for _ in range(10):
         for _ in range(steps):
             next(batches)
-        mib.append(round(sum(map(_resident_bytes, tree(os.getpid()))) / 2**20, 1))
+        mib.append(round(sum(map(_resident_bytes, process_tree(os.getpid()))) / 2**20, 1))
     return {"mib_after_epoch": mib}
 
 
@@ -306,7 +314,7 @@ def _resident_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def _nginx(folder: Path, scratch: Path) -> Iterator[str | None]:
-    """The URL of a folder, served by nginx on loopback; None where it is not installed."""
+    """Yield the URL of a folder that nginx serves on loopback; None if it is not installed."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if binary is None:
         yield None
@@ -319,14 +327,14 @@ def _nginx(folder: Path, scratch: Path) -> Iterator[str | None]:
     os.chmod(scratch, 0o755)  # nginx's workers may be another user
     server = subprocess.Popen([binary, "-c", str(conf), "-e", str(scratch / "error.log")])
     try:
-        _wait(port)
+        _wait_for_port(port)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait()
 
 
-def _wait(port: int) -> None:
+def _wait_for_port(port: int) -> None:
     for _ in range(100):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
@@ -334,7 +342,7 @@ def _wait(port: int) -> None:
     raise SystemExit("nginx did not start")
 
 
-def _described(options: argparse.Namespace, shards: Path) -> str:
+def _describe_images(options: argparse.Namespace, shards: Path) -> str:
     count = load_manifest(shards).samples
     if options.shards:
         return f"{count} of {load_manifest(shards).name}"

@@ -1,7 +1,7 @@
-"""Other ways to read the same images, with the same decoder, draws and warp as this loader.
+"""Other loaders of the same images, with the decoder, draws and warp of this loader.
 
-Each yields batches of (images (b,S,S,3) uint8, list of boxes, list of labels). What differs is how
-bytes are found, how they are put in an order, and how batches travel between processes.
+Each yields batches of (images (b,S,S,3) uint8, list of boxes, list of labels). They differ in how
+they find bytes, order samples, and send batches between processes.
 """
 
 import itertools
@@ -33,21 +33,21 @@ CHUNK_BYTES = 32 * 2**20
 
 
 def start_worker(_: int = 0) -> None:
-    """One thread, as in this loader's processes."""
+    """Use one thread, as in this loader's processes."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
-def painted(image: bytes, params: AugmentParams, source: tuple[int, int], size: int) -> np.ndarray:
-    """Decode and warp once: (S,S,3)."""
+def render(image: bytes, params: AugmentParams, source: tuple[int, int], size: int) -> np.ndarray:
+    """Decode and warp an image to (S,S,3)."""
     out = np.empty((size, size, 3), np.uint8)
-    least = decode_size(params, source, (size, size))
-    warp(decode_image(image, upright=False, min_size=least), params, source, out)
+    min_size = decode_size(params, source, (size, size))
+    warp(decode_image(image, upright=False, min_size=min_size), params, source, out)
     return out
 
 
-def augmented(image: bytes, text: bytes, config: Config) -> tuple[np.ndarray, Any, Any]:
-    """One training item, drawn by NumPy's generator of the process."""
+def augment(image: bytes, text: bytes, config: Config) -> tuple[np.ndarray, Any, Any]:
+    """Return one training item, drawn from NumPy's generator of the process."""
     tree = json.loads(text)
     source, size = (tree["width"], tree["height"]), config.model.image_size
     boxes = np.array(tree["boxes"], np.float64).reshape(-1, 4)
@@ -55,11 +55,11 @@ def augmented(image: bytes, text: bytes, config: Config) -> tuple[np.ndarray, An
     params = draw_params(rng, config.data, *source, lambda: boxes[~np.array(tree["crowd"], bool)])
     moved, keep = move_boxes(boxes, np.array([box_map(params, 0, 0, size, size)]).T)
     labels = np.array(tree["labels"], np.int64)
-    return painted(image, params, source, size), moved[keep], labels[keep]
+    return render(image, params, source, size), moved[keep], labels[keep]
 
 
 def collate(items: list[Any]) -> Any:
-    """Stack images; boxes and labels stay lists, as detection code usually has them."""
+    """Stack images; boxes and labels stay lists, as is usual in detection code."""
     images, boxes, labels = zip(*items, strict=True)
     return (
         torch.from_numpy(np.stack(images)),
@@ -69,7 +69,7 @@ def collate(items: list[Any]) -> Any:
 
 
 class Limit:
-    """Decode and warp in a bare loop over bytes in memory; plans are drawn beforehand."""
+    """Decode and warp in a plain loop over bytes in memory; augmentation is drawn before."""
 
     def __init__(self, uri: str, config: Config, samples: int) -> None:
         shards, self.size = ShardSet(uri), config.model.image_size
@@ -82,14 +82,14 @@ class Limit:
             params = draw_params(rng, config.data, *source, sample.objects)
             self.items.append((bytes(raw.image), params, source))
 
-    def run(self, slot: int, count: np.ndarray) -> None:
-        """Go through them again and again, and count in a slot."""
+    def run(self, counter: int, count: np.ndarray) -> None:
+        """Render the items in a loop for ever; count in one of the counters."""
         for item in itertools.cycle(self.items):
-            painted(*item, self.size)
-            count[slot] += 1
+            render(*item, self.size)
+            count[counter] += 1
 
     def start(self, processes: int, count: np.ndarray) -> list[Any]:
-        """The same in several processes, which are returned."""
+        """Run in several processes; return them."""
         fork = multiprocessing.get_context("fork")
         started = [fork.Process(target=self.run, args=(i, count)) for i in range(processes)]
         for process in started:
@@ -109,11 +109,11 @@ class LooseFiles(Dataset[Any]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Any:
-        return augmented(self.files[index].read_bytes(), self.texts[index], self.config)
+        return augment(self.files[index].read_bytes(), self.texts[index], self.config)
 
 
 def loose_files(folder: Path, config: Config, workers: int) -> Iterator[Any]:
-    """torch's DataLoader, shuffled."""
+    """Yield from torch's DataLoader, shuffled."""
     loader = DataLoader(
         LooseFiles(folder, config),
         batch_size=config.train.batch_size,
@@ -129,7 +129,7 @@ def loose_files(folder: Path, config: Config, workers: int) -> Iterator[Any]:
 
 
 def webdataset(uri: str, config: Config, workers: int) -> Iterator[Any]:
-    """webdataset's own pipeline: shards shuffled, then a buffer of 1,000 samples."""
+    """Yield from webdataset's pipeline: shards shuffled, then a buffer of 1,000 samples."""
     import webdataset as wds
 
     urls = [str(path) for path in sorted(Path(uri).glob("*.tar"))]
@@ -139,7 +139,7 @@ def webdataset(uri: str, config: Config, workers: int) -> Iterator[Any]:
         )
         .shuffle(1000)
         .to_tuple("jpg", "json")
-        .map(lambda pair: augmented(*pair, config))
+        .map(lambda pair: augment(*pair, config))
         .batched(config.train.batch_size, collation_fn=collate, partial=False)
     )
     loader = wds.WebLoader(
@@ -154,7 +154,7 @@ def webdataset(uri: str, config: Config, workers: int) -> Iterator[Any]:
 
 
 def write_litdata(uri: str, folder: Path) -> None:
-    """The same bytes as litdata's chunks."""
+    """Write the same bytes as litdata's chunks."""
     from litdata import optimize
 
     shards = ShardSet(uri)
@@ -177,13 +177,13 @@ class _LitItem:
 
 
 def litdata(folder: Path, config: Config, workers: int) -> Iterator[Any]:
-    """litdata's dataset and loader, shuffled."""
+    """Yield from litdata's dataset and loader, shuffled."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     class Augmented(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, index: Any) -> Any:
             item = super().__getitem__(index)
-            return augmented(item["image"], item["json"], config)
+            return augment(item["image"], item["json"], config)
 
     loader = StreamingDataLoader(
         Augmented(str(folder), shuffle=True, drop_last=True),

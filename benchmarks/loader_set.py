@@ -1,7 +1,7 @@
-"""Images to measure loaders with: 500x375 JPEG, quality 90, as heavy as photographs of that size.
+"""Generate images to measure loaders: 500x375 JPEG, quality 90, as costly as photographs.
 
-The spectrum of each picture falls with frequency as that of photographs does, which is what makes
-a decoder work; flat drawings decode in half the time and would flatter every loader.
+The spectrum of each image falls with frequency like that of photographs, which determines the work
+of a decoder; flat drawings decode in half the time and would flatter every loader.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import numpy as np
 import simplejpeg
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
-FALL = 1.25  # exponent of the amplitude: about 80 kB a picture
+SPECTRUM_EXPONENT = 1.25  # of the amplitude: about 80 kB per image
 TEXTURES = 24
 
 
 def write_folder(folder: Path, images: int) -> None:
-    """``images`` JPEGs with a JSON beside each, and ``instances.json`` of all."""
+    """Write ``images`` JPEGs with a JSON beside each, and one ``instances.json``."""
     rng = np.random.default_rng(0)
     textures = [_texture(rng) for _ in range(TEXTURES)]
     records, annotations = [], []
@@ -58,7 +58,7 @@ def write_folder(folder: Path, images: int) -> None:
 
 
 def convert(folder: Path, out: Path) -> None:
-    """The shard set of such a folder, in shards of 16 MiB: a third of the default, for many."""
+    """Convert such a folder to shards of 16 MiB, a third of the default: it then has many."""
     command = [sys.executable, "-m", "jobs.prepare", "--source", "coco", "--images", str(folder)]
     command += ["--annotations", str(folder / "instances.json"), "--out", str(out)]
     command += ["--shard-mib", "16"]
@@ -69,7 +69,9 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
     frequency[0, 0] = 1
     noise = rng.normal(size=(2, *frequency.shape))
-    plane = np.fft.irfft2((noise[0] + 1j * noise[1]) / frequency**FALL, (HEIGHT, WIDTH))
+    plane = np.fft.irfft2(
+        (noise[0] + 1j * noise[1]) / frequency**SPECTRUM_EXPONENT, (HEIGHT, WIDTH)
+    )
     return np.asarray(plane / plane.std())
 
 

@@ -1,13 +1,13 @@
-"""Epochs of very large sets, planned for real and read in simulation.
+"""Plan epochs of very large sets, and simulate their reads.
 
     python -m benchmarks.scale
 
-For each set a manifest is written as a conversion would write it and served over HTTP, and a fresh
-process does what a rank does before its first batch: fetches and reads it, builds the loader, makes
-the hash that checkpoints hold, and finds its samples, at the beginning and in the middle of an
-epoch. Its seconds and its memory are measured. Then ranks go through an epoch without pixels, and
-what they ask of their shards is counted: how many shards, how often one is already at hand in a
-cache that keeps the least recently used ones, and how even the ranks are.
+For each set a manifest is written as a conversion would write it and served over HTTP. A fresh
+process does what a rank does before its first batch: it fetches and reads the manifest, builds the
+loader, computes the hash that checkpoints hold, and finds its samples, at the start and in the
+middle of an epoch. Its time and memory are measured. Then ranks go through an epoch without pixels,
+and their reads are counted: how many shards, how often a shard is already in a cache that evicts
+the least recently used ones, and how evenly the ranks share the shards.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from pipeline.config import Config
 from pipeline.data import build_train_loader
 from pipeline.data.loading.prefetch_plan import open_shards
 from pipeline.data.loading.sample_order import SampleOrder, rank_positions
-from pipeline.data.shards.manifest import MANIFEST
+from pipeline.data.shards.manifest import MANIFEST, Manifest
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
-# samples, shards, ranks, parts, window: parts at least the ranks; windows of one shard where shards
-# come from far, of four where they lie on local disks.
+# samples, shards, ranks, parts, window: at least as many parts as ranks; windows of one shard for
+# remote shards, of four for local ones.
 SETS = (
     (100_000, 100, 8, 64, 4),
     (1_000_000, 1_000, 64, 64, 4),
@@ -48,17 +48,20 @@ SETS = (
     (1_000_000_000, 1_000_000, 4096, 4096, 4),
     (1_000_000_000, 1_000_000, 4096, 4096, 1),
 )
-PER_RANK = 8  # images of a rank in a global batch
+IMAGES_PER_RANK = 8  # in a global batch
 RANKS_PER_NODE = 8
-RANKS_LOOKED_AT = 4
-SAMPLES_LOOKED_AT = 100_000
+SIMULATED_RANKS = 4
+SIMULATED_SAMPLES = 100_000  # at most, per rank
 SHARD_BYTES = 50_000_000
 
 
 def main() -> None:
-    """Plan, simulate, print, and write the results."""
+    """Plan and simulate; print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--max-samples", type=int, default=10**9, help="skip larger sets; for a quick check"
+    )
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
@@ -66,12 +69,17 @@ def main() -> None:
         return
     rows = []
     for samples, shards, ranks, parts, window in SETS:
+        if samples > options.max_samples:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             counts = _counts(samples, shards)
             size = _write_manifest(Path(folder), counts)
             with _served(folder) as uri:
                 task = {"uri": uri, "ranks": ranks, "parts": parts, "window": window}
-                plans = [_fresh({**task, "rank": rank}) for rank in (0, ranks // 2, ranks - 1)]
+                plans = [
+                    _plan_in_fresh_process({**task, "rank": rank})
+                    for rank in (0, ranks // 2, ranks - 1)
+                ]
         row = {
             "samples": samples,
             "shards": shards,
@@ -80,7 +88,7 @@ def main() -> None:
             "window": window,
             "manifest_mb": round(size / 1e6, 1),
             **{key: max(plan[key] for plan in plans) for key in plans[0]},
-            **_read(counts, ranks, parts, window),
+            **_simulate_reads(counts, ranks, parts, window),
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -95,16 +103,16 @@ def main() -> None:
 
 
 def _counts(samples: int, shards: int) -> np.ndarray:
-    """Samples per shard (shards,): as if cut by bytes, so that they differ by a tenth or so."""
+    """Return samples per shard (shards,) that differ by about a tenth, as if limited by bytes."""
     draws = np.random.default_rng(0).normal(1, 0.1, shards).clip(0.5, 1.5)
     ends = np.round(np.cumsum(draws) * samples / draws.sum()).astype(np.int64)
     return np.diff(ends, prepend=0)
 
 
 def _write_manifest(folder: Path, counts: np.ndarray) -> int:
-    """A manifest of such shards, row by row; its bytes."""
+    """Write a manifest of such shards, row by row; return its size in bytes."""
     tree = {
-        "format_version": 1,
+        "format_version": Manifest.FORMAT_VERSION,
         "name": "large",
         "split": "train",
         "source": "coco",
@@ -133,7 +141,7 @@ def _write_manifest(folder: Path, counts: np.ndarray) -> int:
 
 @contextlib.contextmanager
 def _served(folder: str) -> Iterator[str]:
-    """The URL of a folder, served on loopback by a process of its own."""
+    """Yield the URL of a folder that a separate process serves on loopback."""
     server = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", folder]
     process = subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -145,16 +153,16 @@ def _served(folder: str) -> Iterator[str]:
         process.wait()
 
 
-def _fresh(task: dict[str, Any]) -> dict[str, float]:
+def _plan_in_fresh_process(task: dict[str, Any]) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.scale", "--rank", json.dumps(task)]
-    here = {"LOCAL_WORLD_SIZE": str(min(task["ranks"], RANKS_PER_NODE))}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, **here})
+    node = {"LOCAL_WORLD_SIZE": str(min(task["ranks"], RANKS_PER_NODE))}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, **node})
     return dict(json.loads(done.stdout))
 
 
 def _plan(uri: str, ranks: int, parts: int, window: int, rank: int) -> dict[str, float]:
-    """What a rank does before its first batch, and again in the middle of the third epoch."""
-    batch = PER_RANK * ranks
+    """Do what a rank does before its first batch, and again in the middle of the third epoch."""
+    batch = IMAGES_PER_RANK * ranks
     fields = {"data.parts": parts, "data.window": window, "train.batch_size": batch}
     with tempfile.TemporaryDirectory() as cache:
         config = Config().replace({**fields, "data.cache": cache})
@@ -189,24 +197,26 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _read(counts: np.ndarray, ranks: int, parts: int, window: int) -> dict[str, Any]:
-    """Go through the first epoch of a few ranks, or its beginning, without any pixels."""
+def _simulate_reads(counts: np.ndarray, ranks: int, parts: int, window: int) -> dict[str, Any]:
+    """Count the reads of a few ranks in the first epoch, or its first samples, without pixels."""
     order = SampleOrder(counts, 0, parts, window)
     starts = np.cumsum(counts) - counts
-    chosen = sorted({round(k * (ranks - 1) / (RANKS_LOOKED_AT - 1)) for k in range(4)})
+    chosen = sorted(
+        {round(k * (ranks - 1) / (SIMULATED_RANKS - 1)) for k in range(SIMULATED_RANKS)}
+    )
     hits: dict[str, list[float]] = {}
-    most = math.ceil(parts / math.gcd(parts, ranks)) if ranks < parts else 1
+    parts_per_rank = parts // math.gcd(parts, ranks) if ranks < parts else 1
     streams = max(1, parts // ranks)
     for rank in chosen:
-        positions = range(rank, order.n, ranks)[:SAMPLES_LOOKED_AT]
+        positions = range(rank, order.n, ranks)[:SIMULATED_SAMPLES]
         samples = np.array([order.sample(t)[0] for t in positions])
         shards = (np.searchsorted(starts, samples, side="right") - 1).tolist()
-        for name, room in (("one", 1), ("window", window), ("window_and_next", window + 1)):
-            hits.setdefault(name, []).append(_hit_rate(shards, room * streams))
+        for name, capacity in (("one", 1), ("window", window), ("window_and_next", window + 1)):
+            hits.setdefault(name, []).append(_hit_rate(shards, capacity * streams))
     ends = np.cumsum(counts[order._epoch(0).shards]) if hasattr(order._epoch(0), "shards") else None
     return {
         "samples_per_rank": [order.n // ranks, -(-order.n // ranks)],
-        "parts_per_rank": most if ranks < parts else 1,
+        "parts_per_rank": parts_per_rank,
         "shards_per_rank": _shards_per_rank(order, ends, ranks),
         "hit_rate": {name: round(float(np.mean(values)), 5) for name, values in hits.items()},
         "hit_rate_shuffled_whole": round(min(1.0, (window + 1) * streams / len(counts)), 6),
@@ -216,26 +226,26 @@ def _read(counts: np.ndarray, ranks: int, parts: int, window: int) -> dict[str, 
 def _shards_per_rank(
     order: SampleOrder, ends: np.ndarray | None, ranks: int
 ) -> dict[str, Any] | None:
-    """Shards that the parts of a rank touch in an epoch: least, mean and most over all ranks."""
+    """Return the shards that a rank's parts overlap: minimum, mean and maximum over all ranks."""
     if ends is None:
         return None
     n, parts = order.n, order.parts
     cuts = np.array([p * (n // parts) + min(p, n % parts) for p in range(parts + 1)])
     first = np.searchsorted(ends, cuts[:-1], side="right")
     last = np.searchsorted(ends, cuts[1:] - 1, side="right")
-    # In the first epoch position t is of part t mod P and of rank t mod W.
+    # In the first epoch position t belongs to part t mod P and to rank t mod W.
     of_rank = [range(rank % parts, parts, math.gcd(parts, ranks)) for rank in range(ranks)]
-    touched = [int((last - first + 1)[list(own)].sum()) for own in of_rank]
+    overlapped = [int((last - first + 1)[list(own)].sum()) for own in of_rank]
     return {
-        "least": min(touched),
-        "mean": round(float(np.mean(touched)), 1),
-        "most": max(touched),
-        "fetches_per_shard": round(sum(touched) / len(ends), 4),
+        "min": min(overlapped),
+        "mean": round(float(np.mean(overlapped)), 1),
+        "max": max(overlapped),
+        "fetches_per_shard": round(sum(overlapped) / len(ends), 4),
     }
 
 
-def _hit_rate(shards: list[int], room: int) -> float:
-    """Share of reads whose shard is among the ``room`` least recently left ones."""
+def _hit_rate(shards: list[int], capacity: int) -> float:
+    """Return the share of reads whose shard is one of the ``capacity`` last used ones."""
     cache: OrderedDict[int, None] = OrderedDict()
     fetched = 0
     for shard, run in itertools.groupby(shards):
@@ -245,7 +255,7 @@ def _hit_rate(shards: list[int], room: int) -> float:
             continue
         fetched += 1
         cache[shard] = None
-        if len(cache) > room:
+        if len(cache) > capacity:
             cache.popitem(last=False)
     return 1 - fetched / len(shards)
 

@@ -1,4 +1,4 @@
-"""Shard sets: made from any source, read in a global order that no cluster size changes."""
+"""Shard sets: converted from any source, read in an order that does not depend on the cluster."""
 
 from pipeline.data.conversion.convert import convert
 from pipeline.data.loading.batch import Batch, EvalBatch
