@@ -1,4 +1,4 @@
-"""Starting a training from weights that exist: published, registered, or of another run."""
+"""Start a training from existing weights: published ones, registered ones, or those of a run."""
 
 from pipeline.pretrained.read import Weights, read_weights
 from pipeline.pretrained.start import check_start, start_from

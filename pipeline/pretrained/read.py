@@ -1,4 +1,4 @@
-"""Weights to start from, wherever they are: a file, a URL, a registered version or a run."""
+"""Read weights to start from: a file, a URL, a registered version, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from pipeline.errors import UserError
 from pipeline.pretrained.download import download
 from pipeline.registry.load import load_detector
 from pipeline.storage.checksum import file_sha256
+from pipeline.storage.redact import error_line
 
-# Where trainings of this and other projects keep the weights inside a larger checkpoint.
-_NESTED = ("ema", "state_dict", "model_state_dict", "model")
+# The keys under which checkpoints of this and other projects have the weights, best first.
+_WEIGHT_KEYS = ("ema", "state_dict", "model_state_dict", "model")
 
 
 class Weights(NamedTuple):
-    """Tensors by name; spec and classes where they are a whole detector of this project."""
+    """Tensors by name; backbone and classes if they are a whole detector of this project."""
 
     source: str
     state: dict[str, Tensor]
-    spec: dict[str, Any] | None = None
+    backbone: str | None = None
     classes: list[str] | None = None
 
 
 def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None = None) -> Weights:
-    """The weights at a URI, on the CPU; nothing is unpickled beyond tensors and containers.
+    """Read the weights at a URI onto the CPU; unpickles tensors and containers only.
 
-    A ``.pth``, ``.pt`` or ``.safetensors`` file or http(s) URL, ``models:/NAME@ALIAS``, a
-    checkpoint's folder (or its URI in shared storage), or a run's folder: then its checkpoint of
-    highest ``val/ap``, the last one where none was evaluated. Raises UserError.
+    The URI is a ``.pth``, ``.pt`` or ``.safetensors`` file or http(s) URL, ``models:/NAME@ALIAS``,
+    the folder of a checkpoint (or its URI in shared storage), or the folder of a run: then its
+    checkpoint of highest ``val/ap``, or the last one if none was evaluated. Raises UserError.
     """
     if uri.startswith(("http://", "https://")):
         if sha256 is None:
@@ -48,10 +49,10 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
             raise UserError(f"{uri} has sha256 {found}, not the expected {sha256}")
         return Weights(uri, _read_file(path, uri))
     if sha256:
-        raise UserError(f"{uri}: model.init_sha256 goes with a file or a URL alone")
+        raise UserError(f"{uri}: model.init_sha256 is only for a file or a URL")
     if uri.startswith("models:") or (path / "MLmodel").is_file():
         loaded = load_detector(uri, tracking_uri)
-        return Weights(uri, loaded.state, loaded.spec.model_dump(), loaded.classes)
+        return Weights(uri, loaded.state, loaded.spec.backbone, loaded.classes)
     if "://" in uri:
         return _read_remote(uri)
     return _read_checkpoint(_checkpoint_folder(path))
@@ -73,29 +74,29 @@ def _read_file(path: Path, name: str) -> dict[str, Tensor]:
 
 def _tensors(tree: Any, name: str) -> dict[str, Tensor]:
     while isinstance(tree, Mapping):
-        nested = [tree[key] for key in _NESTED if isinstance(tree.get(key), Mapping)]
+        nested = [tree[key] for key in _WEIGHT_KEYS if isinstance(tree.get(key), Mapping)]
         if not nested:
             break
         tree = nested[0]
     found = tree if isinstance(tree, Mapping) else {}
     state = {str(key): value.detach() for key, value in found.items() if isinstance(value, Tensor)}
     if not state:
-        raise UserError(f"{name}: holds no tensors by name")
-    # DataParallel and DistributedDataParallel put this before every name.
+        raise UserError(f"{name}: no tensors by name found")
+    # DataParallel and DistributedDataParallel add this prefix to every name.
     wrapped = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if wrapped else key: v for key, v in state.items()}
 
 
 def _read_checkpoint(folder: Path | str) -> Weights:
     meta = load_meta(folder)
-    return Weights(str(folder), load_averaged_weights(folder), meta.spec, meta.classes)
+    return Weights(str(folder), load_averaged_weights(folder), meta.spec["backbone"], meta.classes)
 
 
 def _read_remote(uri: str) -> Weights:
     try:
         return _read_checkpoint(uri)
     except OSError as error:
-        raise UserError(f"{uri}: cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{uri}: cannot be read: {error_line(error)}") from None
 
 
 def _checkpoint_folder(path: Path) -> Path:
@@ -103,7 +104,7 @@ def _checkpoint_folder(path: Path) -> Path:
         return path
     metas = {folder.parent: load_meta(folder.parent) for folder in path.glob("step-*/meta.json")}
     if not metas:
-        what = "holds no checkpoint" if path.is_dir() else "does not exist"
+        what = "contains no checkpoint" if path.is_dir() else "does not exist"
         raise UserError(
             f"model.init {path} {what}; give a .pth or .safetensors file, an http(s) URL, "
             "models:/NAME@ALIAS, or the folder of a run or checkpoint"

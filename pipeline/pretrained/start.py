@@ -1,4 +1,4 @@
-"""What a configuration's ``model.init`` means for a detector."""
+"""Start a detector from the weights that ``model.init`` names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.pretrained.transfer import TransferReport, transfer
 def start_from(
     config: Config, detector: Detector, classes: Sequence[str], tracking_uri: str | None = None
 ) -> TransferReport:
-    """Put the configured weights into a detector; what was taken and what was not.
+    """Load the configured weights into a detector, and return which ones fitted.
 
-    Raises UserError where they cannot be read or belong to another backbone.
+    Raises UserError if they cannot be read or belong to another backbone.
     """
-    assert config.model.init is not None, "there is something to start from"
+    assert config.model.init is not None, "the caller checks it"
     weights = read_weights(config.model.init, config.model.init_sha256, tracking_uri)
     return transfer(detector, weights, classes)
 

@@ -1,116 +1,114 @@
-"""Taking over what fits of some weights into a detector, and saying what did not."""
+"""Load the weights that fit into a detector, and report those that do not."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
 from model import Detector
 from pipeline.errors import UserError
 from pipeline.pretrained.read import Weights
+from pipeline.storage.document import Document
 
-_BACKBONE, _CLASSIFY = "backbone.", "heads.classify."
-_LISTED = 6
+_BACKBONE, _CLASS_HEADS = "backbone.", "heads.classify."
+_MAX_LISTED_NAMES = 6
 
 
-@dataclass
-class TransferReport:
-    """What became of every tensor, by name; names as here where they are known here."""
+class TransferReport(Document):
+    """What became of every tensor, by its name in the detector, or in the source if unused."""
 
     source: str
-    used: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    """There, but not here."""
-    other_shape: list[str] = field(default_factory=list)
-    """Here and there, in different shapes: left random."""
-    missing: list[str] = field(default_factory=list)
-    """Here, but not there: left random."""
-    remade: list[str] = field(default_factory=list)
-    """Heads of other classes: left random."""
-    classes: list[str] | None = None
-    """The classes there, where they differ from the ones here."""
+    loaded: list[str]
+    unused: list[str] = Field(description="only in the source")
+    other_shape: list[str] = Field(description="shapes differ: left random")
+    missing: list[str] = Field(description="only in the detector: left random")
+    new_class_heads: list[str] = Field(description="for other classes: left random")
+    source_classes: list[str] | None = Field(description="None if they are the detector's")
 
     def lines(self) -> list[str]:
-        """The report for a reader: one line for each thing that is worth one."""
-        names = [*self.used, *self.other_shape, *self.missing, *self.remade]
-        lines = [f"starting from {self.source}: {len(self.used)} of {len(names)} tensors taken"]
-        if self.remade:
-            lines.append(
-                f"class heads made anew: the classes there are {', '.join(self.classes or [])}"
-            )
+        """Return the report in a few lines for a reader, whole modules by their name."""
+        names = [*self.loaded, *self.other_shape, *self.missing, *self.new_class_heads]
+        lines = [f"starting from {self.source}: {len(self.loaded)} of {len(names)} tensors loaded"]
+        if self.new_class_heads:
+            classes = ", ".join(self.source_classes or [])
+            lines.append(f"class heads left random: the classes of the source are {classes}")
         for title, group, among in (
-            ("of another shape there, left random", self.other_shape, names),
-            ("not there, left random", self.missing, names),
-            ("not used", self.unused, [*self.unused, *self.used]),
+            ("other shape in the source, left random", self.other_shape, names),
+            ("not in the source, left random", self.missing, names),
+            ("unused", self.unused, [*self.unused, *self.loaded]),
         ):
             if group:
-                lines.append(f"{title}: {_listed(_layers(group, among))}")
+                lines.append(f"{title}: {_listed(_modules(group, among))}")
         return lines
-
-    def as_dict(self) -> dict[str, Any]:
-        """All names, for a file."""
-        return asdict(self)
 
 
 @torch.no_grad()
 def transfer(detector: Detector, weights: Weights, classes: Sequence[str]) -> TransferReport:
-    """Copy into the detector every tensor of the same name and shape.
+    """Copy into the detector every tensor that has the same name and shape there.
 
-    A whole detector gives all its parts, another network its backbone. Class heads are taken only
-    by a detector of the same classes. Raises UserError naming the layers where the backbone is
-    another one, or nothing fits.
+    The weights of a whole detector go into all its parts, those of another network into the
+    backbone. Class heads are loaded only if the classes are the same. Raises UserError, naming the
+    layers, if the backbone is another one or if nothing fits.
     """
     _check_backbone(detector, weights)
     own = detector.state_dict()
-    report = TransferReport(weights.source)
-    whole = any(name.startswith(_BACKBONE) for name in weights.state)
-    if weights.classes is not None and weights.classes != list(classes):
-        report.classes = weights.classes
-    shapes = {}
-    for published, tensor in weights.state.items():
-        name = published if whole else _BACKBONE + detector.backbone.own_name(published)
+    has_same_classes = weights.classes is None or weights.classes == list(classes)
+    is_detector = any(name.startswith(_BACKBONE) for name in weights.state)
+    loaded, unused, new_class_heads = list[str](), list[str](), list[str]()
+    mismatches: dict[str, str] = {}
+    for source_name, tensor in weights.state.items():
+        name = source_name if is_detector else _BACKBONE + detector.backbone.own_name(source_name)
         if name not in own:
-            report.unused.append(published)
-        elif report.classes is not None and name.startswith(_CLASSIFY):
-            report.remade.append(name)
+            unused.append(source_name)
+        elif not has_same_classes and name.startswith(_CLASS_HEADS):
+            new_class_heads.append(name)
         elif own[name].shape != tensor.shape:
-            report.other_shape.append(name)
-            shapes[name] = f"{name} is {_shape(tensor)} there, {_shape(own[name])} here"
+            mismatches[name] = (
+                f"{name} is {_shape(tensor)} in the source, {_shape(own[name])} in the detector"
+            )
         else:
             own[name].copy_(tensor)
-            report.used.append(name)
-    known = {*report.used, *report.other_shape, *report.remade}
-    # Old checkpoints do not count batches; nothing depends on it.
-    report.missing = [n for n in own if n not in known and not n.endswith("num_batches_tracked")]
-    _check_result(report, shapes)
-    return report
+            loaded.append(name)
+    known = {*loaded, *mismatches, *new_class_heads}
+    _check_result(weights.source, loaded, unused, mismatches)
+    return TransferReport(
+        source=weights.source,
+        loaded=loaded,
+        unused=unused,
+        other_shape=list(mismatches),
+        # Old checkpoints lack the counts of batches, which nothing uses.
+        missing=[n for n in own if n not in known and not n.endswith("num_batches_tracked")],
+        new_class_heads=new_class_heads,
+        source_classes=None if has_same_classes else weights.classes,
+    )
 
 
 def _check_backbone(detector: Detector, weights: Weights) -> None:
-    here = detector.spec["backbone"]
-    there = here if weights.spec is None else weights.spec["backbone"]
-    if here != there:
+    own = detector.spec["backbone"]
+    if weights.backbone not in (None, own):
         raise UserError(
-            f"{weights.source} is a detector on {there}, model.backbone is {here}; "
+            f"{weights.source} is a detector on {weights.backbone}, model.backbone is {own}; "
             "make them the same"
         )
 
 
-def _check_result(report: TransferReport, shapes: dict[str, str]) -> None:
-    wrong = [shapes[name] for name in report.other_shape if name.startswith(_BACKBONE)]
+def _check_result(
+    source: str, loaded: Sequence[str], unused: Sequence[str], mismatches: dict[str, str]
+) -> None:
+    wrong = [text for name, text in mismatches.items() if name.startswith(_BACKBONE)]
     if wrong:
         listed = _listed(wrong, "; ")
-        raise UserError(f"{report.source} is of another backbone; layers differ in shape: {listed}")
-    if not any(name.startswith(_BACKBONE) for name in report.used):
-        there = _listed(sorted(report.unused or report.used))
-        raise UserError(f"{report.source} has no tensor of this backbone; its names are: {there}")
+        raise UserError(f"{source} is of another backbone; layers differ in shape: {listed}")
+    if not any(name.startswith(_BACKBONE) for name in loaded):
+        names = _listed(sorted(unused or loaded))
+        raise UserError(f"{source} has no tensor of this backbone; its names are: {names}")
 
 
-def _layers(names: Iterable[str], among: Collection[str]) -> list[str]:
-    """Names shortened to the modules all of whose tensors are meant."""
+def _modules(names: Iterable[str], among: Collection[str]) -> list[str]:
+    """Return ``names``, with a module's name in place of its tensors where all are among them."""
     chosen, short = set(names), dict[str, None]()
     for name in sorted(chosen):
         parts = name.split(".")
@@ -124,9 +122,10 @@ def _layers(names: Iterable[str], among: Collection[str]) -> list[str]:
 
 
 def _listed(items: Sequence[str], separator: str = ", ") -> str:
-    more = len(items) - _LISTED
-    return separator.join(items[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(items) - _MAX_LISTED_NAMES
+    shown = separator.join(items[:_MAX_LISTED_NAMES])
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
-def _shape(tensor: torch.Tensor) -> str:
+def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"

@@ -1,4 +1,4 @@
-"""Weights by URL, against a server on this machine: checked, kept, and nothing half-kept."""
+"""Weights by URL from a local server: checked, cached, and never cached incomplete."""
 
 import hashlib
 import threading
@@ -7,23 +7,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.pretrained import download as module
 from pipeline.pretrained.download import download, weights_cache
+from pipeline.storage.download import download_file
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at any path; `answers` says how the next requests end instead."""
+    """Serves CONTENT at any path; `answers` are how the next requests end instead."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[str] = []
         self.requests = 0
+        self.authorization: str | None = None
 
     def url(self, path: str = "weights.pth") -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -34,6 +37,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests += 1
+        self.server.authorization = self.headers["Authorization"]
         answer = self.server.answers.pop(0) if self.server.answers else "whole"
         if answer.isdigit():
             self.send_error(int(answer))
@@ -61,63 +65,63 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
-def kept(folder: Path) -> list[str]:
+def cached_names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
 
 
-def test_a_file_is_downloaded_once_and_kept_by_its_hash(server: Server, tmp_path: Path) -> None:
+def test_file_is_downloaded_once_and_cached_by_its_sha256(server: Server, tmp_path: Path) -> None:
     first = download(server.url(), SHA256, tmp_path)
     assert first.read_bytes() == CONTENT
-    assert kept(tmp_path) == [f"{SHA256}.pth"]
+    assert cached_names(tmp_path) == [f"{SHA256}.pth"]
     assert download(server.url("elsewhere.pth"), SHA256.upper(), tmp_path) == first
     assert server.requests == 1
 
 
-def test_a_damaged_copy_is_replaced(server: Server, tmp_path: Path) -> None:
+def test_damaged_cache_entry_is_replaced(server: Server, tmp_path: Path) -> None:
     path = download(server.url(), SHA256, tmp_path)
     path.write_bytes(b"bit rot")
     assert download(server.url(), SHA256, tmp_path).read_bytes() == CONTENT
     assert server.requests == 2
 
 
-def test_another_content_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
+def test_other_content_is_rejected_and_not_cached(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"has sha256 {SHA256}, not the expected {'0' * 64}"):
         download(server.url(), "0" * 64, tmp_path)
-    assert kept(tmp_path) == []
+    assert cached_names(tmp_path) == []
 
 
 @pytest.mark.parametrize("answer", ["whole", "unmeasured"])
-def test_too_large_a_file_is_refused_and_not_kept(
+def test_too_large_file_is_rejected_and_not_cached(
     server: Server, tmp_path: Path, answer: str
 ) -> None:
     server.answers = [answer]
     with pytest.raises(UserError, match="larger than the limit of 5000 bytes"):
         download(server.url(), SHA256, tmp_path, max_bytes=5000)
-    assert kept(tmp_path) == []
+    assert cached_names(tmp_path) == []
 
 
 @pytest.mark.parametrize("failures", [["cut"], ["503"], ["cut", "500"]])
-def test_what_may_pass_is_tried_again(server: Server, tmp_path: Path, failures: list[str]) -> None:
+def test_transient_failure_is_retried(server: Server, tmp_path: Path, failures: list[str]) -> None:
     server.answers = list(failures)
     assert download(server.url(), SHA256, tmp_path).read_bytes() == CONTENT
     assert server.requests == len(failures) + 1
 
 
-def test_what_will_not_pass_is_said_at_once(server: Server, tmp_path: Path) -> None:
+def test_final_failure_is_not_retried(server: Server, tmp_path: Path) -> None:
     server.answers = ["404"]
     with pytest.raises(UserError, match=r"weights\.pth cannot be downloaded: status 404"):
         download(server.url(), SHA256, tmp_path)
-    assert (server.requests, kept(tmp_path)) == (1, [])
+    assert (server.requests, cached_names(tmp_path)) == (1, [])
 
 
-def test_patience_ends(server: Server, tmp_path: Path) -> None:
+def test_retries_are_limited(server: Server, tmp_path: Path) -> None:
     server.answers = ["cut"] * 5
     with pytest.raises(UserError, match="cannot be downloaded"):
         download(server.url(), SHA256, tmp_path)
-    assert (server.requests, kept(tmp_path)) == (module.RETRIES + 1, [])
+    assert (server.requests, cached_names(tmp_path)) == (module.RETRIES + 1, [])
 
 
-def test_processes_of_one_machine_download_once(server: Server, tmp_path: Path) -> None:
+def test_concurrent_downloads_fetch_once(server: Server, tmp_path: Path) -> None:
     threads = [
         threading.Thread(target=download, args=(server.url(), SHA256, tmp_path)) for _ in range(4)
     ]
@@ -125,10 +129,10 @@ def test_processes_of_one_machine_download_once(server: Server, tmp_path: Path) 
         thread.start()
     for thread in threads:
         thread.join()
-    assert (server.requests, kept(tmp_path)) == (1, [f"{SHA256}.pth"])
+    assert (server.requests, cached_names(tmp_path)) == (1, [f"{SHA256}.pth"])
 
 
-def test_no_server_is_one_line_without_secrets(
+def test_failure_is_one_line_without_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.storage.remote.FIRST_DELAY_SECONDS", 0.01)
@@ -138,14 +142,24 @@ def test_no_server_is_one_line_without_secrets(
     assert "\n" not in str(caught.value)
 
 
-def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_credentials_of_shard_sets_are_not_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe may name any host."""
+    headers = {"headers": {"Authorization": "Bearer secret"}}
+    monkeypatch.setitem(fsspec.config.conf, "http", headers)
+    download_file(server.url(), tmp_path / "shard")
+    assert server.authorization == "Bearer secret"
+    download(server.url(), SHA256, tmp_path)
+    assert server.authorization is None
+
+
+def test_unwritable_cache_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="weights cannot be cached there"):
         download("http://127.0.0.1:9/w.pth", SHA256, tmp_path / "file")
 
 
-def test_the_cache_is_where_the_environment_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_follows_xdg_cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert weights_cache().is_relative_to(tmp_path)

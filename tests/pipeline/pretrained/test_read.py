@@ -34,21 +34,21 @@ def assert_state(found: dict[str, torch.Tensor]) -> None:
     ids=["plain", "nested", "parallel", "averaged", "parameters"],
 )
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_pth_files_of_all_kinds(tmp_path: Path, tree: dict, zipped: bool) -> None:
+def test_pth_files_of_all_layouts(tmp_path: Path, tree: dict, zipped: bool) -> None:
     path = tmp_path / "weights.pth"
     torch.save(tree, path, _use_new_zipfile_serialization=zipped)
     assert_state(read_weights(str(path)).state)
 
 
-def test_safetensors(tmp_path: Path) -> None:
+def test_safetensors_file(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(STATE, path)
     weights = read_weights(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
     assert_state(weights.state)
-    assert (weights.spec, weights.classes) == (None, None)
+    assert (weights.backbone, weights.classes) == (None, None)
 
 
-def test_the_hash_of_a_file_is_checked(tmp_path: Path) -> None:
+def test_sha256_of_a_file_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(STATE, path)
     with pytest.raises(UserError, match=r"has sha256 \w{64}, not the expected 0{64}"):
@@ -56,7 +56,7 @@ def test_the_hash_of_a_file_is_checked(tmp_path: Path) -> None:
 
 
 class Payload:
-    """Would write a file when unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,7 +66,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path, zipped: bool) -> None:
+def test_code_in_a_file_is_rejected_and_not_run(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"w": Payload(tmp_path / "run")}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match="not a file of plain tensors") as caught:
@@ -84,7 +84,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path, zipped: bool
         ("w.onnx", b"", r"expected a \.pth, \.pt or \.safetensors file"),
     ],
 )
-def test_damaged_and_other_files_are_one_clear_line(
+def test_damaged_or_unknown_file_is_one_line(
     tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -93,9 +93,9 @@ def test_damaged_and_other_files_are_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_tensors_says_so(tmp_path: Path) -> None:
+def test_file_without_tensors_is_rejected(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="holds no tensors by name"):
+    with pytest.raises(UserError, match="no tensors by name found"):
         read_weights(str(tmp_path / "w.pth"))
 
 
@@ -104,23 +104,23 @@ def checkpoint(folder: Path, value: float, step: int, ap: float | None = None) -
     save_checkpoint(folder, state, example_meta(step, ap=ap))
 
 
-def test_a_checkpoint_gives_its_averaged_weights(tmp_path: Path) -> None:
+def test_checkpoint_gives_its_averaged_weights(tmp_path: Path) -> None:
     checkpoint(tmp_path / "step-1", 1.0, step=1)
     for uri in (str(tmp_path / "step-1"), f"file://{tmp_path}/step-1"):
         weights = read_weights(uri)
         assert weights.state["w"].item() == 1.0
-        assert (weights.spec, weights.classes) == ({"backbone": "slim"}, ["a"])
+        assert (weights.backbone, weights.classes) == ("slim", ["a"])
         assert "step-1" in weights.source
 
 
-def test_a_run_gives_its_best_checkpoint(tmp_path: Path) -> None:
+def test_run_gives_its_best_checkpoint(tmp_path: Path) -> None:
     for step, ap in ((1, 0.2), (2, 0.4), (3, 0.3)):
         checkpoint(tmp_path / f"step-{step}", float(step), step=step, ap=ap)
     checkpoint(tmp_path / "step-4", 4.0, step=4)
     assert read_weights(str(tmp_path)).source == str(tmp_path / "step-2")
 
 
-def test_a_run_without_figures_gives_its_last_checkpoint(tmp_path: Path) -> None:
+def test_run_without_evaluations_gives_its_last_checkpoint(tmp_path: Path) -> None:
     for step in (9, 10):
         checkpoint(tmp_path / f"step-{step:08d}", float(step), step=step)
     assert read_weights(str(tmp_path)).state["w"].item() == 10.0
@@ -130,12 +130,12 @@ def test_a_run_without_figures_gives_its_last_checkpoint(tmp_path: Path) -> None
     ("uri", "expected"),
     [
         ("absent.pth", "absent.pth does not exist; give a .pth"),
-        (".", "holds no checkpoint; give a .pth"),
+        (".", "contains no checkpoint; give a .pth"),
         ("https://host/w.pth", r"a URL needs model\.init_sha256"),
         ("file:///absent/step-1", "/absent/step-1 is not a complete checkpoint"),
     ],
 )
-def test_nothing_there_is_one_clear_line(
+def test_missing_source_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What is taken over from published weights and from other detectors, and what is said of it."""
+"""What is loaded from published weights and from other detectors, and what is reported."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ def detector(backbone: str = "slim", classes: int = 2, seed: int = 0, **spec: ob
     return build_detector(backbone, num_classes=classes, **{"image_size": 64, **spec})
 
 
-def whole(source: Detector, classes: list[str] | None = None) -> Weights:
-    """The weights of a detector, as a checkpoint or (without classes) as a bare file."""
-    spec = source.spec if classes else None
-    return Weights("w", source.state_dict(), spec, classes)
+def weights_of(source: Detector, classes: list[str] | None = None) -> Weights:
+    """Return the weights of a detector as of a checkpoint, or without classes as of a file."""
+    backbone = source.spec["backbone"] if classes else None
+    return Weights("w", source.state_dict(), backbone, classes)
 
 
-def equal(one: Detector, other: Detector) -> set[str]:
-    """Names of the tensors that two detectors share."""
+def equal_tensors(one: Detector, other: Detector) -> set[str]:
+    """Return the names of the tensors that are equal in two detectors."""
     theirs = other.state_dict()
     return {
         name
@@ -31,7 +31,7 @@ def equal(one: Detector, other: Detector) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "vgg16"])
-def test_published_weights_fill_the_whole_backbone(name: str) -> None:
+def test_published_weights_fill_the_backbone(name: str) -> None:
     here, published = detector(name), published_state(name)
     before = {k: v.clone() for k, v in here.state_dict().items() if not k.startswith("backbone.")}
     report = transfer(here, Weights("w", published), ["a", "b"])
@@ -41,18 +41,18 @@ def test_published_weights_fill_the_whole_backbone(name: str) -> None:
     classifier = "classifier" if name == "vgg16" else "fc"
     assert {key.split(".")[0] for key in report.unused} == {classifier}
     assert report.lines()[1:] == [
-        "not there, left random: heads, neck",
-        f"not used: {classifier}",
+        "not in the source, left random: heads, neck",
+        f"unused: {classifier}",
     ]
 
 
-def test_checkpoints_that_count_no_batches_are_complete() -> None:
+def test_missing_batch_counts_are_not_reported() -> None:
     old = {k: v for k, v in published_state("resnet18").items() if "num_batches" not in k}
     report = transfer(detector("resnet18"), Weights("w", old), ["a", "b"])
     assert not any(name.startswith("backbone.") for name in report.missing)
 
 
-def test_half_precision_is_raised() -> None:
+def test_half_precision_is_converted_to_float32() -> None:
     half = {
         k: v.half() if v.is_floating_point() else v for k, v in published_state("resnet18").items()
     }
@@ -68,73 +68,71 @@ def test_half_precision_is_raised() -> None:
         (
             "resnet18",
             "resnet50",
-            r"backbone\.layer1\.0\.conv1\.weight is 64x64x1x1 there, 64x64x3x3",
+            r"backbone\.layer1\.0\.conv1\.weight is 64x64x1x1 in the source, 64x64x3x3",
         ),
         (
             "resnet50",
             "resnet34",
-            r"backbone\.layer1\.0\.conv1\.weight is 64x64x3x3 there, 64x64x1x1",
+            r"backbone\.layer1\.0\.conv1\.weight is 64x64x3x3 in the source, 64x64x1x1",
         ),
     ],
 )
-def test_another_backbone_is_an_error_that_names_the_layers(
-    here: str, there: str, layers: str
-) -> None:
+def test_other_backbone_is_rejected_with_its_layers(here: str, there: str, layers: str) -> None:
     with pytest.raises(UserError, match=f"another backbone; layers differ in shape: {layers}") as e:
         transfer(detector(here), Weights("w.pth", published_state(there)), ["a", "b"])
     assert str(e.value).startswith("w.pth") and "and " in str(e.value)
     assert "\n" not in str(e.value)
 
 
-def test_weights_without_any_matching_name_are_an_error() -> None:
+def test_weights_without_a_matching_name_are_rejected() -> None:
     with pytest.raises(UserError, match=r"no tensor of this backbone; its names are: bn1\.bias"):
         transfer(detector("vgg16"), Weights("w", published_state("resnet18")), ["a", "b"])
 
 
-def test_a_detector_of_the_same_classes_is_taken_whole() -> None:
+def test_detector_of_the_same_classes_is_loaded_completely() -> None:
     there, here = detector(seed=1), detector()
-    report = transfer(here, whole(there, ["a", "b"]), ["a", "b"])
-    assert equal(here, there) == set(here.state_dict()) == set(report.used)
+    report = transfer(here, weights_of(there, ["a", "b"]), ["a", "b"])
+    assert equal_tensors(here, there) == set(here.state_dict()) == set(report.loaded)
     assert report.lines() == [
-        f"starting from w: {len(report.used)} of {len(report.used)} tensors taken"
+        f"starting from w: {len(report.loaded)} of {len(report.loaded)} tensors loaded"
     ]
 
 
 @pytest.mark.parametrize("classes", [["a", "b", "c"], ["a", "c"], ["b", "a"]])
-def test_other_classes_make_the_class_heads_anew_and_say_so(classes: list[str]) -> None:
+def test_other_classes_leave_the_class_heads_random(classes: list[str]) -> None:
     there, here = detector(seed=1), detector(classes=len(classes))
     before = detector(classes=len(classes))
-    report = transfer(here, whole(there, ["a", "b"]), classes)
+    report = transfer(here, weights_of(there, ["a", "b"]), classes)
     heads = {name for name in here.state_dict() if name.startswith("heads.classify.")}
-    assert heads <= equal(here, before)
-    assert set(here.state_dict()) - heads == set(report.used) <= equal(here, there)
-    assert set(report.remade) == heads
-    assert "class heads made anew: the classes there are a, b" in report.lines()
+    assert heads <= equal_tensors(here, before)
+    assert set(here.state_dict()) - heads == set(report.loaded) <= equal_tensors(here, there)
+    assert set(report.new_class_heads) == heads
+    assert "class heads left random: the classes of the source are a, b" in report.lines()
 
 
-def test_a_bare_file_of_other_classes_leaves_the_class_heads() -> None:
+def test_file_with_class_heads_of_another_shape_leaves_them_random() -> None:
     there, here = detector(seed=1, classes=3), detector(classes=2)
-    report = transfer(here, whole(there), ["a", "b"])
+    report = transfer(here, weights_of(there), ["a", "b"])
     assert set(report.other_shape) == {n for n in here.state_dict() if "heads.classify" in n}
-    assert "of another shape there, left random: heads.classify" in report.lines()
+    assert "other shape in the source, left random: heads.classify" in report.lines()
 
 
-def test_another_neck_gives_the_backbone_and_names_the_rest() -> None:
+def test_other_neck_is_left_random_and_reported() -> None:
     there, here = detector(seed=1, neck="fssd"), detector(neck="pafpn")
-    report = transfer(here, whole(there, ["a", "b"]), ["a", "b"])
+    report = transfer(here, weights_of(there, ["a", "b"]), ["a", "b"])
     assert {n for n in here.state_dict() if n.startswith(("backbone.", "heads."))} == set(
-        report.used
+        report.loaded
     )
-    assert report.lines()[1:] == ["not there, left random: neck", "not used: neck"]
+    assert report.lines()[1:] == ["not in the source, left random: neck", "unused: neck"]
 
 
-def test_more_levels_are_named() -> None:
+def test_additional_levels_are_reported() -> None:
     there, here = detector(seed=1, image_size=64), detector(image_size=512)
-    report = transfer(here, whole(there, ["a", "b"]), ["a", "b"])
+    report = transfer(here, weights_of(there, ["a", "b"]), ["a", "b"])
     missing = report.lines()[1]
     assert "heads.classify.4" in missing and "neck.outputs.4" in missing
 
 
-def test_a_detector_on_another_backbone_is_an_error() -> None:
+def test_detector_on_another_backbone_is_rejected() -> None:
     with pytest.raises(UserError, match=r"w is a detector on slim, model\.backbone is resnet18"):
-        transfer(detector("resnet18"), whole(detector(), ["a", "b"]), ["a", "b"])
+        transfer(detector("resnet18"), weights_of(detector(), ["a", "b"]), ["a", "b"])

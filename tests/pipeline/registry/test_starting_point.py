@@ -16,11 +16,11 @@ def test_registered_version_starts_a_detector_with_other_classes(registered):
     )
     here = build_detector(**config.model.network(), num_classes=3)
     report = start_from(config, here, ["x", "y", "z"], registered.uri)
-    assert report.classes == registered.classes[0]
-    assert all(name.startswith("heads.classify.") for name in report.remade)
+    assert report.source_classes == registered.classes[0]
+    assert all(name.startswith("heads.classify.") for name in report.new_class_heads)
     theirs = there.state_dict()
-    assert len(report.used) == len(theirs) - len(report.remade)
-    assert all(torch.equal(here.state_dict()[name], theirs[name]) for name in report.used)
+    assert len(report.loaded) == len(theirs) - len(report.new_class_heads)
+    assert all(torch.equal(here.state_dict()[name], theirs[name]) for name in report.loaded)
 
 
 def test_missing_or_unsuitable_version_is_an_error_before_training(registered):
@@ -36,5 +36,5 @@ def test_missing_or_unsuitable_version_is_an_error_before_training(registered):
 
 
 def test_sha256_cannot_be_combined_with_a_version(registered):
-    with pytest.raises(UserError, match="goes with a file or a URL"):
+    with pytest.raises(UserError, match="init_sha256 is only for a file or a URL"):
         read_weights(registered.versions[0].model_uri, "0" * 64, registered.uri)

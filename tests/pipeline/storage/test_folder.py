@@ -120,7 +120,7 @@ def test_a_training_in_a_bucket_is_listed_verified_and_a_starting_point(
     assert [row["name"] for row in listed] == ["step-00000005"]
     assert listed[0]["weights_sha256"] == result.weights_sha256
     checkpoints.main(["verify", uri])
-    assert read_weights(result.checkpoint).spec is not None
+    assert read_weights(result.checkpoint).backbone is not None
     with pytest.raises(UserError, match="run 'one' is finished"):
         fit(config, run="one")
     capsys.readouterr()
