@@ -37,7 +37,7 @@ from pipeline.tracking import (
 )
 from pipeline.tracking.run import FinalStatus
 from pipeline.training.fit import absolute_paths, check_data, close_run, fit
-from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord, storage_root
+from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord
 
 TRIAL_CPU = 0.01  # of a trial's function; Tune rejects 0
 MAX_CHILD_RUNS = 10_000
@@ -103,7 +103,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         )
     check_cluster_paths(config)
     uri = resolve_uri(config.tracking)
-    with contextlib.closing(RunRecord(storage_root(config), run)) as record:
+    with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
         record.hold()
         run_id = record.resumable_run_id(

@@ -7,7 +7,6 @@ file is first opened under a lock.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 import urllib.request
@@ -35,8 +34,7 @@ def resolve_uri(config: TrackingConfig | None = None) -> str:
     A sqlite URI is returned absolute, because workers run in other directories, and its schema is
     created. Raises UserError if the URI is not a tracking store.
     """
-    uri = (config.uri if config else None) or os.environ.get("MLFLOW_TRACKING_URI")
-    uri = uri or f"sqlite:///{Path.cwd() / 'mlflow' / 'mlflow.db'}"
+    uri = (config or TrackingConfig()).store_uri()
     scheme = urlsplit(uri).scheme.split("+")[0]
     if scheme == "sqlite":
         return _prepare_sqlite(uri)

@@ -28,7 +28,7 @@ from pipeline.tracking import (
 )
 from pipeline.training.ray_backend.launch import train_in_ray
 from pipeline.training.registration import register_result
-from pipeline.training.run_record import Resume, RunRecord, storage_root
+from pipeline.training.run_record import Resume, RunRecord
 from pipeline.training.session import LocalSession, launched_world
 from pipeline.training.stop import stop_signal
 from pipeline.training.worker import run_rank
@@ -81,7 +81,7 @@ def fit(
     check_cluster_paths(config)
     with (
         launched_world(config.ray) as world,
-        contextlib.closing(RunRecord(storage_root(config), world.broadcast(run))) as record,
+        contextlib.closing(RunRecord(config.ray.storage_uri(), world.broadcast(run))) as record,
     ):
         uri = world.on_main(lambda: resolve_uri(config.tracking))
         run_id = world.on_main(

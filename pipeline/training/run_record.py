@@ -163,11 +163,6 @@ class RunRecord:
         return info.run_id
 
 
-def storage_root(config: Config) -> str:
-    """Return the configured storage, by default ``./runs``, as an absolute path or URI."""
-    return config.ray.storage or str(Path("runs").absolute())
-
-
 def _check_unchanged(
     name: str, old: Mapping[str, Any], new: Mapping[str, Any], changeable: Collection[str]
 ) -> None:
