@@ -86,7 +86,7 @@ def join_blocks(blocks: Sequence[BestObject]) -> BestObject:
     return BestObject(*(torch.cat(parts, -1) for parts in zip(*blocks, strict=True)))
 
 
-def match(best: BestObject) -> Matches:
+def match_best(best: BestObject) -> Matches:
     """Match each anchor with its best object; one of quality 0 with none."""
     return Matches(torch.where(best.quality > 0, best.gt_index, -1), best.quality)
 
@@ -99,7 +99,7 @@ def best_group(best: BestObject) -> Tensor:
 
 
 def match_forced(best: BestObject, group: Tensor, group_quality: Tensor) -> Matches:
-    """Match as `match`, after each object's best anchor is set to quality 1.
+    """Match as `match_best`, after each object's best anchor is set to quality 1.
 
     `group_quality` (B, M, GROUP) are the qualities of the anchors `group` from `best_group`. Equal
     qualities go to the lowest anchor and to the lowest object.
@@ -117,7 +117,7 @@ def match_forced(best: BestObject, group: Tensor, group_quality: Tensor) -> Matc
     is_forced = forced < num_objects
     # An object that fits an anchor exactly has quality 1 there without being forced.
     exact = torch.where(best.quality >= 1, best.gt_index, num_objects)
-    unforced = match(best)
+    unforced = match_best(best)
     gt_index = torch.where(is_forced, torch.minimum(forced, exact), unforced.gt_index)
     return Matches(gt_index, torch.where(is_forced, 1.0, unforced.quality))
 

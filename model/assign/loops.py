@@ -70,7 +70,7 @@ class Matches(NamedTuple):
 def max_iou(image: Image, options: MaxIoUOptions) -> ImageAssignment:
     """Assign by the IoU of the static anchors."""
     a = iou_of_pairs(image.objects, image.anchors)
-    matches = match(force_best(a))
+    matches = match_best(force_best(a))
     cls_index, loc_index = [], []
     for g, quality in zip(*matches, strict=True):
         if g >= 0 and quality >= options.pos_threshold:
@@ -99,9 +99,9 @@ def mutual_guidance(image: Image, options: MutualGuidanceOptions) -> ImageAssign
     ]
     # Step 1: in each of A, R and Q, each object's best anchor is set to 1, then each anchor stays
     # with its best object.
-    by_a = match(force_best(a))
-    by_r = match(force_best(r)) if options.localize_to_classify else by_a
-    by_q = match(force_best(q)) if options.classify_to_localize else by_a
+    by_a = match_best(force_best(a))
+    by_r = match_best(force_best(r)) if options.localize_to_classify else by_a
+    by_q = match_best(force_best(q)) if options.classify_to_localize else by_a
 
     cls_index = [BACKGROUND] * len(image.anchors)
     loc_index = [BACKGROUND] * len(image.anchors)
@@ -134,8 +134,8 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
         ]
         for a_g, p_g in zip(a, p, strict=True)
     ]
-    by_cls = match(r if options.localize_to_classify else a)
-    by_loc = match(amplified if options.classify_to_localize else a)
+    by_cls = match_best(r if options.localize_to_classify else a)
+    by_loc = match_best(amplified if options.classify_to_localize else a)
     cls_index, cls_quality = dynamic_topk(by_cls, len(image.objects), options.topk)
     loc_index, loc_weight = dynamic_topk(by_loc, len(image.objects), options.topk)
     return ImageAssignment(cls_index, cls_quality, loc_index, loc_weight)
@@ -267,7 +267,7 @@ def force_best(quality: Qualities) -> Qualities:
     return quality
 
 
-def match(quality: Qualities) -> Matches:
+def match_best(quality: Qualities) -> Matches:
     """Match each anchor with its best object; one of quality 0 with none."""
     gt_index, best_quality = [], []
     for column in zip(*quality, strict=True):  # of one anchor: its quality for each object

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..options import MutualGuidanceSoftOptions
 from .base import BACKGROUND, Assigner, Assignment
-from .best_object import Matches, anchor_blocks, best_object, join_blocks, match
+from .best_object import Matches, anchor_blocks, best_object, join_blocks, match_best
 from .inputs import AssignInputs
 from .iou import pairwise_iou
 from .per_object_topk import rank_per_object, topk_mask, topk_qualities
@@ -49,7 +49,7 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
                 score = inputs.class_scores(block)  # (B, M, n)
                 loc_quality = score.div_(self.sigma).exp_().mul_(loc_quality).clamp_(max=1.0)
             loc_blocks.append(best_object(loc_quality))
-        return match(join_blocks(cls_blocks)), match(join_blocks(loc_blocks))
+        return match_best(join_blocks(cls_blocks)), match_best(join_blocks(loc_blocks))
 
     def _dynamic_topk(self, matches: Matches, num_objects: int) -> tuple[Tensor, Tensor]:
         """Return object and quality, (B, A) each, of the anchors that one task learns."""

@@ -67,25 +67,25 @@ def case(seed: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("nms_iou", [0.31, 0.61])  # exactly 0.3 is an IoU of two anchors
 def test_detections_equal_a_plain_loop(tied: bool, candidates: int, nms_iou: float) -> None:
     deltas, logits, anchors = case(candidates, tied)
-    answer = postprocess(deltas, logits, anchors, IMAGE, 0.05, nms_iou, candidates, 40)
+    found = postprocess(deltas, logits, anchors, IMAGE, 0.05, nms_iou, candidates, 40)
     for i in range(3):
         expected = plain(deltas[i], logits[i], anchors, 0.05, nms_iou, candidates, 40)
-        found = int((answer.labels[i] >= 0).sum())
-        assert answer.labels[i, :found].tolist() == [label for _, label, _ in expected]
-        assert answer.scores[i, :found].tolist() == pytest.approx([s for s, _, _ in expected])
-        torch.testing.assert_close(answer.boxes[i, :found], torch.tensor([b for *_, b in expected]))
-        assert (answer.labels[i, found:] == -1).all()
-        assert (answer.scores[i, found:] == 0).all()
-        assert (answer.boxes[i, found:] == 0).all()
+        kept = int((found.labels[i] >= 0).sum())
+        assert found.labels[i, :kept].tolist() == [label for _, label, _ in expected]
+        assert found.scores[i, :kept].tolist() == pytest.approx([s for s, _, _ in expected])
+        torch.testing.assert_close(found.boxes[i, :kept], torch.tensor([b for *_, b in expected]))
+        assert (found.labels[i, kept:] == -1).all()
+        assert (found.scores[i, kept:] == 0).all()
+        assert (found.boxes[i, kept:] == 0).all()
 
 
 @pytest.mark.parametrize("candidates", [1, 1000])
 def test_no_candidates_give_no_detections(candidates: int) -> None:
     deltas, logits, anchors = case(0, False)
-    answer = postprocess(deltas, logits - 100, anchors, IMAGE, max_candidates=candidates)
-    assert answer.boxes.shape == (3, 100, 4)
-    assert (answer.labels == -1).all()
-    assert (answer.scores == 0).all()
+    found = postprocess(deltas, logits - 100, anchors, IMAGE, max_candidates=candidates)
+    assert found.boxes.shape == (3, 100, 4)
+    assert (found.labels == -1).all()
+    assert (found.scores == 0).all()
 
 
 def test_batched_equals_one_by_one() -> None:
@@ -138,7 +138,7 @@ def test_postprocessing_reads_no_value_from_the_device() -> None:
 
 def test_class_agnostic_nms_compares_all_boxes() -> None:
     deltas, logits, anchors = case(4, False)
-    answer = postprocess(deltas, logits, anchors, IMAGE, 0.05, 0.4, 300, 50, class_agnostic=True)
+    found = postprocess(deltas, logits, anchors, IMAGE, 0.05, 0.4, 300, 50, class_agnostic=True)
     for i in range(3):
         scores, pairs = logits[i].flatten().sort(descending=True, stable=True)
         boxes = decode(deltas[i], anchors).clamp(0, IMAGE)[pairs[:300] // 3]
@@ -149,8 +149,8 @@ def test_class_agnostic_nms_compares_all_boxes() -> None:
             if solid and all(overlap[k, j] <= 0.4 for j in kept):
                 kept.append(k)
         kept = kept[:50]
-        assert answer.labels[i, : len(kept)].tolist() == (pairs[kept] % 3).tolist()
-        torch.testing.assert_close(answer.boxes[i, : len(kept)], boxes[kept])
+        assert found.labels[i, : len(kept)].tolist() == (pairs[kept] % 3).tolist()
+        torch.testing.assert_close(found.boxes[i, : len(kept)], boxes[kept])
 
 
 def test_nms_keeps_classes_apart() -> None:
@@ -163,10 +163,10 @@ def test_non_finite_predictions_are_dropped() -> None:
     deltas, logits, anchors = case(2, False)
     logits[0] = float("nan")
     deltas[1] = float("nan")
-    answer = postprocess(deltas, logits, anchors, IMAGE)
-    assert (answer.labels[:2] == -1).all()
-    assert (answer.labels[2] >= 0).any()
-    assert torch.isfinite(answer.boxes).all()
+    found = postprocess(deltas, logits, anchors, IMAGE)
+    assert (found.labels[:2] == -1).all()
+    assert (found.labels[2] >= 0).any()
+    assert torch.isfinite(found.boxes).all()
 
 
 def test_saturated_scores_are_ordered_by_logit() -> None:
@@ -174,9 +174,9 @@ def test_saturated_scores_are_ordered_by_logit() -> None:
     logits = torch.full((1, len(anchors), 1), -50.0)
     far_apart = [0, 6 * 7, 6 * 56]
     logits[0, far_apart, 0] = torch.tensor([30.0, 50.0, 40.0])
-    answer = postprocess(torch.zeros(1, len(anchors), 4), logits, anchors, IMAGE)
-    centres = (answer.boxes[0, :3, :2] + answer.boxes[0, :3, 2:]) / 2
-    assert (answer.scores[0, :3] == 1).all()
+    found = postprocess(torch.zeros(1, len(anchors), 4), logits, anchors, IMAGE)
+    centres = (found.boxes[0, :3, :2] + found.boxes[0, :3, 2:]) / 2
+    assert (found.scores[0, :3] == 1).all()
     assert (centres[0] > torch.tensor([40.0, -1.0])).all()
     assert (centres[1] > torch.tensor([-1.0, 40.0])).all()
-    assert (answer.labels[0, 3:] == -1).all()
+    assert (found.labels[0, 3:] == -1).all()
