@@ -1,5 +1,6 @@
 """The configuration: sources, their precedence, and one clear line per error."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from jobs._cli import make_parser
 from model.assign import build_assigner
 from model.loss import DetectionLoss
 from pipeline.config import Config, load_config
+from pipeline.config.sources import COMMON_FIELDS
 from pipeline.errors import UserError
 
 
@@ -126,7 +128,61 @@ def test_every_field_has_a_description() -> None:
             assert field.description, f"{section}.{name}"
 
 
-def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    folder = tmp_path / "recipes"
+    (folder / "sweeps").mkdir(parents=True)
+    (folder / "bccd.yaml").write_text("train: {epochs: 25}\n")
+    (folder / "sweeps" / "smoke.yaml").write_text("train: {epochs: 3}\n")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("bccd", 25.0), ("sweeps/smoke", 3.0)])
+def test_included_recipe_is_found_by_name(recipes: Path, name: str, epochs: float) -> None:
+    config, options = load_config(make_parser("train", ""), ["--config", name], recipes)
+    assert config.train.epochs == epochs
+    assert options.config == recipes / f"{name}.yaml"
+
+
+def test_file_comes_before_included_recipe_of_the_same_name(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bccd").write_text("train: {epochs: 7}\n")
+    config, _ = load_config(make_parser("train", ""), ["--config", "bccd"], recipes)
+    assert config.train.epochs == 7.0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bcdd", "did you mean bccd"),
+        ("elsewhere/bccd.yaml", "did you mean bccd"),
+        ("mine.yaml", r"included: bccd, sweeps/\.\.\."),
+    ],
+)
+def test_unknown_recipe_lists_the_included_ones(recipes: Path, name: str, expected: str) -> None:
+    with pytest.raises(UserError, match=rf"--config {name}: No such file .*; {expected}") as caught:
+        load_config(make_parser("train", ""), ["--config", name], recipes)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_shows_common_fields_first_and_every_field_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        load("--help")
+    shown = re.findall(r"^  --(\w+\.\w+)", capsys.readouterr().out, flags=re.M)
+    fields = {
+        f"{section}.{name}"
+        for section, info in Config.model_fields.items()
+        for name in info.annotation.model_fields
+    }
+    assert tuple(shown[: len(COMMON_FIELDS)]) == COMMON_FIELDS
+    assert sorted(shown) == sorted(fields)
+
+
+def test_help_explains_fields(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         load("--help")
     text = capsys.readouterr().out
