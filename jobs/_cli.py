@@ -123,7 +123,7 @@ def announced(config: Config, name: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"to resume, add --run {name} to the same command") from None
+        raise KeyboardInterrupt(f"to resume, run the same command with --run {name}") from None
 
 
 def run_job(main: Main, argv: Sequence[str] | None = None) -> None:

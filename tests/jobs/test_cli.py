@@ -86,7 +86,7 @@ def test_interruption_says_how_to_resume() -> None:
     first, last = done.stderr.splitlines()
     runs = Path(__file__).resolve().parents[2] / "runs"
     assert first == f"run one: stored in {runs}/one, reported to http://me:***@host:5000"
-    assert last == "interrupted; to resume, add --run one to the same command"
+    assert last == "interrupted; to resume, run the same command with --run one"
 
 
 def test_output_to_a_pipe_turns_colours_off() -> None:
