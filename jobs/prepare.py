@@ -275,7 +275,9 @@ def _print_result(manifest: Manifest, out: Path, seconds: float) -> None:
 
     counts = [f"{name} {count}" for name, count in manifest.boxes_per_class.items() if count]
     unused = len(manifest.classes) - len(counts)
-    boxes = ", ".join(counts) + (f"; {unused} classes have none" if unused else "")
+    boxes = ", ".join(counts) or "none"
+    if unused:
+        boxes += f"; classes without boxes: {unused}"
     print(
         f"{out}: {manifest.samples} images in {len(manifest.shards)} shards, {seconds} s; "
         f"without objects {manifest.samples_without_objects}\nboxes: {boxes}"

@@ -242,9 +242,9 @@ def _check_usable(manifest: Manifest, strict: bool) -> None:
     faults = [p for p in manifest.problems if p.kind not in KINDS_ALLOWED_BY_STRICT]
     if strict and faults:
         print(format_problems(manifest.problems), file=sys.stderr)
+        count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
         raise SourceRejected(
-            f"{title}: {len(faults)} problems with --strict; the first: {faults[0]}; "
-            "nothing was written"
+            f"{title}: --strict rejects {count}; the first: {faults[0]}; nothing was written"
         )
     if not manifest.samples:
         first = f"; the first problem: {faults[0]}" if faults else ""

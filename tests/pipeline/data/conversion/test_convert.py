@@ -95,7 +95,7 @@ def test_full_disk_raises_user_error(tmp_path, convert_source, monkeypatch):
 
 def test_strict_rejects_any_problem(voc, tmp_path, convert_source, capsys):
     voc.add("a", [("cat", 1, 1, 9, 9), ("cat", 9, 9, 3, 3)])
-    with pytest.raises(UserError, match=r"1 problems with --strict; the first: a\.xml: box"):
+    with pytest.raises(UserError, match=r"--strict rejects 1 problem; the first: a\.xml: box"):
         convert_source(voc_source(voc.root, "train"), tmp_path / "out", strict=True)
     assert not (tmp_path / "out").exists() and "a.xml: cat" in capsys.readouterr().err
 
