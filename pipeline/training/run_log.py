@@ -13,6 +13,7 @@ from pipeline.data.shards.reader import ShardSet
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
+from pipeline.progress import Throttle
 from pipeline.tracking import Tracker, history_tag
 from pipeline.training.step_schedule import StepSchedule
 from pipeline.training.stop import Request
@@ -33,7 +34,8 @@ class RunLog:
     def __init__(self, tracker: Tracker | None, label: str = "") -> None:
         self.tracker = tracker
         self._label = f"{label}: " if label else ""
-        self._began = self._printed = time.monotonic()
+        self._began = time.monotonic()
+        self._throttle = Throttle(PRINT_SECONDS)
         self._first = self._last = 0
         self._last_time = self._began
         self._schedule: StepSchedule | None = None
@@ -42,7 +44,8 @@ class RunLog:
     def start(self, step: int, schedule: StepSchedule, title: str, workers: int) -> None:
         """Start to measure speed at a step."""
         self._first = self._last = step
-        self._began = self._last_time = self._printed = time.monotonic()
+        self._began = self._last_time = time.monotonic()
+        self._throttle.restart()
         self._schedule, self._workers = schedule, workers
         resumed = f", resuming after step {step}" if step else ""
         count = f"{workers} worker{'s' if workers > 1 else ''}"
@@ -76,8 +79,7 @@ class RunLog:
             "train/workers": float(self._workers),
         }
         self.tracker.log_metrics(metrics, step)
-        if now - self._printed >= PRINT_SECONDS or step == self._schedule.total_steps:
-            self._printed = now
+        if self._throttle.due() or step == self._schedule.total_steps:
             self._print(self._progress(step, parts, rate, now))
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:

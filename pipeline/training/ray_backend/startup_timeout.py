@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.distributed import ray_private_api
 from pipeline.errors import TrainingFailed, TrainingStopped
+from pipeline.progress import Throttle
 from pipeline.training.error_hints import last_line
 from pipeline.training.ray_backend.preemption import stop_requested
 from pipeline.training.stop import RESUME_HINT
@@ -35,7 +36,7 @@ class StartupTimeout(_ControllerCallback):
     def __init__(self, run_uri: str, workers: int, seconds: float) -> None:
         self.run_uri, self.workers, self.seconds = run_uri, workers, seconds
         self._since: float | None = None
-        self._printed = 0.0
+        self._throttle = Throttle(PRINT_SECONDS)
         self._crashes = 0
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -51,7 +52,8 @@ class StartupTimeout(_ControllerCallback):
             self._count_crash(current_state)
         now = time.monotonic()
         if self._since is None:
-            self._since = self._printed = now
+            self._since = now
+            self._throttle.restart()
         waited = now - self._since
         if stop_requested(self.run_uri):
             _hide_tracebacks()
@@ -62,8 +64,7 @@ class StartupTimeout(_ControllerCallback):
                 f"no resources for {self.workers} workers for {waited / 60:.0f} minutes; add "
                 f"nodes, lower ray.workers or raise ray.wait_for_nodes; {RESUME_HINT}"
             )
-        if now - self._printed >= PRINT_SECONDS:
-            self._printed = now
+        if self._throttle.due():
             print(
                 f"no resources for {self.workers} workers for {waited / 60:.0f} minutes; giving "
                 f"up after {self.seconds / 60:.0f} (ray status)",
