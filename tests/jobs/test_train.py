@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -70,6 +71,33 @@ def test_user_error_is_one_line_and_exit_code_2(folder: Path) -> None:
     assert line.startswith("error: ")
     assert "shards/absent" in line
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("job", ["train", "tune"])
+def test_first_line_comes_before_slow_imports(job: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+for name in ("torch", "ray", "mlflow", "numpy"):
+    sys.modules[name] = None  # importing it raises ImportError
+from jobs.{job} import main
+try:
+    main(["--data.train", "x", "--data.val", "x"])
+except ImportError:
+    print("import")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert done.stdout == "import\n"
+    assert re.fullmatch(
+        rf"run {job}-\d{{8}}-\d{{6}}: stored in {tmp_path}/runs/{job}-\S+, reported to \S+\n",
+        done.stderr,
+    )
 
 
 def test_run_page_of_a_file_is_a_command_without_telemetry() -> None:
