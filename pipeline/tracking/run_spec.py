@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.options import assigner_options
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage.document import Document
@@ -236,8 +237,6 @@ def _user() -> str:
 
 
 def _used_by_assigner(assign: dict[str, Any]) -> dict[str, Any]:
-    from model.assign import assigner_options
-
     used = {"name", *assigner_options(assign["name"])}
     return {key: value for key, value in assign.items() if key in used}
 
