@@ -1,4 +1,7 @@
-"""Run a detector over a shard set, each rank on its share, and score all of it on rank 0."""
+"""Run a detector over a shard set, each rank on its share, and score all of it on rank 0.
+
+Shape letters: B images, D detections per image (padded), S input side.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +58,10 @@ def detect(
     """Yield each sample with its detections in pixels of the original image."""
     for batch in batches:
         found = infer(detector, batch.images.to(device), config)
-        scale = box_scale(batch.visible_sizes, batch.images.shape[-1]).to(device)
-        limits = batch.sizes.repeat(1, 2).float().to(device)  # a letterbox is larger
-        boxes = torch.minimum(found.boxes * scale[:, None], limits[:, None])
+        scale = box_scale(batch.visible_sizes, batch.images.shape[-1]).to(device)  # (B,4)
+        # Clip to the image: with a letterbox the input shows more.
+        limits = batch.sizes.repeat(1, 2).float().to(device)  # (B,4)
+        boxes = torch.minimum(found.boxes * scale[:, None], limits[:, None])  # (B,D,4)
         yield from zip(batch.samples, _to_images(boxes, found), strict=True)
 
 
@@ -78,11 +82,12 @@ def infer(detector: Detector, images: Tensor, config: EvaluateConfig) -> Detecti
 
 
 def box_scale(sizes: Tensor, side: int) -> Tensor:
-    """Return the factors (B,4) from the input of a ``side`` to the (B,2) width, height it shows."""
+    """Return the factors (B,4) from an input of this ``side`` to its visible ``sizes`` (B,2)."""
     return torch.cat([sizes, sizes], dim=1).float() / side
 
 
 def _to_images(boxes: Tensor, found: Detections) -> Iterator[ImageDetections]:
+    # Without the padding, whose labels are -1.
     arrays = [value.cpu().numpy() for value in (boxes, found.scores, found.labels)]
     for box, score, label in zip(*arrays, strict=True):
         kept = label >= 0

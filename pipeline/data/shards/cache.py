@@ -124,7 +124,10 @@ class ShardCache:
             partial.replace(self._path(shard, "tar"))
 
     def _reserve_space(self, partial: Path, size: int, wait: bool) -> bool:
-        """Free ``size`` bytes and reserve them by creating ``partial``; return whether done."""
+        """Reserve ``size`` bytes by creating ``partial``; evict shards if needed.
+
+        Returns whether the bytes fit.
+        """
         if size > self.limit:
             raise UserError(
                 f"data.cache_gib {self.limit / 2**30:g} cannot hold a shard of {size} bytes; "
@@ -144,7 +147,10 @@ class ShardCache:
         return try_lock_file(self.folder / _SPACE_LOCK)
 
     def _evict(self, size: int) -> bool:
-        """Delete the least recently used shards until ``size`` more bytes fit; return whether."""
+        """Delete the least recently used shards until ``size`` more bytes fit.
+
+        Returns whether they fit.
+        """
         used, shards = 0, []
         for path in self.folder.iterdir():
             match = _CACHE_FILE.fullmatch(path.name)

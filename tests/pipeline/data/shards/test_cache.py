@@ -166,16 +166,16 @@ def test_processes_that_need_more_than_the_limit_get_the_right_bytes(source, tmp
 def test_reservation_becomes_a_shard_only_under_the_space_lock(source, tmp_path):
     """A count that found it under neither name would let the cache exceed its limit."""
     cache, shard = ShardCache(tmp_path), source.shards[0]
-    begun, proceed = threading.Event(), threading.Event()
+    started, proceed = threading.Event(), threading.Event()
 
     def fetch(to: Path) -> None:
         source.fetch(shard)(to)
-        begun.set()
+        started.set()
         proceed.wait(60)
 
     thread = threading.Thread(target=cache.fetch, args=(shard, fetch))
     thread.start()
-    assert begun.wait(60)
+    assert started.wait(60)
     with try_lock_file(tmp_path / "room.lock"):
         proceed.set()
         thread.join(0.5)
@@ -190,12 +190,12 @@ def test_process_killed_during_a_transfer_leaves_no_lock_and_no_reserved_space(s
 
     def stuck(to: Path) -> None:
         to.write_bytes(b"half of it")
-        (tmp_path / "begun").touch()
+        (tmp_path / "started").touch()
         time.sleep(600)
 
     process = FORK.Process(target=lambda: cache.open(shard, stuck))
     process.start()
-    while not (tmp_path / "begun").exists():
+    while not (tmp_path / "started").exists():
         time.sleep(0.01)
     # While it lives, its reservation counts and others do not fetch its shard.
     get(cache, source, 1)
