@@ -42,7 +42,7 @@ def _intersection(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def to_centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """xyxy (..., 4) -> centres (..., 2), sizes (..., 2)."""
+    """Return centres (..., 2) and sizes (..., 2) of boxes xyxy (..., 4)."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return (low + high) / 2, high - low
 

@@ -87,7 +87,7 @@ class Detector(nn.Module):
         self.anchors, self.anchor_strides = anchors.to(self.mean), strides.to(self.mean)
 
     def forward(self, images: Tensor) -> Predictions:
-        """(B, 3, S, S) -> deltas (B, A, 4), logits (B, A, C)."""
+        """Return deltas (B, A, 4) and logits (B, A, C) of images (B, 3, S, S)."""
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"images are {tuple(images.shape[-2:])}, the detector is built for "

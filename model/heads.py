@@ -24,7 +24,7 @@ class Heads(nn.Module):
         )
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """One (B, F, h, w) per level -> deltas (B, A, 4), logits (B, A, C)."""
+        """Return deltas (B, A, 4) and logits (B, A, C) of one (B, F, h, w) per level."""
         deltas = [_flat(head(x), 4) for head, x in zip(self.localize, levels, strict=True)]
         logits = [
             _flat(head(x), self.num_classes) for head, x in zip(self.classify, levels, strict=True)
@@ -41,5 +41,5 @@ def _head(channels: int, outputs: int, bias: float) -> nn.Conv2d:
 
 
 def _flat(x: Tensor, outputs: int) -> Tensor:
-    """(B, 6 * outputs, h, w) -> (B, h * w * 6, outputs)."""
+    """Reshape (B, 6 * outputs, h, w) to (B, h * w * 6, outputs)."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, outputs)

@@ -14,7 +14,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) -> the same shape."""
+        """Map (B, F, h, w) to the same shape."""
         if not self.training or x.shape[0] * x.shape[2] * x.shape[3] > 1:
             return super().forward(x)
         return nn.functional.batch_norm(

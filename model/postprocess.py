@@ -40,7 +40,7 @@ def postprocess(
     max_detections: int = 100,
     class_agnostic: bool = False,
 ) -> Detections:
-    """Deltas (B, A, 4), logits (B, A, C), anchors (A, 4) -> Detections of D = max_detections.
+    """Return the D = max_detections best of deltas (B, A, 4), logits (B, A, C), anchors (A, 4).
 
     Of each image's (anchor, class) pairs, the best `max_candidates` of at least `score_threshold`
     enter NMS: within their class, or all together if `class_agnostic`. Equal scores are ordered by

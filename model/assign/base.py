@@ -40,8 +40,10 @@ class Assigner(ABC):
         pred_boxes: Tensor | None = None,
         pred_scores: Tensor | None = None,
     ) -> Assignment:
-        """Anchors (A, 4), objects (B, M, 4) with labels (B, M) padded by -1, predicted boxes
-        (B, A, 4) and scores (B, A, C) -> Assignment."""
+        """Assign anchors (A, 4) to objects (B, M, 4) with labels (B, M) padded by -1.
+
+        Predicted boxes are (B, A, 4), their scores (B, A, C).
+        """
         if not self.uses_predictions:
             pred_boxes = pred_scores = None
         return self.assign(prepare_inputs(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores))

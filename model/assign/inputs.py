@@ -72,8 +72,11 @@ def prepare_inputs(
     pred_boxes: Tensor | None = None,
     pred_scores: Tensor | None = None,
 ) -> AssignInputs:
-    """Anchors (A, 4), objects (B, M, 4), labels (B, M), predicted boxes (B, A, 4), scores (B, A, C)
-    -> inputs."""
+    """Check and bundle the inputs of an assigner.
+
+    Anchors are (A, 4), objects (B, M, 4), labels (B, M), predicted boxes (B, A, 4), scores
+    (B, A, C).
+    """
     dtype = _working_dtype(anchors, gt_boxes, pred_boxes, pred_scores)
     if gt_labels.shape[1] == 0:  # reductions over objects need at least one
         gt_boxes = functional.pad(gt_boxes, (0, 0, 0, 1))  # (B, 1, 4)

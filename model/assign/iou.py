@@ -30,13 +30,13 @@ class Corners(NamedTuple):
 
 
 def box_corners(boxes: Tensor) -> Corners:
-    """Boxes (B, A, 4) or (1, A, 4) -> corners (B, 1, A) or (1, 1, A). Inverted ones are empty."""
+    """Return corners (B, 1, A) of boxes (B, A, 4), B may be 1. Inverted ones are empty."""
     x1, y1, x2, y2 = boxes.transpose(1, 2).contiguous().unsqueeze(2).unbind(1)  # (B, 1, A) each
     return Corners(x1, y1, x2, y2, (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0))
 
 
 def object_corners(boxes: Tensor) -> Corners:
-    """Objects (B, M, 4) -> corners (B, M, 1). Inverted ones are empty."""
+    """Return corners (B, M, 1) of objects (B, M, 4). Inverted ones are empty."""
     x1, y1, x2, y2 = boxes.unsqueeze(-1).unbind(2)  # (B, M, 1) each
     x2, y2 = torch.maximum(x1, x2), torch.maximum(y1, y2)
     # The area of an empty object is tiny but not 0, so the division by the union is safe.
@@ -45,7 +45,7 @@ def object_corners(boxes: Tensor) -> Corners:
 
 
 def pairwise_iou(objects: Corners, boxes: Corners) -> Tensor:
-    """Objects (B, M, 1), boxes (., ., n) -> IoU (B, M, n) in newly allocated memory."""
+    """Return the IoU (B, M, n) of objects (B, M, 1), boxes (., ., n), in newly allocated memory."""
     # Intersection: both edges of the object, clamped to the box, are its edges.
     width = torch.clamp(objects.x2, boxes.x1, boxes.x2)  # (B, M, n)
     width.sub_(torch.clamp(objects.x1, boxes.x1, boxes.x2))

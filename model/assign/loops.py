@@ -1,4 +1,4 @@
-"""Plain loop versions of all assigners: what they compute, without how to compute it fast.
+"""Plain loop versions of all assigners: what they compute, without what makes it fast.
 
 One image at a time, lists instead of tensors, one loop for each "for each" of the papers. They
 share no code with the assigners, and tests compare both. Throughout, g is an object and i an
@@ -6,6 +6,7 @@ anchor, and lists of lists are indexed [g][i]:
 
     a[g][i]  IoU of object g with anchor i
     r[g][i]  IoU of object g with the box regressed from anchor i
+    p[g][i]  score of anchor i for the class of object g
 
 Equal values go to the lowest anchor, and between objects to the lowest object.
 """
@@ -70,33 +71,26 @@ class Matches(NamedTuple):
 def max_iou(image: Image, options: MaxIoUOptions) -> ImageAssignment:
     """Assign by the IoU of the static anchors."""
     a = iou_of_pairs(image.objects, image.anchors)
-    matches = match_best(force_best(a))
-    cls_index, loc_index = [], []
-    for g, quality in zip(*matches, strict=True):
+    # Each object's best anchor is set to 1, then each anchor stays with its best object.
+    by_a = match_best(force_best(a))
+    cls_index = [BACKGROUND] * len(image.anchors)
+    loc_index = [BACKGROUND] * len(image.anchors)
+    for i, (g, quality) in enumerate(zip(*by_a, strict=True)):
         if g >= 0 and quality >= options.pos_threshold:
-            cls_index.append(g)
-            loc_index.append(g)
+            cls_index[i] = loc_index[i] = g
         elif g >= 0 and quality >= options.ignore_threshold:
-            cls_index.append(IGNORED)
-            loc_index.append(BACKGROUND)
-        else:
-            cls_index.append(BACKGROUND)
-            loc_index.append(BACKGROUND)
+            cls_index[i] = IGNORED
     return hard_assignment(cls_index, loc_index)
 
 
 def mutual_guidance(image: Image, options: MutualGuidanceOptions) -> ImageAssignment:
     """Assign by the four steps of Mutual Guidance (ACCV 2020)."""
+    objects, anchors, sigma = range(len(image.objects)), range(len(image.anchors)), options.sigma
     a = iou_of_pairs(image.objects, image.anchors)
     r = iou_of_pairs(image.objects, image.boxes)
     p = class_scores(image)
-    q = [
-        [
-            a_gi ** ((options.sigma - p_gi) / options.sigma)
-            for a_gi, p_gi in zip(a_g, p_g, strict=True)
-        ]
-        for a_g, p_g in zip(a, p, strict=True)
-    ]
+    q = [[a[g][i] ** ((sigma - p[g][i]) / sigma) for i in anchors] for g in objects]
+
     # Step 1: in each of A, R and Q, each object's best anchor is set to 1, then each anchor stays
     # with its best object.
     by_a = match_best(force_best(a))
@@ -105,7 +99,7 @@ def mutual_guidance(image: Image, options: MutualGuidanceOptions) -> ImageAssign
 
     cls_index = [BACKGROUND] * len(image.anchors)
     loc_index = [BACKGROUND] * len(image.anchors)
-    for g in range(len(image.objects)):
+    for g in objects:
         # Step 2: A fixes how many anchors are positive, and positive or ignored.
         qualities = [by_a.quality[i] for i in ranked(by_a, g)]
         n_pos = sum(quality >= options.pos_threshold for quality in qualities)
@@ -124,18 +118,15 @@ def mutual_guidance(image: Image, options: MutualGuidanceOptions) -> ImageAssign
 
 def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> ImageAssignment:
     """Assign by the soft version of Mutual Guidance (2021-2023)."""
+    objects, anchors, sigma = range(len(image.objects)), range(len(image.anchors)), options.sigma
     a = iou_of_pairs(image.objects, image.anchors)
     r = iou_of_pairs(image.objects, image.boxes)
     p = class_scores(image)
-    amplified = [
-        [
-            min(1.0, a_gi * math.exp(p_gi / options.sigma))
-            for a_gi, p_gi in zip(a_g, p_g, strict=True)
-        ]
-        for a_g, p_g in zip(a, p, strict=True)
-    ]
+    q = [[min(1.0, a[g][i] * math.exp(p[g][i] / sigma)) for i in anchors] for g in objects]
+
+    # Each anchor stays with its best object, by R to classify and by Q to localize.
     by_cls = match_best(r if options.localize_to_classify else a)
-    by_loc = match_best(amplified if options.classify_to_localize else a)
+    by_loc = match_best(q if options.classify_to_localize else a)
     cls_index, cls_quality = dynamic_topk(by_cls, len(image.objects), options.topk)
     loc_index, loc_weight = dynamic_topk(by_loc, len(image.objects), options.topk)
     return ImageAssignment(cls_index, cls_quality, loc_index, loc_weight)

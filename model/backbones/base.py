@@ -21,7 +21,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) -> one (B, channels[i], H / stride_i, W / stride_i) per map."""
+        """Return maps (B, channels[i], H / stride_i, W / stride_i) of images (B, 3, H, W)."""
 
     @abstractmethod
     def stage_layers(self) -> list[Sequence[nn.Module]]:

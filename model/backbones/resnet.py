@@ -23,7 +23,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) -> (B, G, h / stride, w / stride)."""
+        """Map (B, F, h, w) to (B, G, h / stride, w / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, width * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) -> (B, 4 * width, h / stride, w / stride)."""
+        """Map (B, F, h, w) to (B, 4 * width, h / stride, w / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
@@ -74,7 +74,7 @@ class ResNet(Backbone):
         initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at strides 8, 16, 32."""
+        """Return maps at strides 8, 16, 32 of images (B, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         fine = self.layer2(self.layer1(x))
         middle = self.layer3(fine)

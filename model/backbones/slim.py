@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) -> the same shape."""
+        """Map (B, F, h, w) to the same shape."""
         return nn.functional.relu(x + self.second(self.first(x)))
 
 
@@ -46,7 +46,7 @@ class Slim(Backbone):
         initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at strides 8, 16, 32."""
+        """Return maps at strides 8, 16, 32 of images (B, 3, H, W)."""
         x = self.stem(images)
         maps = []
         for stage in self.stages:

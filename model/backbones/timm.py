@@ -56,7 +56,7 @@ class Timm(Backbone):
         self.channels = tuple(widths[index] for index in self._maps)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the network's maps at strides 8, 16 and 32, without those it lacks."""
+        """Return the maps of images (B, 3, H, W) at those of strides 8, 16 and 32 that exist."""
         maps = self.body(images)
         return [maps[index] for index in self._maps]
 

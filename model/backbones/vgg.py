@@ -37,7 +37,7 @@ class VGG16(Backbone):
         initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at strides 8, 16."""
+        """Return maps at strides 8, 16 of images (B, 3, H, W)."""
         x, maps = images, []
         for position, layer in enumerate(self.features, start=1):
             x = layer(x)

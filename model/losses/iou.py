@@ -8,7 +8,7 @@ EPSILON = 1e-9
 
 
 def giou(boxes: Tensor, targets: Tensor) -> Tensor:
-    """1 - GIoU (Rezatofighi et al., 2019): (..., 4), (..., 4) -> (...), between 0 and 2."""
+    """Return 1 - GIoU (Rezatofighi et al., 2019), between 0 and 2: (..., 4), (..., 4) -> (...)."""
     iou, union = _iou(boxes, targets)  # (...) each
     width, height = _enclosing_size(boxes, targets)  # (...) each
     enclosing = width * height
@@ -16,7 +16,7 @@ def giou(boxes: Tensor, targets: Tensor) -> Tensor:
 
 
 def siou(boxes: Tensor, targets: Tensor, theta: float = 4.0) -> Tensor:
-    """SIoU (Gevorgyan, 2022): (..., 4), (..., 4) -> (...).
+    """Return the SIoU loss (Gevorgyan, 2022): (..., 4), (..., 4) -> (...).
 
     1 - IoU, plus half the sum of a distance cost of the centres and a shape cost. The distance
     costs more the less the centres are aligned along an axis.

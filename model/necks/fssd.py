@@ -19,7 +19,7 @@ class Fusion(nn.Module):
         self.fuse = ConvNormAct(reduced * len(inputs), channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, F_i, h_i, w_i), finest first -> (B, channels, h_0, w_0)."""
+        """Fuse maps (B, F_i, h_i, w_i), finest first, to (B, channels, h_0, w_0)."""
         reduced = [reduce(x) for reduce, x in zip(self.reduce, maps, strict=True)]
         same_size = [reduced[0], *(upsample_to(x, reduced[0]) for x in reduced[1:])]
         return self.fuse(torch.cat(same_size, dim=1))
@@ -41,7 +41,7 @@ class FSSDNeck(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, F_i, h_i, w_i), finest first -> one (B, channels, h, w) per level."""
+        """Return one (B, channels, h, w) per level from maps (B, F_i, h_i, w_i), finest first."""
         pyramid = [self.fusion(maps)]
         for extra in self.extra:
             pyramid.append(extra(pyramid[-1]))

@@ -24,7 +24,7 @@ class ContextFusion(nn.Module):
         self.fuse = ConvNormAct(reduced * (len(inputs) + 1), channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, F_i, h_i, w_i), finest first -> (B, channels, h_0, w_0)."""
+        """Fuse maps (B, F_i, h_i, w_i), finest first, to (B, channels, h_0, w_0)."""
         reduced = [reduce(x) for reduce, x in zip(self.reduce, maps, strict=True)]
         context = self.context(maps[-1].mean((2, 3), keepdim=True)).relu()
         same_size = [upsample_to(x, reduced[0]) for x in (*reduced[1:], context)]
@@ -43,7 +43,7 @@ class PAFPNNeck(nn.Module):
         self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in range(levels - 1))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, F_i, h_i, w_i), finest first -> one (B, channels, h, w) per level."""
+        """Return one (B, channels, h, w) per level from maps (B, F_i, h_i, w_i), finest first."""
         pyramid = self.top_down(maps)
         levels = [pyramid[0]]
         for down, output, x in zip(self.down, self.outputs, pyramid[1:], strict=True):

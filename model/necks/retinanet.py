@@ -23,7 +23,7 @@ class RetinaNetNeck(nn.Module):
         self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in range(levels))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, F_i, h_i, w_i), finest first -> one (B, channels, h, w) per level."""
+        """Return one (B, channels, h, w) per level from maps (B, F_i, h_i, w_i), finest first."""
         pyramid = self.pyramid(maps)
         levels = [lateral(x) for lateral, x in zip(self.laterals, pyramid, strict=True)]
         for fine in reversed(range(len(levels) - 1)):

@@ -36,7 +36,7 @@ class ReceptiveFieldBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) -> (B, F, h / stride, w / stride)."""
+        """Map (B, F, h, w) to (B, F, h / stride, w / stride)."""
         mixed = self.mix(torch.cat([branch(x) for branch in self.branches], dim=1))
         return nn.functional.relu(mixed + self.shortcut(x))
 
@@ -52,7 +52,7 @@ class RFBNeck(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, F_i, h_i, w_i), finest first -> one (B, channels, h, w) per level."""
+        """Return one (B, channels, h, w) per level from maps (B, F_i, h_i, w_i), finest first."""
         x = self.fusion(maps)
         levels = []
         for block in self.blocks:

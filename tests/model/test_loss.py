@@ -215,8 +215,8 @@ def test_unknown_losses_are_refused() -> None:
         DetectionLoss(build_assigner("max_iou"), overlap="diou")
 
 
-def test_the_soft_recipe_equals_its_definition() -> None:
-    """Quality focal with poly term, twice, and Balanced L1 + 2 SIoU with weights that sum to 1."""
+def test_soft_loss_equals_its_definition() -> None:
+    """2 x quality focal with poly term; Balanced L1 + 2 SIoU with weights that sum to 1."""
     criterion = build("mutual_guidance_soft", **SOFT)
     pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
     parts = criterion(pred, anchors, boxes, labels)
