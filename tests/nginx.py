@@ -1,4 +1,4 @@
-"""A real nginx on loopback that serves a folder, well or badly, as an unprivileged process."""
+"""A real nginx on loopback that serves a folder, with faults if required, unprivileged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ http {{
 
 
 class Nginx:
-    """Started and stopped as often as a test likes, on one port."""
+    """A server that a test may start and stop repeatedly, always on the same port."""
 
     def __init__(self, root: Path, state: Path) -> None:
         found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -55,9 +55,10 @@ class Nginx:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, fates: str = "", shards: str = "", server: str = "") -> None:
-        """Serve; ``fates`` are shares such as ``20% error; 20% hang_up;`` of requests for shards.
+        """Start to serve the folder.
 
-        ``shards`` and ``server`` are directives for the shards alone and for everything.
+        ``fates`` are shares of the requests for shards that fail, such as ``20% error; 20%
+        hang_up;``. ``shards`` and ``server`` are directives, for shards and for everything.
         """
         self.state.mkdir(exist_ok=True)
         config = self.state / "nginx.conf"
@@ -81,17 +82,22 @@ class Nginx:
                     return
             assert self._process.poll() is None, (self.state / "error.log").read_text()
             time.sleep(0.02)
-        raise AssertionError("nginx does not answer")
+        raise AssertionError("nginx does not respond")
 
     def stop(self) -> None:
-        """End this very process, with its connections."""
+        """Kill the process, and with it its connections."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def requests(self, ending: str, status: int | None = None) -> int:
-        """How many requests for paths with this ending it has answered (with this status)."""
+        """Count the requests for paths with this ending, and with this status if it is given."""
+        if self._process is not None:
+            # nginx logs a request after it has responded, and handles one at a time.
+            with socket.create_connection(("127.0.0.1", self.port)) as barrier:
+                barrier.sendall(b"GET /barrier HTTP/1.0\r\n\r\n")
+                barrier.recv(1)
         log = self.state / "access.log"
         lines = log.read_text().splitlines() if log.exists() else []
         rows = [line.split('"') for line in lines]

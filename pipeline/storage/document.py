@@ -1,6 +1,6 @@
-"""Typed JSON documents with a format version: what one process writes for another to read.
+"""Typed JSON documents with a format version, which one process writes for another to read.
 
-A document is written whole and read whole. Records of a stream (samples, spooled points) are
+A document is one file that is read as a whole. Records of a stream (samples, spooled metrics) are
 ``msgspec`` structs instead, which cost less per record.
 """
 
@@ -16,13 +16,13 @@ from pipeline.errors import UserError
 
 
 class DocumentError(ValueError):
-    """Content that is not the document it should be."""
+    """The content is not the expected document."""
 
 
 class Document(BaseModel):
     """Base of all documents: typed, versioned, without unknown keys.
 
-    A subclass states its ``FORMAT_VERSION`` and overrides `upgrade` when it reads older ones.
+    A subclass sets its ``FORMAT_VERSION``, and overrides `upgrade` if it also reads older ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -32,21 +32,21 @@ class Document(BaseModel):
     format_version: int = Field(default=0, description="format of this document")
 
     def model_post_init(self, context: Any) -> None:
-        """Stamp a new document with the version that this code writes."""
+        """Set the version of a new document to the one that this code writes."""
         if not self.format_version:
             object.__setattr__(self, "format_version", self.FORMAT_VERSION)
 
     @classmethod
     def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
-        """Return the content of an older ``version`` as this version has it."""
+        """Convert the content of an older ``version`` to the current one."""
         return content
 
     @classmethod
     def parse(cls, data: bytes | str, name: str) -> Self:
-        """Read a document; ``name`` says in messages what it is, for example its path.
+        """Read a document. Error messages begin with its ``name``, for example its path.
 
-        Raises DocumentError where the data is not such a document, UserError where a newer version
-        of this software wrote it.
+        Raises DocumentError if the data is not such a document, UserError if a newer version of
+        this software wrote it.
         """
         try:
             content = json.loads(data)
@@ -58,7 +58,7 @@ class Document(BaseModel):
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any], name: str) -> Self:
-        """Read a document that is parsed already. Raises as `parse`."""
+        """Read a document from parsed JSON. Raises as `parse`."""
         version = content.get("format_version", 1)  # the first formats had no number
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise DocumentError(f"{name}: format_version is {version!r}")

@@ -1,4 +1,4 @@
-"""Where what can be had again is kept, whatever home the user has."""
+"""The cache folder, with and without a usable home."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,9 @@ def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
 
 
-def test_it_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_follows_xdg_cache_home_and_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert user_cache("weights") == tmp_path / "home/.cache/guidance-train/weights"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "given"))
@@ -27,7 +29,7 @@ def test_it_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert ShardCache("~/elsewhere").folder == tmp_path / "home/elsewhere"
 
 
-def test_a_home_that_may_not_be_looked_into_is_none(
+def test_unreadable_home_falls_back_to_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, stat = tmp_path / "root", os.stat
@@ -45,7 +47,7 @@ def test_a_home_that_may_not_be_looked_into_is_none(
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "unknown"])
-def test_a_user_without_a_home_has_one_among_temporary_files(
+def test_missing_home_falls_back_to_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     monkeypatch.setenv("HOME", home)

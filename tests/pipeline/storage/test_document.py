@@ -20,18 +20,18 @@ class Note(Document):
         return content
 
 
-def test_a_document_survives_a_round_trip():
+def test_document_survives_a_round_trip():
     note = Note(text="a", count=3)
     assert note.format_version == 2
     assert Note.parse(note.encode(), "note.json") == note
 
 
 @pytest.mark.parametrize("content", ['{"message": "a"}', '{"format_version": 1, "message": "a"}'])
-def test_an_older_document_is_upgraded(content):
+def test_older_document_is_upgraded(content):
     assert Note.parse(content, "note.json") == Note(text="a")
 
 
-def test_a_newer_document_is_refused_by_name():
+def test_newer_document_is_rejected_by_name():
     with pytest.raises(UserError, match=r"note.json has format 3, written by a newer version"):
         Note.parse('{"format_version": 3, "text": "a"}', "note.json")
 
@@ -47,6 +47,6 @@ def test_a_newer_document_is_refused_by_name():
         ('{"format_version": 2, "text": 1}', "text: input should be a valid string"),
     ],
 )
-def test_damage_names_the_document_and_the_field(content, reason):
+def test_error_names_the_document_and_the_field(content, reason):
     with pytest.raises(DocumentError, match=f"note.json: {reason}"):
         Note.parse(content, "note.json")

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.durable import open_durably, sync_file, sync_folder, write_durably
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.conftest import ROOT
 
 
 def names(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where runs are kept: disks and object stores alike; S3 by a server of its own."""
+"""The folder of runs, on disk and in an object store (a local S3 server)."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from tests.ports import free_port
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The URI of an empty bucket."""
+    """Start an S3 server; return the URI of a folder in an empty bucket."""
     port = free_port()
     keys = {"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "key"}
     server = subprocess.Popen(
@@ -41,7 +41,7 @@ def s3() -> Iterator[str]:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=1).close()
                     break
                 except OSError:
-                    assert server.poll() is None, "moto has ended"
+                    assert server.poll() is None, "moto exited"
                     time.sleep(0.1)
             address = f"http://127.0.0.1:{port}"
             client = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
@@ -52,7 +52,7 @@ def s3() -> Iterator[str]:
             server.wait()
 
 
-def test_names_go_before_the_options_of_a_uri() -> None:
+def test_join_keeps_the_options_of_a_uri_last() -> None:
     assert (
         join("s3://b/runs/?region=x&scheme=http", "one") == "s3://b/runs/one?region=x&scheme=http"
     )
@@ -60,20 +60,20 @@ def test_names_go_before_the_options_of_a_uri() -> None:
 
 
 @pytest.mark.parametrize("uri", ["relative/folder", "nosuch://a/b", "s3:/bucket"])
-def test_what_is_no_place_says_so(uri: str) -> None:
+def test_relative_path_or_unknown_uri_is_rejected(uri: str) -> None:
     with pytest.raises(UserError, match="is not an absolute path or URI"):
         Storage(uri)
 
 
 @pytest.mark.parametrize("path", ["/proc/none", "/dev/null/runs", "/sys/kernel"])
-def test_a_place_that_cannot_be_written_says_so_at_once(small: Config, path: str) -> None:
+def test_unwritable_storage_is_reported_at_once(small: Config, path: str) -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match=f"ray.storage '{path}' cannot be written: .*give a folder"):
         fit(small.replace({"ray.storage": path}), run="one")
     assert time.monotonic() - began < 5
 
 
-def test_readers_never_see_half_of_a_file(tmp_path: Path) -> None:
+def test_write_replaces_a_file_or_leaves_no_trace(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     storage.write("one", b"first")
     (tmp_path / "two.x.part").mkdir()
@@ -85,7 +85,7 @@ def test_readers_never_see_half_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_bucket_holds_checkpoints_like_a_folder(s3: str) -> None:
+def test_bucket_stores_checkpoints_like_a_folder(s3: str) -> None:
     storage = Storage(join(s3, "store"))
     storage.create()
     storage.probe()
@@ -108,7 +108,7 @@ def test_a_bucket_holds_checkpoints_like_a_folder(s3: str) -> None:
 
 
 @pytest.mark.integration
-def test_a_training_in_a_bucket_is_listed_verified_and_a_starting_point(
+def test_run_in_a_bucket_is_listed_verified_and_started_from(
     s3: str, small: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small.replace({"ray.storage": s3, "train.epochs": 1, "data.val": None})
@@ -127,7 +127,7 @@ def test_a_training_in_a_bucket_is_listed_verified_and_a_starting_point(
 
 
 @pytest.mark.integration
-def test_a_bucket_that_is_not_there_says_so(s3: str, small: Config) -> None:
+def test_missing_bucket_is_reported(s3: str, small: Config) -> None:
     absent = s3.replace("s3://runs/", "s3://absent/")
     with pytest.raises(UserError, match="ray.storage 's3://absent/.*cannot be written"):
         fit(small.replace({"ray.storage": absent}), run="one")

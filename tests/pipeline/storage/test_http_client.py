@@ -1,14 +1,18 @@
-"""Files over http and https from servers on this machine: whole, cut, redirected, certified."""
+"""Downloads over http and https from local servers: complete, cut, redirected, certified."""
 
+import base64
+import contextlib
 import datetime
 import hashlib
 import ipaddress
 import json
 import multiprocessing
+import os
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,17 +27,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pipeline.errors import UserError
 from pipeline.storage.http_client import HttpStatusError, TooLargeError, copy_file
 from pipeline.storage.remote import Remote
+from tests.conftest import ROOT
+from tests.ports import free_port
 
 CONTENT = bytes(range(256)) * 4000  # a megabyte: several blocks
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every GET by ``answer``; keeps the paths asked for and the headers that came."""
+    """Handles every GET by ``answer``, and records the paths and headers of the requests."""
 
     def __init__(self, answer: Callable[[Any], None]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer = answer
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.keep_alive = False
+        self.received: list[tuple[str, dict[str, str]]] = []
 
     def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.server_port}/file"
@@ -44,9 +51,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.path, dict(self.headers)))
+        self.server.received.append((self.path, dict(self.headers)))
         self.server.answer(self)
-        self.close_connection = True
+        self.close_connection = not self.server.keep_alive
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -72,7 +79,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
         server.server_close()
 
 
-def whole(handler: Any, content: bytes = CONTENT) -> None:
+def complete(handler: Any, content: bytes = CONTENT) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
@@ -86,7 +93,7 @@ def cut(handler: Any) -> None:
     handler.wfile.write(CONTENT[:300_000])
 
 
-def in_chunks(handler: Any, last: bool = True) -> None:
+def chunked(handler: Any, last: bool = True) -> None:
     handler.send_response(200)
     handler.send_header("Transfer-Encoding", "chunked")
     handler.end_headers()
@@ -108,7 +115,7 @@ def redirect(to: str) -> Callable[[Any], None]:
 
 
 def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context with a certificate of its own for 127.0.0.1, and the certificate."""
+    """Return a TLS context with a self-signed certificate for 127.0.0.1, and the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
@@ -134,18 +141,18 @@ def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
     return context, pem
 
 
-@pytest.mark.parametrize("answer", [whole, in_chunks])
-def test_a_file_comes_whole_with_its_hash(serve, tmp_path, answer):
+@pytest.mark.parametrize("answer", [complete, chunked])
+def test_copy_file_writes_the_file_and_returns_its_sha256(serve, tmp_path, answer):
     found = copy_file(serve(answer).url(), tmp_path / "file", len(CONTENT))
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert found == hashlib.sha256(CONTENT).hexdigest()
 
 
-def test_forked_processes_do_not_meet(serve, tmp_path):
-    """What one receives never reaches the file of another."""
+def test_forked_processes_do_not_share_connections(serve, tmp_path):
+    """The data of one never ends up in the file of another."""
 
     def of_path(handler: Any) -> None:
-        whole(handler, handler.path[1:2].encode() * len(CONTENT))
+        complete(handler, handler.path[1:2].encode() * len(CONTENT))
 
     server = serve(of_path)
     url = server.url().removesuffix("/file")
@@ -165,40 +172,40 @@ def test_forked_processes_do_not_meet(serve, tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
 
 
-@pytest.mark.parametrize("answer", [cut, lambda handler: in_chunks(handler, last=False)])
-def test_a_cut_is_noticed(serve, tmp_path, answer):
+@pytest.mark.parametrize("answer", [cut, lambda handler: chunked(handler, last=False)])
+def test_cut_connection_is_an_error(serve, tmp_path, answer):
     with pytest.raises((OSError, HTTPException)):
         copy_file(serve(answer).url(), tmp_path / "file")
 
 
-@pytest.mark.parametrize("answer", [whole, in_chunks])
-def test_too_much_is_refused(serve, tmp_path, answer):
+@pytest.mark.parametrize("answer", [complete, chunked])
+def test_too_large_file_is_rejected(serve, tmp_path, answer):
     with pytest.raises(TooLargeError, match=f"more than the expected {len(CONTENT) - 1} bytes"):
         copy_file(serve(answer).url(), tmp_path / "file", len(CONTENT) - 1)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, FileNotFoundError), (403, HttpStatusError)])
-def test_an_error_leaves_no_file(serve, tmp_path, status, kind):
+def test_error_status_leaves_no_file(serve, tmp_path, status, kind):
     server = serve(lambda handler: handler.send_error(status))
     with pytest.raises(kind, match=f"status {status}"):
         copy_file(server.url(), tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 
-def test_spaces_and_accents_in_an_address_are_escaped(serve, tmp_path):
-    server = serve(whole)
+def test_spaces_and_accents_in_a_url_are_escaped(serve, tmp_path):
+    server = serve(complete)
     copy_file(server.url().replace("file", "my données%20?key=a b"), tmp_path / "file")
-    assert server.asked[0][0] == "/my%20donn%C3%A9es%20?key=a%20b"
+    assert server.received[0][0] == "/my%20donn%C3%A9es%20?key=a%20b"
 
 
-def test_what_is_no_address_is_said_without_its_secrets(tmp_path):
+def test_invalid_url_is_reported_without_its_secrets(tmp_path):
     with pytest.raises(ValueError, match="^credentials do not belong in a URL$"):
         copy_file("http://me:secret@127.0.0.1/x", tmp_path / "file")
     with pytest.raises(ValueError, match="Port could not be cast to integer"):
         copy_file("http://127.0.0.1:port/x", tmp_path / "file")
 
 
-def test_an_encoded_answer_is_refused(serve, tmp_path):
+def test_encoded_response_is_rejected(serve, tmp_path):
     def encoded(handler: Any) -> None:
         handler.send_response(200)
         handler.send_header("Content-Encoding", "gzip")
@@ -208,41 +215,117 @@ def test_an_encoded_answer_is_refused(serve, tmp_path):
         copy_file(serve(encoded).url(), tmp_path / "file")
 
 
-def test_headers_stay_with_their_origin(serve, tmp_path):
-    elsewhere = serve(whole)
+def test_headers_are_sent_to_their_origin_only(serve, tmp_path):
+    elsewhere = serve(complete)
     away = serve(redirect(elsewhere.url()))
     copy_file(away.url(), tmp_path / "file", headers={"Authorization": "Bearer secret"})
-    assert away.asked[0][1]["Authorization"] == "Bearer secret"
-    assert "Authorization" not in elsewhere.asked[0][1]
-    assert elsewhere.asked[0][1]["User-Agent"] == "guidance-train"
+    assert away.received[0][1]["Authorization"] == "Bearer secret"
+    assert "Authorization" not in elsewhere.received[0][1]
+    assert elsewhere.received[0][1]["User-Agent"] == "guidance-train"
 
     def first_elsewhere(handler: Any) -> None:
-        (redirect("/other") if handler.path == "/file" else whole)(handler)
+        (redirect("/other") if handler.path == "/file" else complete)(handler)
 
     here = serve(first_elsewhere)
     copy_file(here.url(), tmp_path / "file", headers={"Authorization": "Bearer secret"})
-    assert [path for path, _ in here.asked] == ["/file", "/other"]
-    assert here.asked[1][1]["Authorization"] == "Bearer secret"
+    assert [path for path, _ in here.received] == ["/file", "/other"]
+    assert here.received[1][1]["Authorization"] == "Bearer secret"
 
 
-def test_a_redirect_leads_to_the_web_alone(serve, tmp_path):
+def test_redirect_to_a_file_is_rejected(serve, tmp_path):
     (tmp_path / "secret").write_text("secret")
     server = serve(redirect(f"file://{tmp_path}/secret"))
     with pytest.raises(HttpStatusError):
         copy_file(server.url(), tmp_path / "file")
 
 
-def test_a_proxy_of_the_environment_is_asked(serve, tmp_path, monkeypatch):
-    proxy = serve(whole)
+def test_proxy_of_the_environment_is_used(serve, tmp_path, monkeypatch):
+    proxy = serve(complete)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
     monkeypatch.setenv("no_proxy", "")
     copy_file("http://shards.invalid/file", tmp_path / "file")
-    assert proxy.asked[0][0] == "http://shards.invalid/file"
+    assert proxy.received[0][0] == "http://shards.invalid/file"
 
 
-def test_certificates_are_checked_against_those_of_the_environment(serve, tmp_path, monkeypatch):
+def test_login_of_a_proxy_is_sent_to_it_and_not_printed(serve, tmp_path, monkeypatch):
+    proxy = serve(complete)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", f"http://me:se%20cret@127.0.0.1:{proxy.server_port}")
+    copy_file("http://shards.invalid/file", tmp_path / "file")
+    login = base64.b64encode(b"me:se cret").decode()
+    assert proxy.received[0][1]["proxy-authorization"] == f"Basic {login}"
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{free_port()}")
+    with pytest.raises(OSError, match="^cannot connect to shards.invalid through a proxy: ") as e:
+        copy_file("http://shards.invalid/file", tmp_path / "file")
+    assert "secret" not in str(e.value)
+
+
+def test_hosts_of_no_proxy_are_reached_directly(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    copy_file(serve(complete).url(), tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_netrc_is_not_read_and_nothing_encoded_is_requested(serve, tmp_path, monkeypatch):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    server = serve(complete)
+    copy_file(server.url(), tmp_path / "file")
+    headers = server.received[0][1]
+    assert "Authorization" not in headers and headers["Accept-Encoding"] == "identity"
+
+
+def test_endless_redirects_are_an_error(serve, tmp_path):
+    server = serve(redirect("/again"))
+    with pytest.raises(HttpStatusError, match="status 302 redirected more than 10 times"):
+        copy_file(server.url(), tmp_path / "file")
+    assert len(server.received) == 11 and not (tmp_path / "file").exists()
+
+
+def test_redirect_to_a_url_with_accents_is_followed(serve, tmp_path):
+    def raw(handler: Any) -> None:
+        if handler.path != "/file":
+            complete(handler)
+            return
+        handler.wfile.write("HTTP/1.1 302 Found\r\nLocation: /donn\xe9es x\r\n\r\n".encode())
+
+    server = serve(raw)
+    copy_file(server.url(), tmp_path / "file")
+    assert server.received[1][0] == "/donn%C3%A9es%20x"
+
+
+def test_failed_connections_are_errors_in_one_line(serve, tmp_path):
+    closed = f"http://127.0.0.1:{free_port()}/file"
+    with pytest.raises(OSError, match=r"^cannot connect to 127\.0\.0\.1: Connection refused$"):
+        copy_file(closed, tmp_path / "file")
+    with pytest.raises(OSError, match=r"^the connection ended after 300000 of 1024000 bytes$"):
+        copy_file(serve(cut).url(), tmp_path / "file")
+    with pytest.raises(OSError, match=r"^connection to 127\.0\.0\.1 failed: "):
+        copy_file(serve(lambda handler: None).url(), tmp_path / "file")
+
+
+def test_no_connection_stays_open(serve, tmp_path):
+    def open_sockets() -> int:
+        links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+        return sum(link.startswith("socket:") for link in links)
+
+    kept_alive = serve(complete)
+    kept_alive.keep_alive = True
+    before = open_sockets()
+    for limit in (None, 1000):
+        with contextlib.suppress(TooLargeError):
+            copy_file(kept_alive.url(), tmp_path / "file", limit)
+    deadline = time.monotonic() + 20
+    while open_sockets() > before and time.monotonic() < deadline:
+        time.sleep(0.01)  # the server's side closes when it has noticed
+    assert open_sockets() == before
+
+
+def test_certificate_is_checked_against_those_of_the_environment(serve, tmp_path, monkeypatch):
     context, certificate = certified(tmp_path)
-    server = serve(whole, context)
+    server = serve(complete, context)
     remote = Remote(server.url(scheme="https").removesuffix("/file"))
     with pytest.raises(UserError, match=r"cannot be read: .*CERTIFICATE_VERIFY_FAILED"):
         remote.fetch("file", tmp_path / "file")
@@ -251,8 +334,8 @@ def test_certificates_are_checked_against_those_of_the_environment(serve, tmp_pa
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_options_of_fsspec_go_to_its_client(serve, tmp_path):
-    server = serve(whole)
+def test_fsspec_client_is_used_for_its_options(serve, tmp_path):
+    server = serve(complete)
     options = {"headers": {"Authorization": "Bearer secret"}, "client_kwargs": {"trust_env": False}}
     code = "import sys; from pathlib import Path\n"
     code += "from pipeline.storage.download import download_file\n"
@@ -260,11 +343,11 @@ def test_options_of_fsspec_go_to_its_client(serve, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, server.url(), tmp_path / "file"],
         env={"FSSPEC_HTTP": json.dumps(options)},
-        cwd=Path(__file__).resolve().parents[3],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.stdout.strip() == hashlib.sha256(CONTENT).hexdigest(), done.stderr
-    assert server.asked[-1][1]["Authorization"] == "Bearer secret"
-    assert "guidance-train" not in server.asked[-1][1]["User-Agent"]
+    assert server.received[-1][1]["Authorization"] == "Bearer secret"
+    assert "guidance-train" not in server.received[-1][1]["User-Agent"]

@@ -1,4 +1,4 @@
-"""Shard sets from a real nginx: behaving, failing, cutting, and serving what is wrong."""
+"""Shard sets from a real nginx that works, fails, drops connections or serves wrong files."""
 
 import asyncio
 import hashlib
@@ -35,7 +35,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def server(scenes, tmp_path):
-    """An nginx, not started, over a copy of the scenes."""
+    """An nginx, not started, that serves a copy of the scenes."""
     nginx = Nginx(Path(shutil.copytree(scenes, tmp_path / "served")), tmp_path / "nginx")
     yield nginx
     nginx.stop()
@@ -51,14 +51,16 @@ def contents(uri, cache=None, **options) -> list:
     return [shards.read(i)[:2] for i in range(len(shards))]
 
 
-def test_the_same_bytes_as_from_a_folder_each_shard_fetched_once(server, scenes, cache):
+def test_samples_equal_those_of_a_folder_and_shards_are_fetched_once(server, scenes, cache):
     server.start()
     assert contents(server.uri, cache) == contents(scenes)
     assert contents(server.uri, cache) == contents(scenes)
     assert server.requests(".tar") == 5
 
 
-def test_the_same_batches_with_loader_processes(server, scenes, make_config, tmp_path, caplog):
+def test_batches_of_loader_processes_equal_those_of_a_folder(
+    server, scenes, make_config, tmp_path, caplog
+):
     server.start()
     options = {
         "data.loader_workers": 2,
@@ -67,7 +69,7 @@ def test_the_same_batches_with_loader_processes(server, scenes, make_config, tmp
         "data.cache": str(tmp_path / "cache"),
     }
     config = make_config(**options)
-    # Again and again: connections that forked processes share with this one would stall.
+    # Repeated, because connections shared with forked processes would stall.
     for build in (build_train_loader, build_eval_loader) * 3:
         here, there = build(scenes, config, 0, 1), build(server.uri, config, 0, 1)
         for a, b in zip(here, there, strict=True):
@@ -76,7 +78,7 @@ def test_the_same_batches_with_loader_processes(server, scenes, make_config, tmp
     assert "retrying" not in caplog.text
 
 
-def test_reading_from_within_an_event_loop(server, scenes, cache):
+def test_shards_are_read_within_an_event_loop(server, scenes, cache):
     server.start()
 
     async def as_in_a_notebook() -> list:
@@ -85,7 +87,7 @@ def test_reading_from_within_an_event_loop(server, scenes, cache):
     assert asyncio.run(as_in_a_notebook()) == contents(scenes)
 
 
-def test_errors_and_hung_up_connections_are_tried_again(server, scenes, cache, caplog):
+def test_errors_and_dropped_connections_are_retried(server, scenes, cache, caplog):
     server.start(fates="30% error; 30% hang_up;")
     for round_ in range(4):
         fresh = ShardCache(cache.folder / str(round_), cache.limit)
@@ -95,7 +97,7 @@ def test_errors_and_hung_up_connections_are_tried_again(server, scenes, cache, c
     assert server.requests(".tar", 200) == 20
 
 
-def test_a_connection_cut_in_mid_transfer_is_taken_up_again(server, scenes, cache):
+def test_transfer_cut_in_the_middle_is_retried(server, scenes, cache):
     slow = "limit_rate 20k;"
     server.start(shards=slow)
     got = []
@@ -115,7 +117,7 @@ def test_a_connection_cut_in_mid_transfer_is_taken_up_again(server, scenes, cach
     assert got == contents(scenes)
 
 
-def test_a_truncated_shard_is_refused_in_one_line_and_leaves_nothing(server, cache):
+def test_truncated_shard_is_one_line_and_leaves_nothing(server, cache):
     path = server.root / "shard-000001.tar"
     path.write_bytes(path.read_bytes()[:-3000])
     server.start()
@@ -126,7 +128,7 @@ def test_a_truncated_shard_is_refused_in_one_line_and_leaves_nothing(server, cac
     assert sorted(p.suffix for p in cache.folder.iterdir()) == [".index", ".tar"]
 
 
-def test_a_truncated_shard_that_is_mended_meanwhile_is_read(server, scenes, cache):
+def test_truncated_shard_is_read_once_it_is_repaired(server, scenes, cache):
     path = server.root / "shard-000001.tar"
     whole = path.read_bytes()
     path.write_bytes(whole[:-3000])
@@ -138,7 +140,7 @@ def test_a_truncated_shard_that_is_mended_meanwhile_is_read(server, scenes, cach
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_changed_shard_stops_the_training_in_one_line(server, make_config, tmp_path, workers):
+def test_changed_shard_stops_the_training_in_one_line(server, make_config, tmp_path, workers):
     path = server.root / "shard-000003.tar"
     data = bytearray(path.read_bytes())
     data[3000] ^= 1
@@ -159,7 +161,7 @@ def test_a_changed_shard_stops_the_training_in_one_line(server, make_config, tmp
         assert "\n" not in str(caught.value)
 
 
-def test_more_than_was_announced_is_not_taken(server, cache):
+def test_shard_larger_than_in_the_manifest_is_rejected(server, cache):
     with (server.root / "shard-000000.tar").open("ab") as file:
         file.write(bytes(2**20))
     server.start()
@@ -167,7 +169,7 @@ def test_more_than_was_announced_is_not_taken(server, cache):
         ShardSet(server.uri, cache, retries=0).read(0)
 
 
-def test_an_absent_shard_is_said_at_once(server, cache):
+def test_missing_shard_is_not_retried(server, cache):
     (server.root / "shard-000000.tar").unlink()
     server.start()
     with pytest.raises(UserError, match=r"shard-000000\.tar: missing, but the manifest lists it"):
@@ -175,26 +177,26 @@ def test_an_absent_shard_is_said_at_once(server, cache):
     assert server.requests("shard-000000.tar") == 1
 
 
-def test_no_manifest(server):
+def test_missing_manifest_is_reported(server):
     server.start()
     with pytest.raises(UserError, match=r"/elsewhere: not a shard set \(manifest\.json not"):
         ShardSet(f"{server.uri}/elsewhere")
 
 
-def test_a_refusal_is_not_tried_again(server):
+def test_forbidden_manifest_is_not_retried(server):
     server.start(server="location = /manifest.json { return 403; }")
     with pytest.raises(UserError, match=r"/manifest\.json: status 403 Forbidden$"):
         ShardSet(server.uri)
     assert server.requests("manifest.json") == 1
 
 
-def test_no_server_is_one_line(server):
+def test_unreachable_server_is_one_line(server):
     refused = r"/manifest\.json: cannot connect to 127\.0\.0\.1: Connection refused \(4 attempts\)$"
     with pytest.raises(UserError, match=refused):
         ShardSet(server.uri, retries=3)
 
 
-def test_shards_are_there_before_they_are_needed(server, scenes, cache):
+def test_prefetched_shards_outlast_the_server(server, scenes, cache):
     server.start()
     shards = ShardSet(server.uri, cache)
     shards.prefetch(range(5))
@@ -205,7 +207,7 @@ def test_shards_are_there_before_they_are_needed(server, scenes, cache):
     assert [shards.read(i)[:2] for i in range(23)] == contents(scenes)
 
 
-def test_a_failed_prefetch_says_nothing_until_the_shard_is_needed(server, cache, caplog):
+def test_failed_prefetch_is_reported_when_the_shard_is_read(server, cache, caplog):
     (server.root / "shard-000001.tar").unlink()
     server.start()
     shards = ShardSet(server.uri, cache, retries=0)
@@ -242,10 +244,10 @@ def test_credentials_for_http_come_from_the_environment(server):
         cwd=ROOT,
         check=False,
     )
-    assert done.returncode == 0 and "sound: 23 samples" in done.stdout, done.stderr
+    assert done.returncode == 0 and "valid: 23 samples" in done.stdout, done.stderr
 
 
-def test_the_manifest_is_tried_as_often_as_shards_are(server, make_config, tmp_path, monkeypatch):
+def test_manifest_is_retried_like_shards(server, make_config, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "FIRST_DELAY_SECONDS", 0.1)
     monkeypatch.setattr(remote, "MAX_DELAY_SECONDS", 0.2)
     config = make_config(**{"data.cache": str(tmp_path / "cache"), "data.retries": 40})
@@ -260,7 +262,7 @@ def test_the_manifest_is_tried_as_often_as_shards_are(server, make_config, tmp_p
     assert len(loader.manifest.classes) > 1 and found["train"] == loader.manifest
 
 
-def test_a_connection_that_falls_silent_is_given_up_and_tried_again(monkeypatch):
+def test_silent_connection_times_out_and_is_retried(monkeypatch):
     monkeypatch.setattr("pipeline.storage.http_client.READ_TIMEOUT_SECONDS", 0.3)
     asked = []
     with socket.create_server(("127.0.0.1", 0)) as listener:

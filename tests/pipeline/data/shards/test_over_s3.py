@@ -1,4 +1,4 @@
-"""Shard sets from an S3 server through the real client."""
+"""Shard sets from an S3 server, read through the real client."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def endpoint():
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        assert process.poll() is None, "moto ended"
+        assert process.poll() is None, "moto exited"
         try:
             urllib.request.urlopen(f"{address}/moto-api/", timeout=1).close()
             break
@@ -64,7 +64,7 @@ def bucket(endpoint, scenes, monkeypatch, tmp_path):
     return client, name, f"s3://{name}/sets/train"
 
 
-def test_the_same_batches_as_from_a_folder(bucket, scenes, make_config, tmp_path):
+def test_batches_equal_those_of_a_folder(bucket, scenes, make_config, tmp_path):
     _, _, uri = bucket
     config = make_config(
         **{"data.cache": str(tmp_path / "cache"), "data.loader_workers": 2, "train.epochs": 2}
@@ -75,7 +75,7 @@ def test_the_same_batches_as_from_a_folder(bucket, scenes, make_config, tmp_path
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 5
 
 
-def test_a_changed_and_an_absent_shard_are_one_line_each(bucket, tmp_path):
+def test_changed_and_missing_shards_are_one_line_each(bucket, tmp_path):
     client, name, uri = bucket
     client.put_object(Bucket=name, Key="sets/train/shard-000001.tar", Body=b"x" * 4000)
     client.delete_object(Bucket=name, Key="sets/train/shard-000002.tar")
@@ -89,7 +89,7 @@ def test_a_changed_and_an_absent_shard_are_one_line_each(bucket, tmp_path):
     assert any("shard-000002.tar: missing" in fault for fault in faults)
 
 
-def test_no_manifest_and_no_bucket(bucket):
+def test_missing_manifest_or_bucket_is_reported(bucket):
     _, name, _ = bucket
     for uri in (f"s3://{name}/other", "s3://no-such-bucket-here/train"):
         with pytest.raises(UserError, match=r"not a shard set \(manifest\.json not found\)"):
@@ -97,7 +97,7 @@ def test_no_manifest_and_no_bucket(bucket):
 
 
 def in_a_new_process(uri: str) -> subprocess.CompletedProcess[str]:
-    """A client keeps the credentials that it began with."""
+    """Verify a set in a new process, because a client keeps its first credentials."""
     return subprocess.run(
         [sys.executable, "-m", "jobs.shards", "verify", uri],
         capture_output=True,
@@ -107,7 +107,7 @@ def in_a_new_process(uri: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_credentials_come_from_the_environment_or_are_not_needed(bucket, monkeypatch):
+def test_credentials_come_from_the_environment_unless_access_is_public(bucket, monkeypatch):
     client, name, uri = bucket
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -119,4 +119,4 @@ def test_credentials_come_from_the_environment_or_are_not_needed(bucket, monkeyp
     options = {"anon": True, "config_kwargs": {"s3": {"addressing_style": "path"}}}
     monkeypatch.setenv("FSSPEC_S3", json.dumps(options))
     done = in_a_new_process(uri)
-    assert done.returncode == 0 and "sound: 23 samples" in done.stdout, done.stderr
+    assert done.returncode == 0 and "valid: 23 samples" in done.stdout, done.stderr
