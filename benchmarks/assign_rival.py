@@ -12,7 +12,7 @@ from model.assign import Assignment
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Boxes (N, 4), (K, 4) -> IoU (N, K)."""
+    """Return the IoU (N, K) of boxes (N, 4) and (K, 4)."""
     low = torch.max(boxes[:, None, :2], others[None, :, :2])
     high = torch.min(boxes[:, None, 2:], others[None, :, 2:])
     intersection = (high - low).clamp(min=0).prod(dim=2)

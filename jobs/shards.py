@@ -45,7 +45,7 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     )
     parser.set_defaults(run=run)
     parser.add_argument("uri", metavar="URI", help="folder or address of the shard set")
-    # Without a default of its own, which would override a --json before the command.
+    # Without its own default, which would override a --json before the command.
     parser.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print one final JSON line"
     )

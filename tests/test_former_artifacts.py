@@ -2,7 +2,7 @@
 
 ``artifacts/format-1.tar.xz`` was written by the code that wrote manifests with the problem kind
 "mended", checkpoints of format 2 and untyped run records. Its model has constant weights and its
-training does not change them, so that it compresses.
+training does not change them, so it compresses well.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PATHS = {
 
 @pytest.fixture
 def former(tmp_path: Path) -> Path:
-    """The archived folder, with its paths rewritten to where it now is."""
+    """Unpack the archived folder and rewrite its paths."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     for path in [*tmp_path.rglob("*.json*")]:
@@ -56,7 +56,7 @@ def former(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(former: Path) -> Config:
-    """The configuration of the archived runs."""
+    """Return the configuration of the archived runs."""
     record = json.loads((former / "runs" / "stopped" / "run.json").read_text())
     tree = record["config"]
     tree["tracking"]["uri"] = f"sqlite:///{former}/mlflow.db"

@@ -72,7 +72,7 @@ def prepare_inputs(
     pred_boxes: Tensor | None = None,
     pred_scores: Tensor | None = None,
 ) -> AssignInputs:
-    """Check and bundle the inputs of an assigner.
+    """Prepare the inputs of an assigner in its working dtype, padded to at least one object.
 
     Anchors are (A, 4), objects (B, M, 4), labels (B, M), predicted boxes (B, A, 4), scores
     (B, A, C).

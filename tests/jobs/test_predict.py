@@ -124,8 +124,8 @@ def test_user_errors_name_the_cause(uri, images, tmp_path):
         run(uri, empty, tmp_path / "out")
     with pytest.raises(UserError, match="between 0 and 1"):
         run(uri, images, tmp_path / "out", "--score-threshold", "30")
-    with pytest.raises(UserError, match="'nobody' does not exist"):
-        run(uri, images, tmp_path / "out", "--model", "models:/nobody@champion")
+    with pytest.raises(UserError, match="'missing' does not exist"):
+        run(uri, images, tmp_path / "out", "--model", "models:/missing@champion")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):
         run(uri, images, tmp_path / "file" / "out")

@@ -38,7 +38,7 @@ def test_verify_lists_every_fault(scenes: Path) -> None:
     assert "shard-000002.tar: missing" in text and "its counts were not compared" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["verify"], ["mend", "x"]])
+@pytest.mark.parametrize("arguments", [[], ["verify"], ["repair", "x"]])
 def test_wrong_command_raises_one_line(arguments: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         shards.main(arguments)

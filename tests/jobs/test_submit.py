@@ -151,8 +151,8 @@ def test_stopped_and_killed_jobs_resume_by_name(head, tmp_path):
     assert (run.info.status, run.data.tags["resumes"]) == ("FINISHED", "2")
     # Submitted without a revision, so that none is claimed.
     assert not {"mlflow.source.git.commit", "git.dirty"} & run.data.tags.keys()
-    told = [text for key, text in sorted(run.data.tags.items()) if key.startswith("history.")]
-    assert f"workers start after step {stopped_at} of {STEPS}" in " ".join(told)
-    assert "resumed after stopped" in told and "resumed after running" in told
+    history = [text for key, text in sorted(run.data.tags.items()) if key.startswith("history.")]
+    assert f"workers start after step {stopped_at} of {STEPS}" in " ".join(history)
+    assert "resumed after stopped" in history and "resumed after running" in history
     points = client.get_metric_history(record["run_id"], "train/loss")
     assert sorted(point.step for point in points) == list(range(1, STEPS + 1))

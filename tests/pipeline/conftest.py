@@ -25,7 +25,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def small(scenes: dict[str, str], tmp_path: Path) -> Config:
-    """Two epochs of five steps at 64 px, in this process, with stores in ``tmp_path``."""
+    """Return a config of two epochs of five steps at 64 px, without Ray, stored in ``tmp_path``."""
     return Config.from_dict(
         {
             "data": {**scenes, "loader_workers": 0},

@@ -111,7 +111,7 @@ def stage_shard_set(
 ) -> StagedShardSet:
     """Write the shards of a set, to be published in the folder ``out``.
 
-    ``problems`` are those of the source as a whole, ``source`` is its kind. More than one worker
+    ``problems`` are those of the source as a whole, ``source`` is its format. More than one worker
     means Ray; the bytes are the same. Images that look like those of ``others`` are reported as
     leaks. An existing set is replaced only with ``overwrite``, and only when the new one is
     complete. An interrupted conversion leaves its finished shards in a subfolder of ``out``; the

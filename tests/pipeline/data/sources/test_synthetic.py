@@ -24,7 +24,7 @@ def test_scenes_depend_on_seed_split_and_index_only(scenes):
         assert not np.array_equal(draw_scene(*other, 128)[0], image)
 
 
-def test_objects_cover_all_classes_and_lie_inside(scenes):
+def test_objects_cover_all_classes_and_stay_inside(scenes):
     assert {o.name for _, objects in scenes for o in objects} == set(CLASSES)
     for image, objects in scenes:
         assert image.shape == (128, 128, 3) and image.dtype == np.uint8

@@ -26,7 +26,7 @@ STEPS, BATCH, SAMPLES = 300, 4, 20
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head without workers, and two nodes with resources for one worker each."""
+    """Start a head without workers, and two nodes with resources for one worker each."""
     import ray
     from ray.cluster_utils import Cluster
 
