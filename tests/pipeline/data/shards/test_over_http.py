@@ -35,7 +35,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def server(scenes, tmp_path):
-    """An nginx, not started, that serves a copy of the scenes."""
+    """Prepare an nginx, not started, that serves a copy of the scenes."""
     nginx = Nginx(Path(shutil.copytree(scenes, tmp_path / "served")), tmp_path / "nginx")
     yield nginx
     nginx.stop()

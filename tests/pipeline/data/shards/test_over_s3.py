@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def endpoint():
-    """The address of a moto server."""
+    """Start a moto server and return its address."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -44,7 +44,7 @@ def endpoint():
 
 @pytest.fixture
 def bucket(endpoint, scenes, monkeypatch, tmp_path):
-    """A bucket with the scenes; the credentials are in the environment and nowhere else."""
+    """Create a bucket with the scenes; the credentials are only in the environment."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "a",
         "AWS_SECRET_ACCESS_KEY": "b",
