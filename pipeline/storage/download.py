@@ -45,6 +45,7 @@ def download_file(
             headers = None if anonymous else options.get("headers")
             return copy_file(url, to, max_bytes, headers)
     _copy_by_fsspec(protocol, url, to, max_bytes)
+    _SizeLimit(max_bytes).check(to.stat().st_size)  # some clients report no progress
     return file_sha256(to)
 
 
@@ -126,5 +127,8 @@ class _SizeLimit(fsspec.Callback):
 
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
-        if self.max_bytes is not None and self.value > self.max_bytes:
+        self.check(self.value)
+
+    def check(self, size: int) -> None:
+        if self.max_bytes is not None and size > self.max_bytes:
             raise TooLargeError(f"more than the expected {self.max_bytes} bytes")

@@ -68,7 +68,7 @@ class Remote:
             raise UserError(f"{self.uri}: cannot be read: {error_line(error)}") from None
         except OSError as error:
             if error.errno in _LOCAL_ERRORS:
-                raise UserError(f"{to.parent}: {error.strerror}; {name} does not fit") from None
+                raise UserError(f"{to.parent}: {error.strerror}; cannot write {name}") from None
             raise
 
     def _with_retries(self, name: str, attempt: Callable[[], object]) -> None:

@@ -8,7 +8,8 @@ from pipeline.checkpoints.format import load_averaged_weights
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.registry import BundleContent, DetectorSpec, RegisteredVersion, register
-from pipeline.tracking import mask, resolve_run_id, spool_folder, wait_for_store
+from pipeline.storage.redact import error_line
+from pipeline.tracking import resolve_run_id, spool_folder, wait_for_store
 from pipeline.training.outcome import Finished
 from pipeline.training.run_record import RunRecord
 
@@ -55,5 +56,5 @@ def register_result(
         except Exception as error:  # stores raise errors of many types when they shut down
             if is_last:
                 raise
-            print(f"registering again after: {mask(str(error))[:300]}", file=sys.stderr, flush=True)
+            print(f"registering again after: {error_line(error)}", file=sys.stderr, flush=True)
     raise AssertionError("the last attempt returns or raises")
