@@ -20,7 +20,6 @@ MODULE_NAMES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yam
 
 # Declared, though no file of the product imports it.
 NOT_IMPORTED = {
-    "optuna": "Ray Tune's OptunaSearch imports it",
     "s3fs": "fsspec loads it for s3:// addresses",
     "webdataset": "shards follow its tar format, and users read them with it",
 }

@@ -214,3 +214,10 @@ def test_architecture_lists_every_package_and_level() -> None:
     (tree,) = re.findall(r"^```\n(model/ .*?)^```", text, flags=re.M | re.S)
     packages = {path.parent.name for path in python_files()}
     assert set(re.findall(r"(\w+)/(?=\s|$)", tree)) == packages
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_prose_is_wrapped_at_100_columns(path: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith("|")]
+    assert [line for line in long if not re.search(r"\]\(", line)] == []
