@@ -37,8 +37,9 @@ class ATSS(Assigner, ATSSOptions):
     def assign(self, inputs: AssignInputs) -> Assignment:
         """Assign both tasks the same anchors; none is ignored."""
         cells = self._cell_centres(inputs.anchors)  # (A, 2)
-        chunks = [self._choose(chunk, cells) for chunk in inputs.object_chunks()]
-        anchor, iou, positive = join_chunks(chunks)  # (B, M, k) each
+        anchor, iou, positive = join_chunks(
+            [self._choose(chunk, cells) for chunk in inputs.object_chunks()]
+        )  # (B, M, k) each
         index, _ = resolve_conflicts(anchor, iou, positive, len(inputs.anchors))  # (B, A)
         return hard_assignment(index, index, inputs.dtype)
 

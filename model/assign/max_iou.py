@@ -9,6 +9,7 @@ from torch import Tensor
 from ..options import MaxIoUOptions
 from .base import BACKGROUND, IGNORED, Assigner, Assignment, hard_assignment
 from .best_object import (
+    BestObject,
     Matches,
     anchor_blocks,
     best_group,
@@ -48,18 +49,23 @@ class MaxIoU(Assigner, MaxIoUOptions):
 
 
 def match_by_iou(inputs: AssignInputs) -> Matches:
-    """Match each anchor (B, A) with an object by IoU; each object's best anchor is forced."""
-    objects, static = inputs.objects, inputs.static
-    blocks = []
-    for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
-        iou = pairwise_iou(objects, static.select(block))  # (B, M, n)
-        blocks.append(best_object(iou))
-    best = join_blocks(blocks)
+    """Match each anchor (B, A) with an object by IoU, after forcing each object's best anchor."""
+    best = _best_object_by_iou(inputs)
     group = best_group(best)  # (B, M, 64)
-    return match_forced(best, group, pairwise_iou(objects, static.select(group)))
+    iou = pairwise_iou(inputs.objects, inputs.static.select(group))  # (B, M, 64)
+    return match_forced(best, group, iou)
 
 
 def count_by_iou(inputs: AssignInputs, threshold: float) -> Tensor:
     """Return the number of anchors of the batch matched with at least this IoU, a scalar."""
     quality = match_by_iou(inputs).quality  # (B, A)
     return (quality >= threshold).sum().to(quality.dtype)  # ()
+
+
+def _best_object_by_iou(inputs: AssignInputs) -> BestObject:
+    """Return the best object of each anchor (B, A), for a block of n anchors at a time."""
+    objects, blocks = inputs.objects, []
+    for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
+        iou = pairwise_iou(objects, inputs.static.select(block))  # (B, M, n)
+        blocks.append(best_object(iou))
+    return join_blocks(blocks)

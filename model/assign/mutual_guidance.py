@@ -27,7 +27,7 @@ from .best_object import (
     match_forced,
 )
 from .inputs import AssignInputs
-from .iou import pairwise_iou
+from .iou import Corners, pairwise_iou
 from .max_iou import count_by_iou
 from .per_object_topk import count_per_object, rank_per_object, topk_mask
 
@@ -67,13 +67,37 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         return hard_assignment(cls_index, loc_index, inputs.dtype)
 
     def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches, Matches]:
-        """Match each anchor with an object by A, by R and by Q; each object's best is forced.
+        """Match each anchor with an object by A, R and Q, after forcing each object's best anchor.
 
-        Without guidance, the matches by R or Q are those by A.
+        For a task without guidance, the matches are those by A.
         """
         objects, static, regressed = inputs.objects, inputs.static, inputs.regressed()
+        best_a, best_r, best_q = self._best_objects(inputs, regressed)
 
-        # The best object of each anchor, by A, R and Q, for a block of anchors at a time.
+        group = best_group(best_a)  # (B, M, 64)
+        a = pairwise_iou(objects, static.select(group))  # (B, M, 64)
+        by_a = match_forced(best_a, group, a)
+
+        by_r = by_q = by_a
+        if self.localize_to_classify:
+            group = best_group(best_r)  # (B, M, 64)
+            r = pairwise_iou(objects, regressed.select(group))  # (B, M, 64)
+            by_r = match_forced(best_r, group, r)
+        if self.classify_to_localize:
+            group = best_group(best_q)  # (B, M, 64)
+            a = pairwise_iou(objects, static.select(group))  # (B, M, 64)
+            log_q = _log_amplified(a, inputs.class_scores(group), self.sigma)  # (B, M, 64)
+            by_q = match_forced(best_q, group, log_q)
+        return by_a, by_r, by_q
+
+    def _best_objects(
+        self, inputs: AssignInputs, regressed: Corners
+    ) -> tuple[BestObject, BestObject, BestObject]:
+        """Return the best object of each anchor by A, R and Q; without guidance, by A.
+
+        The qualities (B, M, n) are computed for a block of n anchors at a time.
+        """
+        objects, static = inputs.objects, inputs.static
         blocks_a, blocks_r, blocks_q = [], [], []
         for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
             a = pairwise_iou(objects, static.select(block))  # (B, M, n)
@@ -84,23 +108,12 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
             if self.classify_to_localize:
                 log_q = _log_amplified(a, inputs.class_scores(block), self.sigma)  # (B, M, n)
                 blocks_q.append(best_object(log_q))
-
-        # Each object's best anchor gets quality 1.
-        best = join_blocks(blocks_a)
-        group = best_group(best)  # (B, M, 64)
-        by_a = match_forced(best, group, pairwise_iou(objects, static.select(group)))
-        by_r = by_q = by_a
-        if self.localize_to_classify:
-            best = join_blocks(blocks_r)
-            group = best_group(best)  # (B, M, 64)
-            by_r = match_forced(best, group, pairwise_iou(objects, regressed.select(group)))
+        best_a = join_blocks(blocks_a)
+        best_r = join_blocks(blocks_r) if self.localize_to_classify else best_a
+        best_q = best_a
         if self.classify_to_localize:
-            best = _exp_amplified(join_blocks(blocks_q), self.sigma)
-            group = best_group(best)  # (B, M, 64)
-            a = pairwise_iou(objects, static.select(group))  # (B, M, 64)
-            log_q = _log_amplified(a, inputs.class_scores(group), self.sigma)  # (B, M, 64)
-            by_q = match_forced(best, group, log_q)
-        return by_a, by_r, by_q
+            best_q = _exp_amplified(join_blocks(blocks_q), self.sigma)
+        return best_a, best_r, best_q
 
     def count_positives(self, inputs: AssignInputs) -> Tensor:
         """Return the positives of both tasks, (2,): the sum of n_pos.

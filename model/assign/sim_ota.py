@@ -39,10 +39,9 @@ class SimOTA(Assigner, SimOTAOptions):
         scores = inputs.pred_scores.to(inputs.dtype).nan_to_num(nan=0.0).clamp_(0.0, 1.0)
         inputs, regressed = inputs._replace(pred_scores=scores), inputs.regressed()
         background_cost = -_log(1 - scores).sum(-1)  # (B, A)
-        chunks = [
-            self._choose(chunk, regressed, background_cost) for chunk in inputs.object_chunks()
-        ]
-        anchor, cost, chosen = join_chunks(chunks)  # (B, M, k) each
+        anchor, cost, chosen = join_chunks(
+            [self._choose(chunk, regressed, background_cost) for chunk in inputs.object_chunks()]
+        )  # (B, M, k) each
         index, _ = resolve_conflicts(anchor, -cost, chosen, len(inputs.anchors))  # (B, A)
         return hard_assignment(index, index, inputs.dtype)
 

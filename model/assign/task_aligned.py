@@ -25,8 +25,9 @@ class TaskAligned(Assigner, TaskAlignedOptions):
     def assign(self, inputs: AssignInputs) -> Assignment:
         """Assign both tasks the same anchors; none is ignored."""
         num_anchors, regressed = len(inputs.anchors), inputs.regressed()
-        chunks = [self._choose(chunk, regressed) for chunk in inputs.object_chunks()]
-        anchor, t, u = join_chunks(chunks)  # (B, M, k) each
+        anchor, t, u = join_chunks(
+            [self._choose(chunk, regressed) for chunk in inputs.object_chunks()]
+        )  # (B, M, k) each
         index, kept = resolve_conflicts(anchor, u, t > 0, num_anchors)  # (B, A), (B, M, k)
         target = scatter_to_anchors(anchor, _scaled(t, u, kept), kept, num_anchors)  # (B, A)
         return Assignment(index, target, index, target)
