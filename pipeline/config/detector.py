@@ -128,7 +128,8 @@ def _assign_option(name: str) -> Any:
     meanings = [f"{', '.join(names)}: {meaning}" for meaning, names in owners.items()]
     defaults = [option.default for option in declared.values()]
     if len(set(defaults)) > 1:
-        meanings.append(f"unset: {', '.join(map(str, defaults))}")
+        own = ", ".join(f"{option.default} ({name})" for name, option in declared.items())
+        meanings.append(f"unset: {own}")
     return Field(
         defaults[0] if len(set(defaults)) == 1 else None,
         description="; ".join(meanings),
