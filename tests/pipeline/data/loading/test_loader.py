@@ -378,5 +378,6 @@ def test_dataset_can_be_sent_to_a_spawned_process(scenes, one_rank, make_config)
 def test_batches_are_in_page_locked_memory_beside_a_gpu(scenes, one_rank, make_config, workers):
     config = make_config(**AUGMENT, **{"data.loader_workers": workers})
     batches = list(build_train_loader(scenes, config, 0, 1))
-    assert all(value.is_pinned() for batch in batches for value in batch[:5])
+    # An empty tensor has no memory to pin.
+    assert all(value.is_pinned() for batch in batches for value in batch[:5] if value.numel())
     assert images_of(batches) == images_of(one_rank)
