@@ -70,7 +70,7 @@ def messages() -> tuple[str, ...]:
         nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         found += [template(node) for node in nodes if id(node) not in docstrings]
-    return tuple(text for text in found if " " in text)
+    return tuple(text for text in found if text)
 
 
 def template(node: ast.AST) -> str:
