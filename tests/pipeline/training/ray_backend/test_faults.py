@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Config
-from pipeline.distributed.ray_cluster import say_if_busy
+from pipeline.distributed.ray_cluster import report_if_busy
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import connect
 from pipeline.training.fit import FitResult, fit
@@ -33,7 +33,7 @@ STEPS, CHECKPOINT_STEPS = 60, 5
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head without workers, and two nodes with resources for one worker each."""
+    """Start a head without workers, and two nodes with resources for one worker each."""
     import ray
     import ray.cloudpickle
     from ray.cluster_utils import Cluster
@@ -268,7 +268,7 @@ def test_wait_for_a_busy_cluster_is_reported_and_limited(
     until = time.monotonic() + 30
     while "only 1 are free" not in (output := capsys.readouterr().err):
         assert time.monotonic() < until, output
-        say_if_busy(config.ray)
+        report_if_busy(config.ray)
         time.sleep(0.5)
 
     def terminate() -> None:
@@ -279,12 +279,12 @@ def test_wait_for_a_busy_cluster_is_reported_and_limited(
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        monkeypatch.setattr(cluster, "LEAST_SECONDS", 1.0)
+        monkeypatch.setattr(cluster, "MIN_WAIT_SECONDS", 1.0)
         with pytest.raises(
             TrainingFailed, match="no resources for 2 workers for .* raise ray.wait_for"
         ):
             fit(config.replace({"ray.workers": [2, 3]}), run="one")
-        monkeypatch.setattr(cluster, "LEAST_SECONDS", 600.0)
+        monkeypatch.setattr(cluster, "MIN_WAIT_SECONDS", 600.0)
         threading.Thread(target=terminate, daemon=True).start()
         with pytest.raises(TrainingStopped, match="stopped by SIGTERM while waiting for workers"):
             fit(config, run="two")
