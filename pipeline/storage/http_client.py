@@ -8,6 +8,7 @@ $SSL_CERT_FILE, $SSL_CERT_DIR). ~/.netrc is not read.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import string
@@ -82,7 +83,7 @@ def _copy(response: urllib3.BaseHTTPResponse, file: BinaryIO, max_bytes: int | N
 @contextlib.contextmanager
 def _get(url: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
     """Request a URL, follow redirects, and yield the response that brings the file."""
-    url, sent = _quoted(url), {**_USER_AGENT, **headers}
+    url, sent = _quoted(url), _headers(headers)
     for _ in range(MAX_REDIRECTS + 1):
         with (
             _builtin_errors(url),
@@ -96,9 +97,16 @@ def _get(url: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPRespo
                 return
             target = _redirected(url, location, response)
         if urlsplit(target)[:2] != urlsplit(url)[:2]:
-            sent = dict(_USER_AGENT)
+            sent = _headers({})
         url = target
     raise HttpStatusError(response.status, f"redirected more than {MAX_REDIRECTS} times")
+
+
+def _headers(given: Mapping[str, str]) -> urllib3.HTTPHeaderDict:
+    """Return the headers of a request, whose names are the same in upper and lower case."""
+    headers = urllib3.HTTPHeaderDict(_USER_AGENT)
+    headers.update(given)
+    return headers
 
 
 def _pool(url: str) -> urllib3.PoolManager:
@@ -111,8 +119,9 @@ def _pool(url: str) -> urllib3.PoolManager:
     login = urlsplit(proxy)
     headers = {}
     if login.username is not None:
-        credentials = f"{unquote(login.username)}:{unquote(login.password or '')}"
-        headers = urllib3.make_headers(proxy_basic_auth=credentials)
+        credentials = f"{unquote(login.username)}:{unquote(login.password or '')}".encode()
+        # Not urllib3.make_headers, which rejects characters beyond Latin-1.
+        headers = {"proxy-authorization": f"Basic {base64.b64encode(credentials).decode()}"}
     return urllib3.ProxyManager(proxy, num_pools=1, proxy_headers=headers)
 
 

@@ -239,6 +239,19 @@ def test_redirect_to_a_file_is_rejected(serve, tmp_path):
         copy_file(server.url(), tmp_path / "file")
 
 
+def test_header_replaces_the_default_one_in_any_case(serve, tmp_path):
+    names = []
+
+    def record_names(handler: Any) -> None:
+        names.extend(name.lower() for name in handler.headers)
+        complete(handler)
+
+    server = serve(record_names)
+    copy_file(server.url(), tmp_path / "file", headers={"user-agent": "mine"})
+    assert names.count("user-agent") == 1
+    assert server.received[0][1]["user-agent"] == "mine"
+
+
 def test_proxy_of_the_environment_is_used(serve, tmp_path, monkeypatch):
     proxy = serve(complete)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
@@ -258,6 +271,15 @@ def test_login_of_a_proxy_is_sent_to_it_and_not_printed(serve, tmp_path, monkeyp
     with pytest.raises(OSError, match="^cannot connect to shards.invalid through a proxy: ") as e:
         copy_file("http://shards.invalid/file", tmp_path / "file")
     assert "secret" not in str(e.value)
+
+
+def test_login_of_a_proxy_may_have_any_characters(serve, tmp_path, monkeypatch):
+    proxy = serve(complete)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", f"http://m%C3%A9:5%E2%82%AC@127.0.0.1:{proxy.server_port}")
+    copy_file("http://shards.invalid/file", tmp_path / "file")
+    login = base64.b64encode("mé:5€".encode()).decode()
+    assert proxy.received[0][1]["proxy-authorization"] == f"Basic {login}"
 
 
 def test_hosts_of_no_proxy_are_reached_directly(serve, tmp_path, monkeypatch):
