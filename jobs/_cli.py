@@ -23,8 +23,18 @@ if TYPE_CHECKING:
 
 Main = Callable[[Sequence[str] | None], Mapping[str, Any]]
 
-# The recipes: in a checkout a link to the folder at its top, in an installed package a copy.
-RECIPES = Path(__file__).with_name("configs")
+
+def find_recipes(jobs: Path) -> Path:
+    """Return the folder of the recipes, for the folder of this package.
+
+    In a checkout `configs` here is a link to the folder at the top, and a plain file where the file
+    system or the archive format has no links. An installed package has a copy.
+    """
+    packaged = jobs / "configs"
+    return packaged if packaged.is_dir() else jobs.parent / "configs"
+
+
+RECIPES = find_recipes(Path(__file__).parent)
 # Environment variables that keep colour codes out of a file or a pipe.
 PLAIN_OUTPUT = {"NO_COLOR": "1", "RAY_COLOR_PREFIX": "0"}
 

@@ -99,8 +99,11 @@ def _briefly(names: Sequence[str]) -> list[str]:
 
 
 def _find_recipe(path: Path, folder: Path, names: Sequence[str]) -> Path:
-    """Return the recipe file for a path, or for the name of an included recipe."""
-    if path.exists():
+    """Return the recipe file for a path, or for the name of an included recipe.
+
+    A directory of that name, such as a data set, does not hide the recipe.
+    """
+    if path.exists() and not (path.is_dir() and path.as_posix() in names):
         return path
     included = folder / f"{path}.yaml"
     if path.suffix in (".yaml", ".yml"):

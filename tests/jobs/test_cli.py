@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs._cli import RECIPES, find_recipes
+
 JOBS = sorted(
     path.stem
     for path in (Path(__file__).resolve().parents[2] / "jobs").glob("*.py")
@@ -87,6 +89,14 @@ def test_interruption_says_how_to_resume() -> None:
     runs = Path(__file__).resolve().parents[2] / "runs"
     assert first == f"run one: stored in {runs}/one, reported to http://me:***@host:5000"
     assert last == "interrupted; to resume, run the same command with --run one"
+
+
+def test_recipes_are_found_where_links_became_files(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "configs").write_text("../configs")
+    assert find_recipes(tmp_path / "jobs") == tmp_path / "configs"
+    assert Path(__file__).resolve().parents[2] / "jobs" / "configs" == RECIPES
 
 
 def test_output_to_a_pipe_turns_colours_off() -> None:

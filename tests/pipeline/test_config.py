@@ -153,6 +153,17 @@ def test_file_comes_before_included_recipe_of_the_same_name(
     assert config.train.epochs == 7.0
 
 
+def test_directory_does_not_hide_included_recipe_of_the_same_name(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bccd").mkdir()
+    config, options = load_config(make_parser("train", ""), ["--config", "bccd"], recipes)
+    assert (config.train.epochs, options.config) == (25.0, recipes / "bccd.yaml")
+    with pytest.raises(UserError, match=f"--config {tmp_path}: Is a directory"):
+        load_config(make_parser("train", ""), ["--config", str(tmp_path)], recipes)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
