@@ -55,7 +55,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     kind = "best step" if "val/ap" in result["metrics"] else "last step"
     lines = [
         f"run         {result['run']} ({result['run_id']})",
-        f"checkpoint  {result['checkpoint']}",
+        f"checkpoint  {mask(str(result['checkpoint']))}",
         f"{kind:<12}{result['best_step']} of {result['total_steps']}",
     ]
     for name, value in result["metrics"].items():
@@ -72,14 +72,19 @@ def summary(result: Mapping[str, Any]) -> list[str]:
 def next_command(result: Mapping[str, Any]) -> str:
     """Return the command that uses the trained model, or that lists its checkpoints."""
     if not result["model_uri"]:
-        folder = str(result["checkpoint"]).rsplit("/", 1)[0]
-        return f"{command('checkpoints')} list {folder}"
+        return f"{command('checkpoints')} list {shlex.quote(mask(_parent(result['checkpoint'])))}"
     from pipeline.config import TrackingConfig
 
     words = ["--model", result["model_uri"], "--images", "DIR", "--out", "DIR"]
     if result["tracking_uri"] != TrackingConfig().store_uri():
         words += ["--tracking.uri", mask(result["tracking_uri"])]
     return f"{command('predict')} {shlex.join(words)}"
+
+
+def _parent(uri: str) -> str:
+    """Return the folder of a path or URI; options after ``?`` stay at the end."""
+    base, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{base.rsplit('/', 1)[0]}{mark}{options}"
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -43,7 +44,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     return [
         f"time        {duration(result['seconds'])}",
         f"run page    {run_page(result['tracking_uri'], result['run_id'])}",
-        f"next        {command('train')} --config {result['best_yaml']}",
+        f"next        {command('train')} --config {shlex.quote(result['best_yaml'])}",
     ]
 
 

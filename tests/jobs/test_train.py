@@ -146,6 +146,13 @@ def test_summary_without_evaluation_and_registration_names_the_checkpoints() -> 
     assert lines[-1] == "next        python -m jobs.checkpoints list /runs/bccd-1"
 
 
+def test_summary_masks_secrets_and_keeps_options_of_the_storage() -> None:
+    checkpoint = "s3://runs/a b/step-00000040?secret_key=x&region=eu"
+    lines = summary({**RESULT, "checkpoint": checkpoint, "model_uri": None})
+    assert lines[1] == "checkpoint  s3://runs/a b/step-00000040?secret_key=***&region=eu"
+    assert shlex.split(lines[-1])[-1] == "s3://runs/a b?secret_key=***&region=eu"
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (7500.0, "2 h 05 min")]
 )
