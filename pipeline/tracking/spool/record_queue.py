@@ -136,7 +136,10 @@ class RecordQueue:
         raise AssertionError("a queue has folders")
 
     def close(self) -> bool:
-        """Remove committed records and empty folders. Return whether all records were committed."""
+        """Remove committed records and empty folders. Return whether all records were committed.
+
+        Records of a newer version, which stay on disk, were not.
+        """
         if self.peek(1):
             own = self._files[-1]
             if own.path is None:  # memory is lost with this process
@@ -154,7 +157,7 @@ class RecordQueue:
                 if (folder / "files").is_dir():
                     (folder / "files").rmdir()
                 folder.rmdir()
-        return True
+        return not self._newer_files
 
     def _open_next(self) -> _RecordFile:
         """Return a file to write to: in the next usable folder, else in memory."""

@@ -111,6 +111,16 @@ def test_spool_of_the_first_format_is_sent(uri, client, old_spool, tmp_path):
     assert not old_spool.exists()
 
 
+def test_sync_reports_records_of_a_newer_version_as_queued(uri, client, old_spool, tmp_path):
+    (newer,) = old_spool.glob("*.jsonl")
+    with newer.open("a") as file:
+        file.write('{"type": "trace", "time": 1}\n')
+    (sent,) = sync(tmp_path / "runs", uri, lambda: uri)
+    assert not sent.complete
+    assert client.get_run(sent.run_id).data.metrics["loss"] == 1.0
+    assert newer.exists()
+
+
 def test_spec_of_the_first_format_is_the_current_one(old_spool):
     spec = load_run_spec(old_spool)
     assert spec.key == "fe93a5df31bb4a23a510bf5be762c012"
