@@ -272,6 +272,7 @@ def _figures(staged: StagedShardSet, seconds: float) -> dict[str, Any]:
 
 def _print_result(manifest: Manifest, out: Path, seconds: float) -> None:
     from pipeline.data.conversion.convert import format_problems
+    from pipeline.progress import counted
 
     counts = [f"{name} {count}" for name, count in manifest.boxes_per_class.items() if count]
     unused = len(manifest.classes) - len(counts)
@@ -279,7 +280,8 @@ def _print_result(manifest: Manifest, out: Path, seconds: float) -> None:
     if unused:
         boxes += f"; classes without boxes: {unused}"
     print(
-        f"{out}: {manifest.samples} images in {len(manifest.shards)} shards, {seconds} s; "
+        f"{out}: {counted(manifest.samples, 'image')} in "
+        f"{counted(len(manifest.shards), 'shard')}, {seconds} s; "
         f"without objects {manifest.samples_without_objects}\nboxes: {boxes}"
     )
     if advice := _shard_advice(manifest):

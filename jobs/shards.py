@@ -58,16 +58,19 @@ def _add_verify(commands: Any) -> None:
 
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.data.shards.verify import verify
+    from pipeline.progress import counted
 
     began = time.monotonic()
     found = verify(options.uri)
     shards = len(found.manifest.shards)
     if found.faults:
-        lines = [f"{options.uri}: {len(found.faults)} faults", *found.faults[:MAX_LISTED_FAULTS]]
+        count = counted(len(found.faults), "fault")
+        lines = [f"{options.uri}: {count}", *found.faults[:MAX_LISTED_FAULTS]]
         more = len(found.faults) - MAX_LISTED_FAULTS
         raise UserError("\n".join([*lines, *([f"... and {more} more"] if more > 0 else [])]))
     seconds = round(time.monotonic() - began, 2)
-    print(f"{options.uri}: valid: {found.samples} samples in {shards} shards, {seconds} s")
+    counts = f"{counted(found.samples, 'sample')} in {counted(shards, 'shard')}"
+    print(f"{options.uri}: valid: {counts}, {seconds} s")
     return {
         "uri": options.uri,
         "samples": found.samples,

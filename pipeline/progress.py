@@ -8,6 +8,11 @@ import time
 REPORT_SECONDS = 2.0
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 shard`` and ``2 shards``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Throttle:
     """Limits reports to one every few seconds."""
 

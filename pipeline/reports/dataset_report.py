@@ -16,6 +16,7 @@ from pipeline.data.shards.manifest import Manifest
 from pipeline.data.shards.reader import ShardSet, parse_sample
 from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.decode import ImageError, decode_image
+from pipeline.progress import counted
 from pipeline.reports.pictures import Boxes, draw_detections
 
 # Edges of the histogram of box sides. A side is the square root of the area, in pixels.
@@ -63,7 +64,9 @@ class Description:
         """Return the lines beside the tables, by their names."""
         manifest = self.manifest
         mib = [shard.bytes / 2**20 for shard in manifest.shards]
-        shard_sizes = f"{sum(mib):.1f} MiB in {len(mib)} shards of {min(mib):.1f} to {max(mib):.1f}"
+        shard_sizes = f"{sum(mib):.1f} MiB in {counted(len(mib), 'shard')}"
+        if len(mib) > 1:
+            shard_sizes += f" of {min(mib):.1f} to {max(mib):.1f}"
         facts = {
             "set": f"{manifest.name} {manifest.split}, from {manifest.source}",
             "samples": f"{manifest.samples}; without objects {self.empty}",

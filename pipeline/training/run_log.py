@@ -13,7 +13,7 @@ from pipeline.data.shards.reader import ShardSet
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
-from pipeline.progress import Throttle
+from pipeline.progress import Throttle, counted
 from pipeline.tracking import Tracker, history_tag
 from pipeline.training.step_schedule import StepSchedule
 from pipeline.training.stop import Request
@@ -48,7 +48,7 @@ class RunLog:
         self._throttle.restart()
         self._schedule, self._workers = schedule, workers
         resumed = f", resuming after step {step}" if step else ""
-        count = f"{workers} worker{'s' if workers > 1 else ''}"
+        count = counted(workers, "worker")
         steps = f"{schedule.total_steps} steps of {schedule.batch_size} images"
         self._print(f"{title}, {count}: {steps}{resumed}")
         if self.tracker is not None:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Progress, Throttle
+from pipeline.progress import Progress, Throttle, counted
 
 
 def test_throttle_is_due_once_per_period() -> None:
@@ -52,3 +52,7 @@ def test_short_work_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     report.advance(3)
     report.finish()
     assert capsys.readouterr().err == ""
+
+
+def test_counts_of_one_are_singular():
+    assert [counted(number, "shard") for number in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
