@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Act on the checkpoints in the folder or URI of a run; return the printed table."""
     parser = make_parser("checkpoints", __doc__ or "")
-    parser.add_argument("action", choices=("list", "verify", "prune"))
+    parser.add_argument(
+        "action", choices=("list", "verify", "prune"), metavar="COMMAND", help="see above"
+    )
     parser.add_argument("uri", metavar="URI", help="folder or URI of a run: STORAGE/NAME")
     parser.add_argument(
         "--keep",
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.checkpoints.store import IncompleteCheckpoint
+    from pipeline.progress import counted
 
     saved, incomplete = store.survey()
     if not saved and not incomplete:
@@ -73,6 +76,8 @@ def _act(store: CheckpointStore, options: argparse.Namespace) -> dict[str, Any]:
     damaged = [item.name for item in incomplete if "damaged" in item.problem]
     if options.action == "verify" and damaged:
         raise TrainingFailed(f"damaged: {', '.join(damaged)}; a resumed training skips them")
+    if options.action == "verify":
+        print(f"valid: {counted(len(saved), 'checkpoint')}")
     if options.action == "prune":
         result["deleted"] = _prune(store, saved, options)
     return result

@@ -21,7 +21,9 @@ from pipeline.errors import UserError
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Send all queued records; return what was found per run."""
     parser = make_parser("tracking", __doc__ or "")
-    parser.add_argument("action", choices=("sync",), help="sync: send queued records")
+    parser.add_argument(
+        "action", choices=("sync",), metavar="COMMAND", help="sync: send queued records"
+    )
     parser.add_argument(
         "--storage",
         type=Path,

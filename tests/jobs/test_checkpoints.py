@@ -41,8 +41,9 @@ def test_list_shows_all_checkpoints_and_problems(
     assert lines[4] == "step-00000009  not complete"
 
 
-def test_verify_fails_only_on_damage(run: Path) -> None:
+def test_verify_fails_only_on_damage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(checkpoints.main(["verify", str(run)])["checkpoints"]) == 5
+    assert capsys.readouterr().out.endswith("valid: 4 checkpoints\n")
     state = run / "step-00000004" / "state.pt"
     data = bytearray(state.read_bytes())
     data[len(data) // 2] ^= 1
