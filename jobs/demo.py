@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     clock.stage("prepare", "generate images of shapes and write them as shards")
     for split, count in SPLITS.items():
-        prepare.main(
+        prepare.convert(
             [
                 *("--source=shapes", f"--split={split}", f"--count={count}"),
                 *(f"--out={_shards(out, split)}", "--overwrite"),

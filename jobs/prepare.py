@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -51,6 +52,14 @@ MAX_SEED = 2**31 - 1  # as for train.seed
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Convert as given on the command line; return the figures of the new set, or of both sets."""
+    staged, seconds = convert(argv)
+    print(f"next: {command('train')} {shlex.join(_data_options(staged))}", flush=True)
+    figures = [_figures(one, seconds) for one in staged]
+    return figures[0] if len(figures) == 1 else {"sets": figures, "seconds": seconds}
+
+
+def convert(argv: Sequence[str] | None = None) -> tuple[list[StagedShardSet], float]:
+    """Convert, publish and print the new set, or both sets; return them and the seconds taken."""
     options = _parser().parse_args(argv)
     _check_options(options)
     from pipeline.data.conversion.near_duplicates import hash_shard_set
@@ -66,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     seconds = round(time.monotonic() - started, 2)
     for one in staged:
         _print_result(one.manifest, one.out, seconds)
-    print(f"next: {command('train')} {_data_options(staged)}", flush=True)
-    figures = [_figures(one, seconds) for one in staged]
-    return figures[0] if len(figures) == 1 else {"sets": figures, "seconds": seconds}
+    return staged, seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -301,12 +308,15 @@ def _shard_advice(manifest: Manifest) -> str | None:
     )
 
 
-def _data_options(staged: list[StagedShardSet]) -> str:
-    if len(staged) > 1:
-        return f"--data.train {staged[0].out} --data.val {staged[1].out}"
-    if staged[0].manifest.split.startswith("train"):
-        return f"--data.train {staged[0].out}"
-    return f"--data.train TRAINING_SET --data.test {staged[0].out}"
+def _data_options(staged: list[StagedShardSet]) -> list[str]:
+    outs = [str(one.out) for one in staged]
+    if len(outs) > 1:
+        return ["--data.train", outs[0], "--data.val", outs[1]]
+    split = staged[0].manifest.split
+    if split.startswith("train"):
+        return ["--data.train", outs[0]]
+    kind = "val" if split.startswith("val") else "test"
+    return ["--data.train", "TRAINING_SET", f"--data.{kind}", outs[0]]
 
 
 def _ratio(text: str) -> float:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,24 @@ def test_shapes_are_converted(tmp_path, capsys):
     assert Path(result["manifest"]).is_file() and result["problems"] == {}
     out = capsys.readouterr().out
     assert "problems: none" in out and out.endswith(f"--data.test {tmp_path / 's'}\n")
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", ["--data.train", "{out}"]),
+        ("val", ["--data.train", "TRAINING_SET", "--data.val", "{out}"]),
+        ("test", ["--data.train", "TRAINING_SET", "--data.test", "{out}"]),
+    ],
+)
+def test_next_command_uses_the_set_as_its_split_says(tmp_path, capsys, split, expected):
+    out = tmp_path / "my set"
+    main(["--source=shapes", "--count=1", "--size=64", f"--split={split}", "--out", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{out}: 1 image in 1 shard, ")
+    next_words = shlex.split(lines[-1])
+    assert next_words[:4] == ["next:", "python", "-m", "jobs.train"]
+    assert next_words[4:] == [word.format(out=out) for word in expected]
 
 
 def test_default_shard_limits_are_those_of_the_converter():
