@@ -99,7 +99,7 @@ def train_in_ray(
 
         check_nodes(record, run_id)
         with _keyboard_interrupt():
-            trainer = build_trainer(config, record, _ray_worker, settings, callbacks, owned)
+            trainer = build_trainer(config, record, _ray_worker, settings, callbacks, owned, label)
             try:
                 result = trainer.fit()
             except TrainingFailedError as error:
@@ -135,10 +135,12 @@ def build_trainer(
     settings: Document,
     callbacks: Sequence[Any] = (),
     owned: bool = False,
+    label: str = "",
 ) -> Any:
     """Return Ray Train's trainer, which calls ``worker`` on every rank.
 
     ``worker`` gets the content of ``settings``. ``owned``: this process has started the cluster.
+    ``label`` is put before the lines about waiting for workers.
     """
     import ray.train as rt
     from ray.train.torch import TorchConfig
@@ -147,7 +149,7 @@ def build_trainer(
 
     # One attempt. `StartupTimeout` limits the duration of all attempts.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_ATTEMPT_SECONDS:g}")
-    timeout = StartupTimeout(record.uri, config.ray.min_workers, longest_wait(config.ray))
+    timeout = StartupTimeout(record.uri, config.ray.min_workers, longest_wait(config.ray), label)
     train: Any = rt  # the annotations of ray.train still describe its first version
     return trainer_class(owned)(
         worker,

@@ -30,11 +30,12 @@ class StartupTimeout(_ControllerCallback):
 
     While there are no workers it prints a line every minute. It ends the training after ``seconds``
     without workers, at once after SIGTERM, which only workers poll otherwise, and after a few
-    crashes of workers that have their resources.
+    crashes of workers that have their resources. ``label`` is put before every line.
     """
 
-    def __init__(self, run_uri: str, workers: int, seconds: float) -> None:
+    def __init__(self, run_uri: str, workers: int, seconds: float, label: str = "") -> None:
         self.run_uri, self.workers, self.seconds = run_uri, workers, seconds
+        self._label = f"{label}: " if label else ""
         self._since: float | None = None
         self._throttle = Throttle(PRINT_SECONDS)
         self._crashes = 0
@@ -66,8 +67,8 @@ class StartupTimeout(_ControllerCallback):
             )
         if self._throttle.due():
             print(
-                f"no resources for {self.workers} workers for {waited / 60:.0f} minutes; giving "
-                f"up after {self.seconds / 60:.0f} (ray status)",
+                f"{self._label}no resources for {self.workers} workers for {waited / 60:.0f} "
+                f"minutes; giving up after {self.seconds / 60:.0f} (ray status)",
                 file=sys.stderr,
                 flush=True,
             )

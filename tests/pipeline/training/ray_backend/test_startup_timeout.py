@@ -52,6 +52,16 @@ def test_wait_is_reported_every_minute_and_ends(
     assert lines[0].startswith("no resources for 2 workers for 1 minutes; giving up after 10 ")
 
 
+def test_lines_of_a_trial_carry_its_name(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback = StartupTimeout("uri", 2, 100.0, "trial a1")
+    with pytest.raises(TrainingFailed):
+        update_until_it_ends(callback, STATES.InitializingState())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("trial a1: no resources for 2 workers for 1 minutes; giving up after ")
+
+
 def test_each_wait_has_its_own_limit(clock: list[float]) -> None:
     callback, state = StartupTimeout("uri", 2, 100.0), STATES.InitializingState()
     for _ in range(5):
