@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 
@@ -13,6 +14,7 @@ from pipeline.distributed.ray_private_api import listen_on_loopback
 from pipeline.errors import UserError
 
 MIN_WAIT_SECONDS = 600.0
+DASHBOARD_VARIABLE = "RAY_API_SERVER_ADDRESS"  # read by clients of Ray's dashboard
 _owned = False  # whether this process started the cluster, which then ends with it
 
 
@@ -85,13 +87,37 @@ def _start_here(dashboard: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if not dashboard:  # which the state reconciliation needs to look for dead drivers
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION", "0")
-    with listen_on_loopback():
+    port = _free_port()
+    with listen_on_loopback(), _dashboard_address(f"http://127.0.0.1:{port}"):
         ray.init(
             address="local",
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
+            dashboard_port=port,
             logging_level=logging.WARNING,
         )
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _dashboard_address(url: str) -> Iterator[None]:
+    """Give processes of a Ray that is started inside the block the address of its dashboard.
+
+    Otherwise Ray's helpers search this machine for a cluster, and fail if they find more than one.
+    """
+    before = os.environ.get(DASHBOARD_VARIABLE)
+    os.environ[DASHBOARD_VARIABLE] = url
+    try:
+        yield
+    finally:
+        del os.environ[DASHBOARD_VARIABLE]
+        if before is not None:
+            os.environ[DASHBOARD_VARIABLE] = before
 
 
 def check_resources(config: RayConfig) -> None:
