@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.config import DetectorSpec
 from pipeline.storage.document import Document, DocumentError
 
 SCORE = "val/ap"  # the metric that ranks checkpoints
@@ -49,7 +50,7 @@ class CheckpointMeta(Document):
     epoch: float = Field(description="passes over the training set")
     world_size: int = Field(description="ranks that trained the last step")
     classes: list[str] = Field(description="class names in the order of the labels")
-    spec: dict[str, Any] = Field(description="arguments of build_detector")
+    spec: DetectorSpec
     config: dict[str, Any] = Field(description="the configuration, without URIs of services")
     data: DataFingerprints
     metrics: dict[str, float] | None = Field(

@@ -8,6 +8,7 @@ here. Importing the package loads neither torch nor MLflow nor Ray, so that ``--
 
 from pipeline.config.data import DataConfig
 from pipeline.config.detector import AssignConfig, LossConfig, ModelConfig
+from pipeline.config.detector_spec import DetectorSpec
 from pipeline.config.services import RegistryConfig, SweepConfig, TrackingConfig
 from pipeline.config.sources import load_config, read_recipe
 from pipeline.config.training import EvaluateConfig, RayConfig, TrainConfig
@@ -17,6 +18,7 @@ __all__ = [
     "AssignConfig",
     "Config",
     "DataConfig",
+    "DetectorSpec",
     "EvaluateConfig",
     "LossConfig",
     "ModelConfig",

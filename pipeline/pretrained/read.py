@@ -89,7 +89,7 @@ def _tensors(tree: Any, name: str) -> dict[str, Tensor]:
 
 def _read_checkpoint(folder: Path | str) -> Weights:
     meta = load_meta(folder)
-    return Weights(str(folder), load_averaged_weights(folder), meta.spec["backbone"], meta.classes)
+    return Weights(str(folder), load_averaged_weights(folder), meta.spec.backbone, meta.classes)
 
 
 def _read_remote(uri: str) -> Weights:

@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 import model
-from pipeline.config import Config
-from pipeline.registry.description import DetectorDescription, DetectorSpec, PredictionDefaults
+from pipeline.config import Config, DetectorSpec
+from pipeline.registry.description import DetectorDescription, PredictionDefaults
 from pipeline.registry.model_card import model_card
 from pipeline.tracking import config_yaml
 

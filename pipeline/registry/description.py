@@ -6,22 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.config import DetectorSpec
 from pipeline.storage.document import Document
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DetectorSpec(_Part):
-    """The arguments of `build_detector`."""
-
-    backbone: str
-    neck: str
-    num_classes: int
-    image_size: int = Field(description="side of the square input, pixels")
-    neck_channels: int | None = Field(default=None, description="None: chosen by the backbone")
-    norm: str = "batch"
 
 
 class PredictionDefaults(_Part):

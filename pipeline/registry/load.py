@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import yaml
 from torch import Tensor
 
+from pipeline.config import DetectorSpec
 from pipeline.errors import UserError
-from pipeline.registry.description import DetectorDescription, DetectorSpec
+from pipeline.registry.description import DetectorDescription
 from pipeline.storage.document import DocumentError
 from pipeline.storage.redact import mask
 from pipeline.tracking import connect, resolve_uri

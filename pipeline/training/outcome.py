@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from pipeline.config import DetectorSpec
 from pipeline.storage.document import Document
 
 
@@ -17,7 +18,7 @@ class Finished(Document):
     best_step: int = Field(description="step of the selected checkpoint")
     total_steps: int = Field(description="steps of the whole training")
     classes: list[str]
-    spec: dict[str, Any] = Field(description="arguments of build_detector")
+    spec: DetectorSpec
     metrics: dict[str, float] = Field(description="of the selected checkpoint: val/..., test/...")
     weights_sha256: str = Field(description="of the last step, not of the selected one")
     ema_sha256: str = Field(description="of the last step, not of the selected one")

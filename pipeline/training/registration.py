@@ -7,7 +7,7 @@ import sys
 from pipeline.checkpoints.format import load_averaged_weights
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.registry import BundleContent, DetectorSpec, RegisteredVersion, register
+from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.storage.redact import error_line
 from pipeline.tracking import resolve_run_id, spool_folder, wait_for_store
 from pipeline.training.outcome import Finished
@@ -36,7 +36,7 @@ def register_result(
     content = BundleContent(
         name=config.registry.name,
         weights=load_averaged_weights(checkpoint),
-        spec=DetectorSpec.model_validate(outcome.spec),
+        spec=outcome.spec,
         classes=outcome.classes,
         config=config,
         metrics=outcome.metrics,

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.checkpoints.manager import CheckpointManager
 from pipeline.checkpoints.meta import SCORE, UNSCORED, CheckpointMeta, DataFingerprints
-from pipeline.config import Config
+from pipeline.config import Config, DetectorSpec
 from pipeline.data import (
     Manifest,
     build_eval_loader,
@@ -112,7 +112,7 @@ def checkpoint_meta(
         epoch=schedule.epoch(trainer.step_count),
         world_size=trainer.world.size,
         classes=manifest.classes,
-        spec=trainer.detector.spec,
+        spec=DetectorSpec(**trainer.detector.spec),
         config=config.recorded(),
         data=data,
         early_stopping=trainer.early_stopping.state(),

@@ -7,9 +7,9 @@ from PIL import Image
 
 from jobs import predict
 from model import build_detector
-from pipeline.config import Config
+from pipeline.config import Config, DetectorSpec
 from pipeline.errors import UserError
-from pipeline.registry import BundleContent, DetectorSpec, promote, register
+from pipeline.registry import BundleContent, promote, register
 from pipeline.tracking import create_run
 from tests.stores import new_store
 

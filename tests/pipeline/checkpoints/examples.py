@@ -11,6 +11,15 @@ import torch
 from pipeline.checkpoints.format import tensors_sha256
 from pipeline.checkpoints.meta import CheckpointMeta, DataFingerprints
 
+SPEC = {
+    "backbone": "slim",
+    "neck": "retinanet",
+    "num_classes": 1,
+    "image_size": 64,
+    "neck_channels": 64,
+    "norm": "batch",
+}
+
 
 def example_meta(step: int = 1, ap: float | None = None, **fields: Any) -> CheckpointMeta:
     """Return the meta of a step that was evaluated if ``ap`` is given."""
@@ -18,7 +27,7 @@ def example_meta(step: int = 1, ap: float | None = None, **fields: Any) -> Check
         "epoch": step / 2,
         "world_size": 1,
         "classes": ["a"],
-        "spec": {"backbone": "slim"},
+        "spec": SPEC,
         "config": {},
         "data": DataFingerprints(train="abc"),
         "metrics": None if ap is None else {"val/ap": ap},

@@ -38,7 +38,7 @@ def weights() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     state = {"model": weights(), "ema": {"x": torch.ones(2)}, "step": 3, "list": [1, (2.5, None)]}
-    meta = example_meta(step=3, ap=0.1 + 0.2, spec={"deep": {"b": [1]}})
+    meta = example_meta(step=3, ap=0.1 + 0.2, config={"deep": {"b": [1]}})
     save_checkpoint(tmp_path / "one", state, meta)
     return tmp_path / "one"
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 def test_load_returns_what_was_saved(folder: Path) -> None:
     state, meta = load_state(folder), load_meta(str(folder))
     assert meta.metrics == {"val/ap": 0.1 + 0.2}
-    assert meta.spec == {"deep": {"b": [1]}}
+    assert meta.config == {"deep": {"b": [1]}}
     assert (state["step"], state["list"]) == (3, [1, (2.5, None)])
     for name, value in weights().items():
         assert torch.equal(state["model"][name], value)

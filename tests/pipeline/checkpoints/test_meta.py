@@ -16,7 +16,7 @@ from pipeline.checkpoints.meta import (
     EarlyStoppingState,
 )
 from pipeline.storage.document import DocumentError
-from tests.pipeline.checkpoints.examples import example_meta, write_format_2
+from tests.pipeline.checkpoints.examples import SPEC, example_meta, write_format_2
 
 FORMAT_2 = {
     "step": 5,
@@ -24,7 +24,7 @@ FORMAT_2 = {
     "world_size": 2,
     "score": 0.25,
     "classes": ["circle", "square"],
-    "spec": {"backbone": "slim", "num_classes": 2},
+    "spec": {**SPEC, "num_classes": 2},
     "config": {"train": {"keep_checkpoints": 2}},
     "data": "abc",
     "data_val": "def",
@@ -89,7 +89,7 @@ def test_format_2_is_upgraded(
     meta = load_meta(tmp_path)
     assert (meta.metrics, meta.early_stopping) == (metrics, early_stopping)
     assert (meta.step, meta.epoch, meta.world_size) == (5, 1.0, 2)
-    assert meta.classes == FORMAT_2["classes"] and meta.spec == FORMAT_2["spec"]
+    assert meta.classes == FORMAT_2["classes"] and meta.spec.model_dump() == FORMAT_2["spec"]
     assert meta.data == DataFingerprints(train="abc", val="def")
     assert load_state(tmp_path)["step"] == 5
     assert len(meta.weights_sha256) == 64

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model import Detector, build_detector
-from pipeline.config import Config
-from pipeline.registry import BundleContent, DetectorSpec, RegisteredVersion, register
+from pipeline.config import Config, DetectorSpec
+from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.tracking import create_run
 from tests.stores import new_store
 

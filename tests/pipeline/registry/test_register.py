@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from model import build_detector
+from pipeline.config import DetectorSpec
 from pipeline.errors import UserError
-from pipeline.registry import BundleContent, DetectorSpec, fetch_model, load_detector, register
+from pipeline.registry import BundleContent, fetch_model, load_detector, register
 from pipeline.tracking import connect, create_run
 
 
