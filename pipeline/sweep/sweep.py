@@ -158,6 +158,8 @@ def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, ru
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Ray Train may report without the metric, between two evaluations.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    # With Tune's handler an interrupted sweep would count as finished, and could not be resumed.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     settings = config.sweep
     trainable = tune.with_resources(
         tune.with_parameters(

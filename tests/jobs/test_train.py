@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,29 @@ def test_output_of_ray_workers_is_plain(folder: Path) -> None:
     assert title == "slim-retinanet with mutual_guidance, 2 workers: 2 steps of 8 images"
     assert any(line.startswith("step 2: val ap ") for line in progress)
     assert progress[-1].startswith("next        python -m jobs.checkpoints list ")
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_interrupted_sweep_is_resumed(folder: Path) -> None:
+    small = ("--model.image_size", "64", "--train.epochs", "3", "--sweep.trials", "1")
+    arguments = ("--config", "sweeps/smoke", *small, "--run", "search")
+    with subprocess.Popen(
+        [sys.executable, "-m", "jobs.tune", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as sweep:
+        assert sweep.stderr is not None
+        lines = iter(sweep.stderr)
+        assert any("step 2: val ap" in line for line in lines)  # the first of 3 epochs
+        sweep.send_signal(signal.SIGINT)
+        *_, last = lines
+    assert last == "interrupted; to resume, run the same command with --run search\n"
+    assert sweep.returncode == 130
+    (trial,) = results(run(folder, "tune", *arguments))["trials"]
+    assert (trial["epochs"], trial["status"]) == (3.0, "finished")
 
 
 @pytest.mark.integration
