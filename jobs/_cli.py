@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import mask, mask_output, mask_tree
 
 if TYPE_CHECKING:
     from pipeline.config import Config, TrackingConfig
@@ -141,8 +141,10 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
 
     0: done, 1: failed, 2: an error of the user (one line), 130: interrupted, 141: stdout was closed
     by its reader (``| head``), 143: stopped by SIGTERM after saving. With ``--json`` stdout holds
-    exactly one line, whatever the libraries underneath print.
+    exactly one line, whatever the libraries underneath print. Secrets are masked in the result, in
+    errors and in log records.
     """
+    mask_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
     _keep_colours_out_of_files()
@@ -150,7 +152,7 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
         with _stdout_to_stderr() if as_json else contextlib.nullcontext():
             result = main(arguments)
         if as_json and is_main():
-            print(json.dumps(result, default=str))
+            print(json.dumps(mask_tree(result), default=lambda value: mask(str(value))))
         if sys.stdout is not None:  # None if it was closed from the start
             sys.stdout.flush()
     except BrokenPipeError:
@@ -158,14 +160,14 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
             raise
         sys.exit(141)
     except UserError as error:
-        for line in str(error).splitlines():
+        for line in mask(str(error)).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except TrainingFailed as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {mask(str(error))}", file=sys.stderr)
         sys.exit(1)
     except TrainingStopped as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(f"stopped: {mask(str(error))}", file=sys.stderr)
         sys.exit(143)
     except KeyboardInterrupt as error:
         print("; ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
 from pipeline.errors import UserError
-from pipeline.storage.redact import mask
 
 if TYPE_CHECKING:
     from pipeline.registry import Promotion
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         result = promote(uri, options.name, options.version)
     print(_sentence(result), file=sys.stderr)
     model_uri = f"models:/{result.name}@champion"
-    return {**result._asdict(), "model_uri": model_uri, "tracking_uri": mask(uri)}
+    return {**result._asdict(), "model_uri": model_uri, "tracking_uri": uri}
 
 
 def _sentence(result: Promotion) -> str:

@@ -51,7 +51,9 @@ class CheckpointMeta(Document):
     world_size: int = Field(description="ranks that trained the last step")
     classes: list[str] = Field(description="class names in the order of the labels")
     spec: DetectorSpec
-    config: dict[str, Any] = Field(description="the configuration, without URIs of services")
+    config: dict[str, Any] = Field(
+        description="the configuration, without URIs of services and secrets"
+    )
     data: DataFingerprints
     metrics: dict[str, float] | None = Field(
         default=None, description="results on data.val; None until the step is evaluated"

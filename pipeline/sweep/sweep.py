@@ -8,6 +8,7 @@ Therefore this module computes the concurrency from the resources of a whole tri
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -25,12 +26,12 @@ from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import UserError
 from pipeline.evaluation.coco import METRIC_NAMES
 from pipeline.storage.document import Document
+from pipeline.storage.redact import mask, mask_tree
 from pipeline.sweep.space import build_space
 from pipeline.tracking import (
     connect,
     create_run,
     finish_run,
-    mask,
     resolve_uri,
     resume_run,
     spool_folder,
@@ -306,23 +307,29 @@ def _record_results(
         raise UserError(
             f"no trial reported {config.sweep.metric}; their runs in {mask(uri)} say why"
         )
-    tree = config.model_dump(mode="json", exclude_defaults=True, exclude={"sweep": True})
-    if config.tracking.uri and mask(config.tracking.uri) != config.tracking.uri:
-        del tree["tracking"]["uri"]  # a recipe must not contain a password
-    for field, value in best.params.items():
-        set_dotted(tree, field, value)
-    header = (
-        f"# Best of {len(trials)} trials of the sweep {record.name}: "
-        f"{config.sweep.metric} {best.best:.4f} (trial {best.name}).\n"
-        "# Train with: python -m jobs.train --config FILE\n"
-    )
-    text = header + yaml.safe_dump(tree, sort_keys=False)
+    text = best_recipe(config, best, len(trials), record.name)
     client = connect(uri)
     client.log_text(run_id, text, "best.yaml")
-    client.log_text(run_id, TrialTable(trials=trials).encode().decode(), "trials.json")
+    table = mask_tree(TrialTable(trials=trials).model_dump(mode="json"))
+    client.log_text(run_id, json.dumps(table, indent=1), "trials.json")
     client.log_metric(run_id, config.sweep.metric, best.best)
     folder = Path.cwd() if "://" in record.uri else Path(record.uri)
     path = folder / "best.yaml"
     path.write_text(text, encoding="utf-8")
     print(f"recipe of the best trial: {path}", file=sys.stderr, flush=True)
     return str(path)
+
+
+def best_recipe(config: Config, best: Trial, trials: int, sweep_name: str) -> str:
+    """Return the recipe of a sweep with the values of its best trial, and secrets masked."""
+    tree = config.model_dump(mode="json", exclude_defaults=True, exclude={"sweep": True})
+    if config.tracking.uri and mask(config.tracking.uri) != config.tracking.uri:
+        del tree["tracking"]["uri"]  # it is then read from the environment, as is
+    for field, value in best.params.items():
+        set_dotted(tree, field, value)
+    header = (
+        f"# Best of {trials} trials of the sweep {sweep_name}: "
+        f"{config.sweep.metric} {best.best:.4f} (trial {best.name}).\n"
+        "# Train with: python -m jobs.train --config FILE\n"
+    )
+    return header + yaml.safe_dump(mask_tree(tree), sort_keys=False)

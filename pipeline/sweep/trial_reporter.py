@@ -7,6 +7,8 @@ from typing import Any
 
 from ray.tune import Callback
 
+from pipeline.storage.redact import mask
+
 
 class TrialReporter(Callback):
     """Prints starts, evaluations and ends of trials, and how many have ended."""
@@ -47,4 +49,4 @@ def _short(value: Any) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(mask(text), file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from model.options import assigner_options
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage.document import Document
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import mask, mask_tree
 from pipeline.tracking.client import artifact_root, connect
 from pipeline.tracking.provenance import GitState, git_state, installed_packages, machine_info
 
@@ -101,7 +101,7 @@ def build_run_spec(
         key=key,
         tags={
             **_provenance_tags(git, parent_run_id, manifests),
-            **(tags or {}),
+            **{name: mask(value) for name, value in (tags or {}).items()},
             KEY_TAG: key,
         },
         params=flat_params(config),
@@ -146,8 +146,8 @@ def find_run(client: MlflowClient, key: str, experiments: list[str] | None = Non
 
 
 def config_yaml(config: Config) -> str:
-    """Return the whole configuration as a recipe, with the secrets in its URIs masked."""
-    return yaml.safe_dump(_masked(config.model_dump(mode="json")), sort_keys=False)
+    """Return the whole configuration as a recipe, with its secrets masked."""
+    return yaml.safe_dump(mask_tree(config.model_dump(mode="json")), sort_keys=False)
 
 
 def flat_params(config: Config) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _environment_files(config: Config, git: GitState) -> dict[str, str]:
         "environment/machine.json": json.dumps(machine_info(), indent=2),
     }
     if git.diff:
-        files["environment/uncommitted.diff"] = git.diff
+        files["environment/uncommitted.diff"] = mask(git.diff)
     return files
 
 
@@ -251,11 +251,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _masked(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked(item) for item in value]
-    return mask(value) if isinstance(value, str) else value

@@ -72,8 +72,8 @@ class Tracker:
             self._append(MetricPoints(time=_now(), metrics=_clean(metrics), step=int(step)))
 
     def set_tag(self, key: str, value: str) -> None:
-        """Set a tag of the run."""
-        self._append(TagRecord(time=_now(), key=key, value=str(value)))
+        """Set a tag of the run, with secrets masked."""
+        self._append(TagRecord(time=_now(), key=key, value=mask(str(value))))
 
     def set_status(self, status: RunStatus) -> None:
         """Set the status of the run."""
@@ -86,9 +86,9 @@ class Tracker:
             self._store_file(source.name, folder, lambda copy: shutil.copyfile(source, copy))
 
     def log_text(self, text: str, path: str) -> None:
-        """Add a text as the artifact ``path``."""
+        """Add a text as the artifact ``path``, with secrets masked."""
         with self._never_raising(f"artifact {path}"):
-            write = partial(Path.write_text, data=text, encoding="utf-8")
+            write = partial(Path.write_text, data=mask(text), encoding="utf-8")
             self._store_file(Path(path).name, _parent(path), write)
 
     def log_image(self, image: np.ndarray, path: str) -> None:

@@ -14,6 +14,7 @@ from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
 from pipeline.progress import Throttle, counted
+from pipeline.storage.redact import mask
 from pipeline.tracking import Tracker, history_tag
 from pipeline.training.step_schedule import StepSchedule
 from pipeline.training.stop import Request
@@ -155,7 +156,7 @@ class RunLog:
 
     def _print(self, text: str) -> None:
         if self.tracker is not None:
-            print(f"{self._label}{text}", file=sys.stderr, flush=True)
+            print(mask(f"{self._label}{text}"), file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -18,7 +18,7 @@ from pipeline.storage.cache_dir import user_cache
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
 from pipeline.storage.lock import LockHeldError, ProcessLock
-from pipeline.storage.redact import error_line, mask
+from pipeline.storage.redact import error_line, mask, mask_tree
 
 Resume = Literal["auto", "never", "must"]
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -43,7 +43,9 @@ class RunInfo(Document):
 
     run_id: str = Field(description="of MLflow")
     status: Status
-    config: dict[str, Any] = Field(description="the configuration, without URIs of services")
+    config: dict[str, Any] = Field(
+        description="the configuration, without URIs of services and secrets"
+    )
 
 
 class FailureInfo(Document):
@@ -110,13 +112,13 @@ class RunRecord:
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace ``run.json``."""
-        info = RunInfo(run_id=run_id, status=status, config=config.recorded())
+        info = RunInfo(run_id=run_id, status=status, config=mask_tree(config.recorded()))
         self._files.write(RECORD_FILE, info.encode())
 
     def write_failure(self, error: Exception) -> None:
         """Record that a restart would only fail again, for workers that restart to read."""
         kind: Literal["user", "training"] = "user" if isinstance(error, UserError) else "training"
-        self._files.write(_FAILURE_FILE, FailureInfo(kind=kind, reason=str(error)).encode())
+        self._files.write(_FAILURE_FILE, FailureInfo(kind=kind, reason=mask(str(error))).encode())
 
     def read_failure(self) -> UserError | TrainingFailed | None:
         """Return the failure that a worker has recorded, if any."""
@@ -159,7 +161,9 @@ class RunRecord:
                 f"--resume never: run {self.name!r} exists in {mask(self.storage)}; "
                 "choose another --run name or delete it"
             )
-        _check_unchanged(self.name, info.config, config.recorded(), changeable)
+        # Both masked: earlier versions recorded the whole URI of `model.init`.
+        before, now = mask_tree(info.config), mask_tree(config.recorded())
+        _check_unchanged(self.name, before, now, changeable)
         return info.run_id
 
 

@@ -25,6 +25,7 @@ from pipeline.distributed.world import mean_over_ranks
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.malloc import keep_freed_memory
+from pipeline.storage.redact import mask_tree
 from pipeline.tracking import Tracker
 from pipeline.training.error_hints import translate_errors
 from pipeline.training.outcome import Finished
@@ -113,7 +114,7 @@ def checkpoint_meta(
         world_size=trainer.world.size,
         classes=manifest.classes,
         spec=DetectorSpec(**trainer.detector.spec),
-        config=config.recorded(),
+        config=mask_tree(config.recorded()),
         data=data,
         early_stopping=trainer.early_stopping.state(),
     )

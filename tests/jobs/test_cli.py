@@ -57,6 +57,37 @@ def test_json_prints_exactly_one_line_on_stdout() -> None:
     assert "from a child" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("return {'tracking_uri': text, 'path': Path(text)}", 0),
+        ("raise UserError(text)", 2),
+        ("raise TrainingFailed(text)", 1),
+        ("raise TrainingStopped(text)", 143),
+        ("raise RuntimeError(text)", 1),
+    ],
+)
+def test_secrets_leave_a_job_on_neither_stream(end: str, code: int) -> None:
+    done = run(
+        "import logging\n"
+        "from pathlib import Path\n"
+        "from jobs._cli import run_job\n"
+        "from pipeline.errors import TrainingFailed, TrainingStopped, UserError\n"
+        "def main(argv):\n"
+        "    text = 'postgresql://me:S3cret@host/db?sslpassword=S3cret'\n"
+        "    logging.getLogger('x').warning('cannot reach %s', text)\n"
+        f"    {end}\n"
+        "run_job(main)",
+        "--json",
+    )
+    assert done.returncode == code
+    assert "S3cret" not in done.stdout + done.stderr
+    assert "cannot reach postgresql://me:***@host/db?sslpassword=***" in done.stderr
+    if code == 0:
+        uri = "postgresql://me:***@host/db?sslpassword=***"
+        assert json.loads(done.stdout)["tracking_uri"] == uri
+
+
 def test_user_error_is_one_line_and_exit_code_2() -> None:
     done = run(NOISY, FAIL="1")
     assert done.returncode == 2

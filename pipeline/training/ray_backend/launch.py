@@ -19,6 +19,7 @@ from pipeline.distributed.ray_cluster import longest_wait, ray_cluster
 from pipeline.distributed.world import World
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.storage.document import Document
+from pipeline.storage.redact import mask_output
 from pipeline.tracking import spool_folder
 from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, last_line
 from pipeline.training.outcome import Failed, Finished, Stopped, TrainOutcome
@@ -194,6 +195,7 @@ def trainer_class(owned: bool) -> Any:
 def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
     # Ray Train announces every report, from every rank, through a logger without a level.
     logging.getLogger().setLevel(logging.WARNING)
+    mask_output()
     settings = WorkerSettings.from_content(content, "worker settings")
     record = RunRecord(settings.storage, settings.run)
     if failure := record.read_failure():

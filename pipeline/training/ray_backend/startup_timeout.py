@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.distributed import ray_private_api
 from pipeline.errors import TrainingFailed, TrainingStopped
 from pipeline.progress import Throttle
+from pipeline.storage.redact import mask_output
 from pipeline.training.error_hints import last_line
 from pipeline.training.ray_backend.preemption import stop_requested
 from pipeline.training.stop import RESUME_HINT
@@ -41,7 +42,11 @@ class StartupTimeout(_ControllerCallback):
         self._crashes = 0
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Hide Ray's traceback of each attempt without resources, which this class reports."""
+        """Mask what the controller logs, such as the tracebacks of ranks.
+
+        Ray's traceback of each attempt without resources is hidden; this class reports it.
+        """
+        mask_output()
         ray_private_api.train_logger("controller.controller").addFilter(_is_not_startup_timeout)
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.sweep.sweep import Trial, TrialSettings, TrialTable, _restore_tuner
+from pipeline.sweep.sweep import Trial, TrialSettings, TrialTable, _restore_tuner, best_recipe
 
 
 def test_table_survives_a_file() -> None:
@@ -16,6 +17,23 @@ def test_table_survives_a_file() -> None:
     ]
     data = TrialTable(trials=trials).encode()
     assert TrialTable.parse(data, "trials.json").trials == trials
+
+
+def test_best_recipe_has_the_best_values_and_no_secrets() -> None:
+    config = Config.from_dict(
+        {
+            "model": {"init": "https://host/w.pth?token=S3cret", "init_sha256": "0" * 64},
+            "tracking": {"uri": "http://me:S3cret@host:5000", "experiment": "x"},
+        }
+    )
+    best = Trial("a1", {"assign.sigma": 2.5}, 0.5, 2.0, "finished", "run")
+    text = best_recipe(config, best, 3, "search")
+    assert text.startswith("# Best of 3 trials of the sweep search: val/ap 0.5000 (trial a1).")
+    tree = yaml.safe_load(text)
+    assert tree["assign"] == {"sigma": 2.5}
+    assert tree["tracking"] == {"experiment": "x"}
+    assert tree["model"]["init"] == "https://host/w.pth?token=***"
+    assert "S3cret" not in text
 
 
 def test_settings_of_a_trial_survive_their_way() -> None:

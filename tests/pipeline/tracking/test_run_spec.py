@@ -7,6 +7,8 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.tracking import Tracker, create_run, discard_run_spec, sync
+from pipeline.tracking.provenance import GitState
+from pipeline.tracking.run_spec import build_run_spec
 from pipeline.tracking.spool.offline_runs import load_run_spec, load_spool_info, save_run_spec
 from tests.ports import free_port
 from tests.stores import points
@@ -33,6 +35,25 @@ def test_driver_killed_while_creating_a_run_finds_it_again(uri, client, tmp_path
     assert create_run(uri, config, "one", spool=tmp_path) == run_id
     discard_run_spec(tmp_path, run_id)
     assert create_run(uri, config, "one", spool=tmp_path) != run_id
+
+
+def test_spec_has_no_secrets_in_params_tags_and_files(monkeypatch):
+    diff = "+uri = 'http://me:S3cret@host'\n+AWS_SECRET_ACCESS_KEY=S3cret/x\n"
+    monkeypatch.setattr(
+        "pipeline.tracking.run_spec.git_state", lambda: GitState("abc", "main", diff, True)
+    )
+    config = Config.from_dict(
+        {
+            "model": {"init": "https://host/w.pth?sig=S3cret", "init_sha256": "0" * 64},
+            "tracking": {"uri": "mssql+pyodbc:///?odbc_connect=PWD%3DS3cret"},
+        }
+    )
+    spec = build_run_spec(config, tags={"note": "password=S3cret"})
+    assert spec.params["model.init"] == "https://host/w.pth?sig=***"
+    assert spec.files["environment/uncommitted.diff"] == (
+        "+uri = 'http://me:***@host'\n+AWS_SECRET_ACCESS_KEY=***\n"
+    )
+    assert b"S3cret" not in spec.encode()
 
 
 def test_changed_configuration_creates_another_run(uri, client, tmp_path):

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -36,6 +37,15 @@ def test_tracker_sends_everything_that_is_logged(uri, client, run_id, tmp_path):
     }
     assert {"notes/notes.txt", "notes/more.txt", "pictures/black.png", "curve.png"} <= names
     assert not spool.exists()
+
+
+def test_tags_and_texts_are_sent_without_secrets(uri, client, run_id, tmp_path):
+    with Tracker(uri, run_id, tmp_path / "spool", system_metrics=False) as tracker:
+        tracker.set_tag("note", "http://me:S3cret@host")
+        tracker.log_text('{"password": "S3cret"}', "a.json")
+    assert client.get_run(run_id).data.tags["note"] == "http://me:***@host"
+    path = client.download_artifacts(run_id, "a.json", str(tmp_path))
+    assert Path(path).read_text() == '{"password": "***"}'
 
 
 def test_resumed_training_duplicates_no_point(uri, client, run_id, tmp_path):

@@ -36,6 +36,21 @@ def test_written_record_is_read(tmp_path: Path) -> None:
     assert record.resumable_run_id("auto", CONFIG) == "abc"
 
 
+def test_record_has_no_secrets_and_one_that_has_is_resumed(tmp_path: Path) -> None:
+    init = {"init": "https://host/w.pth?token=S3cret", "init_sha256": "0" * 64}
+    config = Config.from_dict({"model": init})
+    # As an earlier version wrote it.
+    content = {"run_id": "abc", "status": "failed", "config": config.recorded()}
+    record = record_with(tmp_path, "run.json", json.dumps(content))
+    assert record.resumable_run_id("must", config) == "abc"
+    record.write("abc", "running", config)
+    record.write_failure(UserError("cannot fetch https://host/w.pth?token=S3cret"))
+    written = [path.read_text() for path in (tmp_path / "one").glob("*.json")]
+    assert "token=***" in written[0] and "token=***" in written[1]
+    assert "S3cret" not in "".join(written)
+    assert record.resumable_run_id("must", config) == "abc"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
