@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("model", "pipeline", "jobs")
 # A package imports only packages of lower levels, never of the same level.
 LEVELS = (
-    {"model", "errors"},
+    {"model", "errors", "safe_yaml"},
     {"config", "storage", "malloc", "progress"},
     {"tracking", "distributed"},
     {"data", "checkpoints", "flops"},

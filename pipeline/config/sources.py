@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -18,8 +17,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from pipeline.config.tree import Config
+from pipeline.config.tree import Config, shorten
 from pipeline.errors import UserError
+from pipeline.safe_yaml import load_yaml
 
 # Shown first in --help, in this order.
 COMMON_FIELDS = (
@@ -176,14 +176,13 @@ def _environment() -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe as a nested dict, not validated. Raises UserError unless it is a mapping."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"--config {path}: not valid YAML: {where}") from None
+    except ValueError as error:
+        raise UserError(f"--config {path}: not valid YAML: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"--config {path}: expected sections such as 'train:', got {tree!r}")
+        raise UserError(f"--config {path}: expected sections such as 'train:', got {shorten(tree)}")
     return tree

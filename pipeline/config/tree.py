@@ -16,6 +16,8 @@ from pipeline.config.services import RegistryConfig, SweepConfig, TrackingConfig
 from pipeline.config.training import EvaluateConfig, RayConfig, TrainConfig
 from pipeline.errors import UserError
 
+MAX_SHOWN_VALUE = 200  # characters of a wrong value in an error message
+
 
 class Config(Section):
     """All settings of one training."""
@@ -84,6 +86,12 @@ def explain(error: ValidationError) -> str:
     return "\n".join(_explain_one(item) for item in error.errors())
 
 
+def shorten(value: object) -> str:
+    """Return a value as Python writes it, cut to a length that fits a message."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_VALUE else f"{text[:MAX_SHOWN_VALUE]}..."
+
+
 def _explain_one(item: Any) -> str:
     # For unions pydantic appends the type it tried to the location; `_field` ignores it.
     path, kind = [str(part) for part in item["loc"]], item["type"]
@@ -96,7 +104,7 @@ def _explain_one(item: Any) -> str:
         return ": ".join([*([".".join(path)] if path else []), str(item["ctx"]["error"])])
     field = _field(path)
     meaning = f" ({field.description})" if field is not None and field.description else ""
-    return f"{'.'.join(path)}: got {item['input']!r}; {item['msg'].lower()}{meaning}"
+    return f"{'.'.join(path)}: got {shorten(item['input'])}; {item['msg'].lower()}{meaning}"
 
 
 def _field(path: Sequence[str]) -> FieldInfo | None:

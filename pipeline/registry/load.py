@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import yaml
 from torch import Tensor
 
 from pipeline.config import DetectorSpec
 from pipeline.errors import UserError
 from pipeline.registry.description import DetectorDescription
+from pipeline.safe_yaml import YamlError, load_yaml
 from pipeline.storage.document import DocumentError
 from pipeline.storage.redact import mask
 from pipeline.tracking import connect, resolve_uri
@@ -107,7 +107,10 @@ def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDete
         folder = fetch_model(model_uri, Path(scratch), tracking_uri)
         description = read_description(folder, model_uri)
         state = load_file(folder / "artifacts" / "weights.safetensors")
-        recipe = yaml.safe_load((folder / "artifacts" / "config.yaml").read_text(encoding="utf-8"))
+        try:
+            recipe = load_yaml((folder / "artifacts" / "config.yaml").read_bytes())
+        except YamlError as error:
+            raise UserError(f"{model_uri}: config.yaml cannot be read: {error}") from None
     return LoadedDetector(
         description.spec, description.classes, state, recipe["evaluate"], description.fit
     )

@@ -103,6 +103,9 @@ def test_wrong_option_is_one_clear_line(argv: list[str], expected: str) -> None:
         ("training: {}", r"training: unknown key; .*known|did you mean 'train'"),
         ("train: [", "not valid YAML"),
         ("just words", "expected sections"),
+        ("- " + "x" * 10_000, r"expected sections.*x\.\.\.$"),
+        ("train: {epochs: [" + "x," * 10_000 + "]}", r"train\.epochs: got \['x'.{190,200}\.\.\.;"),
+        ("a: &a {b: [*a]}", "line 1: the value contains an alias of itself"),
     ],
 )
 def test_invalid_recipe_is_one_clear_line(tmp_path: Path, text: str, expected: str) -> None:
@@ -111,6 +114,7 @@ def test_invalid_recipe_is_one_clear_line(tmp_path: Path, text: str, expected: s
     with pytest.raises(UserError, match=expected) as caught:
         load("--config", str(recipe))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["MG_TRAIN__EPOCHZ", "MG_TRAINING__EPOCHS"])

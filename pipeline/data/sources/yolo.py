@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from pipeline.data.shards.manifest import Problem
 from pipeline.data.sources.files import (
     MAX_LABEL_BYTES,
@@ -36,6 +34,7 @@ from pipeline.data.sources.record import (
 )
 from pipeline.data.sources.voc import IMAGE_SUFFIXES
 from pipeline.errors import UserError
+from pipeline.safe_yaml import YamlError, load_yaml
 
 MAX_YAML_BYTES = 2**20
 # A coordinate further above 1 than rounding explains is in pixels, by mistake.
@@ -103,10 +102,9 @@ def _find_yaml(files: Files, root: Path, only: str | None) -> tuple[str, dict[st
         if not name.lower().endswith((".yaml", ".yml")) or (only and name != only):
             continue
         try:
-            tree = yaml.safe_load(files.read_bytes(name, MAX_YAML_BYTES))
-        except (FileError, yaml.YAMLError, ValueError, RecursionError) as error:
-            line = " ".join(str(error).split())
-            raise UserError(f"--root {root}: {name} cannot be read: {line}") from None
+            tree = load_yaml(files.read_bytes(name, MAX_YAML_BYTES))
+        except (FileError, YamlError) as error:
+            raise UserError(f"--root {root}: {name} cannot be read: {error}") from None
         if isinstance(tree, dict) and "names" in tree:
             found.append((name.count("/"), name, tree))
     found.sort(key=lambda row: row[:2])
