@@ -2,7 +2,8 @@
 
 Many processes can read from one archive at a time. Nothing is unpacked to disk, and at most as much
 is inflated as a member's header states. Members with absolute names or names that lead out of the
-archive, links, devices, encrypted members and members of implausible size are skipped and reported.
+archive, links, devices, encrypted members and members of implausible size, packed or not, are
+skipped and reported.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ MAX_MEMBER_BYTES = 4 * 2**30
 # Deflate reaches 1032. Repetitive text comes close to 100; images stay below 2.
 MAX_INFLATION = 200
 UNCHECKED_INFLATION_BYTES = 2**20  # members up to this size may have any ratio
+# Data that cannot be compressed grow by less than a thousandth.
+MAX_PACKED_RATIO, UNCHECKED_PACKED_BYTES = 2, 2**16
 ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
@@ -115,6 +118,8 @@ def _reject_reason(name: str, member: Member) -> str | None:
         UNCHECKED_INFLATION_BYTES, MAX_INFLATION * member.packed
     ):
         return f"{member.packed} bytes that would inflate to {member.size}"
+    if member.packed > MAX_PACKED_RATIO * member.size + UNCHECKED_PACKED_BYTES:
+        return f"{member.packed} bytes that would inflate to only {member.size}"
     return None
 
 
@@ -122,7 +127,7 @@ Listing = list[tuple[str, Member, str | None]]
 
 
 def _zip_members(path: Path) -> Listing:
-    modified = path.stat().st_mtime_ns
+    length, modified = path.stat().st_size, path.stat().st_mtime_ns
     found: Listing = []
     with zipfile.ZipFile(path) as archive:
         for number, info in enumerate(archive.infolist(), 1):
@@ -136,6 +141,8 @@ def _zip_members(path: Path) -> Listing:
                 reason = "compressed by a method other than deflate; create the zip again"
             elif (info.external_attr >> 16) & 0o170000 == 0o120000:
                 reason = "link"
+            elif info.header_offset + ZIP_LOCAL_HEADER.size + info.compress_size > length:
+                reason = "truncated: the zip ends inside this member"
             member = Member(
                 str(path.absolute()),
                 modified,

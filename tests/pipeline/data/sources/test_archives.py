@@ -1,6 +1,7 @@
 """Archives as sources: the same files as in a folder; hostile and damaged ones do no harm."""
 
 import io
+import random
 import struct
 import tarfile
 import zipfile
@@ -110,6 +111,25 @@ def test_zip_with_wrong_size_fails_its_checksum(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="damaged: the checksum differs"):
         open_files(path, "--root").read_bytes("a")
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (2**32 - 2, "truncated: the zip ends inside this member"),
+        (100_000, "100000 bytes that would inflate to only 5000"),
+    ],
+)
+def test_zip_with_wrong_packed_size_is_skipped_before_it_is_read(tmp_path, packed, reason):
+    large = random.Random(0).randbytes(200_000)
+    path = make_zip(tmp_path / "x.zip", {"a": bytes(5000), "b": large})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x01\x02") + 20
+    data[at : at + 4] = struct.pack("<I", packed)
+    path.write_bytes(data)
+    files = open_files(path, "--root")
+    assert list(files) == ["b"] and files.read_bytes("b") == large
+    assert [(p.file, p.reason) for p in files.problems()] == [("a", reason)]
 
 
 def test_read_raises_above_the_size_limit(tmp_path):
