@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import fsspec
 from fsspec.core import split_protocol
 
+from pipeline.storage import least_rate
 from pipeline.storage.checksum import file_sha256
 from pipeline.storage.http_client import (
     CONNECT_TIMEOUT_SECONDS,
@@ -23,8 +25,9 @@ from pipeline.storage.http_client import (
     TooLargeError,
     copy_file,
 )
+from pipeline.storage.least_rate import LeastRate
 
-_HTTP = ("http", "https")
+_HTTP, _S3 = ("http", "https"), ("s3", "s3a")
 _NESTED_OPTIONS = {"client_kwargs", "config_kwargs"}
 _local = threading.local()
 
@@ -82,10 +85,31 @@ async def _copy_asynchronously(
     connect = getattr(files, "set_session", None)
     session = await connect() if connect else None
     try:
-        await files._get_file(client._strip_protocol(url), str(to), callback=_SizeLimit(max_bytes))
+        progress = _SizeLimit(max_bytes)
+        transfer = files._get_file(client._strip_protocol(url), str(to), callback=progress)
+        # Of the others it is not known whether they report their progress.
+        if protocol in (*_HTTP, *_S3):
+            await _at_least_rate(transfer, progress)
+        else:
+            await transfer
     finally:
         if session is not None:
             await session.close()
+
+
+async def _at_least_rate(transfer: Coroutine[Any, Any, None], progress: fsspec.Callback) -> None:
+    """Await a transfer. Raises SlowTransferError, after cancelling it, if it is too slow."""
+    task, rate, counted = asyncio.ensure_future(transfer), LeastRate(), 0
+    try:
+        while not (await asyncio.wait({task}, timeout=least_rate.WINDOW_SECONDS / 2))[0]:
+            received = progress.value
+            rate.add(received - counted)
+            counted = received
+        task.result()
+    except BaseException:
+        task.cancel()
+        await asyncio.wait({task})
+        raise
 
 
 def _options(protocol: str) -> dict[str, Any]:
@@ -97,7 +121,7 @@ def _options(protocol: str) -> dict[str, Any]:
             total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=READ_TIMEOUT_SECONDS
         )
         return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
-    if protocol in ("s3", "s3a"):
+    if protocol in _S3:
         return {
             "session": _s3_session(),
             "config_kwargs": {

@@ -11,14 +11,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import http.client
+import io
 import string
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -26,6 +29,8 @@ from urllib3.exceptions import (
     ProxyError,
     ReadTimeoutError,
 )
+
+from pipeline.storage.least_rate import LeastRate, SlowTransferError
 
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 10, 30
 MAX_REDIRECTS = 10
@@ -45,6 +50,47 @@ class TooLargeError(OSError):
     """The server sent or announced more bytes than allowed."""
 
 
+class _RateCheckedStream(io.RawIOBase):
+    """What a socket receives, at the least rate; the headers too, which urllib3 reads byte-wise."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw, self._rate = raw, LeastRate()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        size = self._raw.readinto(buffer)
+        self._rate.add(size or 0)
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp = io.BufferedReader(_RateCheckedStream(self.fp.detach()))
+
+
+class _HttpConnection(HTTPConnection):
+    response_class = _Response
+
+
+class _HttpsConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
+
+
 def copy_file(
     url: str, to: Path, max_bytes: int | None = None, headers: Mapping[str, str] | None = None
 ) -> str:
@@ -53,8 +99,8 @@ def copy_file(
     ``headers`` are sent to the origin of ``url`` only, not to others that it redirects to.
 
     Raises FileNotFoundError for status 404, HttpStatusError for other statuses, TooLargeError,
-    ValueError where another attempt cannot succeed (URL, certificate, encoding), and other OSErrors
-    where the connection or the disk fails.
+    ValueError where another attempt cannot succeed (URL, certificate, encoding), SlowTransferError
+    below the least rate, and other OSErrors where the connection or the disk fails.
     """
     with _get(url, headers or {}) as response, to.open("wb") as file:
         return _copy(response, file, max_bytes)
@@ -70,7 +116,8 @@ def _copy(response: urllib3.BaseHTTPResponse, file: BinaryIO, max_bytes: int | N
             raise TooLargeError(f"more than the expected {max_bytes} bytes")
         try:
             block = response.read(_BLOCK_BYTES)
-        except ProtocolError:
+        except ProtocolError as error:
+            _raise_if_slow(error)
             total = "" if length is None else f" of {length}"
             raise OSError(f"the connection ended after {size}{total} bytes") from None
         if not block:
@@ -78,6 +125,12 @@ def _copy(response: urllib3.BaseHTTPResponse, file: BinaryIO, max_bytes: int | N
         size += len(block)
         digest.update(block)
         file.write(block)
+
+
+def _raise_if_slow(error: HTTPError) -> None:
+    for cause in error.args:
+        if isinstance(cause, SlowTransferError):
+            raise cause from None
 
 
 @contextlib.contextmanager
@@ -114,7 +167,7 @@ def _pool(url: str) -> urllib3.PoolManager:
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if not proxy or urllib.request.proxy_bypass(parts.netloc):
-        return urllib3.PoolManager(num_pools=1)
+        return _with_least_rate(urllib3.PoolManager(num_pools=1))
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     login = urlsplit(proxy)
     headers = {}
@@ -122,7 +175,12 @@ def _pool(url: str) -> urllib3.PoolManager:
         credentials = f"{unquote(login.username)}:{unquote(login.password or '')}".encode()
         # Not urllib3.make_headers, which rejects characters beyond Latin-1.
         headers = {"proxy-authorization": f"Basic {base64.b64encode(credentials).decode()}"}
-    return urllib3.ProxyManager(proxy, num_pools=1, proxy_headers=headers)
+    return _with_least_rate(urllib3.ProxyManager(proxy, num_pools=1, proxy_headers=headers))
+
+
+def _with_least_rate(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+    return manager
 
 
 def _request(
@@ -173,6 +231,7 @@ def _builtin_errors(url: str) -> Iterator[None]:
     try:
         yield
     except HTTPError as error:
+        _raise_if_slow(error)
         raise _builtin_error(error, urlsplit(url).hostname) from None
 
 

@@ -14,18 +14,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.errors import UserError
+from pipeline.storage import least_rate
+from pipeline.storage.download import download_file
 from pipeline.storage.http_client import HttpStatusError, TooLargeError, copy_file
+from pipeline.storage.least_rate import SlowTransferError
 from pipeline.storage.remote import Remote
 from tests.conftest import ROOT
 from tests.ports import free_port
@@ -326,6 +331,66 @@ def test_failed_connections_are_errors_in_one_line(serve, tmp_path):
         copy_file(serve(cut).url(), tmp_path / "file")
     with pytest.raises(OSError, match=r"^connection to 127\.0\.0\.1 failed: "):
         copy_file(serve(lambda handler: None).url(), tmp_path / "file")
+
+
+def trickle(handler: Any, headers: bool = False) -> None:
+    """Send a byte every 50 ms, for 10 s; the headers first, or already those so slowly."""
+    if not headers:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(CONTENT)))
+        handler.end_headers()
+    else:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+    with contextlib.suppress(OSError):
+        for _ in range(200):
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+
+
+def trickle_chunks(handler: Any) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(200):
+            handler.wfile.write(b"1\r\nx\r\n")
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("answer", [trickle, partial(trickle, headers=True), trickle_chunks])
+def test_transfer_below_the_least_rate_is_ended(serve, tmp_path, monkeypatch, answer):
+    monkeypatch.setattr(least_rate, "WINDOW_SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.raises(SlowTransferError, match=r"^too slow: \d+ bytes in .* s, the limit is"):
+        copy_file(serve(answer).url(), tmp_path / "file")
+    assert time.monotonic() - began < 8
+
+
+def test_transfer_of_fsspec_below_the_least_rate_is_ended(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(least_rate, "WINDOW_SECONDS", 0.5)
+    monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": {"trust_env": False}})
+    began = time.monotonic()
+    with pytest.raises(SlowTransferError):
+        download_file(serve(trickle).url(), tmp_path / "file")
+    assert time.monotonic() - began < 8
+    fast = serve(complete).url()
+    assert download_file(fast, tmp_path / "file") == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_transfer_above_the_least_rate_takes_longer_than_a_window(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(least_rate, "WINDOW_SECONDS", 0.3)
+    monkeypatch.setattr(least_rate, "MIN_BYTES", 1000)
+
+    def slow(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(CONTENT)))
+        handler.end_headers()
+        for at in range(0, len(CONTENT), 64_000):
+            handler.wfile.write(CONTENT[at : at + 64_000])
+            time.sleep(0.1)
+
+    found = copy_file(serve(slow).url(), tmp_path / "file")
+    assert found == hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_no_connection_stays_open(serve, tmp_path):
