@@ -4,9 +4,11 @@ import os
 
 # MLflow reads these when it is first imported, so they are set before any module here imports it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The defaults are 7 tries of 120 s each. Unsent records stay in the spool, and a request that must
-# take effect once is preceded by a search, which MLflow's own retries would skip.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+# Set whatever the environment says: MLflow's own retries repeat also requests that took effect and
+# whose response was lost, and so create a run twice. Here, a search comes before a request that
+# must take effect once, and unsent records stay in the spool.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+# The default is 120 s.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

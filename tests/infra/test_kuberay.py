@@ -124,6 +124,11 @@ def test_references_of_pods_exist(name):
                 assert ("ConfigMap", source["configMapRef"]["name"]) in created
 
 
+def test_environment_leaves_retries_and_timeouts_of_mlflow_to_the_code():
+    (environment,) = (m for m in manifests("prerequisites.yaml") if m["kind"] == "ConfigMap")
+    assert [name for name in environment["data"] if name.startswith("MLFLOW_HTTP_REQUEST")] == []
+
+
 def test_tracking_uri_names_the_mlflow_service():
     (environment,) = (m for m in manifests("prerequisites.yaml") if m["kind"] == "ConfigMap")
     (service,) = (m for m in manifests("mlflow.yaml") if m["kind"] == "Service")

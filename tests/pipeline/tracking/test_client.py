@@ -1,10 +1,14 @@
 """The tracking store: its URI, stores that cannot be used, and masked secrets."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -65,6 +69,50 @@ def test_new_sqlite_file_is_opened_by_many_processes_at_once(tmp_path):
     client = connect(command[-1])
     experiment = client.get_experiment_by_name("detection")
     assert len(client.search_runs([experiment.experiment_id])) == 5
+
+
+class LosingHandler(BaseHTTPRequestHandler):
+    """A store that creates each run that is requested and loses the response."""
+
+    requests: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0].split("mlflow/")[-1]
+        self.requests.append(path)
+        if path == "runs/create":
+            self.close_connection = True
+            return
+        experiment = {"experiment_id": "1", "name": "detection", "lifecycle_stage": "active"}
+        body = {"experiment": experiment} if path == "experiments/get-by-name" else {}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_lost_response_creates_one_run_whatever_retries_the_environment_sets():
+    code = (
+        "import sys; from pipeline.config import Config; from pipeline.tracking import create_run\n"
+        "create_run(sys.argv[1], Config(), 'n')"
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), LosingHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"http://127.0.0.1:{server.server_port}"],
+            cwd=ROOT,
+            env={**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"},
+            capture_output=True,
+            text=True,
+        )
+        server.shutdown()
+    assert done.returncode == 1
+    assert LosingHandler.requests.count("runs/create") == 1, done.stderr
 
 
 def test_mask_is_exported() -> None:
