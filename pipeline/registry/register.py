@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.registry.bundle import BundleContent, write_bundle
-from pipeline.tracking import connect
+from pipeline.tracking import connect, upload_timeout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -111,7 +111,9 @@ def _upload(
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             write_bundle(content, origin, folder, run_id, model_id)
-            client.log_model_artifacts(model_id, str(folder))
+            size = max(path.stat().st_size for path in folder.rglob("*"))
+            with upload_timeout(size):
+                client.log_model_artifacts(model_id, str(folder))
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")
         raise

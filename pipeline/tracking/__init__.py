@@ -21,6 +21,7 @@ from pipeline.tracking.run_spec import config_yaml
 from pipeline.tracking.spool.offline_runs import discard_run_spec, spool_folder
 from pipeline.tracking.sync import sync
 from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.upload import is_rejected, upload_timeout
 
 __all__ = [
     "Tracker",
@@ -30,11 +31,13 @@ __all__ = [
     "discard_run_spec",
     "finish_run",
     "history_tag",
+    "is_rejected",
     "mask",
     "resolve_run_id",
     "resolve_uri",
     "resume_run",
     "spool_folder",
     "sync",
+    "upload_timeout",
     "wait_for_store",
 ]

@@ -6,10 +6,12 @@ file is first opened under a lock.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,6 +28,10 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 _SCHEMA_LOCK_SECONDS = 300
 _POLL_SECONDS = 2.0
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+class StoreError(UserError):
+    """A request to the tracking store failed. It may succeed later."""
 
 
 def resolve_uri(config: TrackingConfig | None = None) -> str:
@@ -47,14 +53,25 @@ def resolve_uri(config: TrackingConfig | None = None) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client of a store that responds. Raises UserError within seconds if it does not."""
+    """Return a client of a store that responds. Raises StoreError within seconds if it does not."""
     _check_port(uri)
     try:
         client = _client(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # database drivers raise exceptions of many types
-        raise UserError(f"tracking.uri {mask(uri)}: {first_line(error)}") from None
+        raise StoreError(f"tracking.uri {mask(uri)}: {first_line(error)}") from None
     return client
+
+
+@contextlib.contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Raise failed requests of the block as StoreError, one line that names the store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:  # requests' exceptions are OSErrors
+        raise StoreError(f"tracking.uri {mask(uri)}: {first_line(error)}") from None
 
 
 def wait_for_store(uri: str, seconds: float) -> None:
@@ -120,7 +137,7 @@ def _check_port(uri: str) -> None:
         address = (parts.hostname, parts.port or _DEFAULT_PORTS[scheme])
         socket.create_connection(address, timeout=CONNECT_TIMEOUT_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise UserError(
+        raise StoreError(
             f"tracking.uri {mask(uri)} cannot be reached: {error}; start the server or unset "
             "tracking.uri and $MLFLOW_TRACKING_URI to use sqlite in ./mlflow"
         ) from None

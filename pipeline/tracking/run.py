@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage.redact import mask
-from pipeline.tracking.client import connect
+from pipeline.tracking.client import StoreError, connect, store_errors
 from pipeline.tracking.run_spec import DatasetManifest, build_run_spec, ensure_run, find_run
 from pipeline.tracking.spool.offline_runs import (
     create_spooled_run,
@@ -45,26 +46,32 @@ def create_run(
     With a ``spool`` folder the spec is saved there first. A driver that was killed before it called
     `discard_run_spec` finds its run again.
 
-    Raises UserError within seconds if the store does not respond. With a spool and
-    ``tracking.required`` false, print a message instead and return a placeholder id.
+    Raises UserError within seconds if the store does not respond or a request fails. With a spool
+    and ``tracking.required`` false, print a message instead and return a placeholder id.
     """
-    failure = _connection_failure(uri, config.tracking.required or spool is None)
+    required = config.tracking.required or spool is None
+    failure = _failure(uri, required, lambda: connect(uri))
     spec = build_run_spec(config, run_name, tags, parent_run_id, dataset_manifests)
     if spool is None:
-        return ensure_run(uri, spec)
+        with store_errors(uri):
+            return ensure_run(uri, spec)
     earlier = load_run_spec(spool)
     if earlier and earlier.same_inputs(spec):
         spec = spec.with_key(earlier.key)
     elif earlier and failure is None:  # params and data sets of a run cannot be changed
-        _close_replaced_run(uri, earlier.key)
+        key = earlier.key
+        failure = _failure(uri, required, lambda: _close_replaced_run(uri, key))
     save_run_spec(spool, spec)
     save_spool_info(spool, uri, placeholder_id(spec))
+    run_ids: list[str | None] = []
+    if failure is None:
+        create = partial(create_spooled_run, spool, uri, keep_spec=True)
+        failure = _failure(uri, required, lambda: run_ids.append(create()))
     if failure is not None:
         _report_offline(failure, spool)
         return placeholder_id(spec)
-    run_id = create_spooled_run(spool, uri, keep_spec=True)
-    assert run_id is not None, "its spec was just saved"
-    return run_id
+    assert run_ids[0] is not None, "its spec was just saved"
+    return run_ids[0]
 
 
 def resume_run(
@@ -82,21 +89,20 @@ def resume_run(
     """
     exit_text = previous_exit or "a previous exit that was not recorded"
     note = history_tag(f"resumed after {exit_text}")
-    failure = _connection_failure(uri, required or spool is None)
-    if failure is not None:
-        assert spool is not None, "without a spool the store must respond"
-        _report_offline(failure, spool)
-        tracker = Tracker(uri, run_id, spool, system_metrics=False)
-        tracker.set_status("RUNNING")
-        tracker.set_tag(*note)
-        tracker.close(timeout=0)
-        return run_id
-    client = connect(uri)
-    run_id = resolve_run(spool or Path(), client, uri, run_id)
-    tags = client.get_run(run_id).data.tags
-    client.set_tag(run_id, "resumes", str(int(tags.get("resumes", "0")) + 1))
-    client.set_tag(run_id, *note)
-    client.update_run(run_id, status="RUNNING")
+    run_ids: list[str] = []
+    failure = _failure(
+        uri,
+        required or spool is None,
+        lambda: run_ids.append(_reopen(uri, run_id, spool or Path(), note)),
+    )
+    if failure is None:
+        return run_ids[0]
+    assert spool is not None, "without a spool the store must respond"
+    _report_offline(failure, spool)
+    tracker = Tracker(uri, run_id, spool, system_metrics=False)
+    tracker.set_status("RUNNING")
+    tracker.set_tag(*note)
+    tracker.close(timeout=0)
     return run_id
 
 
@@ -137,6 +143,16 @@ def history_tag(event: str) -> tuple[str, str]:
     return f"history.{now}", mask(event)[:_MAX_HISTORY_LENGTH]
 
 
+def _reopen(uri: str, run_id: str, spool: Path, note: tuple[str, str]) -> str:
+    client = connect(uri)
+    run_id = resolve_run(spool, client, uri, run_id)
+    tags = client.get_run(run_id).data.tags
+    client.set_tag(run_id, "resumes", str(int(tags.get("resumes", "0")) + 1))
+    client.set_tag(run_id, *note)
+    client.update_run(run_id, status="RUNNING")
+    return run_id
+
+
 def _close_replaced_run(uri: str, key: str) -> None:
     """Close the run that a killed driver created and that will not be resumed."""
     client = connect(uri)
@@ -146,11 +162,15 @@ def _close_replaced_run(uri: str, key: str) -> None:
         client.set_terminated(run_id, "KILLED")
 
 
-def _connection_failure(uri: str, required: bool) -> UserError | None:
-    """Return why the store cannot be reached, or None. Raise it if the store is required."""
+def _failure(uri: str, required: bool, call: Callable[[], object]) -> StoreError | None:
+    """Call a function that sends requests to the store. Return why they failed, or None.
+
+    Raises StoreError instead if the store is required.
+    """
     try:
-        connect(uri)
-    except UserError as error:
+        with store_errors(uri):
+            call()
+    except StoreError as error:
         if required:
             raise
         return error

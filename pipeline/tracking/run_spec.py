@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import yaml
@@ -25,11 +27,13 @@ from pipeline.storage.document import Document
 from pipeline.storage.redact import mask, mask_tree
 from pipeline.tracking.client import artifact_root, connect
 from pipeline.tracking.provenance import GitState, git_state, installed_packages, machine_info
+from pipeline.tracking.upload import is_rejected, keep_rejected, rejection
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
+_LOG = logging.getLogger(__name__)
 KEY_TAG = "run.key"
 _PARAMS_PER_CALL, _DIGEST_LENGTH = 100, 36
 # The other sections do not change the result; they are in config.yaml.
@@ -118,8 +122,11 @@ def build_run_spec(
     )
 
 
-def ensure_run(uri: str, spec: RunSpec) -> str:
-    """Create the run of a spec, or complete it if it already exists. Return its id."""
+def ensure_run(uri: str, spec: RunSpec, spool: Path | None = None) -> str:
+    """Create the run of a spec, or complete it if it already exists. Return its id.
+
+    Files that the server rejects are kept in the ``spool`` folder, if there is one.
+    """
     client = connect(uri)
     experiment = _experiment_id(client, uri, spec.experiment)
     run_id = find_run(client, spec.key, [experiment])
@@ -129,7 +136,7 @@ def ensure_run(uri: str, spec: RunSpec) -> str:
     else:
         client.update_run(run_id, status="RUNNING")
     try:
-        _record(client, run_id, spec)
+        _record(client, run_id, spec, spool)
     except BaseException:
         with contextlib.suppress(Exception):  # the store itself may have failed
             client.set_terminated(run_id, "FAILED")
@@ -186,16 +193,22 @@ def _environment_files(config: Config, git: GitState) -> dict[str, str]:
     return files
 
 
-def _record(client: MlflowClient, run_id: str, spec: RunSpec) -> None:
+def _record(client: MlflowClient, run_id: str, spec: RunSpec, spool: Path | None) -> None:
     from mlflow.entities import Param
 
     params = [Param(key, value) for key, value in spec.params.items()]
     for start in range(0, len(params), _PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[start : start + _PARAMS_PER_CALL])
-    for path, text in spec.files.items():
-        client.log_text(run_id, text, path)
     if spec.data:
         client.log_inputs(run_id, datasets=[_dataset_input(dataset) for dataset in spec.data])
+    for path, text in spec.files.items():
+        try:
+            client.log_text(run_id, text, path)
+        except Exception as error:  # artifact stores raise errors of many types
+            if not is_rejected(error):
+                raise
+            kept = keep_rejected(spool, path, text) if spool else None
+            _LOG.warning("%s", rejection(run_id, path, error, kept))
 
 
 def _dataset_input(dataset: DatasetSpec) -> DatasetInput:

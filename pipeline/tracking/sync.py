@@ -61,6 +61,7 @@ def _send(folder: Path, uri: str | None, default_uri: Callable[[], str]) -> Sync
     uri = uri or info.uri or default_uri()
     connect(uri)
     tracker = Tracker(uri, info.run_id, folder, system_metrics=False)
+    tracker.retry_rejected()
     complete = tracker.close(_SYNC_TIMEOUT_SECONDS)
     if complete and is_placeholder(info.run_id):
         create_spooled_run(folder, uri)  # needed if there were no records

@@ -1,7 +1,7 @@
 """Logging to a run without waiting for it.
 
-A call appends to a spool on disk and returns in microseconds. One thread sends in batches, waits
-longer after each failure, and never raises into training.
+A call appends to a spool on disk and returns in microseconds. One thread sends points, tags and the
+status, and one sends files. Neither ever raises into training.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import contextlib
 import logging
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.storage.redact import first_line, mask
+from pipeline.storage.redact import mask
 from pipeline.tracking.spool.offline_runs import save_spool_info
-from pipeline.tracking.spool.record_queue import RECORD_FILES, RecordQueue
+from pipeline.tracking.spool.record_queue import UPLOAD_SUFFIX, RecordQueue, has_records
 from pipeline.tracking.spool.records import (
     FileRecord,
     MetricPoints,
@@ -29,37 +28,47 @@ from pipeline.tracking.spool.records import (
     TagRecord,
 )
 from pipeline.tracking.spool.sender import Sender
+from pipeline.tracking.spool.sending_thread import SendingThread
+from pipeline.tracking.spool.uploader import Uploader
 from pipeline.tracking.system_metrics import SystemSampler
+from pipeline.tracking.upload import BYTES_PER_SECOND
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
 _LOG = logging.getLogger(__name__)
-_SAMPLE_SECONDS, _BATCH_SECONDS, _MAX_RETRY_SECONDS = 10.0, 1.0, 30.0
-_RECORDS_PER_BATCH = 500
+_SAMPLE_SECONDS = 10.0
 _JPEG_QUALITY, _FIGURE_DPI = 90, 120
 _INVALID_IN_METRIC_NAMES = re.compile(r"[^\w.\- :/]")
 
 
 class Tracker:
-    """Sends metrics, tags and files of one run from a background thread.
+    """Sends metrics, tags and files of one run from background threads.
 
     Several trackers, in several processes, may share a run and its spool folder.
     """
 
     def __init__(self, uri: str, run_id: str, spool: Path, system_metrics: bool = True) -> None:
         self.uri = uri
-        self._sender = Sender(uri, run_id, spool)
-        self._queue = RecordQueue(spool)
+        self._queue, self._files = RecordQueue(spool), RecordQueue(spool, UPLOAD_SUFFIX)
+        self._sender = Sender(uri, run_id, spool, self._files.append)
+        self._uploader = Uploader(self._sender, self._files)
         with self._never_raising("the run of the spool"):
             save_spool_info(spool, uri, run_id)
         self._sampler = SystemSampler() if system_metrics else None
-        self._closing = threading.Event()
-        self._deadline = float("inf")
-        self._failing = False
-        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
-        self._thread.start()
+        self._next_sample = time.monotonic() + _SAMPLE_SECONDS
+        records = SendingThread(
+            self._queue, self._sender.send, lambda: f"run {self.run_id}", mask(uri), self._sample
+        )
+        files = SendingThread(
+            self._files,
+            self._uploader.send,
+            lambda: f"files of run {self.run_id}",
+            mask(uri),
+            feeder=records,
+        )
+        self._threads = [records, files]
 
     @property
     def run_id(self) -> str:
@@ -106,20 +115,26 @@ class Tracker:
             self._store_file(Path(path).name, _parent(path), write)
 
     def close(self, timeout: float = 30.0) -> bool:
-        """Send what is queued within ``timeout`` seconds. Return whether everything was sent."""
-        self._deadline = time.monotonic() + timeout
-        self._closing.set()
-        self._thread.join(timeout + 1.0)
-        sent = not self._thread.is_alive() and self._queue.close()
-        if not sent:
+        """Send what is queued within ``timeout`` seconds. Return whether everything was sent.
+
+        A file that is being sent at that time may take longer, depending on its size.
+        """
+        for thread in self._threads:
+            thread.start_closing(timeout)
+        sent = [thread.join(self._upload_seconds) for thread in self._threads]
+        if not all(sent):
             self._report_queued()
-        if self._queue.dropped:
+        dropped = self._queue.dropped + self._files.dropped
+        if dropped:
             _LOG.warning(
-                "run %s: %d records were dropped: disk and memory are full",
-                self.run_id,
-                self._queue.dropped,
+                "run %s: %d records were dropped: disk and memory are full", self.run_id, dropped
             )
-        return sent and not self._queue.dropped
+        return all(sent) and not dropped and not self._uploader.rejected
+
+    def retry_rejected(self) -> None:
+        """Queue the files again that the store has rejected for good."""
+        with self._never_raising("a rejected file"):
+            self._uploader.retry_rejected()
 
     def __enter__(self) -> Tracker:
         return self
@@ -128,7 +143,7 @@ class Tracker:
         self.close()
 
     def _report_queued(self) -> None:
-        folders = [folder for folder in self._queue.folders if any(folder.glob(RECORD_FILES))]
+        folders = [folder for folder in self._queue.folders if has_records(folder)]
         for folder in folders:  # also in the cache, for `sync`
             with self._never_raising("the run of the spool"):
                 save_spool_info(folder, self.uri, self.run_id)
@@ -141,8 +156,11 @@ class Tracker:
         )
 
     def _store_file(self, name: str, folder: str, write: Callable[[Path], object]) -> None:
-        path = self._queue.store_file(name, write)
-        self._append(FileRecord(time=_now(), path=str(path), folder=folder))
+        path = self._files.store_file(name, write)
+        self._files.append(FileRecord(time=_now(), path=str(path), folder=folder))
+
+    def _upload_seconds(self) -> float:
+        return self._uploader.size / BYTES_PER_SECOND
 
     def _append(self, record: SpoolRecord) -> None:
         with self._never_raising("a record"):
@@ -155,50 +173,11 @@ class Tracker:
         except Exception as error:
             _LOG.warning("run %s: %s was not recorded: %s", self.run_id, subject, mask(str(error)))
 
-    def _work(self) -> None:
-        """Sample, send a batch and wait, until the tracker is closed and the queue is empty."""
-        next_sample, wait = time.monotonic() + _SAMPLE_SECONDS, _BATCH_SECONDS
-        while True:
-            if self._sampler and time.monotonic() >= next_sample:
-                with self._never_raising("a sample of system metrics"):
-                    load = self._sampler()
-                    self._append(MetricPoints(time=_now(), metrics=load, step=None))
-                next_sample = time.monotonic() + _SAMPLE_SECONDS
-            closing = self._closing.is_set()  # read first: records may be added while sending
-            try:
-                is_empty = self._send_all() and not (closing and self._queue.take_over_abandoned())
-                wait = _BATCH_SECONDS
-                if closing and is_empty:
-                    return
-            except Exception as error:
-                self._report_failure(error)
-                wait = min(2 * wait, _MAX_RETRY_SECONDS)
-            if time.monotonic() > self._deadline:
-                return
-            if closing:
-                time.sleep(_BATCH_SECONDS)
-            else:
-                self._closing.wait(wait)
-
-    def _send_all(self) -> bool:
-        """Send all queued records. Return False if the deadline came first."""
-        while records := self._queue.peek(_RECORDS_PER_BATCH):
-            while records:
-                count = self._sender.send(records)
-                self._queue.commit(count)
-                del records[:count]
-                if time.monotonic() > self._deadline:
-                    return False
-            if self._failing:
-                _LOG.warning("run %s: %s responds again", self.run_id, mask(self.uri))
-                self._failing = False
-        return True
-
-    def _report_failure(self, error: Exception) -> None:
-        if not self._failing:
-            reason = first_line(error)
-            _LOG.warning("run %s: sending failed, will retry: %.300s", self.run_id, reason)
-        self._failing = True
+    def _sample(self) -> None:
+        if self._sampler and time.monotonic() >= self._next_sample:
+            with self._never_raising("a sample of system metrics"):
+                self._append(MetricPoints(time=_now(), metrics=self._sampler(), step=None))
+            self._next_sample = time.monotonic() + _SAMPLE_SECONDS
 
 
 def _now() -> int:

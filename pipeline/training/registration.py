@@ -9,7 +9,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.storage.redact import error_line
-from pipeline.tracking import resolve_run_id, spool_folder, wait_for_store
+from pipeline.tracking import is_rejected, resolve_run_id, spool_folder, wait_for_store
 from pipeline.training.outcome import Finished
 from pipeline.training.run_record import RunRecord
 
@@ -54,6 +54,11 @@ def register_result(
         except UserError:
             raise
         except Exception as error:  # stores raise errors of many types when they shut down
+            if is_rejected(error):
+                raise UserError(
+                    f"training is complete, but nothing was registered: {error_line(error)}; run "
+                    "the same command again when the server accepts the model"
+                ) from None
             if is_last:
                 raise
             print(f"registering again after: {error_line(error)}", file=sys.stderr, flush=True)

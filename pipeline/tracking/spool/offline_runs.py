@@ -112,7 +112,7 @@ def create_spooled_run(folder: Path, uri: str, keep_spec: bool = False) -> str |
         return None
     with lock_file(folder / RUN_SPEC_LOCK_FILE, _LOCK_TIMEOUT_SECONDS):
         spec = load_run_spec(folder)
-        run_id = ensure_run(uri, spec) if spec else None
+        run_id = ensure_run(uri, spec, folder) if spec else None
         if not keep_spec:
             (folder / RUN_SPEC_FILE).unlink(missing_ok=True)
     return run_id

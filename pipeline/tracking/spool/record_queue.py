@@ -3,7 +3,8 @@
 Every record is appended to a JSONL file before it is sent, so memory is bounded and SIGKILL loses
 nothing that was logged. Each process writes its own locked file. A later process of the same run
 takes over the files of dead writers and sends them first. When the folder is full or read-only,
-records go to the cache of this machine, and when that is full too, to memory.
+records go to the cache of this machine, and when that is full too, to memory. Files to upload have
+a queue in the same folder, for which no other record waits.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from typing import NamedTuple
 from pipeline.storage.cache_dir import user_cache
 from pipeline.storage.lock import lock_descriptor
 from pipeline.tracking.spool.records import NewerRecordError, SpoolRecord, decode, encode
+from pipeline.tracking.upload import REJECTED_FOLDER
 
 _LOG = logging.getLogger(__name__)
 SPOOL_INFO_FILE = "about.json"
-RECORD_FILES = "*.jsonl"
+RECORD_SUFFIX, UPLOAD_SUFFIX = ".jsonl", ".uploads"
+FILES_FOLDER = "files"
 MAX_BYTES = 256 * 2**20
 _CHUNK_BYTES, _PROBE_BYTES = 2**20, 16 * 2**10
 
@@ -56,16 +59,24 @@ def cached_spool(name: str) -> Path:
     return spool_cache() / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
+def has_records(folder: Path) -> bool:
+    """Return whether a spool folder has files of any queue."""
+    return any(any(folder.glob(f"*{suffix}")) for suffix in (RECORD_SUFFIX, UPLOAD_SUFFIX))
+
+
 class RecordQueue:
     """First in, first out, over a spool folder and the cache.
 
-    One thread may append while another one reads.
+    One thread may append while another one reads. Queues of the same folder are kept apart by the
+    ``suffix`` of their files.
     """
 
-    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, folder: Path, suffix: str = RECORD_SUFFIX, max_bytes: int = MAX_BYTES
+    ) -> None:
         self.folders = [folder, cached_spool(str(folder))]
         self.dropped = 0
-        self._max_bytes = max_bytes
+        self._suffix, self._max_bytes = suffix, max_bytes
         self._lock = threading.Lock()
         self._untried_folders = iter(self.folders)
         self._newer_files: set[Path] = set()
@@ -124,7 +135,7 @@ class RecordQueue:
         Raises OSError if no folder can hold the file.
         """
         for folder in self.folders:
-            path = folder / "files" / uuid.uuid4().hex / Path(name).name
+            path = folder / FILES_FOLDER / uuid.uuid4().hex / Path(name).name
             try:
                 path.parent.mkdir(parents=True)
                 write(path)
@@ -151,11 +162,11 @@ class RecordQueue:
         self._files.pop().remove()
         for folder in self.folders:
             with contextlib.suppress(OSError):
-                if any(folder.glob(RECORD_FILES)):  # another process of the run still writes
-                    continue
+                if has_records(folder) or (folder / REJECTED_FOLDER).exists():
+                    continue  # another queue of the run is in use, or `sync` finds the run here
                 (folder / SPOOL_INFO_FILE).unlink(missing_ok=True)
-                if (folder / "files").is_dir():
-                    (folder / "files").rmdir()
+                if (folder / FILES_FOLDER).is_dir():
+                    (folder / FILES_FOLDER).rmdir()
                 folder.rmdir()
         return not self._newer_files
 
@@ -163,14 +174,16 @@ class RecordQueue:
         """Return a file to write to: in the next usable folder, else in memory."""
         for folder in self._untried_folders:
             with contextlib.suppress(OSError):
-                return _create_file(folder)
+                return _create_file(folder, self._suffix)
         descriptor = os.memfd_create("spool")
         fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # as for files on disk
         return _RecordFile(None, descriptor)
 
     def _lock_abandoned(self) -> list[_RecordFile]:
         return [
-            file for folder in self.folders for file in _lock_abandoned(folder, self._newer_files)
+            file
+            for folder in self.folders
+            for file in _lock_abandoned(folder, self._suffix, self._newer_files)
         ]
 
     def _skip_newer_file(self, error: NewerRecordError) -> None:
@@ -228,7 +241,7 @@ def _append_line(file: _RecordFile, line: bytes) -> bool:
     return False
 
 
-def _create_file(folder: Path) -> _RecordFile:
+def _create_file(folder: Path, suffix: str) -> _RecordFile:
     """Create a record file. Raises OSError if the folder is full or does not support locks."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryFile(dir=folder) as probe:
@@ -240,15 +253,15 @@ def _create_file(folder: Path) -> _RecordFile:
     name = folder / f"{time.time_ns():020}-{os.getpid()}"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
     lock_descriptor(descriptor)
-    path = name.with_suffix(".jsonl")
+    path = name.with_suffix(suffix)
     name.rename(path)
     return _RecordFile(path, descriptor)
 
 
-def _lock_abandoned(folder: Path, excluded: set[Path]) -> list[_RecordFile]:
+def _lock_abandoned(folder: Path, suffix: str, excluded: set[Path]) -> list[_RecordFile]:
     """Lock and return the record files whose writers have died, oldest first."""
     files = []
-    for path in sorted(set(folder.glob(RECORD_FILES)) - excluded):
+    for path in sorted(set(folder.glob(f"*{suffix}")) - excluded):
         with contextlib.suppress(OSError):  # removed since it was listed, or not readable
             descriptor = os.open(path, os.O_RDWR)
             try:

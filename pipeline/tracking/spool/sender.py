@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,17 @@ class Sender:
     """Sends records to one run. It connects at the first record, so a server may start later.
 
     A point at a step that the run already has is dropped. Neither a resumed training nor a batch
-    that is sent twice duplicates a point.
+    that is sent twice duplicates a point. Files, which old spools hold among other records, are
+    passed to ``upload``.
     """
 
-    def __init__(self, uri: str, run_id: str, folder: Path) -> None:
+    def __init__(
+        self, uri: str, run_id: str, folder: Path, upload: Callable[[FileRecord], object]
+    ) -> None:
         self._uri, self.run_id, self._folder = uri, run_id, folder
+        self._upload = upload
         self._client: MlflowClient | None = None
+        self._lock = threading.Lock()
         self._start_time = 0  # of the run, in milliseconds since 1970
         self._last_steps: dict[str, int] = {}
         self._known_steps: dict[str, set[int]] = {}
@@ -45,19 +50,24 @@ class Sender:
 
         Raises an exception if the request failed.
         """
-        client = self._client or self._connect()
+        client = self.client()
         match records[0]:
             case MetricPoints():
                 batch = _leading_points(records)
                 self._send_points(client, batch)
                 return len(batch)
-            case FileRecord(path=path, folder=folder):
-                self._send_file(client, Path(path), folder)
+            case FileRecord() as file:
+                self._upload(file)
             case TagRecord(key=key, value=value):
-                client.set_tag(self.run_id, key, value)
+                self._set_tag(client, key, value)
             case StatusRecord(time=time, status=status):
                 self._set_status(client, status, time)
         return 1
+
+    def client(self) -> MlflowClient:
+        """Return a client of the store; several threads may call this."""
+        with self._lock:
+            return self._client or self._connect()
 
     def _connect(self) -> MlflowClient:
         client = connect(self._uri)
@@ -110,18 +120,21 @@ class Sender:
             if point.key in self._known_steps:
                 self._known_steps[point.key].add(point.step)
 
+    def _set_tag(self, client: MlflowClient, key: str, value: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.set_tag(self.run_id, key, value)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            _LOG.warning("run %s rejected tag %s: %s", self.run_id, key, error.message)
+
     def _set_status(self, client: MlflowClient, status: str, time: int) -> None:
         if status == "RUNNING":
             client.update_run(self.run_id, status=status)
         else:
             client.set_terminated(self.run_id, status, end_time=time)
-
-    def _send_file(self, client: MlflowClient, path: Path, folder: str) -> None:
-        if not path.is_file():
-            _LOG.warning("run %s: %s no longer exists and was not recorded", self.run_id, path)
-            return
-        client.log_artifact(self.run_id, str(path), folder or None)
-        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _leading_points(records: Sequence[SpoolRecord]) -> list[MetricPoints]:

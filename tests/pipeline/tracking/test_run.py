@@ -108,3 +108,50 @@ def test_finish_run_without_server_queues_the_status(uri, client, run_id, tmp_pa
     run = client.get_run(run_id)
     assert run.info.status == "KILLED"
     assert [v for k, v in run.data.tags.items() if k.startswith("history.")] == ["KILLED: a reason"]
+
+
+@pytest.mark.parametrize("method", ["create_run", "log_batch", "log_text"])
+def test_slow_store_is_one_line_and_creates_one_run(uri, client, tmp_path, monkeypatch, method):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    call = getattr(MlflowClient, method)
+
+    def responds_too_late(*arguments, **options):
+        call(*arguments, **options)
+        raise MlflowException("API request failed with timeout exception\nRead timed out.")
+
+    config = Config.from_dict({"tracking": {"experiment": f"slow {method}"}})
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, method, responds_too_late)
+        with pytest.raises(UserError, match=r"^tracking\.uri sqlite.*timeout exception$"):
+            create_run(uri, config, "one", spool=tmp_path)
+        with pytest.raises(UserError, match="timeout exception$"):
+            create_run(uri, config, "another")
+        optional = config.replace({"tracking.required": False})
+        offline = create_run(uri, optional, "offline", spool=tmp_path / "offline")
+        assert offline.startswith("offline-")
+    run_id = create_run(uri, config, "one", spool=tmp_path)
+    experiment = client.get_experiment_by_name(f"slow {method}").experiment_id
+    runs = client.search_runs([experiment], "tags.mlflow.runName = 'one'")
+    assert [run.info.run_id for run in runs] == [run_id]
+    assert runs[0].info.status == "RUNNING"
+
+
+def test_resume_run_of_a_slow_store_is_one_line_or_queued(
+    uri, client, run_id, tmp_path, monkeypatch, capsys
+):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_, **__):
+        raise MlflowException("timeout exception")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_tag", fail)
+        with pytest.raises(UserError, match="timeout exception"):
+            resume_run(uri, run_id, tmp_path)
+        assert resume_run(uri, run_id, tmp_path, required=False) == run_id
+    assert "tracking.required is false" in capsys.readouterr().err
+    assert finish_run(uri, run_id, tmp_path)
+    assert any(key.startswith("history.") for key in client.get_run(run_id).data.tags)

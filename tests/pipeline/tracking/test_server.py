@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.tracking import connect
 from pipeline.training.fit import fit
 from tests.conftest import ROOT
+from tests.limiting_proxy import LimitingProxy
 from tests.mlflow_server import MlflowServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -74,6 +75,31 @@ def test_server_restarted_during_training_leaves_no_gap_and_no_duplicate(
     assert run.info.status == "FINISHED"
     assert result.model_uri == "models:/shapes/1"
     assert not (folder / "tracking").exists()
+
+
+def test_proxy_that_limits_uploads_delays_only_the_files_above_the_limit(
+    small: Config, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small.ray.storage))
+    storage = Path(str(small.ray.storage))
+    with LimitingProxy(server.uri, limit=20_000) as proxy:
+        result = fit(small.replace({"tracking.uri": proxy.uri}), run="one")
+        config = small.replace({"tracking.uri": server.uri})
+        assert proxy.rejected
+        assert steps(config, result.run_id, "train/loss") == list(range(1, 11))
+        run = connect(server.uri).get_run(result.run_id)
+        assert run.info.status == "FINISHED"
+        assert any("FINISHED" in value for value in run.data.tags.values())
+        kept = {path.name for path in storage.glob("one/tracking/rejected/**/*.*")}
+        assert kept == proxy.rejected
+        assert "config.yaml" in files(config, result.run_id, "")
+        proxy.limit = 10**9
+        tracking.main(["sync", "--storage", str(storage)])
+    stored = set().union(
+        *(files(config, result.run_id, name) for name in ("pictures", "curves", "evaluation"))
+    )
+    assert {"pictures/val.jpg", "curves/test.png", "evaluation/test.json"} <= stored
+    assert not (storage / "one" / "tracking").exists()
 
 
 def test_sync_sends_everything_to_a_server_that_was_down_at_the_end(
