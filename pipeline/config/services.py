@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config.base import Probability, Section
 
@@ -18,12 +18,27 @@ class TrackingConfig(Section):
         None,
         description="MLflow tracking URI; unset: $MLFLOW_TRACKING_URI, else SQLite in ./mlflow",
     )
+    artifacts: str | None = Field(
+        None,
+        description="absolute folder or URI, the same for all nodes, in which a new experiment "
+        "stores its artifacts and models; unset: what the MLflow server decides, or a folder next "
+        "to the SQLite file; required for any other database",
+    )
     experiment: str = Field("detection", min_length=1, description="name of the MLflow experiment")
     required: bool = Field(
         True,
         description="refuse to start if the run store does not respond; false: record next to the "
         "checkpoints and send later",
     )
+
+    @field_validator("artifacts")
+    @classmethod
+    def _check_artifacts(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value and not Path(value).is_absolute():
+            raise ValueError(
+                f"{value!r} depends on the working directory; give an absolute folder or a URI"
+            )
+        return value
 
     def store_uri(self) -> str:
         """Return the URI as set, else ``$MLFLOW_TRACKING_URI``, else a SQLite file in ./mlflow."""

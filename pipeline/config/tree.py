@@ -63,7 +63,8 @@ class Config(Section):
         It lacks the URIs of tracking and storage, which may contain passwords and are not
         properties of the training.
         """
-        return self.model_dump(mode="json", exclude={"tracking": {"uri"}, "ray": {"storage"}})
+        uris = {"tracking": {"uri", "artifacts"}, "ray": {"storage"}}
+        return self.model_dump(mode="json", exclude=uris)
 
     def replace(self, overrides: Mapping[str, Any]) -> Config:
         """Return a validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""

@@ -32,7 +32,7 @@ from pipeline.tracking import (
     connect,
     create_run,
     finish_run,
-    resolve_uri,
+    resolve_run_store,
     resume_run,
     spool_folder,
 )
@@ -103,7 +103,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
             f"sweep.metric {config.sweep.metric!r} is not logged; choose from: {', '.join(known)}"
         )
     check_cluster_paths(config)
-    uri = resolve_uri(config.tracking)
+    uri = resolve_run_store(config.tracking)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
         record.hold()

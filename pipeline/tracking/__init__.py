@@ -15,7 +15,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from pipeline.storage.redact import mask
-from pipeline.tracking.client import connect, resolve_uri, wait_for_store
+from pipeline.tracking.client import connect, resolve_run_store, resolve_uri, wait_for_store
 from pipeline.tracking.run import create_run, finish_run, history_tag, resolve_run_id, resume_run
 from pipeline.tracking.run_spec import config_yaml
 from pipeline.tracking.spool.offline_runs import discard_run_spec, spool_folder
@@ -34,6 +34,7 @@ __all__ = [
     "is_rejected",
     "mask",
     "resolve_run_id",
+    "resolve_run_store",
     "resolve_uri",
     "resume_run",
     "spool_folder",

@@ -47,8 +47,18 @@ def resolve_uri(config: TrackingConfig | None = None) -> str:
     if scheme not in _DEFAULT_PORTS and not uri.startswith("databricks"):
         raise UserError(
             f"tracking.uri {mask(uri)!r} is not a tracking store; use http(s)://HOST:PORT of an "
-            "MLflow server, sqlite:///FILE or a database URI"
+            "MLflow server or sqlite:///FILE"
         )
+    return uri
+
+
+def resolve_run_store(config: TrackingConfig) -> str:
+    """Return the URI of a store in which runs are created and resumed.
+
+    Raises UserError as `resolve_uri` and if artifacts would be stored in the working directory.
+    """
+    uri = resolve_uri(config)
+    artifact_root(uri, config.artifacts)
     return uri
 
 
@@ -87,10 +97,26 @@ def wait_for_store(uri: str, seconds: float) -> None:
             time.sleep(_POLL_SECONDS)
 
 
-def artifact_root(uri: str) -> str | None:
-    """Return the artifact URI of a sqlite store, next to its file; None lets the server decide."""
+def artifact_root(uri: str, stated: str | None) -> str | None:
+    """Return where a new experiment stores its artifacts; None lets the server decide.
+
+    That is the ``stated`` folder or URI (``tracking.artifacts``), or a folder next to a sqlite
+    file. For other databases MLflow would use a folder in the working directory of this process,
+    which may be that of a job that is deleted. Raises UserError instead.
+    """
+    if stated is not None:
+        return stated if "://" in stated else Path(stated).as_uri()
     path = _sqlite_path(uri)
-    return (path.parent / "artifacts").as_uri() if path else None
+    if path is not None:
+        return (path.parent / "artifacts").as_uri()
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme in _DEFAULT_PORTS and scheme not in ("http", "https"):
+        raise UserError(
+            f"tracking.uri {mask(uri)} is a database, which does not store artifacts; set "
+            "tracking.artifacts to a folder or URI that all nodes can access, or use an MLflow "
+            "server"
+        )
+    return None
 
 
 def _prepare_sqlite(uri: str) -> str:

@@ -67,8 +67,13 @@ class DatasetSpec(BaseModel):
 class RunSpec(Document):
     """What is recorded when a run is created, without secrets."""
 
+    FORMAT_VERSION = 2  # 1 had no artifacts
+
     time: int = Field(description="milliseconds since 1970")
     experiment: str
+    artifacts: str | None = Field(
+        default=None, description="where a new experiment stores its artifacts, if that is stated"
+    )
     name: str | None
     key: str = Field(description="idempotency key, also the tag run.key")
     tags: dict[str, str]
@@ -101,6 +106,7 @@ def build_run_spec(
     return RunSpec(
         time=time.time_ns() // 1_000_000,
         experiment=config.tracking.experiment,
+        artifacts=config.tracking.artifacts,
         name=run_name,
         key=key,
         tags={
@@ -128,7 +134,7 @@ def ensure_run(uri: str, spec: RunSpec, spool: Path | None = None) -> str:
     Files that the server rejects are kept in the ``spool`` folder, if there is one.
     """
     client = connect(uri)
-    experiment = _experiment_id(client, uri, spec.experiment)
+    experiment = _experiment_id(client, uri, spec)
     run_id = find_run(client, spec.key, [experiment])
     if run_id is None:
         created = client.create_run(experiment, spec.time, spec.tags, run_name=spec.name)
@@ -221,13 +227,18 @@ def _dataset_input(dataset: DatasetSpec) -> DatasetInput:
     )
 
 
-def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+def _experiment_id(client: MlflowClient, uri: str, spec: RunSpec) -> str:
+    """Return the id of the experiment. Create it if it does not exist.
+
+    Raises UserError if it was deleted or stores its artifacts elsewhere.
+    """
     from mlflow.exceptions import MlflowException
 
+    name, root = spec.experiment, artifact_root(uri, spec.artifacts)
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            created: str = client.create_experiment(name, artifact_location=artifact_root(uri))
+            created: str = client.create_experiment(name, artifact_location=root)
             return created
         except MlflowException:
             # Another driver may have created it between the two calls.
@@ -237,6 +248,13 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if found.lifecycle_stage == "deleted":
         raise UserError(
             f"tracking.experiment {name!r} was deleted; restore it or choose another name"
+        )
+    location = str(found.artifact_location)
+    if spec.artifacts is not None and location.rstrip("/") != str(root).rstrip("/"):
+        raise UserError(
+            f"tracking.experiment {name!r} stores its artifacts in {mask(location)}, not in "
+            f"tracking.artifacts {mask(spec.artifacts)}; choose another experiment, or set "
+            "tracking.artifacts to that location"
         )
     identifier: str = found.experiment_id
     return identifier

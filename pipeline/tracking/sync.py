@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.tracking.client import connect
+from pipeline.tracking.client import artifact_root, connect
 from pipeline.tracking.spool.offline_runs import (
     RUN_SPEC_FILE,
     SPOOL_FOLDER,
@@ -57,8 +57,9 @@ def _send(folder: Path, uri: str | None, default_uri: Callable[[], str]) -> Sync
     info = load_spool_info(folder)
     if info is None:
         raise UserError(f"{folder}: {SPOOL_INFO_FILE} is missing, so the run is unknown")
-    load_run_spec(folder)  # raises here instead of in the tracker's thread, which would retry
     uri = uri or info.uri or default_uri()
+    if spec := load_run_spec(folder):  # raises here instead of in the tracker, which would retry
+        artifact_root(uri, spec.artifacts)
     connect(uri)
     tracker = Tracker(uri, info.run_id, folder, system_metrics=False)
     tracker.retry_rejected()

@@ -22,7 +22,7 @@ from pipeline.tracking import (
     discard_run_spec,
     finish_run,
     resolve_run_id,
-    resolve_uri,
+    resolve_run_store,
     resume_run,
     spool_folder,
 )
@@ -83,7 +83,7 @@ def fit(
         launched_world(config.ray) as world,
         contextlib.closing(RunRecord(config.ray.storage_uri(), world.broadcast(run))) as record,
     ):
-        uri = world.on_main(lambda: resolve_uri(config.tracking))
+        uri = world.on_main(lambda: resolve_run_store(config.tracking))
         run_id = world.on_main(
             lambda: _start_run(config, record, uri, resume, parent_run_id, tags or {}, manifests)
         )

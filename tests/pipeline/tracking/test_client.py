@@ -16,6 +16,7 @@ from pipeline.config import Config, TrackingConfig
 from pipeline.errors import UserError
 from pipeline.storage import redact
 from pipeline.tracking import connect, create_run, mask, resolve_uri
+from pipeline.tracking.client import artifact_root, resolve_run_store
 from tests.conftest import ROOT
 from tests.ports import free_port
 
@@ -49,11 +50,30 @@ def test_resolve_uri_names_a_file_that_is_not_a_database(tmp_path):
 def test_create_run_without_server_fails_fast_and_masks_the_password(scheme):
     port = free_port()
     before = time.monotonic()
+    config = Config.from_dict({"tracking": {"artifacts": "s3://bucket/runs"}})
     with pytest.raises(UserError) as error:
-        create_run(f"{scheme}://me:s3cret@127.0.0.1:{port}/db", Config(), "name")
+        create_run(f"{scheme}://me:s3cret@127.0.0.1:{port}/db", config, "name")
     assert time.monotonic() - before < 10
     assert f"{scheme}://me:***@127.0.0.1:{port}" in str(error.value)
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql", "mssql+pyodbc"])
+def test_database_without_a_place_for_artifacts_is_rejected(scheme):
+    uri = f"{scheme}://me:s3cret@db.example/mlflow"
+    with pytest.raises(UserError, match="set tracking.artifacts to a folder or URI") as error:
+        resolve_run_store(TrackingConfig(uri=uri))
+    assert "s3cret" not in str(error.value)
+    assert resolve_run_store(TrackingConfig(uri=uri, artifacts="/nfs")) == uri
+    assert resolve_uri(TrackingConfig(uri=uri)) == uri  # of jobs that only read from it
+    assert artifact_root(uri, "s3://bucket/runs") == "s3://bucket/runs"
+    assert artifact_root(uri, "/nfs/runs") == "file:///nfs/runs"
+    assert artifact_root("http://mlflow:5000", None) is None
+
+
+def test_relative_artifacts_are_rejected():
+    with pytest.raises(UserError, match=r"tracking\.artifacts: .*absolute folder"):
+        Config.from_dict({"tracking": {"artifacts": "./mlruns"}})
 
 
 @pytest.mark.integration

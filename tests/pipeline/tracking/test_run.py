@@ -65,6 +65,24 @@ def test_artifacts_are_stored_next_to_the_sqlite_file(uri, client):
     assert client.get_run(run_id).info.artifact_uri.startswith((store / "artifacts").as_uri())
 
 
+def test_stated_artifacts_hold_files_and_models_of_a_new_experiment(
+    uri, client, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "shared"
+    tracking = {"experiment": "stated", "artifacts": str(root)}
+    run_id = create_run(uri, Config.from_dict({"tracking": tracking}), "name")
+    experiment = client.get_experiment_by_name("stated")
+    assert experiment.artifact_location == root.as_uri()
+    assert list(root.rglob("config.yaml"))
+    model = client.create_logged_model(experiment.experiment_id, "detector", run_id)
+    assert model.artifact_location.startswith(root.as_uri())
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+    other = Config.from_dict({"tracking": {**tracking, "artifacts": "s3://bucket/x"}})
+    with pytest.raises(UserError, match="stores its artifacts in file://.*, not in .*s3://"):
+        create_run(uri, other, "name")
+
+
 def test_params_of_other_assigners_are_omitted():
     params = flat_params(Config.from_dict({"assign": {"name": "max_iou"}}))
     assert params["assign.name"] == "max_iou"

@@ -145,7 +145,8 @@ def test_sync_reports_records_of_a_newer_version_as_queued(uri, client, old_spoo
 def test_spec_of_the_first_format_is_the_current_one(old_spool):
     spec = load_run_spec(old_spool)
     assert spec.key == "fe93a5df31bb4a23a510bf5be762c012"
-    assert json.loads(spec.encode()) == {**json.loads(OLD_SPEC), "format_version": 1}
+    new = {"format_version": 2, "artifacts": None}
+    assert json.loads(spec.encode()) == {**json.loads(OLD_SPEC), **new}
     save_run_spec(old_spool, spec)
     assert load_run_spec(old_spool) == spec
 
@@ -153,9 +154,9 @@ def test_spec_of_the_first_format_is_the_current_one(old_spool):
 @pytest.mark.parametrize("name", ["begin.json", "about.json"])
 def test_spool_of_a_newer_format_is_named(uri, old_spool, tmp_path, name):
     path = old_spool / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 9}))
     read = load_run_spec if name == "begin.json" else load_spool_info
-    with pytest.raises(UserError, match=f"{path} has format 2, written by a newer version"):
+    with pytest.raises(UserError, match=f"{path} has format 9, written by a newer version"):
         read(old_spool)
     with pytest.raises(UserError, match="newer version"):
         sync(tmp_path / "runs", uri, lambda: uri)
