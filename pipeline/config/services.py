@@ -24,7 +24,12 @@ class TrackingConfig(Section):
         "stores its artifacts and models; unset: what the MLflow server decides, or a folder next "
         "to the SQLite file; required for any other database",
     )
-    experiment: str = Field("detection", min_length=1, description="name of the MLflow experiment")
+    experiment: str = Field(
+        "detection",
+        min_length=1,
+        max_length=500,
+        description="name of the MLflow experiment, at most 500 characters",
+    )
     required: bool = Field(
         True,
         description="refuse to start if the run store does not respond; false: record next to the "

@@ -7,6 +7,7 @@ from pipeline.data.loading.loader import (
     TrainLoader,
     build_eval_loader,
     build_train_loader,
+    check_batches,
 )
 from pipeline.data.shards.manifest import Manifest, load_manifest, require_classes
 from pipeline.data.shards.sample import Sample
@@ -20,6 +21,7 @@ __all__ = [
     "TrainLoader",
     "build_eval_loader",
     "build_train_loader",
+    "check_batches",
     "convert",
     "load_manifest",
     "require_classes",

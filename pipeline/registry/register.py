@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.registry.bundle import BundleContent, write_bundle
-from pipeline.tracking import connect, upload_timeout
+from pipeline.tracking import check_active, connect, upload_timeout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,7 @@ def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion
 
     A run has at most one version of a name. Registering it again, also after an attempt that was
     killed, completes or returns the existing version. Metrics and data fingerprints become tags of
-    the version, because those of a deleted run are lost.
+    the version, because those of a deleted run are lost. Raises UserError if the run was deleted.
     """
     name = content.name
     check_model_name(name)
@@ -41,6 +41,7 @@ def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion
     version = _version_of_run(client, name, run_id)
     if version is None:
         run = client.get_run(run_id)
+        check_active(uri, run)
         origin = _origin(run)
         model = _find_uploaded(client, run, name) or _upload(client, run, content, origin)
         _ensure_registered_model(client, name)

@@ -22,6 +22,7 @@ import yaml
 from pydantic import Field
 
 from pipeline.config import Config, set_dotted
+from pipeline.data import check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import UserError
 from pipeline.evaluation.coco import METRIC_NAMES
@@ -102,6 +103,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         raise UserError(
             f"sweep.metric {config.sweep.metric!r} is not logged; choose from: {', '.join(known)}"
         )
+    check_batches(config, config.ray.max_workers)
     check_cluster_paths(config)
     uri = resolve_run_store(config.tracking)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:

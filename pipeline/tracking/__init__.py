@@ -15,7 +15,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from pipeline.storage.redact import mask
-from pipeline.tracking.client import connect, resolve_run_store, resolve_uri, wait_for_store
+from pipeline.tracking.client import (
+    RunDeletedError,
+    check_active,
+    connect,
+    resolve_run_store,
+    resolve_uri,
+    wait_for_store,
+)
 from pipeline.tracking.run import create_run, finish_run, history_tag, resolve_run_id, resume_run
 from pipeline.tracking.run_spec import config_yaml
 from pipeline.tracking.spool.offline_runs import discard_run_spec, spool_folder
@@ -24,7 +31,9 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.upload import is_rejected, upload_timeout
 
 __all__ = [
+    "RunDeletedError",
     "Tracker",
+    "check_active",
     "config_yaml",
     "connect",
     "create_run",

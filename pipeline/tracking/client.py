@@ -23,6 +23,7 @@ from pipeline.storage.redact import first_line, mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 _SCHEMA_LOCK_SECONDS = 300
@@ -32,6 +33,20 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "
 
 class StoreError(UserError):
     """A request to the tracking store failed. It may succeed later."""
+
+
+class RunDeletedError(UserError):
+    """A run was deleted in the store, where it can be restored."""
+
+    def __init__(self, run_id: str, uri: str) -> None:
+        self.remedy = f"restore it (`mlflow runs restore --run-id {run_id}`)"
+        super().__init__(f"run {run_id} was deleted in {mask(uri)}; {self.remedy}")
+
+
+def check_active(uri: str, run: Run) -> None:
+    """Raise RunDeletedError if a run was deleted."""
+    if run.info.lifecycle_stage == "deleted":
+        raise RunDeletedError(run.info.run_id, uri)
 
 
 def resolve_uri(config: TrackingConfig | None = None) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage.redact import mask
-from pipeline.tracking.client import StoreError, connect, store_errors
+from pipeline.tracking.client import StoreError, check_active, connect, store_errors
 from pipeline.tracking.run_spec import DatasetManifest, build_run_spec, ensure_run, find_run
 from pipeline.tracking.spool.offline_runs import (
     create_spooled_run,
@@ -84,8 +84,8 @@ def resume_run(
     """Set an existing run to RUNNING and record the resume in its tags. Return its id.
 
     ``previous_exit`` is the status with which it ended before. The tag ``resumes`` counts resumes.
-    Raises UserError if the store does not respond; if it is not ``required``, print a message and
-    queue the change in the spool instead.
+    Raises UserError if the run was deleted, and if the store does not respond; if that is not
+    ``required``, print a message and queue the change in the spool instead.
     """
     exit_text = previous_exit or "a previous exit that was not recorded"
     note = history_tag(f"resumed after {exit_text}")
@@ -146,7 +146,9 @@ def history_tag(event: str) -> tuple[str, str]:
 def _reopen(uri: str, run_id: str, spool: Path, note: tuple[str, str]) -> str:
     client = connect(uri)
     run_id = resolve_run(spool, client, uri, run_id)
-    tags = client.get_run(run_id).data.tags
+    run = client.get_run(run_id)
+    check_active(uri, run)
+    tags = run.data.tags
     client.set_tag(run_id, "resumes", str(int(tags.get("resumes", "0")) + 1))
     client.set_tag(run_id, *note)
     client.update_run(run_id, status="RUNNING")

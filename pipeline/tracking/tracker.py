@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING
 
 from pipeline.storage.redact import mask
 from pipeline.tracking.spool.offline_runs import save_spool_info
-from pipeline.tracking.spool.record_queue import UPLOAD_SUFFIX, RecordQueue, has_records
+from pipeline.tracking.spool.record_queue import (
+    UPLOAD_SUFFIX,
+    RecordQueue,
+    has_records,
+    spool_cache,
+)
 from pipeline.tracking.spool.records import (
     FileRecord,
     MetricPoints,
@@ -114,16 +119,18 @@ class Tracker:
             write = partial(figure.savefig, dpi=_FIGURE_DPI)
             self._store_file(Path(path).name, _parent(path), write)
 
-    def close(self, timeout: float = 30.0) -> bool:
+    def close(self, timeout: float = 30.0, *, last: bool = True) -> bool:
         """Send what is queued within ``timeout`` seconds. Return whether everything was sent.
 
-        A file that is being sent at that time may take longer, depending on its size.
+        A file that is being sent at that time may take longer, depending on its size. Report what
+        is not sent; a tracker that is not the ``last`` one of the run leaves that to the last one
+        for folders that both see.
         """
         for thread in self._threads:
             thread.start_closing(timeout)
         sent = [thread.join(self._upload_seconds) for thread in self._threads]
         if not all(sent):
-            self._report_queued()
+            self._report_queued(last)
         dropped = self._queue.dropped + self._files.dropped
         if dropped:
             _LOG.warning(
@@ -142,17 +149,29 @@ class Tracker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _report_queued(self) -> None:
+    def _report_queued(self, last: bool) -> None:
         folders = [folder for folder in self._queue.folders if has_records(folder)]
         for folder in folders:  # also in the cache, for `sync`
             with self._never_raising("the run of the spool"):
                 save_spool_info(folder, self.uri, self.run_id)
+        if not last:
+            folders = [folder for folder in folders if spool_cache() in folder.parents]
+            if not folders:
+                return
+        where = " and ".join(map(str, folders)) or "memory"
+        if deleted := next((one.deleted for one in self._threads if one.deleted), None):
+            _LOG.warning(
+                "%s and run `python -m jobs.tracking sync` to send the rest, which is queued in %s",
+                deleted,
+                where,
+            )
+            return
         _LOG.warning(
             "run %s: %s did not accept all records; the rest is queued in %s and is sent when the "
             "run is started again or by `python -m jobs.tracking sync`",
             self.run_id,
             mask(self.uri),
-            " and ".join(map(str, folders)) or "memory",
+            where,
         )
 
     def _store_file(self, name: str, folder: str, write: Callable[[Path], object]) -> None:

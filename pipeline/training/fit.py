@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
-from pipeline.data import Manifest, load_manifest
+from pipeline.data import Manifest, check_batches, load_manifest
 from pipeline.distributed.ray_cluster import check_cluster_paths
 from pipeline.errors import TrainingStopped, UserError
 from pipeline.pretrained import check_start
@@ -83,6 +83,7 @@ def fit(
         launched_world(config.ray) as world,
         contextlib.closing(RunRecord(config.ray.storage_uri(), world.broadcast(run))) as record,
     ):
+        check_batches(config, config.ray.max_workers if config.ray.enabled else world.size)
         uri = world.on_main(lambda: resolve_run_store(config.tracking))
         run_id = world.on_main(
             lambda: _start_run(config, record, uri, resume, parent_run_id, tags or {}, manifests)

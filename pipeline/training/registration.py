@@ -9,7 +9,13 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.storage.redact import error_line
-from pipeline.tracking import is_rejected, resolve_run_id, spool_folder, wait_for_store
+from pipeline.tracking import (
+    RunDeletedError,
+    is_rejected,
+    resolve_run_id,
+    spool_folder,
+    wait_for_store,
+)
 from pipeline.training.outcome import Finished
 from pipeline.training.run_record import RunRecord
 
@@ -51,6 +57,11 @@ def register_result(
             ) from None
         try:
             return register(uri, resolve_run_id(uri, run_id, spool_folder(record.uri)), content)
+        except RunDeletedError as error:
+            raise UserError(
+                f"training is complete, but nothing was registered: {error} and run the same "
+                "command again"
+            ) from None
         except UserError:
             raise
         except Exception as error:  # stores raise errors of many types when they shut down

@@ -176,7 +176,7 @@ def run_rank(
             outcome = train_worker(config, session, log, uri)
     finally:
         if tracker is not None:
-            tracker.close(TRACKER_CLOSE_SECONDS)
+            tracker.close(TRACKER_CLOSE_SECONDS, last=False)  # the driver ends the run
     return outcome.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
 
 

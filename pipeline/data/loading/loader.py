@@ -107,14 +107,8 @@ class EvalLoader:
                 yield batch
 
 
-def build_train_loader(
-    uri: str | ShardSet, config: Config, rank: int, world_size: int, start_step: int = 0
-) -> TrainLoader:
-    """Return the loader of one rank's training batches from ``start_step`` on.
-
-    Raises UserError.
-    """
-    shards = uri if isinstance(uri, ShardSet) else open_shards(uri, config)
+def check_batches(config: Config, world_size: int) -> None:
+    """Raise UserError if so many workers cannot train with the batch and image sizes."""
     batch = config.train.batch_size
     if world_size > batch:
         raise UserError(
@@ -127,6 +121,18 @@ def build_train_loader(
             f"data.sizes {list(sizes)} and model.image_size {size}: detectors have 4 levels below "
             "512 and 5 from there; keep all of them on one side of 512"
         )
+
+
+def build_train_loader(
+    uri: str | ShardSet, config: Config, rank: int, world_size: int, start_step: int = 0
+) -> TrainLoader:
+    """Return the loader of one rank's training batches from ``start_step`` on.
+
+    Raises UserError.
+    """
+    shards = uri if isinstance(uri, ShardSet) else open_shards(uri, config)
+    batch = config.train.batch_size
+    check_batches(config, world_size)
     if len(shards) < batch and rank == 0:
         log.warning(
             "%s has %d samples, fewer than train.batch_size %d", shards.uri, len(shards), batch

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.client import connect
+from pipeline.tracking.client import check_active, connect
 from pipeline.tracking.spool.offline_runs import resolve_run
 from pipeline.tracking.spool.records import (
     FileRecord,
@@ -21,6 +21,7 @@ from pipeline.tracking.spool.records import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
 
 _LOG = logging.getLogger(__name__)
 _POINTS_PER_CALL = 1000  # MLflow's limit
@@ -48,9 +49,16 @@ class Sender:
     def send(self, records: Sequence[SpoolRecord]) -> int:
         """Send the leading records that fit one request. Return how many.
 
-        Raises an exception if the request failed.
+        Raises an exception if the request failed, RunDeletedError if the run was deleted.
         """
         client = self.client()
+        try:
+            return self._send(client, records)
+        except Exception:
+            check_active(self._uri, client.get_run(self.run_id))
+            raise
+
+    def _send(self, client: MlflowClient, records: Sequence[SpoolRecord]) -> int:
         match records[0]:
             case MetricPoints():
                 batch = _leading_points(records)
@@ -108,8 +116,7 @@ class Sender:
             client.log_batch(self.run_id, metrics=points, synchronous=True)
         except MlflowException as error:
             # One rejected point must not block all others forever.
-            if error.error_code != "INVALID_PARAMETER_VALUE":
-                raise
+            self._check_rejection(client, error)
             if len(points) > 1:
                 for point in points:
                     self._log(client, [point])
@@ -120,14 +127,19 @@ class Sender:
             if point.key in self._known_steps:
                 self._known_steps[point.key].add(point.step)
 
+    def _check_rejection(self, client: MlflowClient, error: MlflowException) -> None:
+        """Raise the error again unless it is about a value, not about the run."""
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise error
+        check_active(self._uri, client.get_run(self.run_id))
+
     def _set_tag(self, client: MlflowClient, key: str, value: str) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
             client.set_tag(self.run_id, key, value)
         except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
-                raise
+            self._check_rejection(client, error)
             _LOG.warning("run %s rejected tag %s: %s", self.run_id, key, error.message)
 
     def _set_status(self, client: MlflowClient, status: str, time: int) -> None:

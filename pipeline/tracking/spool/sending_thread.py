@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from pipeline.storage.redact import first_line
+from pipeline.tracking.client import RunDeletedError
 from pipeline.tracking.spool.record_queue import RecordQueue
 from pipeline.tracking.spool.records import SpoolRecord
 
@@ -39,6 +40,7 @@ class SendingThread:
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._failing = False
+        self.deleted: RunDeletedError | None = None  # the last failure, if it was that
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
@@ -71,6 +73,9 @@ class SendingThread:
                     return
             except Exception as error:
                 self._report_failure(error)
+                self.deleted = error if isinstance(error, RunDeletedError) else None
+                if closing and self.deleted:
+                    return  # a retry within the timeout would not succeed
                 wait = min(2 * wait, _MAX_RETRY_SECONDS)
             if time.monotonic() > self._deadline:
                 return
@@ -96,7 +101,10 @@ class SendingThread:
         return True
 
     def _report_failure(self, error: Exception) -> None:
-        if not self._failing:
+        # Deletion is reported once: here, or by `Tracker.close`.
+        if not self._failing and not (
+            isinstance(error, RunDeletedError) and self._closing.is_set()
+        ):
             reason = first_line(error)
             _LOG.warning("%s: sending failed, will retry: %.300s", self._subject(), reason)
         self._failing = True

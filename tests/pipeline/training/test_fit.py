@@ -234,6 +234,10 @@ def test_other_classes_of_the_test_set_are_rejected(small: Config, tmp_path: Pat
             "ray.storage is not set",
         ),
         ({"ray.enabled": True, "ray.address": "auto", "tracking.uri": None}, "tracking.uri is not"),
+        ({"ray.enabled": True, "ray.workers": 9}, "batch_size 4 is smaller than the 9 workers"),
+        ({"ray.enabled": True, "ray.workers": [2, 5]}, "batch_size 4 is smaller than the 5"),
+        ({"data.sizes": [576]}, "data.sizes .* and model.image_size 64"),
+        ({"tracking.experiment": "x" * 501}, "tracking.experiment: .* at most 500 characters"),
     ],
 )
 def test_configuration_mistakes_are_rejected_at_once(
@@ -241,3 +245,4 @@ def test_configuration_mistakes_are_rejected_at_once(
 ) -> None:
     with pytest.raises(UserError, match=expected):
         fit(small.replace(change), run="one")
+    assert not (Path(str(small.ray.storage)) / "one").exists()
