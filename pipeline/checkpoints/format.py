@@ -44,6 +44,7 @@ def save_checkpoint(
     with storage.open(STATE) as stream:
         file: Any = _HashingWriter(stream)
         torch.save(dict(state), file)
+        file.raise_error()
     written = meta.model_copy(
         update={
             "saved": time.time(),
@@ -171,17 +172,32 @@ def _storage(folder: Storage | Path | str) -> Storage:
 
 
 class _HashingWriter:
-    """A binary file that is hashed while it is written."""
+    """A binary file that is hashed while it is written.
+
+    torch replaces most errors of a file by a RuntimeError about a wrong position, and writes again
+    while it cleans up. Therefore the methods that torch calls drop everything after an OSError, and
+    `raise_error` raises it.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.sha256, self.size = stream, hashlib.sha256(), 0
+        self._error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        self._stream.write(data)
         size = memoryview(data).nbytes
-        self.size += size
+        if self._error is None:
+            try:
+                self._stream.write(data)
+            except OSError as error:
+                self._error = error
+            self.sha256.update(data)
+            self.size += size
         return size
 
     def flush(self) -> None:
-        self._stream.flush()
+        """Do nothing: the storage flushes the stream, outside of torch."""
+
+    def raise_error(self) -> None:
+        """Raise the OSError that has cut the file short, if there was one."""
+        if self._error is not None:
+            raise self._error

@@ -79,7 +79,7 @@ class Storage:
     def write(self, name: str, data: bytes) -> None:
         """Create or replace a file atomically."""
         if not self._local:  # an object becomes visible when its upload is complete
-            with self.open(name) as stream:
+            with self._files.open_output_stream(self._path(name)) as stream:
                 stream.write(data)
             return
         path = Path(self._path(name))
@@ -88,19 +88,28 @@ class Storage:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Any]:
-        """Open a large file to write it in pieces.
+        """Open a large file to write it in pieces; delete it if the block raises.
 
-        Readers may see it incomplete, except in object stores.
+        Readers may see it incomplete; in object stores only after the block raised, for a moment.
         """
-        if not self._local:
-            with self._files.open_output_stream(self._path(name)) as stream:
+        stream = self._open(name)
+        try:
+            with stream:
                 yield stream
-            return
+                if self._local:
+                    sync_file(stream)
+        except BaseException:
+            # pyarrow cannot abort an upload: closing the stream completes a shorter object.
+            with contextlib.suppress(OSError):
+                self.delete(name)
+            raise
+
+    def _open(self, name: str) -> Any:
+        if not self._local:
+            return self._files.open_output_stream(self._path(name))
         path = Path(self._path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            yield file
-            sync_file(file)
+        return path.open("wb")
 
     def move(self, name: str, target: str) -> None:
         """Rename a file."""

@@ -1,8 +1,10 @@
 """Checkpoint metas for tests, and checkpoints in the format of earlier versions."""
 
+import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from pipeline.checkpoints.format import tensors_sha256
 from pipeline.checkpoints.meta import CheckpointMeta, DataFingerprints
+from pipeline.storage.folder import Storage
 
 SPEC = {
     "backbone": "slim",
@@ -51,3 +54,35 @@ def write_format_2(folder: Path, state: dict[str, Any], meta: dict[str, Any]) ->
     }
     own = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     (folder / "meta.json").write_text(json.dumps({**content, "sha256": own}, indent=1))
+
+
+class BrokenStorage(Storage):
+    """A storage whose connection breaks after some bytes of every large file."""
+
+    def __init__(self, uri: str, capacity: int) -> None:
+        super().__init__(uri)
+        self.capacity = capacity
+
+    def child(self, name: str) -> Storage:
+        return BrokenStorage(super().child(name).uri, self.capacity)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        with super().open(name) as stream:
+            yield BrokenStream(stream, self.capacity)
+
+
+class BrokenStream:
+    """A stream whose connection breaks after some bytes."""
+
+    def __init__(self, stream: Any, capacity: int) -> None:
+        self.stream, self.capacity = stream, capacity
+
+    def write(self, data: Any) -> int:
+        self.capacity -= memoryview(data).nbytes
+        if self.capacity < 0:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return int(self.stream.write(data))
+
+    def flush(self) -> None:
+        self.stream.flush()

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from pipeline.checkpoints.format import (
 )
 from pipeline.checkpoints.meta import EarlyStoppingState
 from pipeline.errors import UserError
-from tests.pipeline.checkpoints.examples import example_meta
+from tests.pipeline.checkpoints.examples import BrokenStorage, example_meta
+
+ROOT = Path(__file__).parents[3]
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -154,3 +158,39 @@ def test_failed_overwrite_leaves_no_checkpoint(folder: Path) -> None:
         save_checkpoint(folder, {"model": {"x": torch.randn(100_000)}}, example_meta())
     with pytest.raises(DamagedCheckpoint):
         load_meta(folder)
+
+
+def test_disk_that_fills_anywhere_raises_and_leaves_no_file(tmp_path: Path) -> None:
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from pipeline.checkpoints.format import save_checkpoint
+from tests.pipeline.checkpoints.examples import example_meta
+state = {"model": {str(i): torch.randn(20_000) for i in range(10)}}
+size = 0
+for size in [0, 1, 64, 1500, 50_000, 300_001, 500_000, *range(799_000, 807_000, 500)]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1))
+    try:
+        save_checkpoint(sys.argv[1], state, example_meta())
+    except OSError as error:
+        assert "File too large" in str(error), (size, error)
+        assert not list(Path(sys.argv[1]).iterdir()), size
+    else:
+        assert size > 800_000, size
+        break
+else:
+    raise AssertionError("no limit was high enough")
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    verify_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("capacity", [0, 64, 200_000, 400_900])
+def test_broken_upload_raises_and_leaves_no_object(capacity: int) -> None:
+    storage = BrokenStorage("mock:///one", capacity)  # in memory
+    state = {"model": {"x": torch.randn(50_000), "y": torch.randn(50_000)}}
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        save_checkpoint(storage, state, example_meta())
+    assert storage.files() == []

@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.distributed.world import World
 from pipeline.errors import TrainingFailed, UserError
 from pipeline.training.trainer.trainer import Trainer
-from tests.pipeline.checkpoints.examples import example_meta
+from tests.pipeline.checkpoints.examples import BrokenStorage, example_meta
 
 NOT_STOPPING = EarlyStoppingState(best=0.5, evaluations_since_best=0)
 
@@ -224,6 +224,33 @@ def test_full_disk_causes_a_warning_and_fails_the_last_checkpoint(
         assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
         with pytest.raises(TrainingFailed, match="last checkpoint could not be written"):
             manager.finish()
+
+
+@pytest.mark.parametrize("capacity", [64, 200_000])
+def test_storage_that_breaks_in_the_middle_causes_a_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    capacity: int,
+) -> None:
+    monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
+    store = CheckpointStore(tmp_path)
+    with managed(store) as (manager, trainer):
+        manager.restore(accept)
+        advance(trainer)
+        save(manager)
+        manager.wait()
+        store.storage, intact = BrokenStorage(str(tmp_path), capacity), store.storage
+        advance(trainer)
+        save(manager)
+        manager.wait()
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert "step-00000002 could not be written" in line and "NETWORK_CONNECTION" in line
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+        store.storage = intact
+        advance(trainer)
+        save(manager)
+        assert manager.missing() is None
 
 
 def test_save_is_retried(

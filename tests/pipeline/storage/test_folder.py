@@ -84,6 +84,33 @@ def test_write_replaces_a_file_or_leaves_no_trace(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two.x.part"]
 
 
+def write_in_two_pieces(storage: Storage, piece: bytes, error: Exception | None = None) -> None:
+    with storage.open("one") as stream:
+        stream.write(piece)
+        if error:
+            raise error
+        stream.write(piece)
+
+
+@pytest.mark.parametrize("uri", ["mock:///runs", ""])  # in memory, as an object store; local
+def test_file_whose_writing_is_interrupted_is_deleted(tmp_path: Path, uri: str) -> None:
+    storage = Storage(uri or str(tmp_path))
+    storage.create()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_in_two_pieces(storage, b"half", RuntimeError("interrupted"))
+    assert not storage.exists("one")
+    write_in_two_pieces(storage, b"half")
+    assert storage.read("one") == b"halfhalf"
+
+
+@pytest.mark.integration
+def test_interrupted_upload_leaves_no_object(s3: str) -> None:
+    storage = Storage(join(s3, "interrupted"))
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_in_two_pieces(storage, bytes(20_000_000), RuntimeError("interrupted"))
+    assert storage.files() == []
+
+
 @pytest.mark.integration
 def test_bucket_stores_checkpoints_like_a_folder(s3: str) -> None:
     storage = Storage(join(s3, "store"))
