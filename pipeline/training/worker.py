@@ -13,20 +13,18 @@ import torch
 from pipeline.checkpoints.manager import CheckpointManager
 from pipeline.checkpoints.meta import SCORE, UNSCORED, CheckpointMeta, DataFingerprints
 from pipeline.config import Config, DetectorSpec
-from pipeline.data import (
-    Manifest,
-    build_eval_loader,
-    build_train_loader,
-    load_manifest,
-    require_classes,
-)
+from pipeline.data import Manifest, build_eval_loader, build_train_loader
 from pipeline.data.loading.prefetch_plan import open_shards
 from pipeline.distributed.world import mean_over_ranks
-from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.malloc import keep_freed_memory
 from pipeline.storage.redact import mask_tree
 from pipeline.tracking import Tracker
+from pipeline.training.data_content import (
+    check_data_unchanged,
+    check_same_content,
+    content_hashes,
+)
 from pipeline.training.error_hints import translate_errors
 from pipeline.training.outcome import Finished
 from pipeline.training.run_log import RunLog
@@ -57,8 +55,8 @@ def train_worker(
     schedule = StepSchedule(config, manifest.samples)
     trainer = Trainer(config, world, len(manifest.classes), schedule.total_steps)
     with contextlib.closing(CheckpointManager(config, session.store, trainer)) as checkpoints:
-        val = load_manifest(config.data.val, config.data.retries) if config.data.val else None
-        data = DataFingerprints(train=manifest.content_hash, val=val.content_hash if val else None)
+        content = content_hashes(config, manifest, world)
+        data = DataFingerprints(train=content["train"], val=content.get("val"))
         restored = checkpoints.restore(partial(check_data_unchanged, config, manifest, data))
         if restored is None and config.model.init:
             log.started_from(trainer.start_from(manifest.classes, tracking_uri))
@@ -70,7 +68,7 @@ def train_worker(
         if restored and restored.early_stopping:
             trainer.early_stopping.load(restored.early_stopping)
         if restored and restored.metrics is None and restored.step in schedule.evaluation_steps:
-            evaluate_step(config, trainer, checkpoints, log, session, schedule)
+            evaluate_step(config, trainer, checkpoints, log, session, schedule, data)
         poller = RequestPoller(session.poll_request, world)
         profile_steps = config.train.profile_steps if world.is_main else 0
         for batch in profiled(loader, profile_steps, log.profile):
@@ -89,7 +87,7 @@ def train_worker(
             if step in schedule.checkpoint_steps or checkpoints.due(step) or request:
                 checkpoints.save(checkpoint_meta(config, manifest, data, trainer, schedule))
             if step in schedule.evaluation_steps and not (request and request.stop):
-                evaluate_step(config, trainer, checkpoints, log, session, schedule)
+                evaluate_step(config, trainer, checkpoints, log, session, schedule, data)
                 request = request or session.poll_request()  # an evaluation may take minutes
             if request:
                 log.checkpoint_requested(step, request)
@@ -97,7 +95,7 @@ def train_worker(
                 if not missing:
                     log.checkpoint_saved(step, request)
                 request.raise_if_stop(step, missing)
-        return finish(config, trainer, checkpoints, log, schedule)
+        return finish(config, trainer, checkpoints, log, schedule, content.get("test"))
 
 
 def checkpoint_meta(
@@ -127,34 +125,15 @@ def evaluate_step(
     log: RunLog,
     session: Session,
     schedule: StepSchedule,
+    data: DataFingerprints,
 ) -> None:
     """Score the current step on ``data.val`` and add the result to its checkpoint."""
-    assert config.data.val is not None, "or there are no evaluation steps"
-    metrics = validate("val", config.data.val, trainer, log)
+    assert config.data.val and data.val, "or there are no evaluation steps"
+    metrics = validate("val", config.data.val, data.val, trainer, log)
     trainer.early_stopping.update(metrics.get(SCORE, UNSCORED))
     checkpoints.add_evaluation(metrics, trainer.early_stopping.state())
     step = trainer.step_count
     session.report({"step": step, "epoch": schedule.epoch(step), **metrics})
-
-
-def check_data_unchanged(
-    config: Config, manifest: Manifest, data: DataFingerprints, meta: CheckpointMeta
-) -> None:
-    """Raise UserError if a checkpoint was made on other data.
-
-    Its position in the sample order, or its score on ``data.val``, would be meaningless.
-    """
-    train = str(config.data.train)
-    require_classes(train, manifest, meta.classes, "the checkpoint to resume from")
-    for uri, now, before in (
-        (train, data.train, meta.data.train),
-        (config.data.val, data.val or "", meta.data.val),
-    ):
-        if before is not None and now != before:  # old checkpoints have no hash of data.val
-            raise UserError(
-                f"{uri} is not the data that this run was started with (content {now[:12]}, was "
-                f"{before[:12]}); restore it, or choose another --run name"
-            )
 
 
 def run_rank(
@@ -180,10 +159,14 @@ def run_rank(
     return outcome.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
 
 
-def validate(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
-    """Score the averaged weights on a set; returns the same metrics on every rank."""
+def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
+    """Score the averaged weights on a set; returns the same metrics on every rank.
+
+    Raises UserError, on every rank, if the content hash of the set is not ``content`` any more.
+    """
     config, world = trainer.config, trainer.world
     loader = build_eval_loader(uri, config, world.rank, world.size)
+    check_same_content(uri, loader.manifest, content, world)
     classes = loader.manifest.classes
     result = evaluate(trainer.averaged(), loader, classes, config.evaluate, world)
     if result is not None:
@@ -200,12 +183,16 @@ def finish(
     checkpoints: CheckpointManager,
     log: RunLog,
     schedule: StepSchedule,
+    test: str | None,
 ) -> Finished:
-    """Select the weights (best on ``data.val``, else the last) and score ``data.test`` once."""
+    """Select the weights (best on ``data.val``, else the last) and score ``data.test`` once.
+
+    ``test`` is the content hash of that set.
+    """
     last, selected = checkpoints.finish()
     metrics = dict(selected.meta.metrics or {})
-    if config.data.test:
-        metrics |= validate("test", config.data.test, trainer, log)
+    if config.data.test and test:
+        metrics |= validate("test", config.data.test, test, trainer, log)
     return Finished(
         checkpoint=selected.name,
         best_step=selected.step,

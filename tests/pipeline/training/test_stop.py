@@ -76,10 +76,12 @@ def test_sigterm_during_an_evaluation_stops_after_it(
     whole = fit(small, run="whole")
     validate = worker.validate
 
-    def interrupted(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
+    def interrupted(
+        split: str, uri: str, content: str, trainer: Trainer, log: RunLog
+    ) -> dict[str, float]:
         if trainer.step_count == step:
             terminate()
-        return validate(split, uri, trainer, log)
+        return validate(split, uri, content, trainer, log)
 
     with monkeypatch.context() as patch:
         patch.setattr(worker, "validate", interrupted)

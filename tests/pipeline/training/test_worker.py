@@ -1,5 +1,6 @@
 """The whole loop without Ray: it ends, resumes exactly, and selects by the validation set."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,35 @@ def test_other_validation_data_is_rejected(small: Config, tmp_path: Path) -> Non
     train(prepared("2"), tmp_path / "run")
 
 
+class ReplacedAtStep(RunLog):
+    """Replaces a shard set after a step."""
+
+    def __init__(self, last: int, prepared: Callable[[str], Config]) -> None:
+        super().__init__(None)
+        self.last, self.prepared = last, prepared
+
+    def step(self, step: int, *args: Any) -> None:
+        if step == self.last:
+            self.prepared("9")
+
+
+@pytest.mark.parametrize("use", ["val", "test"])
+def test_evaluation_data_replaced_during_a_training_is_reported(
+    small: Config, tmp_path: Path, use: str
+) -> None:
+    def prepared(seed: str) -> Config:
+        base = ("--source", "shapes", "--size", "64", "--count", "6", "--seed", seed)
+        prepare.main([*base, "--out", str(tmp_path / use), "--overwrite"])
+        return small.replace({f"data.{use}": str(tmp_path / use)})
+
+    whole = train(prepared("2"), tmp_path / "whole")
+    with pytest.raises(UserError, match=f"/{use} was replaced during the training"):
+        train(prepared("2"), tmp_path / "run", ReplacedAtStep(7, prepared))
+    (*_, last) = CheckpointStore(tmp_path / "run").saved()
+    assert last.step == 10
+    assert train(prepared("2"), tmp_path / "run") == whole
+
+
 @pytest.mark.parametrize("step", [5, 10])
 def test_training_killed_during_an_evaluation_loses_no_step(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -185,10 +215,12 @@ def test_training_killed_during_an_evaluation_loses_no_step(
     whole = train(config, tmp_path / "whole")
     validate = worker.validate
 
-    def killed(split: str, uri: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
+    def killed(
+        split: str, uri: str, content: str, trainer: Trainer, log: RunLog
+    ) -> dict[str, float]:
         if trainer.step_count == step:
             raise Killed
-        return validate(split, uri, trainer, log)
+        return validate(split, uri, content, trainer, log)
 
     with monkeypatch.context() as patch:
         patch.setattr(worker, "validate", killed)
