@@ -43,6 +43,11 @@ class TrainConfig(Section):
     clip_norm: float = Field(
         10.0, gt=0.0, description="maximum norm of the whole gradient; larger ones are clipped"
     )
+    skip_non_finite: int = Field(
+        0,
+        ge=0,
+        description="batches with a non-finite gradient that are skipped before training fails",
+    )
     ema_decay: float = Field(
         0.998,
         ge=0.0,

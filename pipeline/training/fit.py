@@ -143,7 +143,7 @@ def _start_run(
         run_id = create_run(uri, config, record.name, all_tags, parent_run_id, manifests, spool)
     else:
         info = record.read()
-        before = info.status if info else ""
+        before = "; ".join([*([info.status] if info else []), *record.interventions])
         run_id = resume_run(uri, run_id, spool, before, config.tracking.required)
     record.write(run_id, "running", config)
     discard_run_spec(spool, run_id)

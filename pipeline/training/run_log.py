@@ -88,6 +88,12 @@ class RunLog:
         if self.tracker is not None:
             self.tracker.log_metrics(metrics, step)
 
+    def skipped_non_finite(self, step: int, count: int) -> None:
+        """Log the number of steps skipped so far, and this one in the history of the run."""
+        if self.tracker is not None:
+            self.tracker.log_metrics({"train/skipped_steps": float(count)}, step)
+            self.tracker.set_tag(*history_tag(f"step {step} skipped: gradient not finite"))
+
     def checkpoint_requested(self, step: int, request: Request) -> None:
         """Print why an unscheduled checkpoint is written."""
         self._print(f"step {step}: {request.reason}; saving")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -34,17 +35,26 @@ CHANGEABLE = (
     *("train.patience", "train.min_improvement", "train.profile_steps", "train.compile"),
     *("evaluate", "sweep", "tracking", "registry", "ray"),
 )
+# Fields that change the result and may change all the same: the remedies for a non-finite gradient.
+# Every change is recorded.
+INTERVENTIONS = ("train.lr", "train.clip_norm", "train.skip_non_finite")
 RECORD_FILE = "run.json"
+_LOG = logging.getLogger(__name__)
 _FAILURE_FILE, _LOCK_FILE = "failure.json", "driver.lock"
 
 
 class RunInfo(Document):
     """``run.json``: the MLflow run of a named run, its status and its configuration."""
 
+    FORMAT_VERSION: ClassVar[int] = 2  # 1 had no interventions
+
     run_id: str = Field(description="of MLflow")
     status: Status
     config: dict[str, Any] = Field(
         description="the configuration, without URIs of services and secrets"
+    )
+    interventions: list[str] = Field(
+        default_factory=list, description="changes of `INTERVENTIONS` by resumes, oldest first"
     )
 
 
@@ -63,6 +73,8 @@ class RunRecord:
         self.uri = join(storage, name)
         self._files = Storage(self.uri)
         self._lock: ProcessLock | None = None
+        self._earlier_interventions: list[str] = []
+        self.interventions: list[str] = []  # of this resume
 
     def check_storage(self) -> None:
         """Create the run's folder and test it. Raises UserError where nothing can be written."""
@@ -112,7 +124,13 @@ class RunRecord:
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace ``run.json``."""
-        info = RunInfo(run_id=run_id, status=status, config=mask_tree(config.recorded()))
+        interventions = [*self._earlier_interventions, *self.interventions]
+        info = RunInfo(
+            run_id=run_id,
+            status=status,
+            config=mask_tree(config.recorded()),
+            interventions=interventions,
+        )
         self._files.write(RECORD_FILE, info.encode())
 
     def write_failure(self, error: Exception) -> None:
@@ -140,11 +158,15 @@ class RunRecord:
             raise UserError(f"{error}; restore the file or choose another --run name") from None
 
     def resumable_run_id(
-        self, resume: Resume, config: Config, changeable: Collection[str] = CHANGEABLE
+        self,
+        resume: Resume,
+        config: Config,
+        changeable: Collection[str] = (*CHANGEABLE, *INTERVENTIONS),
     ) -> str | None:
         """Return the id of the MLflow run to resume, or None to create a new one.
 
-        ``changeable`` are sections and fields. Raises UserError if the run is finished, if it
+        ``changeable`` are sections and fields; changes of `INTERVENTIONS` are warned about and kept
+        for `write`. Raises UserError if the run is finished, if it
         exists or is absent against ``resume``, or if its configuration differs elsewhere.
         """
         info = self.read()
@@ -162,28 +184,35 @@ class RunRecord:
                 "choose another --run name or delete it"
             )
         # Both masked: earlier versions recorded the whole URI of `model.init`.
-        before, now = mask_tree(info.config), mask_tree(config.recorded())
-        _check_unchanged(self.name, before, now, changeable)
+        changes = _changes(mask_tree(info.config), mask_tree(config.recorded()))
+        fixed = [
+            change
+            for path, change in changes.items()
+            if path not in changeable and path.split(".")[0] not in changeable
+        ]
+        if fixed:
+            raise UserError(
+                f"run {self.name!r} was started with {'; '.join(fixed)}. Restore the old value to "
+                "resume, or choose another --run name; fields that may change: "
+                f"{', '.join(changeable)}"
+            )
+        self._earlier_interventions = info.interventions
+        self.interventions = [changes[path] for path in INTERVENTIONS if path in changes]
+        if self.interventions:
+            _LOG.warning("run %r had %s", self.name, "; ".join(self.interventions))
         return info.run_id
 
 
-def _check_unchanged(
-    name: str, old: Mapping[str, Any], new: Mapping[str, Any], changeable: Collection[str]
-) -> None:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields that differ, each with a description of its change."""
     default = Config().recorded()  # for fields that did not exist yet
-    fixed = {
+    values = {
         f"{section}.{key}": (old.get(section, {}).get(key, default[section][key]), value)
         for section, fields in new.items()
         for key, value in fields.items()
-        if section not in changeable and f"{section}.{key}" not in changeable
     }
-    changed = [
-        f"{path} = {before!r}, now {now!r}"
-        for path, (before, now) in fixed.items()
+    return {
+        path: f"{path} = {before!r}, now {now!r}"
+        for path, (before, now) in values.items()
         if before != now
-    ]
-    if changed:
-        raise UserError(
-            f"run {name!r} was started with {'; '.join(changed)}. Restore the old value to resume, "
-            f"or choose another --run name; fields that may change: {', '.join(changeable)}"
-        )
+    }

@@ -32,7 +32,7 @@ from pipeline.training.session import Session
 from pipeline.training.step_schedule import StepSchedule
 from pipeline.training.stop import RequestPoller
 from pipeline.training.trainer.assignment_health import HEALTH_INTERVAL, assignment_health
-from pipeline.training.trainer.nonfinite_dump import dump_on_nonfinite
+from pipeline.training.trainer.nonfinite_dump import skip_or_dump_nonfinite
 from pipeline.training.trainer.profiler import profiled
 from pipeline.training.trainer.trainer import Trainer
 
@@ -75,13 +75,16 @@ def train_worker(
             if trainer.early_stopping.should_stop:
                 log.stopped_early(trainer.step_count, trainer.early_stopping)
                 break
-            with dump_on_nonfinite(session.store.storage, batch, trainer):
+            parts = None
+            with skip_or_dump_nonfinite(session.store.storage, batch, trainer):
                 parts = trainer.step(batch)
             step = trainer.step_count
             is_last = step == schedule.total_steps
-            if step % config.train.log_every == 0 or is_last:
+            if parts is None:
+                log.skipped_non_finite(step, trainer.skipped_steps)
+            elif step % config.train.log_every == 0 or is_last:
                 log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
-            if step % (HEALTH_INTERVAL * config.train.log_every) == 0 or is_last:
+            if parts and (step % (HEALTH_INTERVAL * config.train.log_every) == 0 or is_last):
                 log.metrics(step, assignment_health(trainer, batch))
             request = poller.poll(step)
             if step in schedule.checkpoint_steps or checkpoints.due(step) or request:

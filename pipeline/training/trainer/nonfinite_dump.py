@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -14,26 +15,40 @@ from pipeline.training.trainer.trainer import Trainer
 
 DUMP_FOLDER = "not-finite"
 
+_LOG = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
-def dump_on_nonfinite(storage: Storage, batch: Batch, trainer: Trainer) -> Iterator[None]:
-    """Save each rank's share of a batch with a non-finite gradient, and add where to the error.
+def skip_or_dump_nonfinite(storage: Storage, batch: Batch, trainer: Trainer) -> Iterator[None]:
+    """Save each rank's share of a batch with a non-finite gradient; skip the step or raise.
 
-    The weights are those before the step, and checkpoints stay as they are.
-    ``torch.load(FILE, weights_only=True)`` returns the batch's fields by name.
+    ``torch.load(FILE, weights_only=True)`` returns the batch's fields by name. If the step may not
+    be skipped, raises FloatingPointError with the path; the weights are those before the step.
     """
     try:
         yield
     except FloatingPointError as error:
-        name = f"{DUMP_FOLDER}/step-{trainer.step_count:08d}-rank-{trainer.world.rank}.pt"
-        content = io.BytesIO()
-        torch.save(batch._asdict(), content)
-        try:
-            storage.child(DUMP_FOLDER).create()
-            storage.write(name, content.getvalue())
-        except OSError as lost:
-            raise FloatingPointError(f"{error} (which could not be saved: {lost})") from None
-        raise FloatingPointError(
-            f"{error}, saved in {storage}/{DUMP_FOLDER}; a resumed run continues from the last "
-            "checkpoint"
-        ) from None
+        step, limit = trainer.step_count, trainer.config.train.skip_non_finite
+        saved = _dump(storage, batch, f"step-{step:08d}-rank-{trainer.world.rank}.pt")
+        if not trainer.skip_step():
+            raise FloatingPointError(
+                f"{error}, {saved}; a resumed run continues from the last checkpoint"
+            ) from None
+        if trainer.world.is_main:
+            count = f"{trainer.skipped_steps} of at most {limit}, train.skip_non_finite"
+            _LOG.warning(
+                "the gradient is not finite at step %d: skipped (%s); the batch is %s",
+                *(step, count, saved),
+            )
+
+
+def _dump(storage: Storage, batch: Batch, name: str) -> str:
+    """Save a batch, if possible; return where it is or why it is not saved."""
+    content = io.BytesIO()
+    torch.save(batch._asdict(), content)
+    try:
+        storage.child(DUMP_FOLDER).create()
+        storage.write(f"{DUMP_FOLDER}/{name}", content.getvalue())
+    except OSError as error:
+        return f"not saved ({error})"
+    return f"saved in {storage}/{DUMP_FOLDER}"

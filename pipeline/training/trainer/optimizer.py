@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD
@@ -38,6 +39,26 @@ def build_schedule(optimizer: SGD, config: TrainConfig, total_steps: int) -> Lam
         return warmup_cosine(step, total_steps, warmup, config.final_lr)
 
     return LambdaLR(optimizer, factor)
+
+
+def restore_schedule(
+    schedule: LambdaLR, optimizer: SGD, state: dict[str, Any], config: TrainConfig
+) -> None:
+    """Restore the state of a schedule, with the configured peak learning rate.
+
+    The rate may differ from that of the state. Restore the optimizer first.
+    """
+    schedule.load_state_dict(state)
+    peak = peak_lr(config)
+    if schedule.base_lrs == [peak] * len(optimizer.param_groups):
+        return
+    for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        group["initial_lr"], group["lr"] = peak, peak * factor(schedule.last_epoch)
+    rates = {
+        "base_lrs": [peak for _ in optimizer.param_groups],
+        "_last_lr": [group["lr"] for group in optimizer.param_groups],
+    }
+    schedule.load_state_dict({**schedule.state_dict(), **rates})
 
 
 def warmup_cosine(step: int, total: int, warmup: int, final: float) -> float:

@@ -23,7 +23,11 @@ from pipeline.distributed.world import World
 from pipeline.pretrained import TransferReport, start_from
 from pipeline.training.trainer.early_stopping import EarlyStopping
 from pipeline.training.trainer.ema import WeightAverage
-from pipeline.training.trainer.optimizer import build_optimizer, build_schedule
+from pipeline.training.trainer.optimizer import (
+    build_optimizer,
+    build_schedule,
+    restore_schedule,
+)
 from pipeline.training.trainer.parallelize import (
     build_training_detector,
     memory_format,
@@ -61,6 +65,8 @@ class Trainer:
         self.early_stopping = EarlyStopping(config.train.patience, config.train.min_improvement)
         self.network = parallelize(self.detector, config, world)
         self.learning_rate = 0.0  # of the last step
+        self.skipped_steps = 0
+        self._norm_statistics: list[Tensor] = []  # before the step, if it may be skipped
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Train on this rank's share of one global batch, at ``learning_rate``.
@@ -73,6 +79,8 @@ class Trainer:
         seed_step(self.config.train.seed, self.step_count, self.world.rank)
         self._resize_input(batch.images.shape[-1])
         self.network.train()
+        if self.config.train.skip_non_finite:
+            self._norm_statistics = [value.clone() for value in self._statistics()]
         tensors = self._on_device(batch)
         normalisers = self._normalisers(tensors)
         parts: dict[str, Tensor] = {}
@@ -145,7 +153,8 @@ class Trainer:
         if not torch.isfinite(norm):  # the same on every rank: gradients are already summed
             raise FloatingPointError(
                 f"the gradient is not finite at step {self.step_count}; "
-                "lower train.lr or train.clip_norm, or inspect the batch"
+                "lower train.lr or train.clip_norm, raise train.skip_non_finite "
+                f"({self.config.train.skip_non_finite}), or inspect the batch"
             )
         self.learning_rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
@@ -154,6 +163,27 @@ class Trainer:
         self.average.update(self.detector)
         self.step_count += 1
         return norm
+
+    def skip_step(self) -> bool:
+        """Complete a step whose gradient is not finite without an update, as configured.
+
+        Weights, averages and momentum stay as they were before the step. Every rank calls it.
+        Returns whether fewer than ``train.skip_non_finite`` steps were skipped before.
+        """
+        if self.skipped_steps >= self.config.train.skip_non_finite:
+            return False
+        for value, before in zip(self._statistics(), self._norm_statistics, strict=True):
+            value.copy_(before)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.step_count += 1
+        self.skipped_steps += 1
+        return True
+
+    def _statistics(self) -> list[Tensor]:
+        """Return the saved buffers: the statistics of batch norms, which a forward pass changes."""
+        saved = self.detector.state_dict()
+        return [saved[name] for name, _ in self.detector.named_buffers() if name in saved]
 
     def _sync_gradients(self, last: bool) -> contextlib.AbstractContextManager[None]:
         if isinstance(self.network, DistributedDataParallel) and not last:
@@ -184,6 +214,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step_count,
+            "skipped_steps": self.skipped_steps,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -192,8 +223,9 @@ class Trainer:
         self.average.module.load_state_dict(state["ema"])
         self.average.updates = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        restore_schedule(self.schedule, self.optimizer, state["schedule"], self.config.train)
         self.step_count = state["step"]
+        self.skipped_steps = state.get("skipped_steps", 0)  # earlier versions skipped none
         if "patience" in state:  # format 2; from format 3 on meta.json alone has it
             self.early_stopping.load(
                 EarlyStoppingState(

@@ -51,6 +51,21 @@ def test_record_has_no_secrets_and_one_that_has_is_resumed(tmp_path: Path) -> No
     assert record.resumable_run_id("must", config) == "abc"
 
 
+def test_interventions_of_all_resumes_are_kept(tmp_path: Path) -> None:
+    changes = ({"train.lr": 0.01}, {"train.lr": 0.01, "train.clip_norm": 1.0})
+    for config in (CONFIG, *(CONFIG.replace(change) for change in changes)):
+        record = RunRecord(str(tmp_path), "one")
+        record.check_storage()
+        record.resumable_run_id("auto", config)
+        for status in ("running", "failed"):
+            record.write("abc", status, config)
+    info = record.read()
+    assert info is not None
+    assert info.interventions == ["train.lr = 0.05, now 0.01", "train.clip_norm = 10.0, now 1.0"]
+    with pytest.raises(UserError, match="may change: sweep$"):
+        record.resumable_run_id("auto", CONFIG, ["sweep"])
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -1,6 +1,8 @@
 """SIGTERM, Ctrl-C and a non-finite gradient, in one process."""
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,48 @@ def test_non_finite_gradient_saves_its_batch_and_keeps_the_last_checkpoint(
     assert dumped["images"].shape == (4, 3, 64, 64) and len(dumped["image_ids"]) == 4
     assert [path.parent.name for path in folder.glob("step-*/meta.json")] == ["step-00000001"]
     assert status(config, "one") == ("failed", "FAILED")
+
+
+def test_lower_learning_rate_on_resume_is_recorded(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config.replace({"train.lr": 1e30, "train.warmup_steps": 8, "train.clip_norm": 0.001})
+    config = config.replace({"train.checkpoint_steps": 1})
+    with pytest.raises(TrainingFailed, match=r"not finite .* lower train\.lr or train\.clip_norm"):
+        fit(config, run="one")
+    folder = Path(str(config.ray.storage)) / "one"
+    for checkpoint in folder.glob("step-*"):  # the weights are as good as lost
+        shutil.rmtree(checkpoint)
+    result = fit(config.replace({"train.lr": 0.01}), run="one", resume="must")
+    change = "train.lr = 1e+30, now 0.01"
+    assert f"run 'one' had {change}" in caplog.text
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["interventions"]) == ("finished", [change])
+    tags = connect(result.tracking_uri).get_run(result.run_id).data.tags
+    assert f"resumed after failed; {change}" in tags.values()
+
+
+def test_non_finite_gradients_are_skipped_up_to_a_limit(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    update = Trainer._update
+
+    def broken(self: Trainer) -> torch.Tensor:
+        if self.step_count in (3, 5):
+            next(self.detector.parameters()).grad.fill_(float("nan"))  # type: ignore[union-attr]
+        return update(self)
+
+    monkeypatch.setattr(Trainer, "_update", broken)
+    with pytest.raises(TrainingFailed, match="not finite at step 5"):
+        fit(config.replace({"train.skip_non_finite": 1}), run="one")
+    assert "not finite at step 3: skipped (1 of at most 1" in caplog.text
+    result = fit(config.replace({"train.skip_non_finite": 2}), run="one")
+    assert result.total_steps == 10
+    folder = Path(str(config.ray.storage)) / "one"
+    names = sorted(path.name for path in folder.glob("not-finite/*"))
+    assert names == ["step-00000003-rank-0.pt", "step-00000005-rank-0.pt"]
+    client = connect(result.tracking_uri)
+    skipped = client.get_metric_history(result.run_id, "train/skipped_steps")
+    assert {(point.step, point.value) for point in skipped} == {(4, 1.0), (6, 2.0)}
+    losses = client.get_metric_history(result.run_id, "train/loss")
+    assert {point.step for point in losses} == {1, 2, 3, 5, 7, 8, 9, 10}

@@ -74,6 +74,15 @@ def test_micro_batches_do_not_change_the_step(micro_batch: int) -> None:
     assert parts["positives_cls"] == split_parts["positives_cls"]
 
 
+def step_without_finite_gradient(trainer: Trainer, share: Batch, on_this_rank: bool = True) -> None:
+    """Take a step whose gradient is not finite on this rank, or on another one."""
+    parameter = next(trainer.detector.parameters())
+    handle = parameter.register_hook(lambda g: g * (float("nan") if on_this_rank else 1.0))
+    with pytest.raises(FloatingPointError, match="not finite at step"):
+        trainer.step(share)
+    handle.remove()
+
+
 def _rank(rank: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     store = dist.FileStore(f"{folder}/store", 2)
@@ -84,6 +93,13 @@ def _rank(rank: int, folder: str) -> None:
         trainer = make_trainer(World(rank, 2), kind, micro_batch=2)
         trainer.step(share)
         torch.save(weights(trainer), f"{folder}/{rank}-{number}.pt")
+    skipping = make_trainer(World(rank, 2), skip_non_finite=1)
+    before = weights(skipping)
+    step_without_finite_gradient(skipping, share, on_this_rank=rank == 1)
+    assert skipping.skip_step() and skipping.step_count == 1
+    assert torch.equal(weights(skipping), before)
+    skipping.step(share)
+    assert torch.isfinite(weights(skipping)).all()
     dist.destroy_process_group()
 
 
@@ -128,6 +144,55 @@ def test_non_finite_gradient_raises_before_the_weights_change() -> None:
     with pytest.raises(FloatingPointError, match="not finite at step 0"):
         trainer.step(batch())
     assert (trainer.step_count, trainer.average.updates) == (0, before)
+
+
+def test_skipped_step_leaves_everything_but_its_number() -> None:
+    trainer = make_trainer(momentum=0.9, skip_non_finite=1, lr=0.01)
+    del trainer.network.train  # so that the forward pass changes the statistics of batch norms
+    trainer.step(batch())
+    before = copy.deepcopy(trainer.state())
+    (mean, *_) = [name for name in before["model"] if name.endswith("running_mean")]
+    step_without_finite_gradient(trainer, batch())
+    assert not torch.equal(trainer.state()["model"][mean], before["model"][mean])
+    assert trainer.skip_step()
+    after = trainer.state()
+    assert after["step"] == 2 and after["schedule"]["last_epoch"] == 2
+    assert after["ema_updates"] == before["ema_updates"]
+    for part in ("model", "ema"):
+        for name, value in after[part].items():
+            assert torch.equal(value, before[part][name]), name
+    for number, value in after["optimizer"]["state"].items():
+        former = before["optimizer"]["state"][number]
+        assert torch.equal(value["momentum_buffer"], former["momentum_buffer"])
+    other = make_trainer(momentum=0.9, skip_non_finite=1, lr=0.01)
+    other.load(copy.deepcopy(after))
+    for one in (trainer, other):
+        step_without_finite_gradient(one, batch())
+        assert not one.skip_step()  # also after a restart
+        assert (one.step_count, one.skipped_steps) == (2, 1)
+
+
+def test_skipping_that_is_not_needed_changes_no_bit() -> None:
+    one, other = make_trainer(), make_trainer(skip_non_finite=5)
+    for trainer in (one, other):
+        del trainer.network.train
+        trainer.step(batch())
+        trainer.step(batch())
+    for name, value in one.detector.state_dict().items():
+        assert torch.equal(value, other.detector.state_dict()[name])
+
+
+def test_other_learning_rate_after_a_restart_follows_the_schedule() -> None:
+    one, other, fresh = make_trainer(lr=0.1), make_trainer(lr=0.02), make_trainer(lr=0.02)
+    for _ in range(3):
+        one.step(batch())
+        fresh.step(batch())
+    other.load(copy.deepcopy(one.state()))
+    assert other.schedule.state_dict() == fresh.schedule.state_dict()
+    other.step(batch())
+    fresh.step(batch())
+    assert other.learning_rate == fresh.learning_rate
+    assert not torch.equal(weights(one), weights(other))
 
 
 def test_state_round_trip_continues_identically() -> None:
