@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from pipeline.config.base import Probability, Section
+from pipeline.errors import UserError
 
 
 class TrainConfig(Section):
@@ -102,6 +104,20 @@ class TrainConfig(Section):
         "always kept",
     )
     log_every: int = Field(10, ge=1, description="steps between logged losses")
+
+    def passes(self, workers: int) -> int:
+        """Return the number of forward passes of the worker with the largest share of a batch.
+
+        Raises UserError if ``sync_batch_norm`` needs as many passes of a worker with fewer images.
+        """
+        passes = math.ceil(math.ceil(self.batch_size / workers) / self.micro_batch)
+        if self.sync_batch_norm and workers <= self.batch_size < passes * workers:
+            raise UserError(
+                f"train.sync_batch_norm with train.micro_batch {self.micro_batch} needs a "
+                f"train.batch_size that is divisible by the workers: {self.batch_size} images for "
+                f"{workers} workers; raise train.micro_batch to 2, or change the other two"
+            )
+        return passes
 
 
 class EvaluateConfig(Section):

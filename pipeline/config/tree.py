@@ -45,6 +45,8 @@ class Config(Section):
     def _sections_agree(self) -> Config:
         if self.train.sync_batch_norm and not self.ray.gpu:
             raise ValueError("train.sync_batch_norm needs ray.gpu; set both or neither")
+        for workers in range(self.ray.min_workers, self.ray.max_workers + 1):
+            self.train.passes(workers)
         if self.train.patience and not self.data.val:
             raise ValueError("train.patience needs data.val, the set whose score decides")
         return self

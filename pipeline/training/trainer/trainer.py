@@ -44,11 +44,12 @@ class Tensors(NamedTuple):
     ignore_boxes: Tensor
     valid: Tensor
 
-    def split(self, size: int) -> list[Tensors]:
-        """Split into micro-batches of at most ``size`` images."""
-        return [
-            Tensors(*parts) for parts in zip(*(value.split(size) for value in self), strict=True)
-        ]
+    def split(self, size: int, at_least: int = 1) -> list[Tensors]:
+        """Split into micro-batches of at most ``size`` images, and ``at_least`` so many."""
+        parts = [value.split(size) for value in self]
+        if len(parts[0]) < at_least:
+            parts = [value.tensor_split(at_least) for value in self]
+        return [Tensors(*values) for values in zip(*parts, strict=True)]
 
 
 class Trainer:
@@ -84,7 +85,10 @@ class Trainer:
         tensors = self._on_device(batch)
         normalisers = self._normalisers(tensors)
         parts: dict[str, Tensor] = {}
-        micro_batches = tensors.split(self.config.train.micro_batch)
+        train = self.config.train
+        # Synchronised norms communicate in every pass: all ranks need the same number of them.
+        passes = train.passes(self.world.size) if train.sync_batch_norm else 1
+        micro_batches = tensors.split(train.micro_batch, passes)
         for number, micro_batch in enumerate(micro_batches, start=1):
             with self._sync_gradients(last=number == len(micro_batches)):
                 for name, value in self._backward(micro_batch, normalisers).items():

@@ -12,11 +12,13 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from pipeline.config import Config
+from pipeline.data import Batch
+from pipeline.data.loading.sample_order import rank_positions
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training.error_hints import translate_errors
 from pipeline.training.trainer.parallelize import build_training_detector
-from pipeline.training.trainer.trainer import Trainer, seed_step
+from pipeline.training.trainer.trainer import Tensors, Trainer, seed_step
 from tests.pipeline.training.trainer.test_trainer import batch, rows, weights
 
 
@@ -134,6 +136,42 @@ def test_each_step_seeds_its_draws() -> None:
 def test_sync_batch_norm_needs_gpus() -> None:
     with pytest.raises(UserError, match=r"train.sync_batch_norm needs ray.gpu"):
         Config.from_dict({"train": {"sync_batch_norm": True}})
+
+
+@pytest.mark.parametrize(("workers", "micro_batch"), [(2, 4), (2, 1), (3, 2), (4, 2), (5, 1)])
+def test_ranks_take_equally_many_passes_with_sync_batch_norm(
+    workers: int, micro_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The passes are recorded and not taken: synchronised norms do not run on CPUs."""
+    sizes: list[int] = []
+
+    def backward(_: Trainer, tensors: Tensors, __: Any) -> dict[str, torch.Tensor]:
+        sizes.append(len(tensors.images))
+        return {}
+
+    monkeypatch.setattr(Trainer, "_backward", backward)
+    monkeypatch.setattr(Trainer, "_update", lambda _: torch.tensor(0.0))
+    monkeypatch.setattr(Trainer, "_normalisers", lambda *_: lambda: None)
+    trainer = make_trainer(micro_batch=micro_batch, sync_batch_norm=True)
+    for size in range(workers, 20):
+        change = {"train.batch_size": size, "ray.workers": workers}
+        if micro_batch == 1 and size % workers:
+            with pytest.raises(UserError, match=f"divisible by the workers: {size} images for"):
+                trainer.config.replace(change)
+            continue
+        trainer.config = trainer.config.replace(change)
+        passes = set()
+        for rank in range(workers):
+            share = len(rank_positions(0, size, rank, workers))
+            trainer.world = World(rank, workers)
+            sizes.clear()
+            empty = torch.zeros(share, 0, 4)
+            images = torch.zeros(share, 3, 64, 64, dtype=torch.uint8)
+            valid = torch.ones(share, dtype=torch.bool)
+            trainer.step(Batch(images, empty, empty[:, :, 0].long(), empty, valid, [], []))
+            assert sum(sizes) == share and 0 < min(sizes) <= max(sizes) <= micro_batch
+            passes.add(len(sizes))
+        assert len(passes) == 1
 
 
 def test_sync_batch_norm_keeps_names_weights_and_frozen_parts() -> None:
