@@ -84,9 +84,8 @@ def resume_run(
     """Set an existing run to RUNNING and record the resume in its tags. Return its id.
 
     ``previous_exit`` is the status with which it ended before, and what has changed since. The tag
-    ``resumes`` counts resumes.
-    Raises UserError if the run was deleted, and if the store does not respond; if that is not
-    ``required``, print a message and queue the change in the spool instead.
+    ``resumes`` counts resumes. Raises UserError if the run was deleted, and if the store does not
+    respond; if that is not ``required``, print a message and queue the change in the spool instead.
     """
     exit_text = previous_exit or "a previous exit that was not recorded"
     note = history_tag(f"resumed after {exit_text}")
