@@ -28,8 +28,8 @@ ray: {workers: 2, max_failures: 0}
 
 @pytest.fixture(scope="module")
 def head():
-    with ray_head(cpus=2) as address:
-        yield address
+    with ray_head(cpus=2) as head:
+        yield head.address
 
 
 def submit(address, *entrypoint, revision="unknown"):
