@@ -24,14 +24,20 @@ from pipeline.tracking.client import (
     wait_for_store,
 )
 from pipeline.tracking.run import create_run, finish_run, history_tag, resolve_run_id, resume_run
-from pipeline.tracking.run_spec import config_yaml
-from pipeline.tracking.spool.offline_runs import discard_run_spec, spool_folder
+from pipeline.tracking.run_spec import RunSpec, config_yaml
+from pipeline.tracking.spool.offline_runs import (
+    discard_run_spec,
+    load_run_spec,
+    save_run_spec,
+    spool_folder,
+)
 from pipeline.tracking.sync import sync
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.upload import is_rejected, upload_timeout
 
 __all__ = [
     "RunDeletedError",
+    "RunSpec",
     "Tracker",
     "check_active",
     "config_yaml",
@@ -41,11 +47,13 @@ __all__ = [
     "finish_run",
     "history_tag",
     "is_rejected",
+    "load_run_spec",
     "mask",
     "resolve_run_id",
     "resolve_run_store",
     "resolve_uri",
     "resume_run",
+    "save_run_spec",
     "spool_folder",
     "sync",
     "upload_timeout",

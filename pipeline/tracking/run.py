@@ -14,7 +14,13 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage.redact import mask
 from pipeline.tracking.client import StoreError, check_active, connect, store_errors
-from pipeline.tracking.run_spec import DatasetManifest, build_run_spec, ensure_run, find_run
+from pipeline.tracking.run_spec import (
+    HISTORY_TAG,
+    DatasetManifest,
+    build_run_spec,
+    ensure_run,
+    find_run,
+)
 from pipeline.tracking.spool.offline_runs import (
     create_spooled_run,
     is_placeholder,
@@ -140,7 +146,7 @@ def resolve_run_id(uri: str, run_id: str, spool: Path) -> str:
 def history_tag(event: str) -> tuple[str, str]:
     """Return a tag that records an event of the run, under a key that sorts by time."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    return f"history.{now}", mask(event)[:_MAX_HISTORY_LENGTH]
+    return f"{HISTORY_TAG}{now}", mask(event)[:_MAX_HISTORY_LENGTH]
 
 
 def _reopen(uri: str, run_id: str, spool: Path, note: tuple[str, str]) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 KEY_TAG = "run.key"
+HISTORY_TAG = "history."  # followed by the time of an event
 _PARAMS_PER_CALL, _DIGEST_LENGTH = 100, 36
 # The other sections do not change the result; they are in config.yaml.
 _PARAM_SECTIONS = ("data", "model", "assign", "loss", "train", "evaluate", "ray")
@@ -139,7 +140,9 @@ def ensure_run(uri: str, spec: RunSpec, spool: Path | None = None) -> str:
     if run_id is None:
         created = client.create_run(experiment, spec.time, spec.tags, run_name=spec.name)
         run_id = str(created.info.run_id)
-    else:
+    elif not any(key.startswith(HISTORY_TAG) for key in client.get_run(run_id).data.tags):
+        # An earlier attempt failed. A run with a history may have ended while this machine still
+        # had records of it.
         client.update_run(run_id, status="RUNNING")
     try:
         _record(client, run_id, spec, spool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import re
 import shutil
 import time
@@ -155,10 +156,12 @@ class Tracker:
             with self._never_raising("the run of the spool"):
                 save_spool_info(folder, self.uri, self.run_id)
         if not last:
-            folders = [folder for folder in folders if spool_cache() in folder.parents]
+            folders = [folder for folder in folders if folder.parent == spool_cache()]
             if not folders:
                 return
-        where = " and ".join(map(str, folders)) or "memory"
+        # The cache is that of a node, which may be another one than the driver's.
+        node = f" on {platform.node()}" if spool_cache() in {f.parent for f in folders} else ""
+        where = (" and ".join(map(str, folders)) or "memory") + node
         if deleted := next((one.deleted for one in self._threads if one.deleted), None):
             _LOG.warning(
                 "%s and run `python -m jobs.tracking sync` to send the rest, which is queued in %s",

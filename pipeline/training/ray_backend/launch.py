@@ -20,7 +20,7 @@ from pipeline.distributed.world import World
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.storage.document import Document
 from pipeline.storage.redact import mask_output
-from pipeline.tracking import spool_folder
+from pipeline.tracking import RunSpec, load_run_spec, spool_folder
 from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, last_line
 from pipeline.training.outcome import Failed, Finished, Stopped, TrainOutcome
 from pipeline.training.ray_backend.preemption import (
@@ -45,6 +45,9 @@ class WorkerSettings(Document):
     run: str = Field(description="name of the run")
     tracking_uri: str
     run_id: str = Field(description="of MLflow")
+    run_spec: RunSpec | None = Field(
+        default=None, description="to create the MLflow run, if its store has not responded yet"
+    )
     label: str = Field(default="", description="put before every progress line")
 
 
@@ -87,14 +90,7 @@ def train_in_ray(
 ) -> Finished:
     """Run the workers to the end, restarting them as configured; return rank 0's outcome."""
     record.clear_failure()
-    settings = WorkerSettings(
-        config=config,
-        storage=record.storage,
-        run=record.name,
-        tracking_uri=uri,
-        run_id=run_id,
-        label=label,
-    )
+    settings = worker_settings(config, record, uri, run_id, label)
     with ray_cluster(config.ray) as owned, relay_stop_signal(stop, record.uri):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -113,6 +109,25 @@ def train_in_ray(
     if isinstance(outcome, Stopped):
         raise TrainingStopped(outcome.reason)
     return outcome
+
+
+def worker_settings(
+    config: Config, record: RunRecord, uri: str, run_id: str, label: str = ""
+) -> WorkerSettings:
+    """Return what the workers need.
+
+    A run without a store has its spec in the spool of this machine. If the storage is an object
+    store, the worker that logs to the run has another spool.
+    """
+    return WorkerSettings(
+        config=config,
+        storage=record.storage,
+        run=record.name,
+        tracking_uri=uri,
+        run_id=run_id,
+        run_spec=load_run_spec(spool_folder(record.uri)),
+        label=label,
+    )
 
 
 @contextlib.contextmanager
@@ -210,6 +225,7 @@ def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
             settings.run_id,
             spool_folder(record.uri),
             settings.label,
+            settings.run_spec,
         )
     except TrainingStopped as stopped:
         return Stopped(reason=str(stopped))
