@@ -31,6 +31,14 @@ class DataFingerprints(_Part):
     val: str | None = Field(default=None, description="None without data.val")
 
 
+class BadSamplesState(_Part):
+    """Unreadable samples of a training up to a checkpoint, over all ranks."""
+
+    samples_read: int = Field(description="all samples read, also the readable ones")
+    occurrences: int = Field(description="how often one was unreadable")
+    problems: dict[str, int] = Field(description="the first of them, and how often each occurred")
+
+
 class FileDigest(_Part):
     """Size and checksum of a file of a checkpoint."""
 
@@ -44,7 +52,8 @@ class CheckpointMeta(Document):
     The last four fields are filled in when the checkpoint is written.
     """
 
-    FORMAT_VERSION: ClassVar[int] = 3  # 2 had metrics as keys of the top level
+    # 2 had metrics as keys of the top level, 3 no bad samples.
+    FORMAT_VERSION: ClassVar[int] = 4
 
     step: int = Field(description="steps done")
     epoch: float = Field(description="passes over the training set")
@@ -61,6 +70,9 @@ class CheckpointMeta(Document):
     early_stopping: EarlyStoppingState | None = Field(
         default=None, description="None in format 2 where state.pt alone had it"
     )
+    bad_samples: BadSamplesState | None = Field(
+        default=None, description="None before format 4, which counted them for each rank alone"
+    )
     saved: float = Field(default=0.0, description="seconds since 1970")
     weights_sha256: str = Field(default="", description="of the raw weights")
     ema_sha256: str = Field(default="", description="of the averaged weights")
@@ -73,7 +85,9 @@ class CheckpointMeta(Document):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
-        """Return the content of format 2 as format 3 has it."""
+        """Return the content of format 2 or 3 as format 4 has it."""
+        if version > 2:
+            return content
         try:
             return _from_format_2(content)
         except (AttributeError, KeyError, TypeError) as error:

@@ -91,8 +91,8 @@ class DataConfig(Section):
     )
     max_bad_fraction: Probability = Field(
         0.01,
-        description="fraction of unreadable samples above which training stops, if there are more "
-        "than 10",
+        description="fraction of unreadable samples, over all workers, above which training stops, "
+        "if there are more than 10",
     )
 
     @field_validator("sizes")

@@ -11,9 +11,16 @@ from pathlib import Path
 import torch
 
 from pipeline.checkpoints.manager import CheckpointManager
-from pipeline.checkpoints.meta import SCORE, UNSCORED, CheckpointMeta, DataFingerprints
+from pipeline.checkpoints.meta import (
+    SCORE,
+    UNSCORED,
+    BadSamplesState,
+    CheckpointMeta,
+    DataFingerprints,
+)
 from pipeline.config import Config, DetectorSpec
 from pipeline.data import Manifest, build_eval_loader, build_train_loader
+from pipeline.data.loading.bad_samples import BadSamples
 from pipeline.data.loading.prefetch_plan import open_shards
 from pipeline.distributed.world import mean_over_ranks
 from pipeline.evaluation.evaluate import evaluate
@@ -67,6 +74,8 @@ def train_worker(
         log.start(trainer.step_count, schedule, title, world.size)
         if restored and restored.early_stopping:
             trainer.early_stopping.load(restored.early_stopping)
+        if restored and restored.bad_samples:
+            loader.bad.restore(**restored.bad_samples.model_dump())
         if restored and restored.metrics is None and restored.step in schedule.evaluation_steps:
             evaluate_step(config, trainer, checkpoints, log, session, schedule, data)
         poller = RequestPoller(session.poll_request, world)
@@ -83,12 +92,19 @@ def train_worker(
             if parts is None:
                 log.skipped_non_finite(step, trainer.skipped_steps)
             elif step % config.train.log_every == 0 or is_last:
-                log.step(step, mean_over_ranks(parts, world), trainer.learning_rate)
+                unchecked = torch.tensor(float(loader.bad.unchecked), device=world.device)
+                means = mean_over_ranks({**parts, "unchecked": unchecked}, world)
+                any_bad = means.pop("unchecked") > 0
+                log.step(step, means, trainer.learning_rate)
+                if any_bad:
+                    loader.bad.check(world)
             if parts and (step % (HEALTH_INTERVAL * config.train.log_every) == 0 or is_last):
                 log.metrics(step, assignment_health(trainer, batch))
             request = poller.poll(step)
             if step in schedule.checkpoint_steps or checkpoints.due(step) or request:
-                checkpoints.save(checkpoint_meta(config, manifest, data, trainer, schedule))
+                loader.bad.check(world)
+                meta = checkpoint_meta(config, manifest, data, trainer, schedule, loader.bad)
+                checkpoints.save(meta)
             if step in schedule.evaluation_steps and not (request and request.stop):
                 evaluate_step(config, trainer, checkpoints, log, session, schedule, data)
                 request = request or session.poll_request()  # an evaluation may take minutes
@@ -107,6 +123,7 @@ def checkpoint_meta(
     data: DataFingerprints,
     trainer: Trainer,
     schedule: StepSchedule,
+    bad: BadSamples,
 ) -> CheckpointMeta:
     """Return the meta of a checkpoint of the current step, before its evaluation."""
     return CheckpointMeta(
@@ -118,6 +135,9 @@ def checkpoint_meta(
         config=mask_tree(config.recorded()),
         data=data,
         early_stopping=trainer.early_stopping.state(),
+        bad_samples=BadSamplesState(
+            samples_read=bad.samples_read, occurrences=bad.occurrences, problems=bad.problems
+        ),
     )
 
 
@@ -175,13 +195,15 @@ def run_rank(
 def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
     """Score the averaged weights on a set; returns the same metrics on every rank.
 
-    Raises UserError, on every rank, if the content hash of the set is not ``content`` any more.
+    Raises UserError, on every rank, if the content hash of the set is not ``content`` any more, or
+    if too many samples cannot be read.
     """
     config, world = trainer.config, trainer.world
     loader = build_eval_loader(uri, config, world.rank, world.size)
     check_same_content(uri, loader.manifest, content, world)
     classes = loader.manifest.classes
     result = evaluate(trainer.averaged(), loader, classes, config.evaluate, world)
+    loader.bad.check(world)
     if result is not None:
         pictures = config.evaluate.pictures
         log.evaluated(split, trainer.step_count, result, loader.shards, classes, pictures)

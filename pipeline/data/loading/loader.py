@@ -33,6 +33,7 @@ from pipeline.data.loading.sample_order import SampleOrder, epoch_end, total_ste
 from pipeline.data.loading.shared_memory import SharedMemoryRing
 from pipeline.data.loading.train_dataset import TrainDataset
 from pipeline.data.shards.reader import ShardSet
+from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.malloc import keep_freed_memory
 
@@ -42,7 +43,8 @@ log = logging.getLogger(__name__)
 class TrainLoader:
     """Iterate over this rank's share of global batches ``start_step``, ..., ``total_steps - 1``.
 
-    Raises UserError when too many samples cannot be read; ``bad`` has those found so far.
+    ``bad`` counts samples that cannot be read. A single rank raises UserError when there are too
+    many; several ranks call ``bad.check``.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class TrainLoader:
         )
         for batch in _load(dataset, prefetcher, steps, self._config, self._slot_bytes):
             self.bad.count(batch.samples_read, batch.problems)
+            if dataset.world_size == 1:
+                self.bad.check(World())
             yield batch
 
     @property
@@ -82,7 +86,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Iterate over samples ``rank, rank + world_size, ...``: each once over all ranks."""
+    """Iterate over samples ``rank, rank + world_size, ...``: each once over all ranks.
+
+    ``bad`` is as in `TrainLoader`.
+    """
 
     def __init__(self, shards: ShardSet, config: Config, rank: int, world_size: int) -> None:
         self.shards, self.manifest = shards, shards.manifest
@@ -90,7 +97,7 @@ class EvalLoader:
         size = config.evaluate.batch_size
         own = range(rank, len(shards), world_size)
         self._batches = [own[i : i + size] for i in range(0, len(own), size)]
-        self._dataset = EvalDataset(shards, config)
+        self._dataset, self._world_size = EvalDataset(shards, config), world_size
         self._slot_bytes = size * config.model.image_size**2 * 3
         self._config = config
 
@@ -103,6 +110,8 @@ class EvalLoader:
             self._dataset, prefetcher, self._batches, self._config, self._slot_bytes
         ):
             self.bad.count(len(batch.image_ids) + len(batch.problems), batch.problems)
+            if self._world_size == 1:
+                self.bad.check(World())
             if batch.image_ids:
                 yield batch
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pipeline.checkpoints.format import load_meta, load_state, save_checkpoint
 from pipeline.checkpoints.meta import (
     UNSCORED,
+    BadSamplesState,
     CheckpointMeta,
     DataFingerprints,
     EarlyStoppingState,
@@ -53,13 +54,21 @@ def test_all_fields_survive_a_file(tmp_path: Path) -> None:
         metrics={"val/ap": 0.1 + 0.2, "val/ap50": float("nan")},
         early_stopping=EarlyStoppingState(best=0.1 + 0.2, evaluations_since_best=3),
         data=DataFingerprints(train="a", val="b"),
+        bad_samples=BadSamplesState(samples_read=9, occurrences=2, problems={"a: broken": 2}),
     )
     written = save_checkpoint(tmp_path, STATE, meta)
     read = load_meta(tmp_path)
     assert read.metrics is not None and read.metrics["val/ap"] == 0.1 + 0.2
     assert str(read) == str(written)  # NaN is not equal to itself
     assert read.early_stopping == meta.early_stopping
-    assert json.loads((tmp_path / "meta.json").read_text())["format_version"] == 3
+    assert json.loads((tmp_path / "meta.json").read_text())["format_version"] == 4
+
+
+def test_format_3_has_no_bad_samples() -> None:
+    content = example_meta(step=7, ap=0.3).model_dump(mode="json")
+    del content["bad_samples"]
+    read = CheckpointMeta.from_content({**content, "format_version": 3}, "meta.json")
+    assert read == example_meta(step=7, ap=0.3)
 
 
 @pytest.mark.parametrize(

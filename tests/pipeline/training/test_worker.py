@@ -1,9 +1,11 @@
 """The whole loop without Ray: it ends, resumes exactly, and selects by the validation set."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,6 +178,24 @@ def test_other_validation_data_is_rejected(small: Config, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="/val is not the data that this run was started with"):
         train(prepared("9"), tmp_path / "run")
     train(prepared("2"), tmp_path / "run")
+
+
+def test_counts_of_bad_samples_survive_a_restart(small: Config, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(str(small.data.train), tmp_path / "damaged"))
+    path = folder / "shard-000000.tar"
+    at, size = np.fromfile(path.with_suffix(".index"), "<i8").reshape(-1, 4)[2, :2]
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(size))
+    change = {"data.train": str(folder), "data.val": None, "data.test": None}
+    config = small.replace({**change, "train.checkpoint_steps": 3})
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", KilledAtStep(8))
+    train(config, tmp_path / "run")
+    bad = CheckpointStore(tmp_path / "run").saved()[-1].meta.bad_samples
+    assert bad is not None
+    assert (bad.samples_read, bad.occurrences) == (40, 2)  # two epochs of 20
+    assert list(bad.problems.values()) == [2]
 
 
 class ReplacedAtStep(RunLog):
