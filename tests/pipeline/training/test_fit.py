@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.tracking import connect
 from pipeline.training import fit as fit_module
 from pipeline.training.fit import fit
+from tests.artifact_server import ArtifactServer
 from tests.conftest import ROOT
 from tests.ports import free_port
 
@@ -183,6 +184,19 @@ def test_run_without_a_store_is_sent_later(
     assert {"config.yaml", "pictures/val.jpg"} <= artifacts(store, run.info.run_id)
     assert tracking.main([*command, "--tracking.uri", store])["runs"] == []
     assert len(connect(store).search_runs([run.info.experiment_id])) == 1
+
+
+def test_model_that_is_rejected_is_registered_by_the_same_command_later(small: Config) -> None:
+    with ArtifactServer() as server:
+        server.limit, server.status["weights.safetensors"] = 10**9, 413
+        root = f"http://127.0.0.1:{server.server_port}/root"
+        config = small.replace({"tracking.artifacts": root, "registry.name": "shapes"})
+        with pytest.raises(UserError, match="nothing was registered: 413 Client Error"):
+            fit(config, run="one")
+        assert status(config, "one") == ("failed", "FAILED")
+        server.status.clear()
+        assert fit(config, run="one").model_uri == "models:/shapes/1"
+        assert any(path.endswith("weights.safetensors") for path in server.stored)
 
 
 def test_second_driver_of_a_run_is_rejected(small: Config) -> None:

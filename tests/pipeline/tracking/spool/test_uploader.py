@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,47 +12,14 @@ from pipeline.config import Config
 from pipeline.tracking import Tracker, create_run, finish_run, sync
 from pipeline.tracking.spool.record_queue import RecordQueue
 from pipeline.tracking.spool.records import FileRecord
+from tests.artifact_server import LIMIT, ArtifactServer
 from tests.stores import points
-
-LIMIT = 1000  # bytes of a file that the server accepts
-
-
-class ArtifactServer(ThreadingHTTPServer):
-    """Stores the files that MLflow's HTTP artifact repository sends, up to a size."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.stored: dict[str, bytes] = {}
-        self.limit, self.delay = LIMIT, 0.0
-        self.status = dict[str, int]()  # of the response by file name
-        self.requests: list[str] = []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: ArtifactServer
-
-    def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        name = self.path.rsplit("/", 1)[-1]
-        self.server.requests.append(name)
-        time.sleep(self.server.delay)
-        status = self.server.status.get(name, 413 if len(data) > self.server.limit else 200)
-        if status == 200:
-            self.server.stored[self.path.split("/artifacts/", 1)[-1]] = data
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[ArtifactServer]:
     with ArtifactServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
