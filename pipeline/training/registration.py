@@ -65,7 +65,7 @@ def register_result(
         except UserError:
             raise
         except Exception as error:  # stores raise errors of many types when they shut down
-            if is_rejected(error):
+            if is_rejected(error) if is_last else is_rejected(error, attempts=1):
                 raise UserError(
                     f"training is complete, but nothing was registered: {error_line(error)}; run "
                     "the same command again when the server accepts the model"
