@@ -185,24 +185,29 @@ def test_output_of_ray_workers_is_plain(folder: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.timeout(600)
 def test_interrupted_sweep_is_resumed(folder: Path) -> None:
-    small = ("--model.image_size", "64", "--train.epochs", "3", "--sweep.trials", "1")
+    small = ("--model.image_size", "64", "--train.epochs", "12", "--sweep.trials", "1")
     arguments = ("--config", "sweeps/smoke", *small, "--run", "search")
+
+    def accept_ctrl_c() -> None:  # a shell starts background jobs with the signal ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with subprocess.Popen(
         [sys.executable, "-m", "jobs.tune", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=accept_ctrl_c,
     ) as sweep:
         assert sweep.stderr is not None
         lines = iter(sweep.stderr)
-        assert any("step 2: val ap" in line for line in lines)  # the first of 3 epochs
+        assert any("step 2: val ap" in line for line in lines)  # the first of 12 epochs
         sweep.send_signal(signal.SIGINT)
         *_, last = lines
     assert last == "interrupted; to resume, run the same command with --run search\n"
     assert sweep.returncode == 130
     (trial,) = results(run(folder, "tune", *arguments))["trials"]
-    assert (trial["epochs"], trial["status"]) == (3.0, "finished")
+    assert (trial["epochs"], trial["status"]) == (12.0, "finished")
 
 
 @pytest.mark.integration
