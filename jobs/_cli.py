@@ -125,10 +125,12 @@ def announced(config: Config, name: str) -> Iterator[None]:
 
     An interruption inside the block says how to resume, since the name may be an automatic one.
     """
+    from pipeline.storage.folder import join
+
     if is_main():
-        storage = mask(config.ray.storage_uri()).rstrip("/")
+        folder = mask(join(config.ray.storage_uri(), name))
         store = mask(config.tracking.store_uri())
-        line = f"run {name}: stored in {storage}/{name}, reported to {store}"
+        line = f"run {name}: stored in {folder}, reported to {store}"
         print(line, file=sys.stderr, flush=True)
     try:
         yield

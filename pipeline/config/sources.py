@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -17,7 +18,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from pipeline.config.tree import Config, shorten
+from pipeline.config.tree import Config, explain, shorten
 from pipeline.errors import UserError
 from pipeline.safe_yaml import load_yaml
 
@@ -81,10 +82,21 @@ def load_config(
         options.config = _find_recipe(options.config, recipes, names)
     given = {key: value for key, value in vars(options).items() if "." in key}
     command_line = cli(parsed_args=given)()
-    tree: dict[str, Any] = read_recipe(options.config) if options.config else {}
-    for source in (_environment(), command_line):
-        tree = _merged(tree, source)
-    return Config.from_dict(tree), options
+    recipe = read_recipe(options.config) if options.config else {}
+    environment = _environment()
+    tree = _merged(_merged(recipe, environment), command_line)
+    try:
+        return Config.model_validate(tree), options
+    except ValidationError as error:
+
+        def source_of(field: str) -> str | None:
+            if _has(command_line, field):
+                return None  # the user has just typed it
+            if _has(environment, field):
+                return f"MG_{field.upper().replace('.', '__')}"
+            return str(options.config) if _has(recipe, field) else None
+
+        raise UserError(explain(error, source_of)) from None
 
 
 def recipe_names(folder: Path) -> list[str]:
@@ -157,6 +169,13 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(tree.get(key), Mapping)
         tree[key] = _merged(tree[key], value) if both else value
     return tree
+
+
+def _has(tree: Mapping[str, Any], field: str) -> bool:
+    """Return whether a nested dict has a dotted field, or a whole section."""
+    section, _, key = field.partition(".")
+    values = tree.get(section)
+    return section in tree and (not key or not isinstance(values, Mapping) or key in values)
 
 
 def _environment() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -84,9 +84,16 @@ def set_dotted(tree: dict[str, Any], path: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def explain(error: ValidationError) -> str:
-    """Return one line per error: the field, the given value, the expected one."""
-    return "\n".join(_explain_one(item) for item in error.errors())
+def explain(error: ValidationError, source_of: Callable[[str], str | None] | None = None) -> str:
+    """Return one line per error: the field, the given value, the expected one, its source.
+
+    ``source_of`` returns where the value of a dotted field was given, or None if nowhere.
+    """
+    lines = []
+    for item in error.errors():
+        source = source_of(_path_of(item)) if source_of else None
+        lines.append(_explain_one(item) + (f" [from {source}]" if source else ""))
+    return "\n".join(lines)
 
 
 def shorten(value: object) -> str:
@@ -108,6 +115,11 @@ def _explain_one(item: Any) -> str:
     field = _field(path)
     meaning = f" ({field.description})" if field is not None and field.description else ""
     return f"{'.'.join(path)}: got {shorten(item['input'])}; {item['msg'].lower()}{meaning}"
+
+
+def _path_of(item: Any) -> str:
+    """Return the dotted field of an error, without the type that a union appends to it."""
+    return ".".join(str(part) for part in item["loc"][:2])
 
 
 def _field(path: Sequence[str]) -> FieldInfo | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _IMAGES_PER_BATCH, _PIXELS_PER_BATCH = 16, 50_000_000
 _CORNERS = ["x1", "y1", "x2", "y2"]
 _JPEG_QUALITY = 92
+_MAX_SHOWN = 20  # skipped files that are named on stderr; --json lists all
 
 
 class PredictionSummary(NamedTuple):
@@ -132,8 +133,11 @@ def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[
             data = path.read_bytes()
             item = _Image(name, data, decode_image(data))
         except (ImageError, OSError) as error:
-            print(f"skipped {name}: {error}", file=sys.stderr)
             skipped.append(name)
+            if len(skipped) <= _MAX_SHOWN:
+                print(f"skipped {name}: {error}", file=sys.stderr)
+            elif len(skipped) == _MAX_SHOWN + 1:
+                print("skipped more files, which are not listed", file=sys.stderr)
             continue
         batch.append(item)
         pixels += item.pixels.shape[0] * item.pixels.shape[1]

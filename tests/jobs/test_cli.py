@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs._cli import RECIPES, find_recipes
+from jobs._cli import RECIPES, announced, find_recipes
+from pipeline.config import Config
 
 JOBS = sorted(
     path.stem
@@ -47,6 +48,15 @@ def run(code: str, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         cwd=Path(__file__).resolve().parents[2],
         check=False,
     )
+
+
+def test_announced_folder_keeps_the_options_of_its_uri_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri = "s3://bucket/runs?endpoint_override=localhost:9000"
+    with announced(Config.from_dict({"ray": {"storage": uri}}), "one"):
+        pass
+    assert "s3://bucket/runs/one?endpoint_override=localhost:9000," in capsys.readouterr().err
 
 
 def test_json_prints_exactly_one_line_on_stdout() -> None:

@@ -91,6 +91,18 @@ def test_predict_writes_boxes_and_pictures_of_all_images(uri, images, tmp_path, 
     assert (drawn != np.asarray(Image.open(images / "more" / "b.png"))).any()
 
 
+def test_many_files_that_are_not_images_are_counted_and_not_all_listed(
+    uri, images, tmp_path, capsys
+):
+    for number in range(30):
+        (images / f"note-{number}.txt").write_text("no image")
+    answer = run(uri, images, tmp_path / "out", "--no-pictures")
+    assert len(answer["skipped"]) == 32
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("skipped ") for line in lines) == 21
+    assert any("32 files skipped" in line for line in lines)
+
+
 def test_result_does_not_depend_on_batching(uri, images, tmp_path, monkeypatch):
     run(uri, images, tmp_path / "together")
     monkeypatch.setattr("pipeline.registry.predict._PIXELS_PER_BATCH", 1)

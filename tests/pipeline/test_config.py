@@ -117,6 +117,21 @@ def test_invalid_recipe_is_one_clear_line(tmp_path: Path, text: str, expected: s
     assert len(str(caught.value)) < 500
 
 
+def test_wrong_value_names_the_source_that_gave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("train: {epochs: -1, lr: -1, seed: -1}\n")
+    monkeypatch.setenv("MG_TRAIN__LR", "-2")
+    with pytest.raises(UserError) as caught:
+        load("--config", str(recipe), "--train.seed", "-3")
+    epochs, lr, seed = sorted(str(caught.value).splitlines())
+    assert epochs.startswith("train.epochs: got -1;")
+    assert epochs.endswith(f"[from {recipe}]")
+    assert lr.endswith("[from MG_TRAIN__LR]")
+    assert "[from" not in seed
+
+
 @pytest.mark.parametrize("name", ["MG_TRAIN__EPOCHZ", "MG_TRAINING__EPOCHS"])
 def test_unknown_environment_variable_is_an_error(
     name: str, monkeypatch: pytest.MonkeyPatch

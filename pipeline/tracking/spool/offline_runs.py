@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field
 
 from pipeline.errors import UserError
-from pipeline.storage.document import Document
+from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
 from pipeline.storage.lock import lock_file
 from pipeline.storage.redact import mask
@@ -28,6 +28,7 @@ RUN_SPEC_FILE, RUN_SPEC_LOCK_FILE = "begin.json", "begin.lock"
 SPOOL_FOLDER = "tracking"
 _LOCK_TIMEOUT_SECONDS = 300
 _PLACEHOLDER_PREFIX = "offline-"
+Content = TypeVar("Content", bound=Document)
 
 
 class SpoolInfo(Document):
@@ -67,8 +68,7 @@ def save_spool_info(folder: Path, uri: str, run_id: str) -> None:
 
 def load_spool_info(folder: Path) -> SpoolInfo | None:
     """Read which run and store a spool belongs to; None if `save_spool_info` never wrote it."""
-    data = _read(folder / SPOOL_INFO_FILE)
-    return None if data is None else SpoolInfo.parse(data, str(folder / SPOOL_INFO_FILE))
+    return _read(folder / SPOOL_INFO_FILE, SpoolInfo)
 
 
 def save_run_spec(folder: Path, spec: RunSpec) -> None:
@@ -79,8 +79,7 @@ def save_run_spec(folder: Path, spec: RunSpec) -> None:
 
 def load_run_spec(folder: Path) -> RunSpec | None:
     """Read the spec of a run that may not exist yet; None if there is none."""
-    data = _read(folder / RUN_SPEC_FILE)
-    return None if data is None else RunSpec.parse(data, str(folder / RUN_SPEC_FILE))
+    return _read(folder / RUN_SPEC_FILE, RunSpec)
 
 
 def resolve_run(folder: Path, client: MlflowClient, uri: str, run_id: str) -> str:
@@ -125,8 +124,12 @@ def discard_run_spec(folder: Path, run_id: str) -> None:
             (folder / RUN_SPEC_FILE).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, kind: type[Content]) -> Content | None:
     try:
-        return path.read_bytes()
+        return kind.parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
+    except DocumentError as error:
+        raise UserError(
+            f"{error}; restore the file, or delete {path.parent} with the records in it"
+        ) from None

@@ -161,3 +161,10 @@ def test_spool_of_a_newer_format_is_named(uri, old_spool, tmp_path, name):
     with pytest.raises(UserError, match="newer version"):
         sync(tmp_path / "runs", uri, lambda: uri)
     assert (old_spool / "01795731499732666857-13764.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["about.json", "begin.json"])
+def test_damaged_document_of_a_spool_is_one_line_with_the_remedy(uri, old_spool, tmp_path, name):
+    (old_spool / name).write_text('{"run_id": "abc')
+    with pytest.raises(UserError, match=rf"{name}: not valid JSON.*restore the file, or delete"):
+        sync(tmp_path / "runs", uri, lambda: uri)
