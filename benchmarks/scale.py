@@ -1,13 +1,14 @@
 """Plan epochs of very large sets, and simulate their reads.
 
-    python -m benchmarks.scale
+    python -m benchmarks.scale [--only sets|elastic]
 
 For each set a manifest is written as a conversion would write it and served over HTTP. A fresh
 process does what a rank does before its first batch: it fetches and reads the manifest, builds the
 loader, computes the hash that checkpoints hold, and finds its samples, at the start and in the
 middle of an epoch. Its time and memory are measured. Then ranks go through an epoch without pixels,
 and their reads are counted: how many shards, how often a shard is already in a cache that evicts
-the least recently used ones, and how evenly the ranks share the shards.
+the least recently used ones, and how evenly the ranks share the shards. Last, the reads of whole
+clusters are counted that have lost ranks (scale_elastic.py).
 """
 
 import argparse
@@ -30,10 +31,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.scale_elastic import count_elastic_reads
 from pipeline.config import Config
 from pipeline.data import build_train_loader
 from pipeline.data.loading.prefetch_plan import open_shards
-from pipeline.data.loading.sample_order import SampleOrder, rank_positions
+from pipeline.data.loading.rank_share import rank_positions
+from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards.manifest import MANIFEST, Manifest
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -62,14 +65,25 @@ def main() -> None:
     parser.add_argument(
         "--max-samples", type=int, default=10**9, help="skip larger sets; for a quick check"
     )
+    parser.add_argument("--only", choices=["sets", "elastic"], help="keep the other results")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
         print(json.dumps(_plan(**json.loads(options.rank))))
         return
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.only != "elastic":
+        results |= _measure_sets(options.max_samples)
+    if options.only != "sets":
+        results["elastic"] = count_elastic_reads(_counts)
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _measure_sets(max_samples: int) -> dict[str, Any]:
+    """Plan and simulate each set of at most so many samples; print each row."""
     rows = []
     for samples, shards, ranks, parts, window in SETS:
-        if samples > options.max_samples:
+        if samples > max_samples:
             continue
         with tempfile.TemporaryDirectory() as folder:
             counts = _counts(samples, shards)
@@ -99,7 +113,7 @@ def main() -> None:
         "numpy": np.__version__,
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-    options.out.write_text(json.dumps({"rows": rows, "machine": machine}, indent=1) + "\n")
+    return {"rows": rows, "machine": machine}
 
 
 def _counts(samples: int, shards: int) -> np.ndarray:
@@ -176,7 +190,7 @@ def _plan(uri: str, ranks: int, parts: int, window: int, rank: int) -> dict[str,
         assert shards.manifest.content_hash
         marks.append(time.perf_counter())
         for step in (0, int(2.5 * len(shards)) // batch):
-            for position in rank_positions(step, batch, rank, ranks):
+            for position in rank_positions(order, step, batch, rank, ranks):
                 order.sample(position)
             marks.append(time.perf_counter())
     manifest_s, loader_s, hash_s, first_s, resumed_s = np.diff(marks).round(2).tolist()

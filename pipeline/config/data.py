@@ -25,7 +25,8 @@ class DataConfig(Section):
         64,
         ge=1,
         le=65536,
-        description="number of parts P of the global sample order; at least the number of workers",
+        description="number of parts P of the global sample order; at least the number of workers, "
+        "and best a divisor of train.batch_size",
     )
     window: int = Field(
         4,

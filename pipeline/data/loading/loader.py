@@ -147,7 +147,7 @@ def build_train_loader(
             "%s has %d samples, fewer than train.batch_size %d", shards.uri, len(shards), batch
         )
     loader = TrainLoader(shards, config, rank, world_size, start_step)
-    check_cache_size(shards, loader.order, world_size)
+    check_cache_size(shards, loader.order, batch, world_size)
     return loader
 
 

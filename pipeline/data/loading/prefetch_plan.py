@@ -11,7 +11,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pipeline.config import Config
-from pipeline.data.loading.sample_order import SampleOrder, Window, rank_positions
+from pipeline.data.loading.rank_share import rank_positions, working_set
+from pipeline.data.loading.sample_order import SampleOrder, Window
 from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.tar import INDEX_ROW_BYTES
@@ -44,7 +45,8 @@ class TrainPrefetcher:
         if not self.shards.remote:
             return
         later: list[int] = []
-        for position in rank_positions(step, self.batch, self.rank, self.world_size):
+        own = rank_positions(self.order, step, self.batch, self.rank, self.world_size)
+        for position in own:
             window = self.order.window_at(position)
             known = self._current.get(window.part)
             if known is not None and window <= known:
@@ -101,13 +103,13 @@ def raise_errors(values: Iterable[ValueT | UserError]) -> Iterator[ValueT]:
         yield value
 
 
-def check_cache_size(shards: ShardSet, order: SampleOrder, world_size: int) -> None:
+def check_cache_size(shards: ShardSet, order: SampleOrder, batch: int, world_size: int) -> None:
     """Raise UserError if the cache is smaller than the shards that this node reads at a time."""
     if shards.cache_limit is None:
         return
     # If the launcher does not say, assume the largest case: all ranks on this node.
     local_ranks = min(world_size, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
-    count = order.working_set(world_size, local_ranks)
+    count = working_set(order, batch, world_size, local_ranks)
     sizes = np.sort(shards.manifest.sizes + INDEX_ROW_BYTES * shards.manifest.counts)[::-1]
     needed, limit = int(sizes[:count].sum()), shards.cache_limit
     if limit < needed:

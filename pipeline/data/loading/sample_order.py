@@ -1,6 +1,6 @@
 """The global order: one endless stream of samples, fixed by the seed and the manifest alone.
 
-With N samples, P parts, global batches of G samples and W ranks:
+With N samples, P parts and global batches of G samples:
 
     order(e):   if N <= 65536:  o = permute(range(N), seed, e);  [o[p::P] for p in range(P)]
                 else:  the samples of permute(shards, seed, e), end to end, are cut into P parts
@@ -8,9 +8,9 @@ With N samples, P parts, global batches of G samples and W ranks:
                        and each window is shuffled by (seed, e, part, window)
     sample(t):  e, i = divmod(t, N);  order(e)[i % P][i // P], e
 
-Global batch k is positions [kG, (k+1)G), and rank t mod W reads position t. Neither the number of
-workers nor a restart changes the samples of a step, and a reader of one part needs few shards at a
-time.
+Global batch k is positions [kG, (k+1)G); `rank_share.py` divides them among the ranks. Neither the
+number of workers nor a restart changes the samples of a step, and a reader of one part needs few
+shards at a time.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ class SampleOrder:
         self.seed, self.parts, self.window = seed, parts, window
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
 
+    @property
+    def is_permuted_whole(self) -> bool:
+        """Return whether an epoch is one permutation of all samples, which ignores the shards."""
+        return self.n <= MAX_PERMUTED_WHOLE
+
     def sample(self, position: int) -> tuple[int, int]:
         """Return the (sample, epoch) at a position of the stream."""
         epoch, i = divmod(position, self.n)
@@ -84,20 +89,10 @@ class SampleOrder:
         """
         return self._epoch(window.epoch).shards_of(window.part, window.number, position % self.n)
 
-    def working_set(self, world_size: int, ranks: int) -> int:
-        """Return how many shards at most ``ranks`` of ``world_size`` ranks read at a time."""
-        if self.n <= MAX_PERMUTED_WHOLE:
-            return len(self.counts)
-        # Position t belongs to part t mod P and rank t mod W: a rank reads P / gcd(P, W) parts.
-        parts_per_rank = self.parts // math.gcd(self.parts, world_size)
-        return min(len(self.counts), min(self.parts, parts_per_rank * ranks) * self.window)
-
     def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:
-            whole = self.n <= MAX_PERMUTED_WHOLE
-            self._epochs[epoch] = (
-                _PermutedEpoch(self, epoch) if whole else _WindowedEpoch(self, epoch)
-            )
+            kind = _PermutedEpoch if self.is_permuted_whole else _WindowedEpoch
+            self._epochs[epoch] = kind(self, epoch)
             if len(self._epochs) > 2:  # a batch is in two epochs at most, except for tiny sets
                 self._epochs.popitem(last=False)
         return self._epochs[epoch]
@@ -223,9 +218,3 @@ def total_steps(epochs: float, n: int, batch: int) -> int:
 def epoch_end(epoch: int, n: int, batch: int) -> int:
     """Return the step at which epoch ``epoch`` (from 0) ends: ceil((epoch + 1) N / G)."""
     return -(-(epoch + 1) * n // batch)
-
-
-def rank_positions(step: int, batch: int, rank: int, world_size: int) -> range:
-    """Return the positions of global batch ``step`` that a rank reads: t with t mod W = rank."""
-    begin = step * batch
-    return range(begin + (rank - begin) % world_size, begin + batch, world_size)

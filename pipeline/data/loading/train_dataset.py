@@ -21,7 +21,8 @@ from pipeline.config import Config
 from pipeline.data.keyed_rng import bit_generator
 from pipeline.data.loading.batch import Batch, BatchDataset, PackedBatch, TrainFields
 from pipeline.data.loading.mosaic import MosaicSampler, MosaicTile
-from pipeline.data.loading.sample_order import SampleOrder, rank_positions
+from pipeline.data.loading.rank_share import rank_positions
+from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards.reader import RawSample, ShardSet, parse_sample
 from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.augment import (
@@ -55,7 +56,7 @@ class TrainDataset(BatchDataset[Batch]):
     def __getitem__(self, step: int) -> PackedBatch[Batch]:
         # Which samples, and where in the images they are drawn.
         batch_size = self.config.train.batch_size
-        positions = rank_positions(step, batch_size, self.rank, self.world_size)
+        positions = rank_positions(self.order, step, batch_size, self.rank, self.world_size)
         count, size = len(positions), input_size(self.config, step)
         tiles = [self._load(tile) for tile in self.mosaic.tiles(positions, size)]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.keyed_rng import permute
 from pipeline.data.loading import sample_order as order_module
-from pipeline.data.loading.sample_order import SampleOrder, epoch_end, rank_positions, total_steps
+from pipeline.data.loading.sample_order import SampleOrder, epoch_end, total_steps
 
 counts_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -91,31 +91,6 @@ WHOLE_STREAM = [17, 8, 1, 10, 13, 9, 12, 3, 16]
 WINDOW_STREAM = [10, 13, 16, 5, 7, 12, 1, 4, 9]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
-def test_ranks_read_equal_shares_of_each_batch(world_size):
-    for step in range(7):
-        shares = [rank_positions(step, 8, rank, world_size) for rank in range(world_size)]
-        assert sorted(t for s in shares for t in s) == list(range(8 * step, 8 * step + 8))
-        assert all(t % world_size == rank for rank, s in enumerate(shares) for t in s)
-        sizes = Counter(map(len, shares))
-        assert max(sizes) - min(sizes) <= 1
-
-
-@given(st.integers(1, 60), st.integers(1, 32), st.integers(1, 32), st.floats(0.1, 3))
-@settings(deadline=None)
-def test_all_ranks_make_the_same_steps_of_at_least_one_sample(n, batch, world_size, epochs):
-    world_size = min(world_size, batch)
-    order, steps = SampleOrder([n], seed=0), total_steps(epochs, n, batch)
-    read = []
-    for step in range(steps):
-        shares = [rank_positions(step, batch, rank, world_size) for rank in range(world_size)]
-        assert all(shares)
-        read += sorted(t for positions in shares for t in positions)
-    assert read == list(range(steps * batch))  # nothing dropped, repeated or padded
-    counts = Counter(order.sample(t) for t in range(min(len(read), 200)))
-    assert set(counts.values()) <= {1}
-
-
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 5))
 def test_epoch_ends_at_the_first_step_that_completes_it(n, batch, epochs):
     ends = [epoch_end(e, n, batch) for e in range(epochs)]
@@ -132,34 +107,6 @@ def test_large_set_plans_only_the_windows_that_are_read():
     order = SampleOrder([1000] * 2000, seed=0, parts=64, window=4)
     got = [order.sample(t)[0] for t in range(1_500_000, 1_500_256)]
     assert len(set(got)) == 256 and len(order._epochs[0]._windows) == 64
-
-
-@given(
-    counts_lists,
-    st.integers(1, 6),
-    st.integers(1, 4),
-    st.integers(1, 8),
-    st.integers(1, 8),
-)
-@settings(max_examples=40, deadline=None)
-def test_reads_stay_within_the_shards_of_windows_and_the_working_set(
-    counts, parts, window, world_size, ranks
-):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
-        order = SampleOrder(counts, 5, parts, window)
-        ends = np.cumsum(counts)
-        ranks = min(ranks, world_size)
-        for epoch in range(2):
-            present: dict[int, set[int]] = {}
-            for t in range(epoch * order.n, (epoch + 1) * order.n):
-                at = order.window_at(t)
-                shard = int(np.searchsorted(ends, order.sample(t)[0], side="right"))
-                assert shard in order.shards_of(at)
-                if t % world_size < ranks:
-                    present[at.part] = set(order.shards_of(at))
-                    read = set().union(*present.values())
-                    assert len(read) <= order.working_set(world_size, ranks)
 
 
 def test_next_window_is_the_next_of_its_part_in_the_stream(regime):
@@ -183,7 +130,6 @@ def test_shards_of_a_set_permuted_whole_are_ordered_by_first_use():
         )
         found = order.shards_of(window, start)
         assert found[: len(needed)] == list(needed) and sorted(found) == [0, 1, 2, 3]
-        assert order.working_set(8, 1) == 4
 
 
 def test_partners_are_from_the_same_window(monkeypatch):

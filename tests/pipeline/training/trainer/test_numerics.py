@@ -13,7 +13,8 @@ from torch import nn
 
 from pipeline.config import Config
 from pipeline.data import Batch
-from pipeline.data.loading.sample_order import rank_positions
+from pipeline.data.loading.rank_share import rank_positions
+from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training.error_hints import translate_errors
@@ -162,7 +163,7 @@ def test_ranks_take_equally_many_passes_with_sync_batch_norm(
         trainer.config = trainer.config.replace(change)
         passes = set()
         for rank in range(workers):
-            share = len(rank_positions(0, size, rank, workers))
+            share = len(rank_positions(SampleOrder([size], 0), 0, size, rank, workers))
             trainer.world = World(rank, workers)
             sizes.clear()
             empty = torch.zeros(share, 0, 4)
