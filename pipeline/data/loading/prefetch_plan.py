@@ -104,7 +104,10 @@ def raise_errors(values: Iterable[ValueT | UserError]) -> Iterator[ValueT]:
 
 
 def check_cache_size(shards: ShardSet, order: SampleOrder, batch: int, world_size: int) -> None:
-    """Raise UserError if the cache is smaller than the shards that this node reads at a time."""
+    """Warn if the cache is smaller than the shards that a node reads and fetches ahead.
+
+    Raises UserError if it cannot hold the largest shard: then no number of workers could train.
+    """
     if shards.cache_limit is None:
         return
     # If the launcher does not say, assume the largest case: all ranks on this node.
@@ -112,16 +115,22 @@ def check_cache_size(shards: ShardSet, order: SampleOrder, batch: int, world_siz
     count = working_set(order, batch, world_size, local_ranks)
     sizes = np.sort(shards.manifest.sizes + INDEX_ROW_BYTES * shards.manifest.counts)[::-1]
     needed, limit = int(sizes[:count].sum()), shards.cache_limit
-    if limit < needed:
+    cache = f"data.cache_gib {limit / 2**30:.3g}"
+    if limit < sizes[0]:
         raise UserError(
-            f"data.cache_gib {limit / 2**30:.3g} is too small for {shards.uri}: a node reads "
-            f"{count} of its {len(sizes)} shards at a time, {needed / 2**30:.3g} GiB; raise it"
-            + ("" if count == len(sizes) else ", or lower data.window or data.parts")
+            f"{cache} cannot hold the largest shard of {shards.uri}, {sizes[0]} bytes; raise it"
         )
-    if limit < sizes[: 2 * count].sum():
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        return  # one line per node
+    if limit < needed:
         log.warning(
-            "data.cache_gib %.3g holds the %.3g GiB that are read at a time, but not twice that: "
-            "shards fetched ahead may evict each other",
-            limit / 2**30,
-            needed / 2**30,
+            "%s is too small for %s: a node reads %d of its %d shards at a time, %.3g GiB, and "
+            "will fetch them again and again; raise it",
+            *(cache, shards.uri, count, len(sizes), needed / 2**30),
+        )
+    elif limit < sizes[: 2 * count].sum():
+        log.warning(
+            "%s holds the %.3g GiB that are read at a time, but not twice that: shards fetched "
+            "ahead may evict each other",
+            *(cache, needed / 2**30),
         )

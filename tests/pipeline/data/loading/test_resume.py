@@ -129,14 +129,25 @@ def test_resume_fetches_no_shard_that_was_finished(scenes, make_config, monkeypa
     assert len(fetched) < 5
 
 
-def test_cache_below_the_working_set_is_an_error(scenes, make_config, monkeypatch, tmp_path):
-    config = make_config(**OPTIONS, **{"data.cache": str(tmp_path), "data.cache_gib": 1e-5})
-    with pytest.raises(UserError, match=r"data\.cache_gib 1e-05 is too small .* raise it$"):
-        build_train_loader(f"local://{scenes}", config, 0, 1)
-    monkeypatch.setattr(order_module, "MAX_PERMUTED_WHOLE", 0)
-    with pytest.raises(UserError, match=r"reads 3 of its 5 shards .* data\.window or data\.parts"):
+def test_cache_below_the_largest_shard_is_an_error(scenes, make_config, tmp_path):
+    config = make_config(**OPTIONS, **{"data.cache": str(tmp_path), "data.cache_gib": 1e-6})
+    with pytest.raises(UserError, match=r"data\.cache_gib 1e-06 cannot hold the largest .* raise"):
         build_train_loader(f"local://{scenes}", config, 0, 1)
     build_train_loader(scenes, config, 0, 1)  # a folder needs no cache
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cache_below_the_working_set_is_slow_and_reads_the_same(
+    scenes, make_config, regime, tmp_path, caplog, workers
+):
+    shards = ShardSet(scenes).manifest.shards
+    limit = 1.2 * max(shard.bytes + 200 for shard in shards) / 2**30
+    cache = {"data.cache": str(tmp_path), "data.cache_gib": limit, "data.loader_workers": workers}
+    config = make_config(**{**OPTIONS, **cache})
+    loader = build_train_loader(f"local://{scenes}", config, 0, 1)
+    count = 5 if regime == "whole" else 3
+    assert f"too small for local://{scenes}: a node reads {count} of its 5 shards" in caplog.text
+    assert rows(loader) == rows(build_train_loader(scenes, config, 0, 1))
 
 
 def test_cache_without_space_to_prefetch_causes_a_warning(
