@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pipeline.checkpoints.broadcast import State, read_on_main
 from pipeline.checkpoints.meta import CheckpointMeta, EarlyStoppingState
 from pipeline.checkpoints.rng_state import restore_rng, rng_state
 from pipeline.checkpoints.snapshot import Snapshot
@@ -48,7 +49,7 @@ class Stateful(Protocol):
 
 
 class CheckpointManager:
-    """Every rank calls every method at the same step; only rank 0 writes.
+    """Every rank calls every method at the same step; only rank 0 reads and writes the storage.
 
     `save` copies the state into memory and returns; a thread writes, commits and prunes. One
     checkpoint is written at a time. A checkpoint that cannot be written causes a warning; the last
@@ -71,10 +72,10 @@ class CheckpointManager:
 
         ``check`` is called with the meta first and raises UserError if it does not fit.
         """
-        newest = self.world.on_main(self._newest_intact)
-        if newest is not None:
+        newest, state = read_on_main(self._newest_intact, self.world)
+        if newest is not None and state is not None:
             check(newest.meta)
-            self._load(newest)
+            self._load(state, newest.step)
         self._timer.restart(self.trainer.step_count)
         if self.world.is_main:
             parameters = list(self.trainer.parameters())
@@ -125,8 +126,9 @@ class CheckpointManager:
         The best on ``data.val`` is selected, or else the last. Raises TrainingFailed if the last
         one could not be written.
         """
-        last, selected = self.world.on_main(self._select)
-        self._load(selected)
+        (last, selected), state = read_on_main(self._select, self.world)
+        assert state is not None, "or `_select` has raised"
+        self._load(state, selected.step)
         return last, selected
 
     def close(self) -> None:
@@ -198,14 +200,13 @@ class CheckpointManager:
             "space or repair the storage, then resume the run by its name"
         )
 
-    def _newest_intact(self) -> SavedCheckpoint | None:
+    def _newest_intact(self) -> tuple[SavedCheckpoint | None, State | None]:
         saved, incomplete = self.store.survey()
-        found = self.store.first_intact(reversed(saved), "cpu", _warn)
-        newest = found[0] if found else None
+        newest, state = self.store.first_intact(reversed(saved), "cpu", _warn) or (None, None)
         self._quarantine(incomplete, after=newest.step if newest else -1)
         if newest is None and (saved or any(item.problem == "damaged" for item in incomplete)):
             _warn(f"no intact checkpoint in {self.store.storage}; training restarts from scratch")
-        return newest
+        return newest, state
 
     def _quarantine(self, incomplete: Iterable[IncompleteCheckpoint], after: int = -1) -> None:
         """Warn of and quarantine checkpoints later than a step whose ``meta.json`` is damaged."""
@@ -214,7 +215,7 @@ class CheckpointManager:
                 _warn(f"{item.damage}; falling back to the one before")
                 self.store.quarantine(item.name)
 
-    def _select(self) -> tuple[SavedCheckpoint, SavedCheckpoint]:
+    def _select(self) -> tuple[tuple[SavedCheckpoint, SavedCheckpoint], State]:
         problem = self._missing()
         if problem is not None:
             raise TrainingFailed(problem)
@@ -223,12 +224,12 @@ class CheckpointManager:
         found = self.store.first_intact(by_score(saved), "cpu", _warn)
         if found is None:
             raise TrainingFailed(f"no intact checkpoint is left in {self.store.storage}")
-        return saved[-1], found[0]
+        selected, state = found
+        return (saved[-1], selected), state
 
-    def _load(self, saved: SavedCheckpoint) -> None:
-        state = self.store.load(saved.name, self.world.device)
+    def _load(self, state: State, step: int) -> None:
         self.trainer.load(state)
-        restore_rng(state["rng"], self.world, self.config.train.seed, saved.step)
+        restore_rng(state["rng"], self.world, self.config.train.seed, step)
 
 
 def _with_retries(write: Callable[[], object]) -> OSError | None:
