@@ -94,7 +94,7 @@ def train_in_ray(
     with ray_cluster(config.ray) as owned, relay_stop_signal(stop, record.uri):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
-        check_nodes(record, run_id)
+        check_nodes(record, run_id, config.ray, label)
         with _keyboard_interrupt():
             trainer = build_trainer(config, record, _ray_worker, settings, callbacks, owned, label)
             try:
