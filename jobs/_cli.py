@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
 from pipeline.storage.redact import mask, mask_output, mask_tree
 
 if TYPE_CHECKING:
@@ -141,10 +141,10 @@ def announced(config: Config, name: str) -> Iterator[None]:
 def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     """Run a job and exit with its code.
 
-    0: done, 1: failed, 2: an error of the user (one line), 130: interrupted, 141: stdout was closed
-    by its reader (``| head``), 143: stopped by SIGTERM after saving. With ``--json`` stdout holds
-    exactly one line, whatever the libraries underneath print. Secrets are masked in the result, in
-    errors and in log records.
+    0: done, 1: failed, also by an outage, 2: an error of the user (one line), 130: interrupted,
+    141: stdout was closed by its reader (``| head``), 143: stopped by SIGTERM after saving. With
+    ``--json`` stdout holds exactly one line, whatever the libraries underneath print. Secrets are
+    masked in the result, in errors and in log records.
     """
     mask_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -165,7 +165,7 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
         for line in mask(str(error)).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
-    except TrainingFailed as error:
+    except (TrainingFailed, OutageError) as error:
         print(f"failed: {mask(str(error))}", file=sys.stderr)
         sys.exit(1)
     except TrainingStopped as error:

@@ -8,6 +8,13 @@ class UserError(ValueError):
     """
 
 
+class OutageError(RuntimeError):
+    """A service (a store, the network, a source of credentials) does not respond, after retries.
+
+    The same call may succeed later. Workers are restarted for it; jobs exit with code 1.
+    """
+
+
 class TrainingFailed(RuntimeError):
     """A training ended without a result; the message gives the reason. Jobs exit with code 1."""
 

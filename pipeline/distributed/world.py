@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import OutageError, TrainingFailed, UserError
 
 T = TypeVar("T")
 
@@ -78,16 +78,16 @@ class World:
     def on_main(self, call: Callable[[], T]) -> T:
         """Call a function on rank 0 only, and return its result on every rank.
 
-        If it raises there, every rank raises: UserError as it is, anything else as TrainingFailed
-        on the other ranks.
+        If it raises there, every rank raises: UserError and OutageError as they are, anything else
+        as TrainingFailed on the other ranks.
         """
         value: Any = None
         if self.is_main:
             try:
                 value = call()
             except Exception as error:
-                kind = UserError if isinstance(error, UserError) else TrainingFailed
-                self.broadcast((kind, str(error)))
+                known = (kind for kind in (UserError, OutageError) if isinstance(error, kind))
+                self.broadcast((next(known, TrainingFailed), str(error)))
                 raise
         failure, value = self.broadcast((None, value) if self.is_main else None)
         if failure is not None:

@@ -27,8 +27,9 @@ def weights_cache() -> Path:
 def download(url: str, sha256: str, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> Path:
     """Return the path of a URL's content with this sha256, downloaded if the cache lacks it.
 
-    Processes of one machine download it once. Raises UserError if it is not available, is larger
-    than ``max_bytes``, or has another sha256; nothing is cached then.
+    Processes of one machine download it once. Raises UserError if it does not exist, is larger than
+    ``max_bytes``, or has another sha256, and OutageError if the server does not respond; nothing is
+    cached then.
     """
     folder = folder or weights_cache()
     path = folder / f"{sha256.lower()}{Path(urlsplit(url).path).suffix}"

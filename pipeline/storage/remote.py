@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import random
 import tempfile
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage.download import download_file
+from pipeline.storage.http_client import TooLargeError
 from pipeline.storage.redact import error_line
 
 RETRIES = 8  # outlast an outage of at least 45 s
@@ -21,9 +23,23 @@ FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.5, 30.0
 MAX_SMALL_FILE_BYTES = 2**30
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _TRANSIENT_STATUSES = (408, 425, 429)  # of the 400s, which are final otherwise
+# Set where a service gives out credentials; so does that of a virtual machine of this vendor.
+_CREDENTIALS_SERVICES = (
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+)
+_VENDOR_FILE, _METADATA_VENDOR = Path("/sys/class/dmi/id/sys_vendor"), "Amazon EC2"
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+# Of the operating system: trainings seed the module's generator, identically on all ranks.
+_jitter = random.SystemRandom()
+
+
+class _DamagedFileError(OSError):
+    """A file is not the one that the manifest lists. It is fetched again, in case it was cut."""
 
 
 class Remote:
@@ -45,16 +61,17 @@ class Remote:
     def fetch(self, name: str, to: Path, size: int | None = None, sha256: str = "") -> None:
         """Write a file to ``to``, and check its size and sha256 if they are given.
 
-        Raises FileNotFoundError if it does not exist, UserError if it could not be fetched intact.
+        Raises FileNotFoundError if it does not exist, UserError if it could not be fetched intact,
+        OutageError if the store does not respond.
         """
 
         def attempt() -> None:
             found = self._download(name, to, size)
             received = to.stat().st_size
             if size is not None and received != size:
-                raise OSError(f"received {received} bytes, the manifest says {size}")
+                raise _DamagedFileError(f"received {received} bytes, the manifest says {size}")
             if sha256 and found != sha256:
-                raise OSError(
+                raise _DamagedFileError(
                     f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...: it is "
                     "damaged, or was changed after the manifest was written"
                 )
@@ -78,8 +95,9 @@ class Remote:
 def with_retries(attempt: Callable[[], T], subject: str, retries: int) -> T:
     """Return what ``attempt`` returns; after a transient failure call it again, after a delay.
 
-    Passes on UserError and FileNotFoundError. Raises UserError, beginning with the ``subject``, for
-    any other failure that is final or that remains after all ``retries``.
+    Passes on UserError and FileNotFoundError. Begins other errors with the ``subject``: UserError
+    for a failure that another attempt would repeat, OutageError for one that remains after all
+    ``retries``.
     """
     for number in range(retries + 1):
         try:
@@ -87,13 +105,15 @@ def with_retries(attempt: Callable[[], T], subject: str, retries: int) -> T:
         except (UserError, FileNotFoundError):
             raise
         except Exception as error:  # each client has its own types
-            if _is_final(error) or number == retries:
+            if (final := _is_final(error)) or number == retries:
                 hint = "; set $AWS_ACCESS_KEY_ID and similar" if _lacks_credentials(error) else ""
                 attempts = f" ({number + 1} attempts)" if number else ""
-                raise UserError(f"{subject}: {_reason(error)}{hint}{attempts}") from None
+                mistake = final or isinstance(error, _DamagedFileError | TooLargeError)
+                kind = UserError if mistake else OutageError
+                raise kind(f"{subject}: {_reason(error)}{hint}{attempts}") from None
             # At random, or all processes of a cluster would come back at the same moment.
             delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**number)
-            delay *= random.uniform(0.5, 1.0)
+            delay *= _jitter.uniform(0.5, 1.0)
             log.warning("%s: %s; retrying in %.1f s", subject, _reason(error), delay)
             time.sleep(delay)
     raise AssertionError("the last attempt returns or raises")
@@ -127,12 +147,30 @@ def _is_final(error: Exception) -> bool:
         return status not in _TRANSIENT_STATUSES
     if isinstance(error, PermissionError | NotImplementedError | ValueError):
         return True
-    return _lacks_credentials(error) or getattr(error, "errno", None) in _LOCAL_ERRORS
+    if _lacks_credentials(error):
+        return not _credentials_service_expected()
+    return getattr(error, "errno", None) in _LOCAL_ERRORS
 
 
 def _lacks_credentials(error: Exception) -> bool:
     # By name, so that botocore is imported for s3 only.
     return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+
+
+def _credentials_service_expected() -> bool:
+    """Return whether credentials of this machine come from a service, such as instance metadata.
+
+    botocore reports a service that did not respond as missing credentials, like on a machine
+    without any.
+    """
+    if any(os.environ.get(name) for name in _CREDENTIALS_SERVICES):
+        return True
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        return False
+    try:
+        return _VENDOR_FILE.read_text().strip() == _METADATA_VENDOR
+    except OSError:
+        return False
 
 
 def _reason(error: Exception) -> str:

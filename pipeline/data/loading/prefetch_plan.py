@@ -16,7 +16,7 @@ from pipeline.data.loading.sample_order import SampleOrder, Window
 from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.tar import INDEX_ROW_BYTES
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def open_shards(uri: str, config: Config) -> ShardSet:
-    """Open a shard set, with the configured cache if it is remote. Raises UserError."""
+    """Open a shard set, with the configured cache if it is remote.
+
+    Raises UserError, OutageError.
+    """
     data = config.data
     return ShardSet(uri, ShardCache(data.cache, round(data.cache_gib * 2**30)), data.retries)
 
@@ -75,11 +78,11 @@ class EvalPrefetcher:
             self._last = last
 
 
-class PrefetchingDataset(Dataset[ValueT | UserError], Generic[ItemT, ValueT]):
+class PrefetchingDataset(Dataset[ValueT | UserError | OutageError], Generic[ItemT, ValueT]):
     """A dataset that starts the fetches for an item before it makes the item.
 
-    A UserError raised in a loader process would reach the trainer as a traceback of many lines, so
-    it is returned as a value; `raise_errors` raises it.
+    A UserError or OutageError raised in a loader process would reach the trainer as a traceback of
+    many lines, so it is returned as a value; `raise_errors` raises it.
     """
 
     def __init__(
@@ -87,18 +90,18 @@ class PrefetchingDataset(Dataset[ValueT | UserError], Generic[ItemT, ValueT]):
     ) -> None:
         self.make, self.start_fetches = make, start_fetches
 
-    def __getitem__(self, item: ItemT) -> ValueT | UserError:
+    def __getitem__(self, item: ItemT) -> ValueT | UserError | OutageError:
         try:
             self.start_fetches(item)
             return self.make(item)
-        except UserError as error:
+        except (UserError, OutageError) as error:
             return error
 
 
-def raise_errors(values: Iterable[ValueT | UserError]) -> Iterator[ValueT]:
-    """Yield the values of a `PrefetchingDataset`; raise the UserError that one of them is."""
+def raise_errors(values: Iterable[ValueT | UserError | OutageError]) -> Iterator[ValueT]:
+    """Yield the values of a `PrefetchingDataset`; raise the error that one of them is."""
     for value in values:
-        if isinstance(value, UserError):
+        if isinstance(value, UserError | OutageError):
             raise value
         yield value
 

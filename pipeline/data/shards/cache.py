@@ -47,7 +47,7 @@ class ShardCache:
     def open(self, shard: Shard, fetch: Fetch) -> tuple[int, np.ndarray]:
         """Return a descriptor of the shard and its index (samples, 4); fetch it if needed.
 
-        Raises UserError if it cannot be fetched, is not a valid tar, or exceeds the limit.
+        Raises UserError if it is not a valid tar or exceeds the limit, and what ``fetch`` raises.
         """
         while not (opened := self._open(shard)):
             self.fetch(shard, fetch)

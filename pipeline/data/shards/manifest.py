@@ -143,7 +143,8 @@ def local_folder(uri: str | Path) -> Path:
 def load_manifest(uri: str | Path, retries: int = 3) -> Manifest:
     """Read the manifest of a shard set in a folder or at a URL, which is retried ``retries`` times.
 
-    Raises UserError if there is no usable manifest, or the set has no samples.
+    Raises UserError if there is no usable manifest, or the set has no samples, and OutageError if
+    the store does not respond.
     """
     parser = ShardParser()
     path = f"{str(uri).rstrip('/')}/{MANIFEST}"

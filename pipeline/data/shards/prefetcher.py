@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.manifest import Shard
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage.remote import Remote
 
 THREADS_PER_PROCESS = 2  # the processes of a node share the work
@@ -38,7 +38,7 @@ class CachedShards:
         return {**self.__dict__, "_queue": None, "_process": 0}
 
     def open(self, shard: Shard) -> tuple[int, np.ndarray]:
-        """Return a descriptor of the shard and its index (samples, 4). Raises UserError."""
+        """Return a descriptor of the shard and its index (samples, 4). Raises as `Remote.fetch`."""
         return self.cache.open(shard, partial(self._fetch, shard))
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
@@ -55,7 +55,7 @@ class CachedShards:
             shard = shards.get()
             try:
                 self.cache.fetch(shard, partial(self._fetch, shard), wait=False)
-            except (UserError, OSError) as error:
+            except (UserError, OutageError, OSError) as error:
                 # Reading the shard fails with the same error, and reports it.
                 log.debug("not prefetched: %s", error)
 

@@ -100,7 +100,7 @@ class ShardSet:
     def read(self, index: int) -> RawSample:
         """Return the bytes of sample ``index``, with a ``fault`` where they cannot be trusted.
 
-        Raises UserError if its shard is not available.
+        Raises UserError if its shard is not available, OutageError if its store does not respond.
         """
         shard = self.shard_of(index)
         row = index - (self._ends[shard - 1] if shard else 0)

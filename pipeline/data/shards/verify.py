@@ -24,7 +24,7 @@ from pipeline.data.shards.tar import (
 )
 from pipeline.data.shards.writer import index_path
 from pipeline.data.transforms.decode import ImageError, decode_image, image_format
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage.checksum import file_sha256
 from pipeline.storage.remote import Remote, is_remote
 
@@ -214,7 +214,7 @@ def _fetch(uri: str, shard: Shard, verification: Verification) -> Iterator[Path 
             for file in (path, index_path(path)):
                 with contextlib.suppress(FileNotFoundError):
                     remote.fetch(file.name, file)
-        except UserError as error:
+        except (UserError, OutageError) as error:
             verification.faults.append(str(error))
             verification.complete = False
             yield None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.distributed.world import World, mean_over_ranks, world_from_environment
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import OutageError, TrainingFailed, UserError
 from tests.ranks import RANKS, on_each_rank
 
 
@@ -60,7 +60,7 @@ def test_collectives_of_several_ranks() -> None:
 
 def failures(world: World) -> list[tuple[str, str]]:
     found = []
-    for error in (UserError("wrong option"), ValueError("no such key")):
+    for error in (UserError("wrong option"), OutageError("no server"), ValueError("no such key")):
 
         def call(error: Exception = error) -> None:
             raise error
@@ -74,6 +74,7 @@ def failures(world: World) -> list[tuple[str, str]]:
 
 def test_a_failure_on_the_main_rank_is_raised_on_all() -> None:
     main, *others = on_each_rank(failures)
-    assert main == [("UserError", "wrong option"), ("ValueError", "no such key")]
-    expected = [("UserError", "wrong option"), (TrainingFailed.__name__, "no such key")]
+    named = [("UserError", "wrong option"), ("OutageError", "no server")]
+    assert main == [*named, ("ValueError", "no such key")]
+    expected = [*named, (TrainingFailed.__name__, "no such key")]
     assert others == [expected] * (RANKS - 1)

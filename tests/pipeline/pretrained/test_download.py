@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.pretrained import download as module
 from pipeline.pretrained.download import download, weights_cache
 from pipeline.storage.download import download_file
@@ -116,7 +116,7 @@ def test_final_failure_is_not_retried(server: Server, tmp_path: Path) -> None:
 
 def test_retries_are_limited(server: Server, tmp_path: Path) -> None:
     server.answers = ["cut"] * 5
-    with pytest.raises(UserError, match="cannot be downloaded"):
+    with pytest.raises(OutageError, match="cannot be downloaded"):
         download(server.url(), SHA256, tmp_path)
     assert (server.requests, cached_names(tmp_path)) == (module.RETRIES + 1, [])
 

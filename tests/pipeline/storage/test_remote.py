@@ -1,14 +1,16 @@
 """Retries: which failures are transient, how often they are retried, and what is reported."""
 
 import errno
+import logging
 import os
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage import remote
 from pipeline.storage.http_client import HttpStatusError
 from pipeline.storage.remote import Remote, with_retries
@@ -40,7 +42,7 @@ def test_transient_failures_are_retried_and_logged(caplog: pytest.LogCaptureFixt
 
 def test_retries_are_limited_and_counted() -> None:
     errors: list[Exception] = [OSError("cut")] * 5
-    with pytest.raises(UserError, match=r"^http://host/file: cut \(3 attempts\)$"):
+    with pytest.raises(OutageError, match=r"^http://host/file: cut \(3 attempts\)$"):
         with_retries(failing(errors), "http://host/file", 2)
     assert len(errors) == 2
 
@@ -65,6 +67,46 @@ def test_final_failure_is_reported_at_once(error: Exception, message: str) -> No
     with pytest.raises(UserError, match=message):
         with_retries(failing(errors), "file", 5)
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("cut"), TimeoutError("slow"), HttpStatusError(500, "Broken")]
+)
+def test_failure_that_remains_is_an_outage(error: Exception) -> None:
+    with pytest.raises(OutageError, match=r"^file: .* \(2 attempts\)$"):
+        with_retries(failing([error, error]), "file", 1)
+
+
+@pytest.mark.parametrize(
+    "service", ["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_WEB_IDENTITY_TOKEN_FILE", ""]
+)
+def test_missing_credentials_are_retried_where_a_service_gives_them_out(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+    if service:
+        monkeypatch.setenv(service, "x")
+    else:
+        monkeypatch.setattr(remote, "_VENDOR_FILE", tmp_path / "sys_vendor")
+        (tmp_path / "sys_vendor").write_text("Amazon EC2\n")
+    missing = NoCredentialsError("Unable to locate credentials")
+    assert with_retries(failing([missing] * 3), "file", 3) == "done"
+    with pytest.raises(OutageError, match="Unable to locate credentials"):
+        with_retries(failing([missing] * 4), "file", 3)
+
+
+def test_delays_differ_between_processes_and_leave_the_seeded_generator_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = []
+    for _ in range(2):  # as two ranks, which are seeded identically
+        random.seed(0)
+        state = random.getstate()
+        with caplog.at_level(logging.WARNING), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(remote.time, "sleep", lambda seconds: lines.append(seconds))
+            with_retries(failing([OSError("cut")] * 5), "file", 5)
+        assert random.getstate() == state
+    assert lines[:5] != lines[5:]
 
 
 @pytest.mark.parametrize("error", [UserError("wrong option"), FileNotFoundError("absent")])

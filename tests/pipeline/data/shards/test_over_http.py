@@ -18,7 +18,7 @@ from pipeline.data import build_eval_loader, build_train_loader
 from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.verify import verify
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage import remote
 from pipeline.training.fit import check_data
 from tests.conftest import ROOT
@@ -192,8 +192,18 @@ def test_forbidden_manifest_is_not_retried(server):
 
 def test_unreachable_server_is_one_line(server):
     refused = r"/manifest\.json: cannot connect to 127\.0\.0\.1: Connection refused \(4 attempts\)$"
-    with pytest.raises(UserError, match=refused):
+    with pytest.raises(OutageError, match=refused):
         ShardSet(server.uri, retries=3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_server_that_goes_away_is_an_outage_of_the_rank(server, make_config, tmp_path, workers):
+    server.start()
+    options = {"data.cache": str(tmp_path / "cache"), "data.loader_workers": workers}
+    loader = build_train_loader(server.uri, make_config(**options, **{"data.retries": 1}), 0, 1)
+    server.stop()
+    with pytest.raises(OutageError, match=r"Connection refused \(2 attempts\)$"):
+        list(loader)
 
 
 def test_prefetched_shards_outlast_the_server(server, scenes, cache):
@@ -274,7 +284,7 @@ def test_silent_connection_times_out_and_is_retried(monkeypatch):
 
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
-        with pytest.raises(UserError, match="2 attempts"):
+        with pytest.raises(OutageError, match="2 attempts"):
             remote.Remote(f"http://127.0.0.1:{listener.getsockname()[1]}", retries=1).read("x")
         thread.join(5)
     assert len(asked) == 2

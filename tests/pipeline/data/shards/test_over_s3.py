@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -15,7 +17,7 @@ from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
-from pipeline.storage import remote
+from pipeline.storage import download, remote
 from tests.conftest import ROOT
 from tests.ports import free_port
 
@@ -120,3 +122,44 @@ def test_credentials_come_from_the_environment_unless_access_is_public(bucket, m
     monkeypatch.setenv("FSSPEC_S3", json.dumps(options))
     done = in_a_new_process(uri)
     assert done.returncode == 0 and "valid: 23 samples" in done.stdout, done.stderr
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """Instance metadata with credentials; the first ``failures`` requests get status 500."""
+
+    failures = 0
+
+    def do_PUT(self) -> None:
+        self._respond("token")
+
+    def do_GET(self) -> None:
+        keys = {"AccessKeyId": "a", "SecretAccessKey": "b", "Token": "c"}
+        times = {"LastUpdated": "2020-01-01T00:00:00Z", "Expiration": "2099-01-01T00:00:00Z"}
+        content = json.dumps({"Code": "Success", **keys, **times})
+        self._respond("role" if self.path.endswith("security-credentials/") else content)
+
+    def _respond(self, content: str) -> None:
+        failing = Metadata.failures > 0
+        Metadata.failures -= 1
+        self.send_response(500 if failing else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_hiccup_of_instance_metadata_is_retried(bucket, monkeypatch, caplog):
+    _, _, uri = bucket
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", address)
+        monkeypatch.setattr(Metadata, "failures", 4)
+        monkeypatch.setattr(download, "_local", threading.local())  # no session of another test
+        assert load_manifest(uri, retries=8).samples == 23
+        assert "Unable to locate credentials; retrying in" in caplog.text
+        server.shutdown()
