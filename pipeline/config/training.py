@@ -175,7 +175,18 @@ class RayConfig(Section):
         description="absolute folder or URI for checkpoints that all nodes can access; "
         "unset: ./runs",
     )
-    max_failures: int = Field(3, ge=0, description="restarts after worker failures")
+    max_failures: int = Field(
+        3,
+        ge=-1,
+        description="restarts after worker failures; lost nodes, outages and mistakes do not "
+        "count; -1: no limit",
+    )
+    max_outages: int = Field(
+        20,
+        ge=-1,
+        description="restarts, after growing pauses of up to 5 minutes, when data, storage or the "
+        "run store does not respond; -1: no limit",
+    )
     wait_for_nodes: float = Field(
         0.0,
         ge=0.0,

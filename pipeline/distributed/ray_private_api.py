@@ -95,21 +95,79 @@ def train_logger(module: str) -> logging.Logger:
     return logging.getLogger(f"ray.train.v2._internal.execution.{module}")
 
 
-def torch_trainer_without(callbacks: Collection[str]) -> Any:
-    """Return Ray Train's trainer for torch without default callbacks of these class names.
+def torch_trainer(callbacks_left_out: Collection[str], **policies: Any) -> Any:
+    """Return Ray Train's trainer for torch, without default callbacks of these class names.
 
-    The hook is ``DataParallelTrainer._create_default_callbacks``, seen in Ray 2.60.
+    ``policies`` replace those that its controller gets, such as ``failure_policy``. The hooks are
+    ``DataParallelTrainer._create_default_callbacks`` and ``_initialize_and_run_controller``, seen
+    in Ray 2.60.
     """
     from ray.train.torch import TorchTrainer
 
     base: Any = TorchTrainer
 
-    class ReducedTorchTrainer(base):
+    class ConfiguredTorchTrainer(base):
         def _create_default_callbacks(self) -> list[Any]:
             created = super()._create_default_callbacks()
-            return [one for one in created if type(one).__name__ not in callbacks]
+            return [one for one in created if type(one).__name__ not in callbacks_left_out]
 
-    return ReducedTorchTrainer
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            return super()._initialize_and_run_controller(**{**arguments, **policies})
+
+    return ConfiguredTorchTrainer
+
+
+def failure_policy() -> Any:
+    """Return the class that decides about failures in Ray Train's controller.
+
+    ``ray.train.v2._internal.execution.failure_handling``, seen in Ray 2.60.
+    """
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
+
+    return DefaultFailurePolicy
+
+
+def failure_decision() -> Any:
+    """Return the enumeration of a failure policy's decisions, RETRY and RAISE. Seen in 2.60."""
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+
+    return FailureDecision
+
+
+def is_preemption(error: Exception) -> bool:
+    """Return whether workers failed because a node was preempted. Seen in Ray 2.60."""
+    from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
+
+    return bool(_is_preemption_failure(error))  # type: ignore[arg-type]
+
+
+def lost_worker_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that Ray Train reports for a worker that ended or does not respond.
+
+    ``ray.train.v2._internal.exceptions``, seen in Ray 2.60.
+    """
+    from ray.exceptions import RayActorError
+    from ray.train.v2._internal import exceptions
+
+    return (
+        RayActorError,
+        exceptions.WorkerHealthCheckFailedError,
+        exceptions.WorkerHealthCheckTimeoutError,
+    )
+
+
+def idle_drain_reason() -> int:
+    """Return the ``DeathReason`` of an unused node that an autoscaler removed. Seen in Ray 2.60."""
+    from ray.core.generated import common_pb2
+
+    messages: Any = common_pb2
+    reason: int = messages.NodeDeathInfo.AUTOSCALER_DRAIN_IDLE
+    return reason
+
+
+def hide_training_error() -> None:
+    """Hide the traceback that Ray Train logs in a worker whose function raises. Seen in 2.60."""
+    logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
 
 
 # Default callbacks of Ray Train, by class name; ray.train.v2._internal.callbacks, seen in 2.60.

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.distributed.world import World
-from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
 
 LOST_WORKER = "lost another worker"
 
@@ -29,7 +29,7 @@ def translate_errors(config: Config, world: World) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         raise UnrecoverableFailure(str(error)) from error
-    except (TrainingFailed, TrainingStopped):
+    except (OutageError, TrainingFailed, TrainingStopped):
         raise
     except RuntimeError as error:
         translated = _translate(error, config, world)

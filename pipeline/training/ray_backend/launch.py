@@ -17,8 +17,9 @@ from pipeline.config import Config
 from pipeline.distributed import ray_private_api
 from pipeline.distributed.ray_cluster import longest_wait, ray_cluster
 from pipeline.distributed.world import World
-from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
 from pipeline.storage.document import Document
+from pipeline.storage.folder import join
 from pipeline.storage.redact import mask_output
 from pipeline.tracking import RunSpec, load_run_spec, spool_folder
 from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, last_line
@@ -30,8 +31,9 @@ from pipeline.training.ray_backend.preemption import (
     stop_requested,
 )
 from pipeline.training.ray_backend.preflight import check_nodes, check_this_node
+from pipeline.training.ray_backend.restart_pause import wait_for_pause
 from pipeline.training.run_record import RunRecord
-from pipeline.training.stop import Request, StopSignal
+from pipeline.training.stop import RESUME_HINT, Request, StopSignal
 from pipeline.training.worker import run_rank
 
 START_ATTEMPT_SECONDS = 20.0  # how long Ray Train waits for resources in one attempt
@@ -55,12 +57,7 @@ class RaySession:
     """A worker of Ray Train. Ray Train restarts workers; checkpoints are the project's own."""
 
     def __init__(self, store: CheckpointStore) -> None:
-        import ray.train
-        from ray.train.torch import get_device
-
-        context = ray.train.get_context()
-        self.world = World(context.get_world_rank(), context.get_world_size(), get_device())
-        self.store = store
+        self.world, self.store = ray_world(), store
         self._preemption = PreemptionWatcher(self.world) if preemption_watch_enabled() else None
 
     def report(self, metrics: Mapping[str, float]) -> None:
@@ -77,6 +74,15 @@ class RaySession:
         if stop:
             return Request("stopped by SIGTERM", stop=True)
         return self._preemption.poll() if self._preemption else None
+
+
+def ray_world() -> World:
+    """Return the rank of this worker of Ray Train, the number of workers, and the device."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    context = ray.train.get_context()
+    return World(context.get_world_rank(), context.get_world_size(), get_device())
 
 
 def train_in_ray(
@@ -161,13 +167,18 @@ def build_trainer(
     import ray.train as rt
     from ray.train.torch import TorchConfig
 
+    from pipeline.training.ray_backend.restart_policy import RestartPolicy
     from pipeline.training.ray_backend.startup_timeout import StartupTimeout
 
     # One attempt. `StartupTimeout` limits the duration of all attempts.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_ATTEMPT_SECONDS:g}")
     timeout = StartupTimeout(record.uri, config.ray.min_workers, longest_wait(config.ray), label)
     train: Any = rt  # the annotations of ray.train still describe its first version
-    return trainer_class(owned)(
+    failures = train.FailureConfig(
+        max_failures=config.ray.max_failures, controller_failure_limit=-1
+    )
+    policy = RestartPolicy(failures, record.uri, config.ray.max_outages, label)
+    return trainer_class(owned, failure_policy=policy)(
         worker,
         train_loop_config=settings.model_dump(mode="json"),
         torch_config=TorchConfig(
@@ -185,26 +196,25 @@ def build_trainer(
         run_config=train.RunConfig(
             name=record.name,
             storage_path=record.storage,
-            failure_config=train.FailureConfig(
-                max_failures=config.ray.max_failures, controller_failure_limit=-1
-            ),
+            failure_config=failures,
             callbacks=[*callbacks, timeout],
             logging_config=train.LoggingConfig(log_level="WARNING"),
         ),
     )
 
 
-def trainer_class(owned: bool) -> Any:
+def trainer_class(owned: bool, **policies: Any) -> Any:
     """Return Ray Train's trainer for torch without helper processes that have no use here.
 
     One manages the data sets of Ray Data, which are not used, in a process per start of the
     workers. One frees the workers' resources after a driver that died; it polls the dashboard every
     second for a tenth of a core, and a cluster that this process has started ends with it.
+    ``policies`` replace those of its controller.
     """
     unused = {ray_private_api.DATASETS_CALLBACK}
     if owned:
         unused.add(ray_private_api.PLACEMENT_GROUP_CLEANER_CALLBACK)
-    return ray_private_api.torch_trainer_without(unused)
+    return ray_private_api.torch_trainer(unused, **policies)
 
 
 def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
@@ -212,29 +222,41 @@ def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
     logging.getLogger().setLevel(logging.WARNING)
     mask_output()
     settings = WorkerSettings.from_content(content, "worker settings")
+    try:
+        return _run_worker(settings)
+    except TrainingStopped as stopped:
+        return Stopped(reason=str(stopped))
+    except UnrecoverableFailure as error:
+        _record_failure(settings, error)
+        return Failed(reason=str(error))  # on every rank
+    except (UserError, OutageError) as error:
+        if isinstance(error, UserError):
+            _record_failure(settings, error)
+        ray_private_api.hide_training_error()  # the message says what users can act on
+        raise
+
+
+def _run_worker(settings: WorkerSettings) -> TrainOutcome:
+    wait_for_pause(join(settings.storage, settings.run), ray_world())
     record = RunRecord(settings.storage, settings.run)
     if failure := record.read_failure():
         return Failed(reason=str(failure))  # a restart, which would fail in the same place
     check_this_node(record.uri, record.storage, settings.run_id)
-    session = RaySession(CheckpointStore(record.uri))
-    try:
-        return run_rank(
-            settings.config,
-            session,
-            settings.tracking_uri,
-            settings.run_id,
-            spool_folder(record.uri),
-            settings.label,
-            settings.run_spec,
-        )
-    except TrainingStopped as stopped:
-        return Stopped(reason=str(stopped))
-    except (UserError, UnrecoverableFailure) as error:
-        with contextlib.suppress(OSError):
-            record.write_failure(error)
-        if isinstance(error, UnrecoverableFailure):
-            return Failed(reason=str(error))  # on every rank; the disk may be full
-        raise
+    return run_rank(
+        settings.config,
+        RaySession(CheckpointStore(record.uri)),
+        settings.tracking_uri,
+        settings.run_id,
+        spool_folder(record.uri),
+        settings.label,
+        settings.run_spec,
+    )
+
+
+def _record_failure(settings: WorkerSettings, error: Exception) -> None:
+    """Let restarted workers end at once; other ranks may fail before Ray Train sees this one."""
+    with contextlib.suppress(OSError, OutageError):  # the disk may be full
+        RunRecord(settings.storage, settings.run).write_failure(error)
 
 
 def _failure(error: Exception, record: RunRecord) -> Exception:
@@ -251,6 +273,9 @@ def _failure(error: Exception, record: RunRecord) -> Exception:
         for one in failures.values():
             if isinstance(one, UserError):
                 return one
+        for one in failures.values():
+            if isinstance(one, OutageError):
+                return OutageError(f"an outage ended the training: {one}; {RESUME_HINT}")
         # A rank that only lost another one does not know the cause.
         rank, failure = min(failures.items(), key=lambda f: (LOST_WORKER in str(f[1]), f[0]))
         return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")

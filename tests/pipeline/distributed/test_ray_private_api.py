@@ -18,6 +18,7 @@ THIS = Path(__file__).relative_to(ROOT)
 ALLOWED = {"pipeline/distributed/ray_private_api.py", str(THIS)}
 PRIVATE = re.compile(
     r"\bray(\.\w+)*\._\w+|\binternal_kv\b|\b_create_default_callbacks\b|\._state_type\b"
+    r"|\bray\.core\.generated\b|\b_initialize_and_run_controller\b"
 )
 
 
@@ -45,6 +46,7 @@ def test_private_names_stand_in_one_file() -> None:
         "import ray.autoscaler._private.util",
         "from ray.experimental import internal_kv",
         "state._state_type.name",
+        "from ray.core.generated import common_pb2",
     ],
 )
 def test_private_names_are_recognised(source: str) -> None:
@@ -139,8 +141,49 @@ def test_trainer_leaves_out_default_callbacks_by_name() -> None:
 
     all_names = names(TorchTrainer)
     assert {private.DATASETS_CALLBACK, cleaner} <= set(all_names)
-    reduced = names(private.torch_trainer_without({private.DATASETS_CALLBACK}))
+    reduced = names(private.torch_trainer({private.DATASETS_CALLBACK}))
     assert reduced == [name for name in all_names if name != private.DATASETS_CALLBACK]
+
+
+def test_trainer_passes_policies_to_the_controller() -> None:
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    assert "failure_policy" in parameters(TrainController.__init__)
+    hook = inspect.signature(DataParallelTrainer._initialize_and_run_controller)
+    (arguments,) = [p for p in hook.parameters.values() if p.kind == p.VAR_KEYWORD]
+    source = inspect.getsource(DataParallelTrainer._initialize_and_run_controller)
+    assert f"controller_actor_cls.remote(**{arguments.name})" in source
+
+
+def test_failure_policy_decides_about_the_errors_of_workers() -> None:
+    from ray.train import FailureConfig
+    from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+
+    base = private.failure_policy()
+    assert parameters(base.__init__) == {"self", "failure_config"}
+    assert parameters(base.make_decision) == {"self", "training_failed_error"}
+    assert {"RETRY", "RAISE"} <= set(private.failure_decision().__members__)
+    assert "max_failures" in vars(base(FailureConfig()).failure_config)
+    assert "worker_failures" in vars(WorkerGroupError("", {}))
+    assert not private.is_preemption(WorkerGroupError("", {0: RuntimeError()}))
+    preempted = type("Info", (), {"preempted_ranks": [0]})()
+    assert private.is_preemption(PreemptionError(preempted))
+    assert all(issubclass(error, Exception) for error in private.lost_worker_errors())
+
+
+def test_unused_nodes_have_their_own_reason() -> None:
+    from ray.core.generated import common_pb2
+
+    assert common_pb2.NodeDeathInfo.Reason.Name(private.idle_drain_reason()).endswith("DRAIN_IDLE")
+
+
+def test_traceback_of_a_training_function_is_logged_by_the_hidden_logger() -> None:
+    from ray.train.v2._internal import util
+
+    assert util.logger.name == "ray.train.v2._internal.util"
+    logged = inspect.getsource(util.construct_user_exception_with_traceback)
+    assert 'logger.error(f"Error in training function' in logged
 
 
 def test_environment_variables_of_ray_train_are_known_to_it() -> None:

@@ -23,6 +23,7 @@ from pipeline.tracking import connect
 from pipeline.training.fit import FitResult, fit
 from pipeline.training.ray_backend import launch
 from tests.jobs.head import BIN, environment
+from tests.nginx import Nginx
 from tests.pipeline.training.test_fit import status
 from tests.stores import new_store
 
@@ -179,7 +180,7 @@ def test_exception_killed_loader_and_killed_rank_lose_only_recent_steps(
 
 
 def test_lost_node_is_replaced(config: Config, whole: str, nodes: Any) -> None:
-    training, results, reached = in_thread(config)
+    training, results, reached = in_thread(config.replace({"ray.max_failures": 0}))
     reached(2 * CHECKPOINT_STEPS)
     nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
     nodes.add_node(num_cpus=1)
@@ -187,6 +188,36 @@ def test_lost_node_is_replaced(config: Config, whole: str, nodes: Any) -> None:
     (result,) = results
     assert starts(result)[1] >= 2 * CHECKPOINT_STEPS
     assert result.weights_sha256 == whole
+
+
+def test_outage_of_the_shard_server_is_waited_out(
+    config: Config, whole: str, scenes: dict[str, str], tmp_path: Path, capfd: Any
+) -> None:
+    """The only failure is spent on an exception; the restart then needs the server."""
+    server = Nginx(Path(scenes["train"]), tmp_path / "nginx")
+    server.start()
+    (tmp_path / "runs").mkdir()
+    plan = {"exception": [1, 2 * CHECKPOINT_STEPS + 2]}
+    (tmp_path / "runs" / "faults.json").write_text(json.dumps(plan))
+    options = {"data.train": server.uri, "data.cache": str(tmp_path / "cache"), "data.retries": 1}
+    training, results, reached = in_thread(config.replace({**options, "ray.max_failures": 1}))
+    try:
+        reached(CHECKPOINT_STEPS)
+        server.stop()  # all shards are cached, but not the manifest
+        until, output = time.monotonic() + 120, ""
+        while "outage 1 of 20: " not in output:
+            assert training.is_alive() and time.monotonic() < until
+            output += capfd.readouterr().err
+            time.sleep(0.2)
+        server.start()
+        training.join(200)
+    finally:
+        server.stop()
+    assert "manifest.json: cannot connect to" in output
+    (result,) = results
+    assert starts(result)[1] >= CHECKPOINT_STEPS
+    assert result.weights_sha256 == whole
+    assert "OutageError" not in output + capfd.readouterr().err
 
 
 def test_drained_node_causes_a_checkpoint(
