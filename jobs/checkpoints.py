@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs._cli import make_parser, run_job
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import OutageError, TrainingFailed, UserError
 
 if TYPE_CHECKING:
     from pipeline.checkpoints.store import CheckpointStore, SavedCheckpoint
@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     store = CheckpointStore(absolute(options.uri))
     try:
         return _act(store, options)
+    except OutageError:
+        raise
     except OSError as error:
         text = error_line(error)
         raise UserError(f"{store.storage} cannot be read or written: {text}") from None

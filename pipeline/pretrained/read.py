@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.checkpoints.format import load_averaged_weights, load_meta
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.pretrained.download import download
 from pipeline.registry.load import load_detector
 from pipeline.storage.checksum import file_sha256
@@ -37,7 +37,8 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
 
     The URI is a ``.pth``, ``.pt`` or ``.safetensors`` file or http(s) URL, ``models:/NAME@ALIAS``,
     the folder of a checkpoint (or its URI in shared storage), or the folder of a run: then its
-    checkpoint of highest ``val/ap``, or the last one if none was evaluated. Raises UserError.
+    checkpoint of highest ``val/ap``, or the last one if none was evaluated. Raises UserError, and
+    OutageError if a server does not respond.
     """
     if uri.startswith(("http://", "https://")):
         if sha256 is None:
@@ -95,6 +96,8 @@ def _read_checkpoint(folder: Path | str) -> Weights:
 def _read_remote(uri: str) -> Weights:
     try:
         return _read_checkpoint(uri)
+    except OutageError:
+        raise
     except OSError as error:
         raise UserError(f"{uri}: cannot be read: {error_line(error)}") from None
 

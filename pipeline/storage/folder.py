@@ -3,17 +3,64 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pyarrow import ArrowInvalid, fs
 
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage.durable import sync_file, write_durably
 from pipeline.storage.redact import error_line, mask
+
+# What a file system over a network reports while its server is away.
+NETWORK_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EREMOTEIO", "ECONNREFUSED", "ECONNRESET"),
+        *("ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
+    )
+)
+# Responses of object stores that another attempt would get again; pyarrow has them as text only.
+_REJECTION = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH"
+    r"|NO_SUCH_(BUCKET|KEY)|PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND"
+    r"|HTTP status 4(?!08|25|29)\d\d|[Bb]ucket .* not found"
+)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class StoreOutage(OutageError, OSError):
+    """A store does not respond; an OSError too, for callers that handle one."""
+
+
+def _raises_outages(
+    method: Callable[Concatenate[Storage, _P], _T],
+) -> Callable[Concatenate[Storage, _P], _T]:
+    """Raise StoreOutage instead of the OSErrors of a method that a later attempt may pass."""
+
+    @functools.wraps(method)
+    def call(self: Storage, *arguments: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return method(self, *arguments, **options)
+        except OSError as error:
+            if isinstance(error, StoreOutage) or not _is_outage(error, self._local):
+                raise
+            raise StoreOutage(f"{self}: {error_line(error)}") from error
+
+    return call
+
+
+def _is_outage(error: OSError, local: bool) -> bool:
+    if local or error.errno is not None:
+        return error.errno in NETWORK_ERRORS
+    return not _REJECTION.search(str(error))
 
 
 class FileInfo(NamedTuple):
@@ -28,7 +75,7 @@ class Storage:
     """Files below one folder or URI, through pyarrow. Names are relative, with ``/``.
 
     A file that `write` has written survives a power cut, and readers never see half of it.
-    Operations raise OSError.
+    Operations raise OSError, and its subclass StoreOutage if the store does not respond.
     """
 
     def __init__(self, uri: str) -> None:
@@ -36,6 +83,8 @@ class Storage:
         try:
             self._files, self._root = fs.FileSystem.from_uri(self.uri)
         except (ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and _is_outage(error, local="://" not in uri):
+                raise StoreOutage(f"{self}: {error_line(error)}") from None
             raise UserError(
                 f"{mask(self.uri)!r} is not an absolute path or URI: {error_line(error)}"
             ) from None
@@ -48,19 +97,23 @@ class Storage:
         """Return the folder ``name`` in this one."""
         return Storage(join(self.uri, name))
 
+    @_raises_outages
     def create(self) -> None:
         """Create the folder and its parents."""
         self._files.create_dir(self._root, recursive=True)
 
+    @_raises_outages
     def exists(self, name: str) -> bool:
         """Return whether a file or folder exists."""
         found = self._files.get_file_info(self._path(name)).type
         return bool(found != fs.FileType.NotFound)
 
+    @_raises_outages
     def folders(self) -> list[str]:
         """Return the names of the folders directly in this one."""
         return sorted(i.base_name for i in self._list() if i.type == fs.FileType.Directory)
 
+    @_raises_outages
     def files(self) -> list[FileInfo]:
         """Return all files, including those in folders below."""
         skip = len(self._root.rstrip("/")) + 1
@@ -70,12 +123,14 @@ class Storage:
             if i.type == fs.FileType.File
         ]
 
+    @_raises_outages
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
         with self._files.open_input_stream(self._path(name)) as stream:
             data: bytes = stream.read()
         return data
 
+    @_raises_outages
     def write(self, name: str, data: bytes) -> None:
         """Create or replace a file atomically."""
         if not self._local:  # an object becomes visible when its upload is complete
@@ -104,6 +159,7 @@ class Storage:
                 self.delete(name)
             raise
 
+    @_raises_outages
     def _open(self, name: str) -> Any:
         if not self._local:
             return self._files.open_output_stream(self._path(name))
@@ -111,15 +167,18 @@ class Storage:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("wb")
 
+    @_raises_outages
     def move(self, name: str, target: str) -> None:
         """Rename a file."""
         self._files.move(self._path(name), self._path(target))
 
+    @_raises_outages
     def delete(self, name: str) -> None:
         """Delete a file, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._files.delete_file(self._path(name))
 
+    @_raises_outages
     def delete_folder(self, name: str) -> None:
         """Delete a folder and its content, if it exists."""
         with contextlib.suppress(FileNotFoundError):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import OutageError, TrainingFailed, UserError
 from pipeline.storage.cache_dir import user_cache
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
@@ -77,10 +77,15 @@ class RunRecord:
         self.interventions: list[str] = []  # of this resume
 
     def check_storage(self) -> None:
-        """Create the run's folder and test it. Raises UserError where nothing can be written."""
+        """Create the run's folder and test it.
+
+        Raises UserError where nothing can be written, OutageError if the store does not respond.
+        """
         try:
             self._files.create()
             self._files.probe()
+        except OutageError:
+            raise
         except OSError as error:
             raise UserError(
                 f"ray.storage {mask(self.storage)!r} cannot be written: "

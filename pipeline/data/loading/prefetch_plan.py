@@ -17,6 +17,8 @@ from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.tar import INDEX_ROW_BYTES
 from pipeline.errors import OutageError, UserError
+from pipeline.storage.folder import NETWORK_ERRORS
+from pipeline.storage.redact import error_line
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -96,6 +98,10 @@ class PrefetchingDataset(Dataset[ValueT | UserError | OutageError], Generic[Item
             return self.make(item)
         except (UserError, OutageError) as error:
             return error
+        except OSError as error:
+            if error.errno not in NETWORK_ERRORS:
+                raise
+            return OutageError(f"a shard cannot be read: {error_line(error)}")
 
 
 def raise_errors(values: Iterable[ValueT | UserError | OutageError]) -> Iterator[ValueT]:

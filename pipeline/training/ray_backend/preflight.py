@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Mapping
 
 from pipeline.config import RayConfig
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage.document import DocumentError
 from pipeline.storage.folder import Storage
 from pipeline.storage.redact import error_line, mask
@@ -45,6 +45,8 @@ def check_nodes(record: RunRecord, run_id: str, config: RayConfig, label: str = 
         try:
             if text := ray.get(response):
                 differing.append(f"{address}: {text}")
+        except OutageError:  # of the store: a worker on that node would wait and try again
+            unchecked.append(address)
         except ray.exceptions.RayTaskError as error:
             broken.append(f"{address}: {last_line(error)}")
         except ray.exceptions.RayError:  # the node or its worker has ended
@@ -72,13 +74,16 @@ def fits_worker(resources: Mapping[str, float], config: RayConfig) -> bool:
 
 
 def check_this_node(uri: str, storage: str, run_id: str) -> None:
-    """Check in a worker, whose node may have joined later. Raises UserError."""
+    """Check in a worker, whose node may have joined later. Raises UserError, OutageError."""
     if text := storage_problem(uri, run_id):
         raise UserError(_message(storage, [f"{platform.node()}: {text}"]))
 
 
 def storage_problem(uri: str, run_id: str) -> str | None:
-    """Return what is wrong with the run's folder as this node sees it, or None."""
+    """Return what is wrong with the run's folder as this node sees it, or None.
+
+    Raises OutageError if the store does not respond.
+    """
     try:
         storage = Storage(uri)
         if not storage.exists(RECORD_FILE):
@@ -86,6 +91,8 @@ def storage_problem(uri: str, run_id: str) -> str | None:
         if RunInfo.parse(storage.read(RECORD_FILE), RECORD_FILE).run_id != run_id:
             return "sees another run of that name"
         storage.probe()
+    except OutageError:
+        raise
     except OSError as error:
         return f"cannot write: {error_line(error)}"
     except DocumentError as error:

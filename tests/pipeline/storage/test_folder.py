@@ -1,5 +1,7 @@
 """The folder of runs, on disk and in an object store (a local S3 server)."""
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -14,10 +16,12 @@ import torch
 from jobs import checkpoints
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.pretrained.read import read_weights
-from pipeline.storage.folder import Storage, join
+from pipeline.storage import folder
+from pipeline.storage.folder import Storage, StoreOutage, join
 from pipeline.training.fit import fit
+from pipeline.training.ray_backend.preflight import check_this_node
 from pipeline.training.run_record import RunRecord
 from tests.pipeline.checkpoints.examples import example_meta
 from tests.ports import free_port
@@ -101,6 +105,51 @@ def test_file_whose_writing_is_interrupted_is_deleted(tmp_path: Path, uri: str) 
     assert not storage.exists("one")
     write_in_two_pieces(storage, b"half")
     assert storage.read("one") == b"halfhalf"
+
+
+@pytest.mark.parametrize(
+    ("text", "outage"),
+    [
+        ("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7", True),
+        ("AWS Error SLOW_DOWN (HTTP status 503) during PutObject operation", True),
+        ("AWS Error UNKNOWN (HTTP status 429) during PutObject operation", True),
+        ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted)", True),
+        ("AWS Error ACCESS_DENIED during HeadBucket operation: No response body", False),
+        ("AWS Error UNKNOWN (HTTP status 403) during HeadObject operation", False),
+        ("AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation", False),
+        ("Bucket 'runs' not found. To create buckets, enable the option", False),
+    ],
+)
+def test_response_of_an_object_store_is_an_outage_or_a_rejection(text: str, outage: bool) -> None:
+    assert folder._is_outage(OSError(text), local=False) is outage
+
+
+@pytest.mark.parametrize(("code", "outage"), [("ESTALE", True), ("EIO", True), ("ENOSPC", False)])
+def test_error_of_a_network_file_system_is_an_outage(code: str, outage: bool) -> None:
+    error = OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+    assert folder._is_outage(error, local=True) is outage
+
+
+@pytest.mark.integration
+def test_storage_that_does_not_respond_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    address = f"scheme=http&endpoint_override=127.0.0.1:{free_port()}&region=us-east-1"
+    uri = f"s3://runs/all?{address}"
+    record = RunRecord(uri, "one")
+    calls = [
+        record.check_storage,
+        record.read,
+        CheckpointStore(record.uri).saved,
+        lambda: check_this_node(record.uri, uri, "id"),
+        lambda: read_weights(uri),
+        lambda: checkpoints.main(["list", uri]),
+    ]
+    for call in calls:
+        with pytest.raises(OutageError, match="Could not connect to server"):
+            call()
+    with pytest.raises(StoreOutage):  # also an OSError, which callers handle
+        Storage(uri).read("x")
 
 
 @pytest.mark.integration
