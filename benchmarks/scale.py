@@ -136,7 +136,7 @@ def _write_manifest(folder: Path, counts: np.ndarray) -> int:
         "samples_without_objects": 0,
         "boxes": 0,
         "boxes_per_class": {"object": 0},
-        "problems": [],
+        "problem_counts": {},
     }
     path = folder / MANIFEST
     with path.open("w") as file:

@@ -26,8 +26,9 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.data.conversion.convert import StagedShardSet
-    from pipeline.data.conversion.near_duplicates import ImageHashes
-    from pipeline.data.shards.manifest import Manifest, Problem
+    from pipeline.data.conversion.image_hashes import ImageHashes
+    from pipeline.data.shards.manifest import Manifest
+    from pipeline.data.shards.problems import Problem
     from pipeline.data.sources.record import Source
 
 REQUIRED_OPTIONS = {
@@ -74,7 +75,7 @@ def convert(argv: Sequence[str] | None = None) -> tuple[list[StagedShardSet], fl
         one.publish()
     seconds = round(time.monotonic() - started, 2)
     for one in staged:
-        _print_result(one.manifest, one.out, seconds)
+        _print_result(one, seconds)
     return staged, seconds
 
 
@@ -184,7 +185,8 @@ def _stage(
     options: argparse.Namespace, source: Source, classes: list[str], others: list[ImageHashes]
 ) -> list[StagedShardSet]:
     """Write the set, or the two sets of a split, without publishing them."""
-    from pipeline.data.conversion.convert import SourceRejected, check_out, stage_shard_set
+    from pipeline.data.conversion.convert import SourceRejected, stage_shard_set
+    from pipeline.data.conversion.staging import Staging
     from pipeline.data.conversion.train_val_split import split_train_val
 
     if options.split_by is None:
@@ -193,7 +195,7 @@ def _stage(
     else:
         outs = [options.out / "train", options.out / "val"]
         for out in outs:
-            check_out(out, options.overwrite)
+            Staging(out).check(options.overwrite)
         seed = _value(options, "seed")
         sides = split_train_val(source.images, options.split_by, seed, options.workers)
         # Problems of the source as a whole are reported with the first set.
@@ -271,29 +273,29 @@ def _figures(staged: StagedShardSet, seconds: float) -> dict[str, Any]:
         "classes": manifest.classes,
         "boxes_per_class": manifest.boxes_per_class,
         "shards": len(manifest.shards),
-        "problems": manifest.problem_counts(),
+        "problems": manifest.problem_counts,
         "fingerprint": manifest.fingerprint,
         "seconds": seconds,
     }
 
 
-def _print_result(manifest: Manifest, out: Path, seconds: float) -> None:
-    from pipeline.data.conversion.convert import format_problems
+def _print_result(staged: StagedShardSet, seconds: float) -> None:
     from pipeline.progress import counted
 
+    manifest = staged.manifest
     counts = [f"{name} {count}" for name, count in manifest.boxes_per_class.items() if count]
     unused = len(manifest.classes) - len(counts)
     boxes = ", ".join(counts) or "none"
     if unused:
         boxes += f"; classes without boxes: {unused}"
     print(
-        f"{out}: {counted(manifest.samples, 'image')} in "
+        f"{staged.out}: {counted(manifest.samples, 'image')} in "
         f"{counted(len(manifest.shards), 'shard')}, {seconds} s; "
         f"without objects {manifest.samples_without_objects}\nboxes: {boxes}"
     )
     if advice := _shard_advice(manifest):
         print(advice)
-    print(format_problems(manifest.problems))
+    print(staged.problems.format())
 
 
 def _shard_advice(manifest: Manifest) -> str | None:

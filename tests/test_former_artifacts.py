@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import load_manifest
+from pipeline.data.shards.manifest import read_problems
 from pipeline.data.shards.reader import ShardSet
 from pipeline.errors import UserError
 from pipeline.registry import load_detector
@@ -65,10 +67,11 @@ def config(former: Path) -> Config:
 
 
 def test_shard_set_of_former_format_loads(former: Path) -> None:
-    manifest = load_manifest(former / "shards")
-    kinds = {problem.file: problem.kind for problem in manifest.problems}
+    kinds = {problem.file: problem.kind for problem in read_problems(former / "shards")}
     assert kinds["002.png"] == "repaired"
     assert set(kinds) == {"001.xml", "002.png", "007.png"}
+    counts = load_manifest(former / "shards").problem_counts
+    assert counts == Counter(problem.kind for problem in read_problems(former / "shards"))
     shards = ShardSet(former / "shards")
     assert len(shards) == 7
     assert not any(shards.read(index).fault for index in range(7))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.data.shards.manifest import Manifest
+from pipeline.data.shards.manifest import Manifest, read_problems
 from pipeline.data.shards.reader import ShardSet, parse_sample
 from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.decode import ImageError, decode_image
@@ -46,6 +46,7 @@ class Description:
     crowd: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    conversion_problems: list[str] = field(default_factory=list)
 
     def add(self, sample: Sample) -> None:
         """Count one sample."""
@@ -94,7 +95,7 @@ class Description:
         """Return lines on samples that are unreadable now, and on problems of the conversion."""
         return [
             *(f"unreadable: {line}" for line in self.unreadable),
-            *(str(problem) for problem in self.manifest.problems),
+            *self.conversion_problems,
         ]
 
 
@@ -102,6 +103,7 @@ def describe(uri: str) -> tuple[ShardSet, Description]:
     """Read the JSON of every sample. Raises UserError if there is no usable shard set."""
     shards = ShardSet(uri)
     description = Description(uri, shards.manifest)
+    description.conversion_problems += map(str, read_problems(uri))
     for index in range(len(shards)):
         raw = shards.read_json(index)
         try:

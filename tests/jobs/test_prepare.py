@@ -293,7 +293,7 @@ def test_full_disk_at_second_manifest_keeps_all_shards(shared, tmp_path, monkeyp
         ShardTask, "run", lambda self, tick: made.append(self.folder) or run(self, tick)
     )
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["pipeline.data.conversion.convert"], "write_manifest", full)
+        patch.setattr(sys.modules["pipeline.data.conversion.staging"], "write_manifest", full)
         with pytest.raises(UserError, match="the same command continues from the finished shards"):
             main(options)
     assert [one["samples"] for one in main(options)["sets"]] == [10, 10]

@@ -60,7 +60,9 @@ def test_page_is_self_contained_and_escapes_names(scenes: Path, tmp_path: Path) 
     tree = json.loads((scenes / "manifest.json").read_text())
     evil = "<script>alert(1)</script>"
     tree["classes"][0] = evil
-    tree["problems"] = [{"file": evil, "kind": "repaired", "reason": "r"}]
+    tree["problem_counts"] = {"repaired": 1}
+    problem = {"file": evil, "kind": "repaired", "reason": "r"}
+    (scenes / "problems.jsonl").write_text(json.dumps(problem) + "\n")
     (scenes / "manifest.json").write_text(json.dumps(tree))
     page = tmp_path / "page.html"
     shards.main(["describe", str(scenes), "--html", str(page)])

@@ -1,39 +1,33 @@
-"""Convert any source into a shard set: plan shards, write them, publish them all at once."""
+"""Convert any source into a shard set: plan shards, write them, publish them all at once.
+
+The results of the shards are read one at a time, and what grows with the images is on disk.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
-import shutil
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Required, TypedDict, Unpack
 
 from pipeline.data.conversion.executor import run_tasks
-from pipeline.data.conversion.near_duplicates import ImageHashes, find_near_duplicates
-from pipeline.data.conversion.shard_task import RESULT_FILE, ShardResult, plan_shards
-from pipeline.data.shards.manifest import (
-    MANIFEST,
-    Manifest,
-    Problem,
-    Shard,
-    write_manifest,
-)
-from pipeline.data.shards.writer import index_path
+from pipeline.data.conversion.image_hashes import ImageHashes
+from pipeline.data.conversion.near_duplicates import find_near_duplicates
+from pipeline.data.conversion.shard_task import ShardResult, plan_shards
+from pipeline.data.conversion.staging import Staging
+from pipeline.data.shards.manifest import Manifest
+from pipeline.data.shards.problems import PROBLEMS, Problem, ProblemWriter
+from pipeline.data.shards.shard_table import ShardTable
 from pipeline.data.sources.record import SourceImage
 from pipeline.errors import UserError
 from pipeline.progress import Progress
-from pipeline.storage.durable import sync_folder
-from pipeline.storage.lock import try_lock_file
 
 MAX_SHARD_SAMPLES = 10_000
 MAX_SHARD_BYTES = 48 * 2**20
-STAGING_FOLDER = ".partial"  # in the folder of the set
-MAX_LISTED_PROBLEMS = 20  # of each kind
 KINDS_ALLOWED_BY_STRICT = ("near duplicate",)  # not a mistake in the source
 
 
@@ -61,18 +55,23 @@ class StagedShardSet:
 
     out: Path
     manifest: Manifest
-    results: list[ShardResult]
+    problems: ProblemWriter
     hashes: ImageHashes
+    staging: Staging
+    numbers: array[int]  # of the tasks that wrote a shard
 
     def publish(self) -> Manifest:
         """Move the shards into place, then the manifest, and return it. Raises UserError."""
-        with _report_os_errors(self.out):
-            _publish(self.results, self.out, self.manifest)
+        self.hashes.close()
+        with self.staging.report_errors():
+            folders = (self.staging.shard_folder(number) for number in self.numbers)
+            self.staging.publish(self.manifest, folders)
         return self.manifest
 
     def discard(self) -> None:
         """Delete the written files."""
-        _delete_staging(self.out)
+        self.hashes.close()
+        self.staging.discard()
 
 
 def convert(
@@ -118,180 +117,91 @@ def stage_shard_set(
     same call reuses them. Raises SourceRejected if no image is usable or, with ``strict``, if there
     is any problem, and UserError for all other errors, such as an ``out`` in use.
     """
-    check_out(out, overwrite)
+    staging = Staging(out)
+    staging.check(overwrite)
     if not classes:
         raise UserError(f"{name} {split}: no class names found; give them with --classes")
     progress = Progress(f"converting {split}", total or 0)
-    staging = _staging_folder(out)
-    with _report_os_errors(out):
-        staging.mkdir(parents=True, exist_ok=True)
-        with _lock_staging(staging, out):
-            tasks = plan_shards(images, classes, staging, shard_samples, shard_bytes)
-            results = list(run_tasks(tasks, workers, progress))
-        progress.finish()
-        hashes = ImageHashes(f"{name} {split}")
-        for result in results:
-            hashes.file_names += result.file_names
-            hashes.hashes += [bytes.fromhex(text) for text in result.image_hashes]
-        found = [*problems, *(p for result in results for p in result.problems)]
-        found += find_near_duplicates(hashes, others)
-        manifest = _make_manifest(results, found, name, split, source, classes, category_ids)
-        staged = StagedShardSet(out, manifest, results, hashes)
+    with staging.report_errors():
         try:
-            _check_usable(manifest, strict)
+            with staging.hold():
+                summary = _Summary(classes, staging.work, f"{name} {split}")
+                summary.problems.add(problems)
+                tasks = plan_shards(
+                    images, classes, staging.shard_folder, shard_samples, shard_bytes
+                )
+                for number, written in enumerate(run_tasks(tasks, workers, progress)):
+                    summary.add(number, written.read())
+                progress.finish()
+                summary.problems.add(find_near_duplicates(summary.hashes, others))
+                summary.problems.close()
+                manifest = summary.manifest(name, split, source, category_ids)
+                _check_usable(manifest, summary.problems, strict)
+                staging.store(manifest)
         except SourceRejected:
-            staged.discard()
+            summary.hashes.close()
+            staging.discard()
             raise
-        write_manifest(manifest, staging)  # publishing then needs no more disk space
-    return staged
+    return StagedShardSet(out, manifest, summary.problems, summary.hashes, staging, summary.numbers)
 
 
-def format_problems(problems: Sequence[Problem]) -> str:
-    """Return lines for the terminal: the number of problems and the first ones, for each kind."""
-    if not problems:
-        return "problems: none"
-    lines = []
-    for kind, count in sorted(Counter(problem.kind for problem in problems).items()):
-        lines.append(f"problems: {count} x {kind}")
-        of_kind = [problem for problem in problems if problem.kind == kind]
-        lines += [
-            f"  {problem.file}: {problem.reason}" for problem in of_kind[:MAX_LISTED_PROBLEMS]
-        ]
-        if count > MAX_LISTED_PROBLEMS:
-            lines.append(f"  ... and {count - MAX_LISTED_PROBLEMS} more, all in {MANIFEST}")
-    return "\n".join(lines)
+class _Summary:
+    """What the manifest has of all shards, added up in their order."""
 
+    def __init__(self, classes: Sequence[str], work: Path, title: str) -> None:
+        self.classes = list(classes)
+        self.problems = ProblemWriter(work / PROBLEMS)
+        self.hashes = ImageHashes(title, work)
+        self.shards, self.numbers = ShardTable(), array("q")
+        self._samples_without_objects = 0
+        self._boxes: Counter[int] = Counter()  # by label
+        self._content = hashlib.sha256("\n".join(classes).encode())
 
-def _make_manifest(
-    results: Sequence[ShardResult],
-    problems: list[Problem],
-    name: str,
-    split: str,
-    source: str,
-    classes: Sequence[str],
-    category_ids: list[int] | None,
-) -> Manifest:
-    boxes: Counter[int] = Counter()
-    content = hashlib.sha256("\n".join(classes).encode())
-    shards: list[Shard] = []
-    for result in results:
-        boxes.update(result.boxes_per_label)
+    def add(self, number: int, result: ShardResult) -> None:
+        """Add the result of a task. Raises OSError."""
+        self.problems.add(result.problems)
+        self.hashes.extend(result.file_names, list(map(bytes.fromhex, result.image_hashes)))
+        self._boxes.update(result.boxes_per_label)
+        self._samples_without_objects += result.samples_without_objects
         for sample in result.content_hashes:
-            content.update(bytes.fromhex(sample))
+            self._content.update(bytes.fromhex(sample))
         if result.shard:
-            published_name = f"shard-{len(shards):06d}.tar"
-            shards.append(result.shard.model_copy(update={"name": published_name}))
-    return Manifest(
-        name=name,
-        split=split,
-        source=source,
-        fingerprint=content.hexdigest(),
-        classes=list(classes),
-        category_ids=category_ids,
-        samples=sum(len(result.file_names) for result in results),
-        samples_without_objects=sum(result.samples_without_objects for result in results),
-        boxes=sum(boxes.values()),
-        boxes_per_class={c: boxes[i] for i, c in enumerate(classes)},
-        shards=shards,
-        problems=problems,
-    )
+            name = f"shard-{len(self.shards):06d}.tar"
+            self.shards.add({**result.shard.model_dump(), "name": name})
+            self.numbers.append(number)
 
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise UserError unless a shard set may be written into this folder."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"--out {out}: is a file; name a directory")
-    foreign = [path.name for path in out.iterdir() if not _belongs_to_shard_set(path)]
-    if foreign:
-        raise UserError(
-            f"--out {out}: contains other files ({sorted(foreign)[0]}); name an empty or new "
-            "directory"
-        )
-    if (out / MANIFEST).exists() and not overwrite:
-        raise UserError(
-            f"--out {out}: already contains a shard set; replace it with --overwrite or name "
-            "another directory"
+    def manifest(
+        self, name: str, split: str, source: str, category_ids: list[int] | None
+    ) -> Manifest:
+        """Return the manifest of the shards."""
+        return Manifest(
+            name=name,
+            split=split,
+            source=source,
+            fingerprint=self._content.hexdigest(),
+            classes=self.classes,
+            category_ids=category_ids,
+            samples=len(self.hashes),
+            samples_without_objects=self._samples_without_objects,
+            boxes=sum(self._boxes.values()),
+            boxes_per_class={c: self._boxes[i] for i, c in enumerate(self.classes)},
+            shards=self.shards,
+            problem_counts=dict(sorted(self.problems.counts.items())),
         )
 
 
-def _belongs_to_shard_set(path: Path) -> bool:
-    return path.name in (MANIFEST, STAGING_FOLDER) or bool(
-        re.fullmatch(r"shard-\d+\.(tar|index)", path.name)
-    )
-
-
-@contextlib.contextmanager
-def _lock_staging(staging: Path, out: Path) -> Iterator[None]:
-    """Lock the folder of finished shards, and delete unfinished ones at the end."""
-    with try_lock_file(staging / "lock", 0, required=False) as held:
-        if not held:
-            raise UserError(f"--out {out}: another conversion is writing there; wait until it ends")
-        try:
-            yield
-        finally:
-            for path in staging.iterdir():
-                if path.is_dir() and not (path / RESULT_FILE).exists():
-                    shutil.rmtree(path, ignore_errors=True)
-
-
-def _check_usable(manifest: Manifest, strict: bool) -> None:
+def _check_usable(manifest: Manifest, problems: ProblemWriter, strict: bool) -> None:
     """Raise SourceRejected if the set has no samples or, with ``strict``, any problem."""
     title = f"{manifest.name} {manifest.split}"
-    faults = [p for p in manifest.problems if p.kind not in KINDS_ALLOWED_BY_STRICT]
+    faults = [kind for kind in problems.first if kind not in KINDS_ALLOWED_BY_STRICT]
+    first = problems.first[faults[0]][0] if faults else None  # kinds are in order of occurrence
     if strict and faults:
-        print(format_problems(manifest.problems), file=sys.stderr)
-        count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
+        print(problems.format(), file=sys.stderr)
+        number = sum(problems.counts[kind] for kind in faults)
+        count = "1 problem" if number == 1 else f"{number} problems"
         raise SourceRejected(
-            f"{title}: --strict rejects {count}; the first: {faults[0]}; nothing was written"
+            f"{title}: --strict rejects {count}; the first: {first}; nothing was written"
         )
     if not manifest.samples:
-        first = f"; the first problem: {faults[0]}" if faults else ""
-        raise SourceRejected(f"{title}: no usable image{first}; nothing was written")
-
-
-def _staging_folder(out: Path) -> Path:
-    return out.absolute() / STAGING_FOLDER
-
-
-def _delete_staging(out: Path) -> None:
-    """Delete unpublished files, and the folder of the set if it is empty then."""
-    shutil.rmtree(_staging_folder(out), ignore_errors=True)
-    with contextlib.suppress(OSError):
-        out.rmdir()
-
-
-@contextlib.contextmanager
-def _report_os_errors(out: Path) -> Iterator[None]:
-    """Turn an OSError into a UserError of one line; delete folders that are left empty."""
-    try:
-        yield
-    except OSError as error:
-        finished = any(_staging_folder(out).glob(f"*/{RESULT_FILE}"))
-        hint = "; the same command continues from the finished shards" if finished else ""
-        raise UserError(
-            f"{error.filename or out}: {error.strerror}; no shard set was written{hint}"
-        ) from None
-    finally:
-        for folder in (_staging_folder(out), out):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _publish(results: Sequence[ShardResult], out: Path, manifest: Manifest) -> None:
-    """Move the finished shards into place, then the manifest."""
-    staging = _staging_folder(out)
-    (out / MANIFEST).unlink(missing_ok=True)
-    sync_folder(out)
-    for path in out.glob("shard-*"):
-        path.unlink()
-    with_shard = (number for number, result in enumerate(results) if result.shard)
-    for number, shard in zip(with_shard, manifest.shards, strict=True):
-        written = staging / f"{number:06d}" / "shard-000000.tar"
-        written.replace(out / shard.name)
-        index_path(written).replace(index_path(out / shard.name))
-    sync_folder(out)
-    (staging / MANIFEST).replace(out / MANIFEST)
-    sync_folder(out)
-    _delete_staging(out)
+        reason = f"; the first problem: {first}" if faults else ""
+        raise SourceRejected(f"{title}: no usable image{reason}; nothing was written")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 
-from pipeline.data.shards.manifest import Problem
+from pipeline.data.conversion.image_hashes import HashList, HashTable, ImageHashes
+from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample, SampleError
 from pipeline.data.transforms.decode import ImageError, decode_image
@@ -28,15 +28,8 @@ CLEAR_STEP = 2.0  # grey levels between neighbouring cells
 MIN_CLEAR_STEPS = 32  # with fewer, the pattern is mostly noise
 # In a band, each hash is compared with at most so many that follow it, which keeps the time linear.
 MAX_BAND_NEIGHBOURS = 1000
-
-
-@dataclass
-class ImageHashes:
-    """The hashes of the images of a set, and the names to report them by."""
-
-    set_name: str = ""
-    file_names: list[str] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
+BANDS = 8
+MAX_ROWS = 2 * 2**20  # hashes in memory at a time
 
 
 def image_hash(pixels: np.ndarray) -> bytes:
@@ -65,29 +58,32 @@ def hash_shard_set(uri: str) -> ImageHashes:
             hashed = image_hash(decode_image(raw.image))
         except (ImageError, SampleError):
             continue
-        found.file_names.append(name)
-        found.hashes.append(hashed)
+        found.extend([name], [hashed])
         progress.advance()
     return found
 
 
-def find_near_duplicates(own: ImageHashes, others: Sequence[ImageHashes]) -> list[Problem]:
+def find_near_duplicates(own: ImageHashes, others: Sequence[ImageHashes]) -> Iterator[Problem]:
     """Report near duplicates within a set, and leaks: near duplicates of images in other sets."""
-    found = []
-    for group in group_near_duplicates(own.hashes):
-        first = own.file_names[group[0]]
-        for index in group[1:]:
-            reason = f"looks like {first}"
-            found.append(Problem(file=own.file_names[index], kind="near duplicate", reason=reason))
-    size = len(own.file_names)
+    first = first_near_duplicates(own)
+    for index in _by_group(first, first != np.arange(len(first), dtype=first.dtype)):
+        reason = f"looks like {own.file_name(first[index])}"
+        yield Problem(file=own.file_name(index), kind="near duplicate", reason=reason)
+    size = len(own)
     for other in others:
-        for group in group_near_duplicates([*own.hashes, *other.hashes]):
-            leaked = [index - size for index in group if index >= size]
-            for index in group:
-                if index < size and leaked:
-                    reason = f"looks like {other.file_names[leaked[0]]} of {other.set_name}"
-                    found.append(Problem(file=own.file_names[index], kind="leak", reason=reason))
-    return found
+        first = first_near_duplicates(own, other)
+        leaked = size + np.flatnonzero(first[size:] < size)
+        groups, at = np.unique(first[leaked], return_index=True)
+        for index in _by_group(first, np.isin(first[:size], groups)):
+            name = other.file_name(leaked[at[np.searchsorted(groups, first[index])]] - size)
+            reason = f"looks like {name} of {other.set_name}"
+            yield Problem(file=own.file_name(index), kind="leak", reason=reason)
+
+
+def _by_group(first: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the indices of the ``chosen`` images (n,) bool in the order of their groups."""
+    indices = np.flatnonzero(chosen)
+    return indices[np.argsort(first[indices], kind="stable")]
 
 
 def group_near_duplicates(hashes: Sequence[bytes]) -> list[list[int]]:
@@ -95,41 +91,93 @@ def group_near_duplicates(hashes: Sequence[bytes]) -> list[list[int]]:
 
     Groups and their indices are in ascending order.
     """
-    if len(hashes) < 2:
-        return []
-    table = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
-    unique, which = np.unique(table, axis=0, return_inverse=True)
-    parent = np.arange(len(unique))
-    for a, b in _near_pairs(unique):
-        roots = sorted((_root(parent, a), _root(parent, b)))
-        parent[roots[1]] = roots[0]
     groups: dict[int, list[int]] = defaultdict(list)
-    for index, number in enumerate(which.reshape(-1).tolist()):
-        groups[_root(parent, number)].append(index)
-    return sorted(group for group in groups.values() if len(group) > 1)
+    for index, first in enumerate(first_near_duplicates(HashList(hashes)).tolist()):
+        groups[first].append(index)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def _near_pairs(unique: np.ndarray) -> set[tuple[int, int]]:
-    """Return pairs of rows of (U,2) uint64 that differ in at most MAX_DIFFERENT_BITS bits."""
-    pairs: set[tuple[int, int]] = set()
-    for band in np.ascontiguousarray(unique).view("<u2").T:
-        order = np.argsort(band, kind="stable")
-        value = band[order]
-        at = np.arange(len(order))
-        for apart in range(1, min(len(order), MAX_BAND_NEIGHBOURS)):
-            at = at[at + apart < len(order)]
-            at = at[value[at] == value[at + apart]]
-            if not len(at):
-                break
-            a, b = order[at], order[at + apart]
-            bits = np.bitwise_count(unique[a] ^ unique[b]).sum(1)
-            near = bits <= MAX_DIFFERENT_BITS
-            pairs.update(zip(a[near].tolist(), b[near].tolist(), strict=True))
-    return pairs
+def first_near_duplicates(*tables: HashTable) -> np.ndarray:
+    """Return for each image (N,) the index of the first one of its group.
+
+    A group has the images whose hashes are near, directly or through others. Indices count through
+    all ``tables``. Besides the result, the memory holds about MAX_ROWS hashes at a time, or those
+    with one value of a band.
+    """
+    count = sum(len(table) for table in tables)
+    first = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
+    for band in range(BANDS):
+        for low, high in _ranges(tables, band):
+            _join_near(first, *_rows_of(tables, band, low, high), band)
+    for start in range(0, count, MAX_ROWS):
+        rows = first[start : start + MAX_ROWS]
+        while not np.array_equal(up := first[rows], rows):
+            rows[:] = up
+    return first
 
 
-def _root(parent: np.ndarray, index: int) -> int:
-    while parent[index] != index:
-        parent[index] = parent[parent[index]]
-        index = int(parent[index])
+def _ranges(tables: Sequence[HashTable], band: int) -> Iterator[tuple[int, int]]:
+    """Cut the values of a band into ranges [low, high) with up to MAX_ROWS hashes, if possible."""
+    counts = np.zeros(2**16, np.int64)
+    for table in tables:
+        for rows in table.blocks():
+            counts += np.bincount(_band(rows, band), minlength=2**16)
+    low = held = 0
+    for value, more in enumerate(counts.tolist()):
+        if held and held + more > MAX_ROWS:
+            yield low, value
+            low, held = value, 0
+        held += more
+    if held:
+        yield low, 2**16
+
+
+def _rows_of(
+    tables: Sequence[HashTable], band: int, low: int, high: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hashes (n,2) whose value of a band is in [low, high), and their indices (n,)."""
+    hashes, indices, start = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], 0
+    for table in tables:
+        for rows in table.blocks():
+            values = _band(rows, band)
+            chosen = np.flatnonzero((values >= low) & (values < high))
+            hashes.append(rows[chosen])
+            indices.append(chosen + start)
+            start += len(rows)
+    return np.concatenate(hashes), np.concatenate(indices)
+
+
+def _band(rows: np.ndarray, band: int) -> np.ndarray:
+    """Return 16 of the 128 bits of hashes (n,2), as (n,) uint16."""
+    return np.ascontiguousarray(rows).view("<u2")[:, band]
+
+
+def _join_near(first: np.ndarray, rows: np.ndarray, indices: np.ndarray, band: int) -> None:
+    """Join the groups of near hashes (n,2) with indices (n,), in the forest ``first``."""
+    # Sort by the value of the band, then by the hash: equal hashes become neighbours.
+    order = np.lexsort((rows[:, 1], rows[:, 0], _band(rows, band)))
+    rows, indices = rows[order], indices[order]
+    new = np.r_[True, (rows[1:] != rows[:-1]).any(1)]
+    if band == 0:  # no group of these images has been joined with another one yet
+        first[indices] = indices[new][np.cumsum(new) - 1]
+    rows, indices = rows[new], indices[new]
+    value, at = _band(rows, band), np.arange(len(rows))
+    for apart in range(1, min(len(rows), MAX_BAND_NEIGHBOURS)):
+        at = at[at + apart < len(rows)]
+        at = at[value[at] == value[at + apart]]
+        if not len(at):
+            break
+        bits = np.bitwise_count(rows[at] ^ rows[at + apart]).sum(1)
+        near = at[bits <= MAX_DIFFERENT_BITS]
+        a, b = indices[near], indices[near + apart]
+        apart_yet = first[a] != first[b]
+        for pair in zip(a[apart_yet].tolist(), b[apart_yet].tolist(), strict=True):
+            low, high = sorted(_root(first, index) for index in pair)
+            first[high] = low
+
+
+def _root(first: np.ndarray, index: int) -> int:
+    while first[index] != index:
+        first[index] = first[first[index]]
+        index = int(first[index])
     return index

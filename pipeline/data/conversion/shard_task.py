@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from pipeline.data.conversion.image_ids import ImageIds
 from pipeline.data.conversion.validate import validate_record
-from pipeline.data.shards.manifest import Problem, Shard
+from pipeline.data.shards.manifest import Shard
+from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.tar import TarError, sample_index
 from pipeline.data.shards.writer import ShardWriter, index_path
 from pipeline.data.sources.record import ParsedImage, SourceImage, skipped_image
@@ -46,6 +48,21 @@ class ShardResult(Document):
 
 
 @dataclass(frozen=True)
+class WrittenShard:
+    """A finished shard in its folder. The record of its result is read when it is needed."""
+
+    folder: str
+
+    def read(self) -> ShardResult:
+        """Return the result. Raises OSError, or UserError if it has been damaged since."""
+        path = Path(self.folder) / RESULT_FILE
+        try:
+            return ShardResult.parse(path.read_bytes(), str(path))
+        except DocumentError as error:
+            raise UserError(f"{error}; run the same command again") from None
+
+
+@dataclass(frozen=True)
 class ShardTask:
     """Images to write into one shard, in a separate folder."""
 
@@ -61,7 +78,7 @@ class ShardTask:
             digest.update(repr(image).encode())
         return digest.hexdigest()
 
-    def load_result(self) -> ShardResult | None:
+    def load_result(self) -> WrittenShard | None:
         """Return the result of an earlier conversion if it has the same inputs and is intact."""
         folder = Path(self.folder)
         try:
@@ -77,9 +94,9 @@ class ShardTask:
                     return None
         except (OSError, DocumentError, UserError, TarError):
             return None
-        return result
+        return WrittenShard(self.folder)
 
-    def run(self, tick: Callable[[], None] = lambda: None) -> ShardResult:
+    def run(self, tick: Callable[[], None] = lambda: None) -> WrittenShard:
         """Write the shard; ``tick`` is called after each image. Raises OSError or UserError."""
         folder = Path(self.folder)
         if not folder.parent.is_dir():
@@ -121,40 +138,42 @@ class ShardTask:
             content_hashes=content_hashes,
         )
         write_durably(folder / RESULT_FILE, result.encode(indent=None))
-        return result
+        return WrittenShard(self.folder)
 
 
 def plan_shards(
     images: Iterable[SourceImage],
     classes: Iterable[str],
-    folder: Path,
+    folder: Callable[[int], str],
     max_samples: int,
     max_bytes: int,
 ) -> Iterator[ShardTask]:
-    """Cut the stream of images into shards of limited samples and about limited bytes."""
+    """Cut the stream of images into shards of limited samples and about limited bytes.
+
+    ``folder`` gives the folder of each task by its number.
+    """
     names = tuple(classes)
     group: list[SourceImage] = []
     number = count = size = 0
     for image in skip_duplicate_ids(images):
         full = len(group) >= max_samples or size + image.estimated_bytes > max_bytes
         if group and full:
-            yield ShardTask(str(folder / f"{number:06d}"), count - len(group), names, group)
+            yield ShardTask(folder(number), count - len(group), names, group)
             group, number, size = [], number + 1, 0
         group.append(image)
         count, size = count + 1, size + image.estimated_bytes
     if group:
-        yield ShardTask(str(folder / f"{number:06d}"), count - len(group), names, group)
+        yield ShardTask(folder(number), count - len(group), names, group)
 
 
 def skip_duplicate_ids(images: Iterable[SourceImage]) -> Iterator[SourceImage]:
     """Yield the same images, with those whose id occurred before marked as skipped."""
-    ids: set[str] = set()
+    ids = ImageIds()
     for image in images:
         # An image that is skipped anyway keeps its own reason.
         skipped = isinstance(image, ParsedImage) and image.record.image is None
-        if image.image_id in ids and not skipped:
+        if not ids.add(image.image_id) and not skipped:
             reason = f"the source lists {image.image_id} twice; the first one is kept"
             yield skipped_image(image.image_id, image.file_name, reason)
             continue
-        ids.add(image.image_id)
         yield image

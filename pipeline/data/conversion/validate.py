@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from pipeline.data.conversion.image_bytes import StoredImage, prepare_image, read_image
-from pipeline.data.shards.manifest import Problem
+from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.sample import Box, Sample
 from pipeline.data.sources.record import Object, Record
 from pipeline.data.transforms.decode import ImageError

@@ -1,29 +1,31 @@
-"""The manifest of a shard set: its shards in order, its classes, and the problems of its source.
+"""The manifest of a shard set: its shards in order, its classes, and its counts.
 
 It is written last and atomically: a folder without a manifest is not a shard set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote, urlparse
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    PlainSerializer,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import PlainSerializer, WrapValidator, model_validator
 
+from pipeline.data.shards.problems import (
+    PROBLEMS,
+    Problem,
+    ProblemKind,
+    parse_problems,
+    problem_kind,
+)
 from pipeline.data.shards.shard_table import Shard, ShardParser, ShardTable
 from pipeline.errors import UserError
 from pipeline.storage.document import Document, DocumentError
@@ -31,37 +33,6 @@ from pipeline.storage.durable import write_durably
 from pipeline.storage.remote import Remote, is_remote
 
 MANIFEST = "manifest.json"
-# Kinds of problems as format 1 names them, and their names now.
-OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
-
-
-class Problem(BaseModel):
-    """One fault of the source, and what was done about it.
-
-    Near duplicates and leaks (a near duplicate in another split) are kept, and only reported.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    file: str
-    kind: Literal[
-        "member skipped",
-        "image skipped",
-        "box dropped",
-        "box clipped",
-        "repaired",
-        "near duplicate",
-        "leak",
-    ]
-    reason: str
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _rename_old_kind(cls, kind: Any) -> Any:
-        return OLD_PROBLEM_KINDS.get(kind, kind) if isinstance(kind, str) else kind
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.kind}: {self.reason}"
 
 
 def _accept_table(value: Any, validate: Any) -> Any:
@@ -78,10 +49,11 @@ Shards = Annotated[
 class Manifest(Document):
     """A shard set. Labels index ``classes``; ``fingerprint`` identifies the source's content.
 
-    Format 1 has older names for two kinds of problems, which `Problem` translates.
+    Formats 1 and 2 have the list of problems in place of their counts, and format 1 has older names
+    for two of their kinds.
     """
 
-    FORMAT_VERSION: ClassVar[int] = 2
+    FORMAT_VERSION: ClassVar[int] = 3
 
     name: str
     split: str
@@ -94,7 +66,7 @@ class Manifest(Document):
     boxes: int
     boxes_per_class: dict[str, int]
     shards: Shards
-    problems: list[Problem]
+    problem_counts: dict[ProblemKind, int]  # their list is beside the manifest
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Manifest:
@@ -129,9 +101,17 @@ class Manifest(Document):
             content.update(f"{digest} {count}\n".encode())
         return content.hexdigest()
 
-    def problem_counts(self) -> dict[str, int]:
-        """Return the number of problems of each kind."""
-        return dict(Counter(problem.kind for problem in self.problems))
+    @classmethod
+    def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
+        """Count the problems of an older manifest."""
+        rows = content.pop("problems", None)
+        if not isinstance(rows, list):
+            raise DocumentError(f"{MANIFEST}: no list of problems")
+        kinds = [problem_kind(row) if isinstance(row, dict) else row for row in rows]
+        for number, kind in enumerate(kinds):
+            if not isinstance(kind, str):
+                raise DocumentError(f"{MANIFEST}: problems.{number}: not a problem")
+        return {**content, "problem_counts": dict(Counter(kinds))}
 
 
 def local_folder(uri: str | Path) -> Path:
@@ -147,13 +127,62 @@ def load_manifest(uri: str | Path, retries: int = 3) -> Manifest:
     the store does not respond.
     """
     parser = ShardParser()
+
+    def parse(tree: dict[str, Any]) -> Any:
+        row = parser(tree)
+        # Of the problems in an older manifest, only the kinds are kept in memory.
+        return problem_kind(tree) or tree if row is tree else row
+
+    content = _read_manifest(uri, retries, parse)
+    path = f"{str(uri).rstrip('/')}/{MANIFEST}"
+    if "shards" in content:
+        content["shards"] = parser.shards(content["shards"])
+    try:
+        manifest = Manifest.from_content(content, path)
+    except DocumentError as error:
+        raise UserError(f"not a manifest: {error}") from None
+    if not manifest.samples:
+        raise UserError(f"{uri}: the shard set has no samples; convert the data again")
+    return manifest
+
+
+def read_problems(uri: str | Path, retries: int = 3) -> Iterator[Problem]:
+    """Yield the problems met while the shard set in a folder or at a URL was converted.
+
+    Raises UserError if their list cannot be read.
+    """
+    content = _read_manifest(uri, retries, lambda tree: tree)
+    if "problems" in content:  # format 1 or 2
+        yield from (Problem.model_validate(row) for row in content["problems"])
+        return
+    if not content.get("problem_counts"):
+        return
+    path = f"{str(uri).rstrip('/')}/{PROBLEMS}"
+    with contextlib.ExitStack() as stack:
+        try:
+            local = local_folder(uri) / PROBLEMS
+            if is_remote(uri):
+                local = Path(stack.enter_context(tempfile.TemporaryDirectory())) / PROBLEMS
+                Remote(str(uri), retries).fetch(PROBLEMS, local)
+            lines = stack.enter_context(local.open("rb"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing, but the manifest counts problems") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error}") from None
+        yield from parse_problems(lines, path)
+
+
+def _read_manifest(
+    uri: str | Path, retries: int, parse: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
+    """Return the content of a manifest, with each JSON object as ``parse`` returns it."""
     path = f"{str(uri).rstrip('/')}/{MANIFEST}"
     try:
         if is_remote(uri):
             data = Remote(str(uri), retries).read(MANIFEST)
         else:
             data = (local_folder(uri) / MANIFEST).read_bytes()
-        content = json.loads(data, object_hook=parser)
+        content = json.loads(data, object_hook=parse)
     except FileNotFoundError:
         raise UserError(
             f"{uri}: not a shard set ({MANIFEST} not found); make one with python -m jobs.prepare"
@@ -164,15 +193,7 @@ def load_manifest(uri: str | Path, retries: int = 3) -> Manifest:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"not a manifest: {path}: expected a JSON object")
-    if "shards" in content:
-        content["shards"] = parser.shards(content["shards"])
-    try:
-        manifest = Manifest.from_content(content, path)
-    except DocumentError as error:
-        raise UserError(f"not a manifest: {error}") from None
-    if not manifest.samples:
-        raise UserError(f"{uri}: the shard set has no samples; convert the data again")
-    return manifest
+    return content
 
 
 def require_classes(uri: str, manifest: Manifest, classes: Sequence[str], owner: str) -> None:

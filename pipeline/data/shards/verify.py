@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.shards.manifest import Manifest, Shard, load_manifest, local_folder
+from pipeline.data.shards.manifest import (
+    Manifest,
+    Shard,
+    load_manifest,
+    local_folder,
+    read_problems,
+)
+from pipeline.data.shards.problems import PROBLEMS
 from pipeline.data.shards.sample import Sample, SampleError
 from pipeline.data.shards.tar import (
     BLOCK,
@@ -95,6 +102,19 @@ class Verification:
                 self.faults.append(f"manifest.json: {count} {expected}, the shards have {found}")
         if set(manifest.boxes_per_class) != set(manifest.classes):
             self.faults.append("manifest.json: the classes of boxes_per_class are not its classes")
+
+    def check_problems(self, uri: str) -> None:
+        """Compare the list of problems beside the manifest with its counts."""
+        try:
+            found = Counter(problem.kind for problem in read_problems(uri))
+        except UserError as error:
+            self.faults.append(str(error))
+            return
+        expected = Counter(self.manifest.problem_counts)
+        for kind in sorted(found | expected):
+            if found[kind] != expected[kind]:
+                counts = f"{found[kind]} x {kind}, the manifest says {expected[kind]}"
+                self.faults.append(f"{PROBLEMS}: {counts}")
 
     def _add(self, shard: Shard, fault: str) -> None:
         self.faults.append(f"{shard.name}: {fault}")
@@ -193,6 +213,7 @@ def verify(uri: str) -> Verification:
             if path is not None:
                 verification.check_shard(shard, path, index_path(path))
     verification.check_totals()
+    verification.check_problems(uri)
     if not is_remote(uri):
         known = {shard.name for shard in verification.manifest.shards}
         for path in sorted(local_folder(uri).glob("*.tar")):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.shards.manifest import Problem
+from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import FileError, Files, open_file, open_files, relative_name
 from pipeline.data.sources.record import (
     Object,

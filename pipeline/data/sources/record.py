@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from pipeline.data.shards.manifest import Problem
+from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.sample import Box
 from pipeline.data.sources.files import File
 

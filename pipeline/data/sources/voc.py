@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from pipeline.data.shards.manifest import Problem
+from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import MAX_LABEL_BYTES, File, FileError, Files, open_files
 from pipeline.data.sources.record import (
     Object,

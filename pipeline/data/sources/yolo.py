@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.data.shards.manifest import Problem
+from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import (
     MAX_LABEL_BYTES,
     File,

@@ -1,11 +1,11 @@
 """Shard sets are written completely or not at all, and reproducibly."""
 
-import json
+from collections import Counter
 
 import pytest
 
-from pipeline.data.conversion.convert import format_problems
-from pipeline.data.shards.manifest import load_manifest
+from pipeline.data.conversion.convert import stage_shard_set
+from pipeline.data.shards.manifest import load_manifest, read_problems
 from pipeline.data.sources.synthetic import shapes_source
 from pipeline.data.sources.voc import voc_source
 from pipeline.errors import UserError
@@ -113,14 +113,37 @@ def test_missing_class_names_raise(voc, tmp_path, convert_source):
         convert_source(voc_source(voc.root, "train"), tmp_path / "out")
 
 
-def test_format_problems_counts_and_lists_each_kind(voc, tmp_path, convert_source):
+def test_problems_are_counted_and_listed_by_kind(voc, tmp_path):
     voc.add("a", [("cat", 1, 1, 9, 9)] + [("cat", 9, 9, 3, 3)] * 25)
     voc.list("gone")
-    manifest = convert_source(voc_source(voc.root, "train"), tmp_path / "out")
-    text = format_problems(manifest.problems)
+    source, out = voc_source(voc.root, "train"), tmp_path / "out"
+    staged = stage_shard_set(source.images, [], out, "x", "train", source.classes, source="voc")
+    staged.publish()
+    text = staged.problems.format()
     assert text.startswith("problems: 25 x box dropped\n  a.xml: cat [8.0, 8.0, 3.0, 3.0]: empty\n")
-    assert "... and 5 more, all in manifest.json" in text
+    assert "... and 5 more, all in problems.jsonl" in text
     assert text.endswith("problems: 1 x image skipped\n  gone: no such image in JPEGImages")
-    stored = json.loads((tmp_path / "out/manifest.json").read_text())["problems"]
-    assert len(stored) == 26
-    assert format_problems([]) == "problems: none"
+    counts = load_manifest(out).problem_counts
+    assert counts == {"box dropped": 25, "image skipped": 1}
+    assert Counter(problem.kind for problem in read_problems(out)) == counts
+
+
+def test_set_without_problems_has_no_list_of_them(voc, tmp_path, convert_source):
+    voc.add("a", [("cat", 9, 9, 3, 3)])
+    convert_source(voc_source(voc.root, "train"), tmp_path / "out")
+    assert (tmp_path / "out/problems.jsonl").exists()
+    scenes = shapes_source(2, "train", 64)
+    staged = stage_shard_set(
+        scenes.images,
+        [],
+        tmp_path / "out",
+        "x",
+        "train",
+        scenes.classes,
+        source="shapes",
+        overwrite=True,
+    )
+    staged.publish()
+    assert staged.problems.format() == "problems: none"
+    assert not (tmp_path / "out/problems.jsonl").exists()
+    assert list(read_problems(tmp_path / "out")) == []

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from pipeline.data.conversion import image_hashes, near_duplicates
+from pipeline.data.conversion.image_hashes import ImageHashes
 from pipeline.data.conversion.near_duplicates import (
-    ImageHashes,
     find_near_duplicates,
     group_near_duplicates,
     image_hash,
@@ -64,10 +65,33 @@ def test_groups_follow_chains_and_agree_with_all_pairs():
 
 
 def test_leaks_name_the_other_split():
-    own = ImageHashes("x val", ["a", "b"], [bytes(16), b"\xff" * 16])
-    train = ImageHashes("x train", ["c", "d"], [b"\x0f" * 16, b"\xff" * 15 + b"\xfe"])
+    own, train = ImageHashes("x val"), ImageHashes("x train")
+    own.extend(["a", "b"], [bytes(16), b"\xff" * 16])
+    train.extend(["c", "d"], [b"\x0f" * 16, b"\xff" * 15 + b"\xfe"])
     found = find_near_duplicates(own, [train])
     assert [str(problem) for problem in found] == ["b: leak: looks like d of x train"]
+
+
+def test_hashes_read_in_pieces_give_the_same_groups(monkeypatch):
+    rng = np.random.default_rng(1)
+    table = rng.integers(0, 256, (3000, 16), np.uint8)
+    table[rng.integers(0, 3000, 400)] = table[rng.integers(0, 3000, 400)]  # equal hashes
+    flips = (rng.random((400, 128)) < 0.02).astype(np.uint8)
+    table[rng.integers(0, 3000, 400)] ^= np.packbits(flips, axis=1)
+    hashes = [row.tobytes() for row in table]
+    expected = group_near_duplicates(hashes)
+    assert len(expected) > 300
+    stored = ImageHashes("x")
+    for start in range(0, 3000, 700):
+        chosen = slice(start, start + 700)
+        stored.extend([f"{i}é.jpg" for i in range(3000)][chosen], hashes[chosen])
+    monkeypatch.setattr(near_duplicates, "MAX_ROWS", 64)
+    monkeypatch.setattr(image_hashes, "BLOCK_ROWS", 1000)
+    groups = {}
+    for problem in find_near_duplicates(stored, []):
+        groups.setdefault(problem.reason.split()[-1], []).append(problem.file)
+    names = [[f"{i}é.jpg" for i in group] for group in expected]
+    assert [[first, *others] for first, others in groups.items()] == names
 
 
 def test_no_hashes_or_one_give_no_groups():

@@ -137,7 +137,7 @@ def test_problems_of_reused_shards_are_reported(voc, tmp_path, convert_source):
             interrupting(voc_source(voc.root, "train"), 2), tmp_path / "out", shard_samples=1
         )
     manifest = convert_source(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
-    assert manifest.problem_counts() == {"box dropped": 3, "near duplicate": 2}
+    assert manifest.problem_counts == {"box dropped": 3, "near duplicate": 2}
     assert manifest.boxes == 3
 
 
@@ -147,7 +147,7 @@ def test_skipped_images_leave_no_gap_in_shard_numbers(voc, tmp_path, convert_sou
         voc.add(f"{number}", [("cat", 1, 1, 9, 9)], **bad)
     manifest = convert_source(voc_source(voc.root, "train"), tmp_path / "out", shard_samples=1)
     assert [shard.name for shard in manifest.shards] == ["shard-000000.tar", "shard-000001.tar"]
-    assert manifest.samples == 2 and manifest.problem_counts()["image skipped"] == 2
+    assert manifest.samples == 2 and manifest.problem_counts["image skipped"] == 2
 
 
 def test_second_conversion_into_one_folder_raises(tmp_path, convert_source, monkeypatch):

@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.data.conversion.image_bytes import prepare_image, read_image
-from pipeline.data.conversion.near_duplicates import ImageHashes, find_near_duplicates
+from pipeline.data.conversion.image_hashes import ImageHashes
+from pipeline.data.conversion.near_duplicates import find_near_duplicates
 from pipeline.data.conversion.train_val_split import split_train_val
 from pipeline.data.sources.record import ParsedImage, Record
 from pipeline.data.sources.synthetic import shapes_source
@@ -38,9 +39,8 @@ def test_near_duplicates_stay_on_one_side(shared):
     for seed in range(3):
         train, val = split_train_val([*images, *copies], 0.5, seed)
         assert abs(len(train) - len(val)) <= 4
-        assert find_near_duplicates(
-            _hash_images(train), [_hash_images(val)]
-        ) == _near_duplicates_within(train)
+        found = find_near_duplicates(_hash_images(train), [_hash_images(val)])
+        assert list(found) == _near_duplicates_within(train)
 
 
 def _rest(item):
@@ -49,17 +49,16 @@ def _rest(item):
 
 
 def _hash_images(images):
-    hashes = ImageHashes("x", ids(images))
+    hashes = ImageHashes("x")
     for item in images:
         record = item.read_record()
-        hashes.hashes.append(
-            prepare_image(read_image(record.image), "x.jpg", record.size).image_hash
-        )
+        image = prepare_image(read_image(record.image), "x.jpg", record.size)
+        hashes.extend([item.image_id], [image.image_hash])
     return hashes
 
 
 def _near_duplicates_within(images):
-    return find_near_duplicates(_hash_images(images), [])
+    return list(find_near_duplicates(_hash_images(images), []))
 
 
 def test_unreadable_images_are_split_too(voc):

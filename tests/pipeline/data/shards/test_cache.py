@@ -249,7 +249,7 @@ def test_evicted_shard_in_use_stays_readable_and_is_then_closed(written, tmp_pat
         boxes=0,
         boxes_per_class={"a": 0},
         shards=entries,
-        problems=[],
+        problem_counts={},
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     size = entries[0].bytes + 64

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.shards.manifest import (
-    OLD_PROBLEM_KINDS,
     load_manifest,
+    read_problems,
     require_classes,
     write_manifest,
 )
+from pipeline.data.shards.problems import OLD_PROBLEM_KINDS
 from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
 
@@ -41,7 +42,7 @@ def test_folder_without_manifest_is_not_a_shard_set(tmp_path):
 def test_newer_format_is_reported(scenes, tmp_path):
     # A newer format may also have unknown fields; the message must be about the version.
     folder = change(scenes, tmp_path, format_version=99, codec="av2")
-    with pytest.raises(UserError, match=r"has format 99, written by a newer version .* up to 2"):
+    with pytest.raises(UserError, match=r"has format 99, written by a newer version .* up to 3"):
         load_manifest(folder)
 
 
@@ -54,19 +55,20 @@ def test_manifest_of_format_1_loads_with_current_problem_kinds(tmp_path):
     kinds = [problem["kind"] for problem in stored["problems"]]
     assert set(OLD_PROBLEM_KINDS) < set(kinds)
     manifest = load_manifest(FORMAT_1)
-    assert manifest.problem_counts() == {
+    assert manifest.problem_counts == {
         "member skipped": 1,
         "box dropped": 1,
         "repaired": 2,
         "box clipped": 1,
         "image skipped": 1,
     }
-    assert [p.reason for p in manifest.problems] == [p["reason"] for p in stored["problems"]]
+    assert [p.reason for p in read_problems(FORMAT_1)] == [p["reason"] for p in stored["problems"]]
     assert manifest.samples == 3 and not verify(str(FORMAT_1)).faults
     write_manifest(manifest, tmp_path)
     written = json.loads((tmp_path / "manifest.json").read_text())
-    assert written["format_version"] == 2 and load_manifest(tmp_path) == manifest
-    assert written | {"problems": [], "format_version": 1} == stored | {"problems": []}
+    assert written["format_version"] == 3 and load_manifest(tmp_path) == manifest
+    assert written.pop("problem_counts") == manifest.problem_counts
+    assert written | {"format_version": 1} == {k: v for k, v in stored.items() if k != "problems"}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,14 @@ def test_manifest_of_format_1_loads_with_current_problem_kinds(tmp_path):
         ({"classes": ["a", "a"]}, "different names"),
         ({"shards": [{"name": "../x.tar", "samples": 1, "bytes": 1, "sha256": "0" * 64}]}, "name"),
         ({"shards": None}, "shards"),
-        ({"problems": [{"file": "a", "kind": [], "reason": "b"}]}, "problems.0.kind"),
+        ({"problem_counts": {"broken": 1}}, "problem_counts.broken"),
+        ({"problems": []}, "problems: extra inputs"),
+        ({"format_version": 2, "problems": [{"file": "a"}]}, "problems.0: not a problem"),
+        (
+            {"format_version": 2, "problems": [{"file": "a", "kind": "x", "reason": "b"}]},
+            "problems.0: not a problem",
+        ),
+        ({"format_version": 2, "problems": {}}, "no list of problems"),
     ],
 )
 def test_invalid_manifest_is_rejected(scenes, tmp_path, changes, reason):
@@ -121,7 +130,7 @@ def test_different_class_lists_are_both_reported(scenes):
 
 def test_content_hash_depends_on_shards_and_classes_only(scenes, tmp_path):
     manifest = load_manifest(scenes)
-    renamed = load_manifest(change(scenes, tmp_path, name="other", problems=[]))
+    renamed = load_manifest(change(scenes, tmp_path, name="other", problem_counts={}))
     fewer = load_manifest(
         change(scenes, tmp_path, samples=20, shards=[s.model_dump() for s in manifest.shards[:4]])
     )

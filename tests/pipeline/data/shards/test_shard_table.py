@@ -27,7 +27,7 @@ def manifest(shards) -> Manifest:
         boxes=0,
         boxes_per_class={"a": 0},
         shards=shards,
-        problems=[],
+        problem_counts={},
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.data.shards.cache import ShardCache
 from pipeline.data.shards.manifest import Shard, load_manifest
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.verify import verify
+from pipeline.data.sources.voc import voc_source
 from pipeline.errors import UserError
 from pipeline.storage.checksum import file_sha256
 
@@ -316,3 +317,21 @@ def test_invalid_shard_with_the_right_hash_never_enters_the_cache(
     with pytest.raises(UserError, match=message):
         cache.open(shard, lambda to: shutil.copy(path, to))
     assert list(cache.folder.iterdir()) == []
+
+
+def test_list_of_problems_is_compared_with_the_manifest(voc, tmp_path, convert_source):
+    voc.add("a", [("cat", 1, 1, 9, 9), ("cat", 9, 9, 3, 3), ("cat", 9, 9, 2, 2)])
+    out = tmp_path / "out"
+    convert_source(voc_source(voc.root, "train"), out)
+    assert verify(str(out)).faults == []
+    path = out / "problems.jsonl"
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(first)
+    assert verify(str(out)).faults == [
+        "problems.jsonl: 1 x box dropped, the manifest says 2",
+    ]
+    path.write_text(first + second[:20])
+    (fault,) = verify(str(out)).faults
+    assert fault.startswith(f"{path}, line 2: not a problem: ")
+    path.unlink()
+    assert verify(str(out)).faults == [f"{path}: missing, but the manifest counts problems"]

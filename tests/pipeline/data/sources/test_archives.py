@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+from pipeline.data.shards.manifest import read_problems
 from pipeline.data.sources.archives import list_archive
 from pipeline.data.sources.files import open_file, open_files
 from pipeline.data.sources.voc import voc_source
@@ -231,7 +232,7 @@ def test_damaged_image_in_a_zip_is_skipped_and_reported(shared, tmp_path, conver
     path.write_bytes(data)
     manifest = convert_source(voc_source(path, None), tmp_path / "out")
     assert manifest.samples == 19
-    (problem,) = manifest.problems
+    (problem,) = read_problems(tmp_path / "out")
     assert problem.file == bad and problem.reason.startswith("the zip is damaged: ")
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from pipeline.data.shards.manifest import read_problems
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample
 from pipeline.data.sources.coco import coco_source
@@ -42,7 +43,7 @@ def test_crowds_are_kept_and_marked(coco, convert_coco):
 
 def test_rounding_at_the_border_is_clipped_silently(coco, convert_coco):
     manifest, (sample,) = convert_coco(*coco([{"bbox": [-0.01, 0, 40.03, 30]}]))
-    assert sample.boxes == [(0, 0, 40, 30)] and manifest.problems == []
+    assert sample.boxes == [(0, 0, 40, 30)] and manifest.problem_counts == {}
 
 
 @pytest.mark.parametrize(
@@ -64,13 +65,14 @@ def test_rounding_at_the_border_is_clipped_silently(coco, convert_coco):
         ({"bbox": [1, 1, 2, 2], "image_id": 8}, "annotation 3: image 8 is not listed"),
     ],
 )
-def test_invalid_annotations_are_reported(coco, convert_coco, row, reason):
-    manifest, (sample,) = convert_coco(*coco([{"bbox": [1, 2, 3, 4]}, {"id": 3, **row}]))
-    assert len(manifest.problems) == 1 and reason in str(manifest.problems[0])
+def test_invalid_annotations_are_reported(coco, convert_coco, tmp_path, row, reason):
+    _, (sample,) = convert_coco(*coco([{"bbox": [1, 2, 3, 4]}, {"id": 3, **row}]))
+    (problem,) = read_problems(tmp_path / "out")
+    assert reason in str(problem)
     assert len(sample.boxes) == (2 if "clipped" in reason else 1)
 
 
-def test_unusable_images_are_reported(coco, convert_coco):
+def test_unusable_images_are_reported(coco, convert_coco, tmp_path):
     images = [
         {"id": 7, "file_name": "one.jpg"},
         {"id": 8, "file_name": "none.jpg"},
@@ -78,9 +80,9 @@ def test_unusable_images_are_reported(coco, convert_coco):
         {"file_name": "x.jpg"},
         {"id": 7, "file_name": "one.jpg"},
     ]
-    manifest, samples = convert_coco(*coco([], images=images))
+    _, samples = convert_coco(*coco([], images=images))
     assert [s.image_id for s in samples] == ["7"]
-    assert [str(p) for p in manifest.problems] == [
+    assert [str(p) for p in read_problems(tmp_path / "out")] == [
         "none.jpg: image skipped: image file not found",
         "../instances.json: image skipped: no id or file_name in instances.json, "
         "or a path that leads out of --images",
@@ -90,12 +92,12 @@ def test_unusable_images_are_reported(coco, convert_coco):
     ]
 
 
-def test_categories_with_one_name_are_merged(coco, convert_coco):
+def test_categories_with_one_name_are_merged(coco, convert_coco, tmp_path):
     categories = [{"id": i, "name": n} for i, n in [(0, "cell"), (3, "cell"), (5, "other")]]
     rows = [{"bbox": [1, 1, 2, 2], "category_id": i} for i in (0, 3, 5)]
     manifest, (sample,) = convert_coco(*coco(rows, categories=categories))
     assert manifest.classes == ["cell", "other"] and sample.labels == [0, 0, 1]
-    assert "category 3 has the same name as 0" in manifest.problems[0].reason
+    assert "category 3 has the same name as 0" in next(read_problems(tmp_path / "out")).reason
 
 
 def test_invalid_annotation_files_raise_user_errors(coco, tmp_path):
@@ -136,7 +138,7 @@ def test_images_in_a_subfolder_are_found_unless_ambiguous(coco, convert_coco, tm
     (tmp_path / "top/data").mkdir(parents=True)
     (tmp_path / "deep").rename(tmp_path / "top/data/train")
     manifest, _ = convert_coco(tmp_path / "top", file)
-    assert manifest.samples == 1 and manifest.problems == []
+    assert manifest.samples == 1 and manifest.problem_counts == {}
     shutil.copytree(tmp_path / "top/data/train", tmp_path / "top/data/val")
     with pytest.raises(UserError, match=r"several folders; name one: .*top/data/train, .*/val"):
         coco_source(tmp_path / "top", file)
@@ -165,4 +167,4 @@ def test_ids_of_a_wrong_type_are_reported(coco, convert_coco, broken):
     rows = [{"bbox": [1, 2, 3, 4], "image_id": broken}, {"bbox": [1, 1, 2, 2]}]
     manifest, (sample,) = convert_coco(*coco(rows, images=images))
     assert len(sample.boxes) == 1
-    assert manifest.problem_counts() == {"box dropped": 1, "image skipped": 1}
+    assert manifest.problem_counts == {"box dropped": 1, "image skipped": 1}

@@ -1,0 +1,108 @@
+"""The problems of a source, one JSON object a line in a file beside the manifest.
+
+The manifest has only their counts, so that a process that opens the set does not read the list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from pipeline.errors import UserError
+from pipeline.storage.durable import sync_file
+
+PROBLEMS = "problems.jsonl"
+MAX_LISTED_PROBLEMS = 20  # of each kind, on the terminal
+# Kinds of problems as manifests of format 1 name them, and their names now.
+OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
+
+ProblemKind = Literal[
+    "member skipped",
+    "image skipped",
+    "box dropped",
+    "box clipped",
+    "repaired",
+    "near duplicate",
+    "leak",
+]
+_CURRENT_KINDS = {kind: kind for kind in get_args(ProblemKind)} | OLD_PROBLEM_KINDS
+_KEYS = {"file", "kind", "reason"}
+
+
+class Problem(BaseModel):
+    """One fault of the source, and what was done about it.
+
+    Near duplicates and leaks (a near duplicate in another split) are kept, and only reported.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    kind: ProblemKind
+    reason: str
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _rename_old_kind(cls, kind: Any) -> Any:
+        return OLD_PROBLEM_KINDS.get(kind, kind) if isinstance(kind, str) else kind
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind}: {self.reason}"
+
+
+class ProblemWriter:
+    """Write problems to a file. Keeps their counts, and the first ones of each kind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.counts: Counter[ProblemKind] = Counter()
+        self.first: dict[ProblemKind, list[Problem]] = defaultdict(list)
+        self._file = path.open("wb")
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Append problems. Raises OSError."""
+        for problem in problems:
+            self.counts[problem.kind] += 1
+            if len(self.first[problem.kind]) < MAX_LISTED_PROBLEMS:
+                self.first[problem.kind].append(problem)
+            line = json.dumps(problem.model_dump(), ensure_ascii=False)
+            self._file.write(f"{line}\n".encode())
+
+    def close(self) -> None:
+        """Finish the file, and delete it if there are no problems. Raises OSError."""
+        with self._file:
+            sync_file(self._file)
+        if not self.counts:
+            self.path.unlink()
+
+    def format(self) -> str:
+        """Return lines for the terminal: the number and the first problems of each kind."""
+        lines = []
+        for kind, count in sorted(self.counts.items()):
+            lines.append(f"problems: {count} x {kind}")
+            lines += [f"  {problem.file}: {problem.reason}" for problem in self.first[kind]]
+            if count > MAX_LISTED_PROBLEMS:
+                lines.append(f"  ... and {count - MAX_LISTED_PROBLEMS} more, all in {PROBLEMS}")
+        return "\n".join(lines) or "problems: none"
+
+
+def parse_problems(lines: Iterable[bytes], path: str) -> Iterator[Problem]:
+    """Yield the problem in each line of the file at ``path``. Raises UserError."""
+    for number, line in enumerate(lines, 1):
+        try:
+            yield Problem.model_validate_json(line)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].lower()
+            raise UserError(f"{path}, line {number}: not a problem: {reason}") from None
+
+
+def problem_kind(row: Mapping[str, Any]) -> ProblemKind | None:
+    """Return the kind of a problem in a manifest of format 1 or 2; None if it is not a problem."""
+    if row.keys() != _KEYS or not all(isinstance(value, str) for value in row.values()):
+        return None
+    return _CURRENT_KINDS.get(row["kind"])
