@@ -6,6 +6,7 @@ python -m jobs.prepare --source yolo --root DIR --split train --out DIR
 python -m jobs.prepare --source shapes --count 400 --split train --seed 0 --out DIR
 
 DIR may be a tar or zip, or a folder inside one (data.tar/VOCdevkit/VOC2007); FILE may be in one.
+--out may be a prefix in an object store: s3://BUCKET/NAME.
 With --split-by 0.8 the images are split into DIR/train and DIR/val; near duplicates stay together.
 An interrupted conversion resumes when the same command is run again.
 """
@@ -88,7 +89,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(REQUIRED_OPTIONS),
         help="format of the labelled images",
     )
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for the shard set")
+    add(
+        "--out",
+        required=True,
+        type=_output,
+        metavar="DIR",
+        help="folder for the shard set, or a prefix in an object store: s3://BUCKET/NAME",
+    )
     add(
         "--root",
         type=Path,
@@ -186,16 +193,16 @@ def _stage(
 ) -> list[StagedShardSet]:
     """Write the set, or the two sets of a split, without publishing them."""
     from pipeline.data.conversion.convert import SourceRejected, stage_shard_set
-    from pipeline.data.conversion.staging import Staging
+    from pipeline.data.conversion.staging import open_staging
     from pipeline.data.conversion.train_val_split import split_train_val
 
     if options.split_by is None:
         parts = {_value(options, "split"): source}
         outs = [options.out]
     else:
-        outs = [options.out / "train", options.out / "val"]
+        outs = [_below(options.out, split) for split in ("train", "val")]
         for out in outs:
-            Staging(out).check(options.overwrite)
+            open_staging(out).check(options.overwrite)
         seed = _value(options, "seed")
         sides = split_train_val(source.images, options.split_by, seed, options.workers)
         # Problems of the source as a whole are reported with the first set.
@@ -265,8 +272,8 @@ def _figures(staged: StagedShardSet, seconds: float) -> dict[str, Any]:
 
     manifest = staged.manifest
     return {
-        "out": str(staged.out.absolute()),
-        "manifest": str((staged.out / MANIFEST).absolute()),
+        "out": _absolute(staged.out),
+        "manifest": _absolute(_below(staged.out, MANIFEST)),
         "name": manifest.name,
         "split": manifest.split,
         "samples": manifest.samples,
@@ -319,6 +326,18 @@ def _data_options(staged: list[StagedShardSet]) -> list[str]:
         return ["--data.train", outs[0]]
     kind = "val" if split.startswith("val") else "test"
     return ["--data.train", "TRAINING_SET", f"--data.{kind}", outs[0]]
+
+
+def _output(text: str) -> Path | str:
+    return text.rstrip("/") if "://" in text else Path(text)
+
+
+def _below(out: Path | str, name: str) -> Path | str:
+    return out / name if isinstance(out, Path) else f"{out}/{name}"
+
+
+def _absolute(out: Path | str) -> str:
+    return str(out.absolute()) if isinstance(out, Path) else out
 
 
 def _ratio(text: str) -> float:

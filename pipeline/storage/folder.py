@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ _REJECTION = re.compile(
     r"|NO_SUCH_(BUCKET|KEY)|PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND"
     r"|HTTP status 4(?!08|25|29)\d\d|[Bb]ucket .* not found"
 )
+COPY_BYTES = 2**20  # at a time
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -166,6 +168,16 @@ class Storage:
         path = Path(self._path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("wb")
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a local file to ``name``; delete it there if that fails."""
+        with path.open("rb") as source, self.open(name) as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
+
+    @_raises_outages
+    def copy(self, name: str, target: str) -> None:
+        """Copy a file within the folder; object stores do so without a transfer."""
+        self._files.copy_file(self._path(name), self._path(target))
 
     @_raises_outages
     def move(self, name: str, target: str) -> None:

@@ -127,6 +127,25 @@ def test_wrong_combinations_of_options_raise(tmp_path, options, message):
 
 
 @pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("https://host/set", "--out 'https://host/set' is not .*; name a folder, or a prefix such"),
+        ("s3://bucket/set?region=x", r"s3://bucket/set: a shard set is a plain prefix"),
+    ],
+)
+def test_uri_that_cannot_be_written_is_not_a_folder(tmp_path, monkeypatch, uri, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main([*SHAPES, "--out", uri])
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_uri_is_its_folder(tmp_path):
+    result = main([*SHAPES, "--out", f"file://{tmp_path}/a b/set"])
+    assert load_manifest(tmp_path / "a b/set").samples == result["samples"]
+
+
+@pytest.mark.parametrize(
     ("option", "message"),
     [
         ("--count=0", "--count: '0' is not a whole number from 1"),

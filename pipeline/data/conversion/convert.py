@@ -12,19 +12,22 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Required, TypedDict, Unpack
 
 from pipeline.data.conversion.executor import run_tasks
 from pipeline.data.conversion.image_hashes import ImageHashes
 from pipeline.data.conversion.near_duplicates import find_near_duplicates
 from pipeline.data.conversion.shard_task import ShardResult, plan_shards
-from pipeline.data.conversion.staging import Staging
+from pipeline.data.conversion.staging import Staging, open_staging
 from pipeline.data.shards.manifest import Manifest
 from pipeline.data.shards.problems import PROBLEMS, Problem, ProblemWriter
 from pipeline.data.shards.shard_table import ShardTable
 from pipeline.data.sources.record import SourceImage
 from pipeline.errors import UserError
 from pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from pipeline.data.conversion.object_staging import ObjectStaging
 
 MAX_SHARD_SAMPLES = 10_000
 MAX_SHARD_BYTES = 48 * 2**20
@@ -53,11 +56,11 @@ class ConversionOptions(TypedDict, total=False):
 class StagedShardSet:
     """A shard set that is written completely but not published; ``hashes`` are of its images."""
 
-    out: Path
+    out: Path | str
     manifest: Manifest
     problems: ProblemWriter
     hashes: ImageHashes
-    staging: Staging
+    staging: Staging | ObjectStaging
     numbers: array[int]  # of the tasks that wrote a shard
 
     def publish(self) -> Manifest:
@@ -77,13 +80,13 @@ class StagedShardSet:
 def convert(
     images: Iterable[SourceImage],
     problems: Sequence[Problem],
-    out: Path,
+    out: Path | str,
     name: str,
     split: str,
     classes: Sequence[str],
     **options: Unpack[ConversionOptions],
 ) -> Manifest:
-    """Write a shard set into the folder ``out`` and return its manifest: stage, then publish.
+    """Write a shard set into a folder or to a URI, and return its manifest: stage, then publish.
 
     Raises UserError.
     """
@@ -93,7 +96,7 @@ def convert(
 def stage_shard_set(
     images: Iterable[SourceImage],
     problems: Sequence[Problem],
-    out: Path,
+    out: Path | str,
     name: str,
     split: str,
     classes: Sequence[str],
@@ -108,7 +111,7 @@ def stage_shard_set(
     workers: int = 1,
     others: Sequence[ImageHashes] = (),
 ) -> StagedShardSet:
-    """Write the shards of a set, to be published in the folder ``out``.
+    """Write the shards of a set, to be published in the folder or at the URI ``out``.
 
     ``problems`` are those of the source as a whole, ``source`` is its format. More than one worker
     means Ray; the bytes are the same. Images that look like those of ``others`` are reported as
@@ -117,7 +120,7 @@ def stage_shard_set(
     same call reuses them. Raises SourceRejected if no image is usable or, with ``strict``, if there
     is any problem, and UserError for all other errors, such as an ``out`` in use.
     """
-    staging = Staging(out)
+    staging = open_staging(out)
     staging.check(overwrite)
     if not classes:
         raise UserError(f"{name} {split}: no class names found; give them with --classes")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from pipeline.data.conversion.image_ids import ImageIds
 from pipeline.data.conversion.validate import validate_record
 from pipeline.data.shards.manifest import Shard
 from pipeline.data.shards.problems import Problem
-from pipeline.data.shards.tar import TarError, sample_index
+from pipeline.data.shards.tar import INDEX_ROW_BYTES, TarError, sample_index
 from pipeline.data.shards.writer import ShardWriter, index_path
 from pipeline.data.sources.record import ParsedImage, SourceImage, skipped_image
 from pipeline.errors import UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
+from pipeline.storage.remote import is_remote
 
 RESULT_FILE = "done.json"
 # Raise it when the same source would give other shards or other problems. Shards of an interrupted
@@ -52,19 +54,23 @@ class WrittenShard:
     """A finished shard in its folder. The record of its result is read when it is needed."""
 
     folder: str
+    input_hash: str
 
     def read(self) -> ShardResult:
-        """Return the result. Raises OSError, or UserError if it has been damaged since."""
-        path = Path(self.folder) / RESULT_FILE
+        """Return the result. Raises OSError, or UserError if it is no longer the same."""
+        name = f"{self.folder}/{RESULT_FILE}"
         try:
-            return ShardResult.parse(path.read_bytes(), str(path))
+            result = ShardResult.parse(_read_record(self.folder), name)
         except DocumentError as error:
             raise UserError(f"{error}; run the same command again") from None
+        if result.input_hash != self.input_hash:
+            raise UserError(f"{name}: another conversion is writing there; wait until it ends")
+        return result
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Images to write into one shard, in a separate folder."""
+    """Images to write into one shard, in a separate folder or at a URI of an object store."""
 
     folder: str
     first_key: int
@@ -80,31 +86,38 @@ class ShardTask:
 
     def load_result(self) -> WrittenShard | None:
         """Return the result of an earlier conversion if it has the same inputs and is intact."""
-        folder = Path(self.folder)
         try:
-            result = ShardResult.parse((folder / RESULT_FILE).read_bytes(), RESULT_FILE)
+            result = ShardResult.parse(_read_record(self.folder), RESULT_FILE)
             if result.input_hash != self.input_hash():
                 return None
-            if shard := result.shard:
-                with (folder / shard.name).open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                        return None
-                    index = sample_index(file.fileno()).tobytes()
-                if index_path(folder / shard.name).read_bytes() != index:
-                    return None
+            if result.shard and not _is_intact(result.shard, self.folder):
+                return None
         except (OSError, DocumentError, UserError, TarError):
             return None
-        return WrittenShard(self.folder)
+        return WrittenShard(self.folder, result.input_hash)
 
     def run(self, tick: Callable[[], None] = lambda: None) -> WrittenShard:
         """Write the shard; ``tick`` is called after each image. Raises OSError or UserError."""
-        folder = Path(self.folder)
-        if not folder.parent.is_dir():
-            raise UserError(
-                f"{folder.parent}: not visible to all nodes; choose an --out that all nodes share"
-            )
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        if is_remote(self.folder):
+            from pipeline.data.conversion.object_staging import upload_folder  # slow to import
+
+            with tempfile.TemporaryDirectory(prefix="convert-") as local:
+                result = self._write(Path(local), tick)
+                upload_folder(Path(local), self.folder, last=RESULT_FILE)
+        else:
+            folder = Path(self.folder)
+            if not folder.parent.is_dir():
+                raise UserError(
+                    f"{folder.parent}: not visible to all nodes; choose an --out that all nodes "
+                    "share"
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            result = self._write(folder, tick)
+        return WrittenShard(self.folder, result.input_hash)
+
+    def _write(self, folder: Path, tick: Callable[[], None]) -> ShardResult:
+        """Write the shard, its index and the record of its result into an empty folder."""
         labels = {name: number for number, name in enumerate(self.classes)}
         # The limits were applied when the task was planned.
         writer = ShardWriter(folder, len(self.images), 2**62, self.first_key)
@@ -138,7 +151,32 @@ class ShardTask:
             content_hashes=content_hashes,
         )
         write_durably(folder / RESULT_FILE, result.encode(indent=None))
-        return WrittenShard(self.folder)
+        return result
+
+
+def _read_record(folder: str) -> bytes:
+    if is_remote(folder):
+        from pipeline.storage.folder import Storage  # slow to import
+
+        return Storage(folder).read(RESULT_FILE)
+    return (Path(folder) / RESULT_FILE).read_bytes()
+
+
+def _is_intact(shard: Shard, folder: str) -> bool:
+    """Return whether a shard and its index are as they were written; by size in object stores."""
+    if is_remote(folder):
+        from pipeline.storage.folder import Storage
+
+        sizes = {info.name: info.size for info in Storage(folder).files()}
+        index_name = index_path(Path(shard.name)).name
+        expected = {shard.name: shard.bytes, index_name: shard.samples * INDEX_ROW_BYTES}
+        return expected.items() <= sizes.items()
+    path = Path(folder) / shard.name
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+            return False
+        index = sample_index(file.fileno()).tobytes()
+    return index_path(path).read_bytes() == index
 
 
 def plan_shards(

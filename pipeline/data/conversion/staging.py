@@ -7,14 +7,19 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.data.conversion.shard_task import RESULT_FILE
-from pipeline.data.shards.manifest import MANIFEST, Manifest, write_manifest
+from pipeline.data.shards.manifest import MANIFEST, Manifest, local_folder, write_manifest
 from pipeline.data.shards.problems import PROBLEMS
 from pipeline.data.shards.writer import index_path
 from pipeline.errors import UserError
 from pipeline.storage.durable import sync_folder
 from pipeline.storage.lock import try_lock_file
+from pipeline.storage.remote import is_remote
+
+if TYPE_CHECKING:
+    from pipeline.data.conversion.object_staging import ObjectStaging
 
 STAGING_FOLDER = ".partial"  # in the folder of the set
 
@@ -24,6 +29,18 @@ def belongs_to_shard_set(name: str) -> bool:
     return name in (MANIFEST, PROBLEMS, STAGING_FOLDER) or bool(
         re.fullmatch(r"shard-\d+\.(tar|index)", name)
     )
+
+
+def open_staging(out: Path | str) -> Staging | ObjectStaging:
+    """Return the staging of a set in a folder or at the URI of an object store.
+
+    Raises UserError if no set can be written to such a URI.
+    """
+    if not is_remote(out):
+        return Staging(local_folder(out))
+    from pipeline.data.conversion.object_staging import ObjectStaging  # slow to import
+
+    return ObjectStaging(str(out))
 
 
 class Staging:

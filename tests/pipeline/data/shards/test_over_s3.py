@@ -4,12 +4,9 @@ import json
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
 
 from pipeline.data import build_train_loader, load_manifest
@@ -19,48 +16,15 @@ from pipeline.data.shards.verify import verify
 from pipeline.errors import UserError
 from pipeline.storage import download, remote
 from tests.conftest import ROOT
-from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    """Start a moto server and return its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "moto exited"
-        try:
-            urllib.request.urlopen(f"{address}/moto-api/", timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield address
-    process.kill()
-    process.wait()
-
-
 @pytest.fixture
-def bucket(endpoint, scenes, monkeypatch, tmp_path):
-    """Create a bucket with the scenes; the credentials are only in the environment."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
+def bucket(s3_bucket, scenes, monkeypatch):
+    """Upload the scenes into a bucket."""
     monkeypatch.setattr(remote, "FIRST_DELAY_SECONDS", 0.02)
-    client = boto3.client("s3")
-    name = f"b{time.monotonic_ns()}"
-    client.create_bucket(Bucket=name)
+    client, name = s3_bucket
     for path in Path(scenes).iterdir():
         client.upload_file(str(path), name, f"sets/train/{path.name}")
     return client, name, f"s3://{name}/sets/train"
