@@ -65,7 +65,11 @@ class TrainConfig(Section):
     channels_last: bool = Field(
         True, description="use the channels-last memory layout for images and weights"
     )
-    compile: bool = Field(False, description="use torch.compile; the first steps then take minutes")
+    compile: bool = Field(
+        False,
+        description="use torch.compile; the first step, and the first one of each of data.sizes, "
+        "then takes minutes",
+    )
     sync_batch_norm: bool = Field(
         False, description="compute batch-norm statistics over all workers; needs ray.gpu"
     )

@@ -16,7 +16,8 @@ HEALTH_INTERVAL = 10  # in logged steps, since it costs a forward pass
 def assignment_health(trainer: Trainer, batch: Batch) -> dict[str, float]:
     """Return metrics ``assign/...`` over all ranks' first micro-batches; every rank calls it.
 
-    The detector is in evaluation mode during the call, which leaves its statistics unchanged.
+    The detector is in evaluation mode during the call, which leaves its statistics unchanged. It is
+    not compiled for that mode, in which it runs too rarely.
     """
     world, detector = trainer.world, trainer.detector
     first = slice(trainer.config.train.micro_batch)
@@ -27,7 +28,7 @@ def assignment_health(trainer: Trainer, batch: Batch) -> dict[str, float]:
     labels = torch.where(valid.unsqueeze(-1), labels, -1)
     training = detector.training
     detector.eval()
-    deltas, logits = (value.float() for value in detector(images))
+    deltas, logits = (value.float() for value in detector.forward(images))  # not compiled
     detector.train(training)
     predicted = decode(deltas, detector.anchors), logits.sigmoid()
     assigned = trainer.loss.assigner(detector.anchors, boxes, labels, *predicted)

@@ -12,6 +12,8 @@ from model import Detector, build_detector
 from pipeline.config import Config
 from pipeline.distributed.world import World
 
+MICRO_BATCH_SIZES = 4  # of a rank: shares of a batch vary by an image, and are split unevenly
+
 
 def build_training_detector(config: Config, world: World, num_classes: int) -> Detector:
     """Build the detector on its device, with frozen parts and synchronised norms as configured."""
@@ -41,7 +43,11 @@ def memory_format(config: Config) -> torch.memory_format:
 
 
 def parallelize(detector: nn.Module, config: Config, world: World) -> nn.Module:
-    """Return the network with gradients averaged over all ranks, compiled if configured."""
+    """Return the network with gradients averaged over all ranks, compiled if configured.
+
+    Compilation is per shape of a micro-batch. Dynamic shapes would not help: inductor compiles the
+    gradient of a convolution for one side, and keeps channels last for static shapes only.
+    """
     network = detector
     if world.size > 1:
         network = DistributedDataParallel(
@@ -52,5 +58,9 @@ def parallelize(detector: nn.Module, config: Config, world: World) -> nn.Module:
             forward_sync_buffers=False,
         )
     if config.train.compile:
-        network.compile()
+        # At its limit, 8 by default, torch runs further shapes without compiling them.
+        dynamo: Any = torch._dynamo.config
+        shapes = MICRO_BATCH_SIZES * max(1, len(config.data.sizes))
+        dynamo.recompile_limit = max(dynamo.recompile_limit, shapes)
+        network.compile(dynamic=False)
     return network

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training.error_hints import translate_errors
+from pipeline.training.trainer.assignment_health import assignment_health
 from pipeline.training.trainer.parallelize import build_training_detector
 from pipeline.training.trainer.trainer import Tensors, Trainer, seed_step
 from tests.pipeline.training.trainer.test_trainer import batch, rows, weights
 
 
 def make_trainer(
-    world: World | None = None, freeze_norm: bool = True, norm: str = "batch", **train: Any
+    world: World | None = None,
+    freeze_norm: bool = True,
+    norm: str = "batch",
+    sizes: tuple[int, ...] = (),
+    **train: Any,
 ) -> Trainer:
     plain = {"batch_size": 4, "warmup_steps": 0, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1}
     config = Config.from_dict(
@@ -32,6 +38,7 @@ def make_trainer(
             "model": {"image_size": 64, "freeze_norm": freeze_norm, "norm": norm},
             "train": {**plain, **train},
             "ray": {"gpu": train.get("sync_batch_norm", False)},
+            "data": {"sizes": sizes},
         }
     )
     return Trainer(config, world or World(), num_classes=3, total_steps=10)
@@ -110,6 +117,47 @@ def test_compiled_step_equals_eager_step() -> None:
     assert counters["stats"]["unique_graphs"] >= 1
     assert list(eager.detector.state_dict()) == list(compiled.detector.state_dict())
     torch.testing.assert_close(weights(eager), weights(compiled), rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def compiled_graphs() -> Iterator[tuple[list[int], list[int]]]:
+    """Compile with a backend that only counts: yield a list of graphs and one of their calls."""
+    graphs: list[int] = []
+    calls: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(len(graphs))
+
+        def run(*inputs: Any) -> Any:
+            calls.append(graphs[-1])
+            return graph(*inputs)
+
+        return run
+
+    torch.compiler.reset()
+    torch.compiler.set_default_backend(backend)
+    yield graphs, calls
+    torch.compiler.set_default_backend(None)
+    torch.compiler.reset()
+
+
+def test_network_is_compiled_for_each_side_and_not_for_assignment_health(
+    compiled_graphs: tuple[list[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its limit torch would run further sides without compiling them."""
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 2)
+    graphs, calls = compiled_graphs
+    sides = (64, 128, 192)
+    eager, compiled = (make_trainer(sizes=sides, compile=value) for value in (False, True))
+    for side in sides:
+        share = batch()._replace(images=nn.functional.interpolate(batch().images, side))
+        eager.step(share)
+        compiled.step(share)
+    assert len(graphs) == len(calls) == len(sides)
+    health = assignment_health(compiled, share)
+    assert len(graphs) == len(calls) == len(sides)
+    assert health == pytest.approx(assignment_health(eager, share), abs=1e-4)
+    assert compiled.detector.training
 
 
 def test_network_draws_differ_by_step_and_rank_and_are_repeatable() -> None:
