@@ -70,6 +70,17 @@ def controller_callback() -> Any:
     return ControllerCallback
 
 
+def received_preemption_info() -> Any | None:
+    """Return the notice of leaving nodes that this Ray Train worker has received, or None.
+
+    Ray Train sends notices to every worker. Unlike the public ``ray.train.get_preemption_info``,
+    this is not a barrier. ``ray.train.v2._internal.execution.context``, seen in Ray 2.60.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info
+
+
 def startup_timeout_error() -> type[Exception]:
     """Return the error of workers that did not get their resources in time.
 

@@ -39,6 +39,12 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def minimum(self, value: Tensor) -> Tensor:
+        """Take the elementwise minimum of a tensor over all ranks, in place, and return it."""
+        if self.size > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MIN)
+        return value
+
     def begin_sum(self, value: Tensor) -> Callable[[], Tensor]:
         """Start to sum a tensor over all ranks, in place.
 

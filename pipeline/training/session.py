@@ -29,6 +29,9 @@ class Session(Protocol):
     def report(self, metrics: Mapping[str, float]) -> None:
         """Report metrics to the launcher. Every rank calls it equally often."""
 
+    def request_pending(self) -> bool:
+        """Return whether `poll_request` would return a request, on rank 0, without waiting."""
+
     def poll_request(self) -> Request | None:
         """Return a pending request, the same on every rank. Every rank calls it."""
 
@@ -44,10 +47,14 @@ class LocalSession:
     def report(self, metrics: Mapping[str, float]) -> None:
         """Do nothing: there is no launcher to report to."""
 
+    def request_pending(self) -> bool:
+        """Return whether this process has received SIGTERM."""
+        return self._stop is not None and self._stop.received.is_set()
+
     def poll_request(self) -> Request | None:
         """Return a request to stop once rank 0 has received SIGTERM."""
-        received = self._stop is not None and self._stop.received.is_set()
-        return Request("stopped by SIGTERM", stop=True) if self.world.broadcast(received) else None
+        received = self.world.broadcast(self.request_pending())
+        return Request("stopped by SIGTERM", stop=True) if received else None
 
 
 @contextlib.contextmanager

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
+import statistics
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.distributed.shared_timer import SharedTimer
+import torch
+
 from pipeline.distributed.world import World
 from pipeline.errors import TrainingStopped
 from pipeline.training.error_hints import UnrecoverableFailure
 
-POLL_SECONDS = 2.0  # between two polls, each of which costs a few milliseconds
+POLL_SECONDS = 1.0  # between two polls, if they are cheap enough
+MAX_SHARE = 0.01  # of the time, for polls
+COSTS = 5  # polls whose median duration is the cost of one
 RESUME_HINT = "run the same command with the same --run to resume"
 
 
@@ -36,18 +43,61 @@ class Request:
             raise TrainingStopped(f"{self.reason} after step {step}; {RESUME_HINT}")
 
 
-class RequestPoller:
-    """Polls for requests every few seconds, on all ranks at the same step."""
+class RequestSource(Protocol):
+    """What `RequestPoller` needs from a session."""
 
-    def __init__(self, poll_request: Callable[[], Request | None], world: World) -> None:
-        self._poll_request, self._timer = poll_request, SharedTimer(POLL_SECONDS, world)
+    def request_pending(self) -> bool:
+        """Return whether `poll_request` would return a request; called on rank 0 only."""
+
+    def poll_request(self) -> Request | None:
+        """Return a pending request, the same on every rank. Every rank calls it."""
+
+
+class RequestPoller:
+    """Polls for requests every second or two, on all ranks at the same step.
+
+    Rank 0 knows from memory whether a request is pending, and one small collective passes that on.
+    The interval follows the cost of this collective, so that polling takes 1 % of the time at most.
+    Every rank creates the poller at the same point of the training.
+    """
+
+    def __init__(self, source: RequestSource, world: World, step: int) -> None:
+        self._source, self._world = source, world
+        self._step, self._next_step = step, step + 1  # of the last poll and the next one
+        self._costs: deque[float] = deque(maxlen=COSTS)
+        self._exchange([0.0, 0.0, 0.0])  # opens the connections; the next one has a usual duration
+        self._exchange([0.0, 0.0, 0.0])
 
     def poll(self, step: int) -> Request | None:
         """Return a request if there is one; every rank calls it after every step."""
-        if not self._timer.due(step):
+        if step < self._next_step:
             return None
-        self._timer.restart(step)
-        return self._poll_request()
+        pending, seconds_per_step = 0.0, float("inf")  # rank 0 decides
+        if self._world.is_main:
+            pending = -float(self._source.request_pending())
+            seconds_per_step = (time.monotonic() - self._time) / (step - self._step)
+        pending, seconds_per_step, cost = self._exchange([pending, seconds_per_step, self._cost])
+        self._costs.append(cost)
+        interval = max(POLL_SECONDS, statistics.median(self._costs) / MAX_SHARE)
+        steps = math.ceil(interval / max(1e-6, seconds_per_step))
+        self._step, self._next_step = step, step + max(1, steps)
+        return self._source.poll_request() if pending else None
+
+    def _exchange(self, values: list[float]) -> list[float]:
+        """Return the minima of values over all ranks, and measure how long that takes.
+
+        A rank that comes early also waits for the others, as it would in the next step. The minimum
+        over ranks of the measured time is therefore the cost of the exchange itself.
+        """
+        device = self._world.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # the steps in its queue are not part of the cost
+        began = time.monotonic()
+        shared = torch.tensor(values, dtype=torch.float64, device=device)
+        minima: list[float] = self._world.minimum(shared).tolist()
+        self._time = time.monotonic()
+        self._cost = self._time - began
+        return minima
 
 
 class StopSignal:

@@ -78,7 +78,7 @@ def train_worker(
             loader.bad.restore(**restored.bad_samples.model_dump())
         if restored and restored.metrics is None and restored.step in schedule.evaluation_steps:
             evaluate_step(config, trainer, checkpoints, log, session, schedule, data)
-        poller = RequestPoller(session.poll_request, world)
+        poller = RequestPoller(session, world, trainer.step_count)
         profile_steps = config.train.profile_steps if world.is_main else 0
         for batch in profiled(loader, profile_steps, log.profile):
             if trainer.early_stopping.should_stop:

@@ -26,6 +26,7 @@ from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, las
 from pipeline.training.outcome import Failed, Finished, Stopped, TrainOutcome
 from pipeline.training.ray_backend.preemption import (
     PreemptionWatcher,
+    StopWatcher,
     preemption_watch_enabled,
     relay_stop_signal,
     stop_requested,
@@ -59,12 +60,23 @@ class RaySession:
     def __init__(self, store: CheckpointStore) -> None:
         self.world, self.store = ray_world(), store
         self._preemption = PreemptionWatcher(self.world) if preemption_watch_enabled() else None
+        self._stop = StopWatcher(store.storage.uri) if self.world.is_main else None
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Report to Ray Train and to Ray Tune; a barrier that takes up to 2 s."""
         import ray.train
 
         ray.train.report(dict(metrics))
+
+    def request_pending(self) -> bool:
+        """Return whether rank 0 has a request, from memory; every rank may call it."""
+        stop = self._stop is not None and self._stop.requested
+        return stop or (self._preemption is not None and self._preemption.pending())
+
+    def close(self) -> None:
+        """End the thread of rank 0."""
+        if self._stop is not None:
+            self._stop.close()
 
     def poll_request(self) -> Request | None:
         """Return a request to stop after the driver's SIGTERM, or to save if a node leaves."""
@@ -242,15 +254,19 @@ def _run_worker(settings: WorkerSettings) -> TrainOutcome:
     if failure := record.read_failure():
         return Failed(reason=str(failure))  # a restart, which would fail in the same place
     check_this_node(record.uri, record.storage, settings.run_id)
-    return run_rank(
-        settings.config,
-        RaySession(CheckpointStore(record.uri)),
-        settings.tracking_uri,
-        settings.run_id,
-        spool_folder(record.uri),
-        settings.label,
-        settings.run_spec,
-    )
+    session = RaySession(CheckpointStore(record.uri))
+    try:
+        return run_rank(
+            settings.config,
+            session,
+            settings.tracking_uri,
+            settings.run_id,
+            spool_folder(record.uri),
+            settings.label,
+            settings.run_spec,
+        )
+    finally:
+        session.close()
 
 
 def _record_failure(settings: WorkerSettings, error: Exception) -> None:

@@ -7,12 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pipeline.distributed import ray_private_api
 from pipeline.distributed.world import World
 from pipeline.training.stop import Request, StopSignal
 
+if TYPE_CHECKING:
+    from ray.train import PreemptionInfo
+
 FINAL_SAVE_SECONDS = 15.0  # before a node leaves: save again what was done since the first save
+STOP_POLL_SECONDS = 1.0
 _NAMESPACE = b"guidance-stop"
 
 
@@ -62,6 +67,11 @@ class PreemptionWatcher:
         self._announced: set[str] = set()
         self._saved_last: set[str] = set()
 
+    def pending(self) -> bool:
+        """Return whether this rank has received a notice that `poll` turns into a request."""
+        info = ray_private_api.received_preemption_info()
+        return info is not None and any(self._changes(info, _seconds_left(info)))
+
     def poll(self) -> Request | None:
         """Return a request to save, the same on every rank; every rank calls it."""
         import ray.train
@@ -69,14 +79,49 @@ class PreemptionWatcher:
         info = ray.train.get_preemption_info()
         if info is None:
             return None
-        nodes = set(info.preempted_node_ids)
-        left = info.deadline_ms / 1000 - time.time() if info.deadline_ms else float("inf")
-        left = self._world.broadcast(left)  # clocks differ
-        last = left < FINAL_SAVE_SECONDS and not nodes <= self._saved_last
-        if nodes <= self._announced and not last:
+        left = self._world.broadcast(_seconds_left(info))  # clocks differ
+        first, last = self._changes(info, left)
+        if not first and not last:
             return None
+        nodes = set(info.preempted_node_ids)
         self._announced |= nodes
         if last:
             self._saved_last |= nodes
         when = f" in {left:.0f} s" if left < float("inf") else ""
         return Request(f"the node of ranks {info.preempted_ranks} leaves{when}", stop=False)
+
+    def _changes(self, info: PreemptionInfo, left: float) -> tuple[bool, bool]:
+        """Return whether a node was not announced before, and whether it is time to save last."""
+        nodes = set(info.preempted_node_ids)
+        last = left < FINAL_SAVE_SECONDS and not nodes <= self._saved_last
+        return not nodes <= self._announced, last
+
+
+def _seconds_left(info: PreemptionInfo) -> float:
+    """Return the time to the earliest deadline, by the clock of this node."""
+    return info.deadline_ms / 1000 - time.time() if info.deadline_ms else float("inf")
+
+
+class StopWatcher:
+    """Polls for the driver's SIGTERM in a thread, since the key-value store may be slow."""
+
+    def __init__(self, run_uri: str) -> None:
+        self._run_uri = run_uri
+        self._requested, self._ended = threading.Event(), threading.Event()
+        threading.Thread(target=self._watch, name="stop", daemon=True).start()
+
+    @property
+    def requested(self) -> bool:
+        """Return whether the driver of this run has received SIGTERM, as last seen."""
+        return self._requested.is_set()
+
+    def close(self) -> None:
+        """End the thread, without waiting for it."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(STOP_POLL_SECONDS):
+            with contextlib.suppress(Exception):  # Ray reports a lost connection to its head
+                if stop_requested(self._run_uri):
+                    self._requested.set()
+                    return

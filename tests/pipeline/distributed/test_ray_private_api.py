@@ -87,6 +87,17 @@ def test_key_value_store_functions_take_these_parameters() -> None:
     assert {"key", "namespace"} <= parameters(internal_kv._internal_kv_del)
 
 
+def test_a_worker_holds_the_preemption_notices_that_it_has_received() -> None:
+    from ray.train.v2._internal.execution import context
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+
+    assert "preemption_context" in context.TrainContext.__dataclass_fields__
+    assert "preemption_info" in PreemptionContext.__dataclass_fields__
+    source = inspect.getsource(private.received_preemption_info)
+    assert "get_train_context().preemption_context.preemption_info" in source
+    assert not parameters(context.get_train_context)
+
+
 def test_controller_callback_has_the_hooks_in_use() -> None:
     callback = private.controller_callback()
     assert {"train_run_context"} <= parameters(callback.after_controller_start)
