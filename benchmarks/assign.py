@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.assign_rival import mutual_guidance_loop
 from model import build_detector
 from model.anchors import make_anchors
-from model.assign import ASSIGNERS, Assigner, Assignment, build_assigner
+from model.assign import ASSIGNERS, Assigner, Assignment, StaticPart, build_assigner
 from model.boxes import decode
 from model.loss import DetectionLoss
 
@@ -158,15 +158,16 @@ def share_of_a_step(repetitions: int, device: str) -> dict[str, Any]:
     images = images.to(device)
 
     def step() -> None:
-        normalisers = criterion.normalisers(anchors, boxes, labels)
-        parts = criterion(detector(images), anchors, boxes, labels, normalisers=normalisers)
+        static = criterion.static_part(anchors, boxes, labels)
+        assert static is not None
+        known = {"normalisers": static.positives, "static": static}
+        parts = criterion(detector(images), anchors, boxes, labels, **known)
         optimizer.zero_grad()
         parts["loss"].backward()
         optimizer.step()
 
     def assign(assigner: Assigner) -> None:
-        assigner.expected_positives(anchors, boxes, labels)
-        assigner(*batch)
+        assigner(*batch, static=assigner.static_part(anchors, boxes, labels))
 
     calls: dict[str, Callable[[], Any]] = {
         "step": step,
@@ -189,17 +190,17 @@ class Timed:
         self.assigner, self.seconds = assigner, 0.0
         self.uses_predictions = assigner.uses_predictions
 
-    def __call__(self, *args: Any) -> Assignment:
+    def __call__(self, *args: Any, **options: Any) -> Assignment:
         """Return the assignment."""
-        return self._timed(self.assigner, *args)
+        return self._timed(self.assigner, *args, **options)
 
-    def expected_positives(self, *args: Any) -> Tensor | None:
-        """Return the expected positives."""
-        return self._timed(self.assigner.expected_positives, *args)
+    def static_part(self, *args: Any) -> StaticPart | None:
+        """Return the part that depends on no predictions."""
+        return self._timed(self.assigner.static_part, *args)
 
-    def _timed(self, call: Callable[..., Any], *args: Any) -> Any:
+    def _timed(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         begin = time.perf_counter()
-        result = call(*args)
+        result = call(*args, **options)
         self.seconds += time.perf_counter() - begin
         return result
 

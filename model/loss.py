@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .assign import BACKGROUND, IGNORED, Assigner, Assignment
+from .assign import BACKGROUND, IGNORED, Assigner, Assignment, StaticPart
 from .boxes import box_coverage, decode, encode
 from .detector import Predictions
 from .losses import (
@@ -62,20 +62,20 @@ class DetectionLoss(nn.Module):
         self.localization = LOCALIZATION_LOSSES[localization]
         self.overlap = OVERLAP_LOSSES[overlap]
 
-    def normalisers(
+    def static_part(
         self,
         anchors: Tensor,
         gt_boxes: Tensor,
         gt_labels: Tensor,
         valid: Tensor | None = None,
-    ) -> Tensor | None:
-        """Return the positives of both tasks, (2,), if they are known before the predictions.
+    ) -> StaticPart | None:
+        """Return what is known of the assignment before the predictions.
 
-        Summed over the passes and ranks of a global batch, they normalise each of its passes, and
-        the gradient does not depend on how the batch is split. None if the assigner cannot know
-        them.
+        Its positives, summed over the passes and ranks of a global batch, normalise each of its
+        passes, and the gradient does not depend on how the batch is split. None if the positives
+        depend on the predictions.
         """
-        return self.assigner.expected_positives(anchors, gt_boxes, _masked(gt_labels, valid))
+        return self.assigner.static_part(anchors, gt_boxes, _masked(gt_labels, valid))
 
     def forward(
         self,
@@ -86,18 +86,20 @@ class DetectionLoss(nn.Module):
         ignore_boxes: Tensor | None = None,
         valid: Tensor | None = None,
         normalisers: Tensor | None = None,
+        static: StaticPart | None = None,
     ) -> dict[str, Tensor]:
         """Return scalars: the loss (with gradient), its parts, and counts of positives and objects.
 
         Objects (B, M, 4) with labels (B, M) padded by -1; crowd regions (B, K, 4) padded by empty
         boxes; images with `valid` (B,) False are dropped; `normalisers` (2,), or None for the
-        counts of this pass. The keys are the same for every batch, with or without objects.
+        counts of this pass; `static` of `static_part`, or None to compute it here. The keys are the
+        same for every batch, with or without objects.
         """
         with _no_autocast(pred.logits.device.type):
             # Assignment.
             deltas, logits = _at_least_float32(pred.deltas), _at_least_float32(pred.logits)
             gt_boxes, gt_labels = _pad_to_one_object(gt_boxes, _masked(gt_labels, valid))
-            assigned = self._assign(deltas, logits, anchors, gt_boxes, gt_labels)
+            assigned = self._assign(deltas, logits, anchors, gt_boxes, gt_labels, static)
             assigned = _ignore(assigned, anchors, ignore_boxes, valid)
             counts = _counts(assigned, gt_labels)
             # Normalisers; without positives there is nothing to divide.
@@ -123,12 +125,13 @@ class DetectionLoss(nn.Module):
         anchors: Tensor,
         gt_boxes: Tensor,
         gt_labels: Tensor,
+        static: StaticPart | None,
     ) -> Assignment:
         """Return what each anchor learns, (B, A)."""
         if not self.assigner.uses_predictions:
-            return self.assigner(anchors, gt_boxes, gt_labels)
+            return self.assigner(anchors, gt_boxes, gt_labels, static=static)
         boxes = decode(deltas, anchors)
-        return self.assigner(anchors, gt_boxes, gt_labels, boxes, logits.sigmoid())
+        return self.assigner(anchors, gt_boxes, gt_labels, boxes, logits.sigmoid(), static=static)
 
     def _classification(self, logits: Tensor, assigned: Assignment, gt_labels: Tensor) -> Tensor:
         """Return the weighted sum over all anchors that are not ignored, a scalar."""

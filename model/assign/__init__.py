@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..options import ASSIGNER_OPTIONS, AssignerOptions, assigner_options
 from .atss import ATSS
-from .base import BACKGROUND, IGNORED, Assigner, Assignment
+from .base import BACKGROUND, IGNORED, Assigner, Assignment, StaticPart
 from .max_iou import MaxIoU
 from .mutual_guidance import MutualGuidance
 from .mutual_guidance_soft import MutualGuidanceSoft
@@ -32,6 +32,7 @@ __all__ = [
     "IGNORED",
     "Assigner",
     "Assignment",
+    "StaticPart",
     "build_assigner",
 ]
 

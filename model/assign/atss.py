@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..anchors import ANCHORS_PER_CELL
 from ..options import ATSSOptions
-from .base import Assigner, Assignment, hard_assignment, require_strides
+from .base import Assigner, Assignment, StaticPart, hard_assignment, require_strides
 from .conflicts import join_chunks, resolve_conflicts, stable_topk
 from .inputs import AssignInputs
 from .iou import centre_inside, pairwise_iou
@@ -34,8 +34,11 @@ class ATSS(Assigner, ATSSOptions):
         levels = ((strides == stride).nonzero().squeeze(1) for stride in strides.unique())
         object.__setattr__(self, "levels", tuple(levels))
 
-    def assign(self, inputs: AssignInputs) -> Assignment:
+    def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Assign both tasks the same anchors; none is ignored."""
+        if static is not None:
+            assert isinstance(static.result, Assignment)
+            return static.result
         cells = self._cell_centres(inputs.anchors)  # (A, 2)
         anchor, iou, positive = join_chunks(
             [self._choose(chunk, cells) for chunk in inputs.object_chunks()]
@@ -43,9 +46,10 @@ class ATSS(Assigner, ATSSOptions):
         index, _ = resolve_conflicts(anchor, iou, positive, len(inputs.anchors))  # (B, A)
         return hard_assignment(index, index, inputs.dtype)
 
-    def count_positives(self, inputs: AssignInputs) -> Tensor:
-        """Return the positives of both tasks, (2,); exact."""
-        return (self.assign(inputs).cls_index >= 0).sum().to(inputs.dtype).repeat(2)  # (2,)
+    def assign_static(self, inputs: AssignInputs) -> StaticPart:
+        """Return the assignment, all of which is static."""
+        assigned = self.assign(inputs)
+        return StaticPart((assigned.cls_index >= 0).sum().to(inputs.dtype).repeat(2), assigned)
 
     def _cell_centres(self, anchors: Tensor) -> Tensor:
         """Return the centre of each anchor's cell, (A, 2).

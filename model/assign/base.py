@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .best_object import Matches
 from .inputs import AssignInputs, prepare_inputs
 
 BACKGROUND = -1
@@ -25,6 +26,15 @@ class Assignment(NamedTuple):
     """Regression weight of a positive, unnormalised; 0 elsewhere."""
 
 
+class StaticPart(NamedTuple):
+    """What an assignment owes to anchors and objects alone, known before the predictions."""
+
+    positives: Tensor
+    """(2,) classification and localization positives of the batch."""
+    result: Matches | Assignment
+    """The part itself, (B, A): the matches by A, or the whole assignment."""
+
+
 class Assigner(ABC):
     """Decides which anchors learn which objects. No gradient flows through the decision."""
 
@@ -39,29 +49,34 @@ class Assigner(ABC):
         gt_labels: Tensor,
         pred_boxes: Tensor | None = None,
         pred_scores: Tensor | None = None,
+        static: StaticPart | None = None,
     ) -> Assignment:
         """Assign anchors (A, 4) to objects (B, M, 4) with labels (B, M) padded by -1.
 
-        Predicted boxes are (B, A, 4), their scores (B, A, C).
+        Predicted boxes are (B, A, 4), their scores (B, A, C). `static` is the result of
+        `static_part` for the same anchors and objects; without it, it is computed here.
         """
         if not self.uses_predictions:
             pred_boxes = pred_scores = None
-        return self.assign(prepare_inputs(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores))
+        inputs = prepare_inputs(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores)
+        return self.assign(inputs, static)
 
     @torch.no_grad()
-    def expected_positives(
+    def static_part(
         self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor
-    ) -> Tensor | None:
-        """Return the classification and localization positives, (2,), if they are known before the
-        predictions, else None."""
-        return self.count_positives(prepare_inputs(anchors, gt_boxes, gt_labels))
+    ) -> StaticPart | None:
+        """Return the part of the assignment that depends on no predictions.
+
+        None if the number of positives depends on them.
+        """
+        return self.assign_static(prepare_inputs(anchors, gt_boxes, gt_labels))
 
     @abstractmethod
-    def assign(self, inputs: AssignInputs) -> Assignment:
+    def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Return the assignment of prepared inputs."""
 
-    def count_positives(self, inputs: AssignInputs) -> Tensor | None:
-        """Return `expected_positives` of prepared inputs; None unless an assigner overrides it."""
+    def assign_static(self, inputs: AssignInputs) -> StaticPart | None:
+        """Return `static_part` of prepared inputs; None unless an assigner overrides it."""
         return None
 
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ..options import MaxIoUOptions
-from .base import BACKGROUND, IGNORED, Assigner, Assignment, hard_assignment
+from .base import BACKGROUND, IGNORED, Assigner, Assignment, StaticPart, hard_assignment
 from .best_object import (
     BestObject,
     Matches,
@@ -30,8 +29,11 @@ class MaxIoU(Assigner, MaxIoUOptions):
 
     uses_predictions: ClassVar[bool] = False
 
-    def assign(self, inputs: AssignInputs) -> Assignment:
+    def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Assign both tasks by the IoU of the static anchors."""
+        if static is not None:
+            assert isinstance(static.result, Assignment)
+            return static.result
         # Each anchor stays with its best object.
         matches = match_by_iou(inputs)
         is_matched = matches.gt_index >= 0
@@ -43,9 +45,10 @@ class MaxIoU(Assigner, MaxIoUOptions):
         cls_index = torch.where(positive_or_ignored & ~positive, IGNORED, loc_index)
         return hard_assignment(cls_index, loc_index, inputs.dtype)
 
-    def count_positives(self, inputs: AssignInputs) -> Tensor:
-        """Return the positives of both tasks, (2,); exact."""
-        return count_by_iou(inputs, self.pos_threshold).repeat(2)  # (2,)
+    def assign_static(self, inputs: AssignInputs) -> StaticPart:
+        """Return the assignment, all of which is static."""
+        assigned = self.assign(inputs)
+        return StaticPart(assigned.loc_weight.sum().repeat(2), assigned)
 
 
 def match_by_iou(inputs: AssignInputs) -> Matches:
@@ -54,12 +57,6 @@ def match_by_iou(inputs: AssignInputs) -> Matches:
     group = best_group(best)  # (B, M, 64)
     iou = pairwise_iou(inputs.objects, inputs.static.select(group))  # (B, M, 64)
     return match_forced(best, group, iou)
-
-
-def count_by_iou(inputs: AssignInputs, threshold: float) -> Tensor:
-    """Return the number of anchors of the batch matched with at least this IoU, a scalar."""
-    quality = match_by_iou(inputs).quality  # (B, A)
-    return (quality >= threshold).sum().to(quality.dtype)  # ()
 
 
 def _best_object_by_iou(inputs: AssignInputs) -> BestObject:

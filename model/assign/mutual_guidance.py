@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..options import MutualGuidanceOptions
-from .base import BACKGROUND, IGNORED, Assigner, Assignment, hard_assignment
+from .base import BACKGROUND, IGNORED, Assigner, Assignment, StaticPart, hard_assignment
 from .best_object import (
     BestObject,
     Matches,
@@ -28,7 +28,7 @@ from .best_object import (
 )
 from .inputs import AssignInputs
 from .iou import Corners, pairwise_iou
-from .max_iou import count_by_iou
+from .max_iou import match_by_iou
 from .per_object_topk import count_per_object, rank_per_object, topk_mask
 
 
@@ -40,12 +40,14 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
     `loops.mutual_guidance`.
     """
 
-    def assign(self, inputs: AssignInputs) -> Assignment:
+    def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Assign by the four steps of the paper."""
         num_objects, num_anchors = inputs.labels.shape[1], len(inputs.anchors)
 
         # Step 1: each anchor stays with its best object, separately by A, R and Q.
-        by_a, by_r, by_q = self._match(inputs)
+        by_a = (static or self.assign_static(inputs)).result  # (B, A)
+        assert isinstance(by_a, Matches)
+        by_r, by_q = self._match(inputs, by_a)
 
         # Step 2: A fixes how many anchors of each object are positive, and positive or ignored.
         n_pos = count_per_object(by_a, self.pos_threshold, num_objects)  # (B, M + 1)
@@ -66,61 +68,57 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
 
         return hard_assignment(cls_index, loc_index, inputs.dtype)
 
-    def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches, Matches]:
-        """Match each anchor with an object by A, R and Q, after forcing each object's best anchor.
+    def _match(self, inputs: AssignInputs, by_a: Matches) -> tuple[Matches, Matches]:
+        """Match each anchor with an object by R and Q, after forcing each object's best anchor.
 
         For a task without guidance, the matches are those by A.
         """
         objects, static, regressed = inputs.objects, inputs.static, inputs.regressed()
-        best_a, best_r, best_q = self._best_objects(inputs, regressed)
-
-        group = best_group(best_a)  # (B, M, 64)
-        a = pairwise_iou(objects, static.select(group))  # (B, M, 64)
-        by_a = match_forced(best_a, group, a)
+        best_r, best_q = self._best_objects(inputs, regressed)
 
         by_r = by_q = by_a
-        if self.localize_to_classify:
+        if best_r is not None:
             group = best_group(best_r)  # (B, M, 64)
             r = pairwise_iou(objects, regressed.select(group))  # (B, M, 64)
             by_r = match_forced(best_r, group, r)
-        if self.classify_to_localize:
+        if best_q is not None:
             group = best_group(best_q)  # (B, M, 64)
             a = pairwise_iou(objects, static.select(group))  # (B, M, 64)
             log_q = _log_amplified(a, inputs.class_scores(group), self.sigma)  # (B, M, 64)
             by_q = match_forced(best_q, group, log_q)
-        return by_a, by_r, by_q
+        return by_r, by_q
 
     def _best_objects(
         self, inputs: AssignInputs, regressed: Corners
-    ) -> tuple[BestObject, BestObject, BestObject]:
-        """Return the best object of each anchor by A, R and Q; without guidance, by A.
+    ) -> tuple[BestObject | None, BestObject | None]:
+        """Return the best object of each anchor by R and Q; None for a task without guidance.
 
         The qualities (B, M, n) are computed for a block of n anchors at a time.
         """
         objects, static = inputs.objects, inputs.static
-        blocks_a, blocks_r, blocks_q = [], [], []
+        blocks_r, blocks_q = [], []
         for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
-            a = pairwise_iou(objects, static.select(block))  # (B, M, n)
-            blocks_a.append(best_object(a))
             if self.localize_to_classify:
                 r = pairwise_iou(objects, regressed.select(block))  # (B, M, n)
                 blocks_r.append(best_object(r))
             if self.classify_to_localize:
+                a = pairwise_iou(objects, static.select(block))  # (B, M, n)
                 log_q = _log_amplified(a, inputs.class_scores(block), self.sigma)  # (B, M, n)
                 blocks_q.append(best_object(log_q))
-        best_a = join_blocks(blocks_a)
-        best_r = join_blocks(blocks_r) if self.localize_to_classify else best_a
-        best_q = best_a
+        best_r = join_blocks(blocks_r) if self.localize_to_classify else None
+        best_q = None
         if self.classify_to_localize:
             best_q = _exp_amplified(join_blocks(blocks_q), self.sigma)
-        return best_a, best_r, best_q
+        return best_r, best_q
 
-    def count_positives(self, inputs: AssignInputs) -> Tensor:
-        """Return the positives of both tasks, (2,): the sum of n_pos.
+    def assign_static(self, inputs: AssignInputs) -> StaticPart:
+        """Return the matches by A, and as positives of both tasks the sum of n_pos.
 
         Fewer anchors are assigned only where almost no regressed box overlaps an object.
         """
-        return count_by_iou(inputs, self.pos_threshold).repeat(2)  # (2,)
+        by_a = match_by_iou(inputs)
+        positives = (by_a.quality >= self.pos_threshold).sum().to(by_a.quality.dtype)  # ()
+        return StaticPart(positives.repeat(2), by_a)
 
 
 def _log_amplified(iou: Tensor, score: Tensor, sigma: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..options import MutualGuidanceSoftOptions
-from .base import BACKGROUND, Assigner, Assignment
+from .base import BACKGROUND, Assigner, Assignment, StaticPart
 from .best_object import Matches, anchor_blocks, best_object, join_blocks, match_best
 from .inputs import AssignInputs
 from .iou import pairwise_iou
@@ -26,7 +26,7 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
     Plain loop version: `loops.mutual_guidance_soft`.
     """
 
-    def assign(self, inputs: AssignInputs) -> Assignment:
+    def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Assign each task by its own quality. No anchor is ignored and none is forced."""
         num_objects = inputs.labels.shape[1]
         by_cls, by_loc = self._match(inputs)

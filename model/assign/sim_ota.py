@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..options import SimOTAOptions
-from .base import Assigner, Assignment, hard_assignment, require_strides
+from .base import Assigner, Assignment, StaticPart, hard_assignment, require_strides
 from .conflicts import join_chunks, resolve_conflicts, stable_topk
 from .inputs import AssignInputs
 from .iou import Corners, centre_inside, pairwise_iou
@@ -33,7 +33,7 @@ class SimOTA(Assigner, SimOTAOptions):
         super().__post_init__()
         require_strides("sim_ota", self.anchor_strides)
 
-    def assign(self, inputs: AssignInputs) -> Assignment:
+    def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Assign both tasks the same anchors; none is ignored."""
         assert inputs.pred_scores is not None
         scores = inputs.pred_scores.to(inputs.dtype).nan_to_num(nan=0.0).clamp_(0.0, 1.0)

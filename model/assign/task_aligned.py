@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..options import TaskAlignedOptions
-from .base import Assigner, Assignment
+from .base import Assigner, Assignment, StaticPart
 from .conflicts import join_chunks, resolve_conflicts, scatter_to_anchors, stable_topk
 from .inputs import AssignInputs
 from .iou import Corners, centre_inside, pairwise_iou
@@ -22,7 +22,7 @@ class TaskAligned(Assigner, TaskAlignedOptions):
     `loops.task_aligned`.
     """
 
-    def assign(self, inputs: AssignInputs) -> Assignment:
+    def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Assign both tasks the same anchors; none is ignored."""
         num_anchors, regressed = len(inputs.anchors), inputs.regressed()
         anchor, t, u = join_chunks(

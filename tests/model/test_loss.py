@@ -119,20 +119,25 @@ def test_empty_image_in_a_batch_teaches_background(criterion: DetectionLoss) -> 
 
 def test_known_normalisers_equal_own_counts(counted: DetectionLoss) -> None:
     pred, (anchors, boxes, labels) = predictions(3), targets(3, 5)
-    known = counted.normalisers(anchors, boxes, labels)
-    assert known is not None
+    static = counted.static_part(anchors, boxes, labels)
+    assert static is not None
+    known = static.positives
     parts = counted(pred, anchors, boxes, labels)
     assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
     assert known.is_contiguous()  # a collective sums it in place
     again = counted(pred, anchors, boxes, labels, normalisers=known)
     assert torch.equal(again["loss"], parts["loss"])
+    reused = counted(pred, anchors, boxes, labels, normalisers=known, static=static)
+    assert torch.equal(reused["loss"], parts["loss"])
 
 
 def test_gradients_of_passes_add_up_to_the_whole_batch(counted: DetectionLoss) -> None:
     """Accumulating over uneven passes gives the gradient of one pass."""
     whole, (anchors, boxes, labels) = predictions(3), targets(3, 5)
     labels[1, 1:] = -1
-    known = counted.normalisers(anchors, boxes, labels)
+    static = counted.static_part(anchors, boxes, labels)
+    assert static is not None
+    known = static.positives
     counted(whole, anchors, boxes, labels)["loss"].backward()
     split = predictions(3)
     for part in (slice(0, 2), slice(2, 3)):
@@ -150,9 +155,9 @@ def test_dropped_image_contributes_nothing(criterion: DetectionLoss) -> None:
     expected = criterion(alone, anchors, boxes[valid], labels[valid])
     for key in KEYS:
         torch.testing.assert_close(parts[key], expected[key])
-    known = criterion.normalisers(anchors, boxes, labels, valid)
-    if known is not None:
-        assert known.tolist() == [parts["positives_cls"], parts["positives_loc"]]
+    static = criterion.static_part(anchors, boxes, labels, valid)
+    if static is not None:
+        assert static.positives.tolist() == [parts["positives_cls"], parts["positives_loc"]]
     parts["loss"].backward()
     assert pred.logits.grad is not None
     assert (pred.logits.grad[1] == 0).all()

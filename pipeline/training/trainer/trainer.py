@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model import Detector
-from model.assign import build_assigner
+from model.assign import StaticPart, build_assigner
 from model.loss import DetectionLoss
 from pipeline.checkpoints.meta import EarlyStoppingState
 from pipeline.config import Config
@@ -83,15 +83,18 @@ class Trainer:
         if self.config.train.skip_non_finite:
             self._norm_statistics = [value.clone() for value in self._statistics()]
         tensors = self._on_device(batch)
-        normalisers = self._normalisers(tensors)
         parts: dict[str, Tensor] = {}
         train = self.config.train
         # Synchronised norms communicate in every pass: all ranks need the same number of them.
         passes = train.passes(self.world.size) if train.sync_batch_norm else 1
         micro_batches = tensors.split(train.micro_batch, passes)
-        for number, micro_batch in enumerate(micro_batches, start=1):
+        static_parts = [self._static_part(part) for part in micro_batches]
+        normalisers = self._normalisers(static_parts)
+        for number, (micro_batch, static) in enumerate(
+            zip(micro_batches, static_parts, strict=True), start=1
+        ):
             with self._sync_gradients(last=number == len(micro_batches)):
-                for name, value in self._backward(micro_batch, normalisers).items():
+                for name, value in self._backward(micro_batch, static, normalisers).items():
                     parts[name] = parts.get(name, torch.zeros_like(value)) + value
         parts["gradient_norm"] = self._update()
         return parts
@@ -112,14 +115,17 @@ class Trainer:
         images = tensors.images.contiguous(memory_format=memory_format(self.config))
         return tensors._replace(images=images)
 
-    def _normalisers(self, tensors: Tensors) -> Callable[[], Tensor | None]:
-        counts = self.loss.normalisers(
+    def _static_part(self, tensors: Tensors) -> StaticPart | None:
+        return self.loss.static_part(
             self.detector.anchors, tensors.boxes, tensors.labels, tensors.valid
         )
-        if counts is None:
+
+    def _normalisers(self, parts: Sequence[StaticPart | None]) -> Callable[[], Tensor | None]:
+        counts = [part.positives for part in parts if part is not None]
+        if not counts:
             return lambda: None
         # Only the loss needs the sum, so the collective runs during the forward pass.
-        return self.world.begin_sum(counts)
+        return self.world.begin_sum(torch.stack(counts).sum(0))
 
     def _resize_input(self, side: int) -> None:
         """Follow ``data.sizes``: anchors and their strides in the loss depend on the size."""
@@ -127,7 +133,9 @@ class Trainer:
             self.detector.resize_input(side)
             self.loss = build_loss(self.config, self.detector)
 
-    def _backward(self, tensors: Tensors, summed: Callable[[], Tensor | None]) -> dict[str, Tensor]:
+    def _backward(
+        self, tensors: Tensors, static: StaticPart | None, summed: Callable[[], Tensor | None]
+    ) -> dict[str, Tensor]:
         with self._autocast():
             predictions = self.network(tensors.images)
         normalisers = summed()
@@ -139,6 +147,7 @@ class Trainer:
             ignore_boxes=tensors.ignore_boxes,
             valid=tensors.valid,
             normalisers=normalisers,
+            static=static,
         )
         # DDP averages over ranks. Without shared normalisers, images weight a micro-batch.
         share = (

@@ -121,20 +121,22 @@ def test_mutual_guidance_without_guidance_is_max_iou() -> None:
 
 
 @pytest.mark.parametrize("adversity", ["none", "ties", "identical", "distant", "on anchors"])
-def test_expected_positives_equal_the_assigned_ones(adversity: str) -> None:
+def test_static_part_has_the_assigned_positives(adversity: str) -> None:
     anchors, gt, labels, boxes, scores = random_case(3, 9, adversity)
     for name in ("mutual_guidance", "max_iou", "atss"):
         assigner = build_assigner(name, anchor_strides=STRIDES)
         found = assigner(anchors, gt, labels, boxes, scores)
-        expected = assigner.expected_positives(anchors, gt, labels)
-        assert expected is not None
+        static = assigner.static_part(anchors, gt, labels)
+        assert static is not None
+        reused = assigner(anchors, gt, labels, boxes, scores, static=static)
+        assert all(torch.equal(one, other) for one, other in zip(reused, found, strict=True))
         counts = [int((index >= 0).sum()) for index in (found.cls_index, found.loc_index)]
-        assert expected.tolist() == counts
+        assert static.positives.tolist() == counts
         assert math.prod(counts) > 0
 
 
 @pytest.mark.parametrize("name", ["mutual_guidance_soft", "sim_ota", "task_aligned"])
-def test_dynamic_assigners_expect_no_number_of_positives(name: str) -> None:
+def test_dynamic_assigners_have_no_static_part(name: str) -> None:
     anchors, gt, labels, _, _ = random_case(3, 9, "none")
     assigner = build_assigner(name, anchor_strides=STRIDES)
-    assert assigner.expected_positives(anchors, gt, labels) is None
+    assert assigner.static_part(anchors, gt, labels) is None

@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.data import Batch
 from pipeline.distributed.world import World
 from pipeline.training.trainer.trainer import Trainer
+from tests.launches import CountLaunches
 
 SETTINGS = {
     "model": {"image_size": 64},
@@ -211,3 +212,14 @@ def test_state_round_trip_continues_identically() -> None:
         strict=True,
     ):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "matches"),
+    [("mutual_guidance", 3), ("max_iou", 1)],  # by A, R and Q, or by A alone
+)
+def test_step_matches_static_anchors_once(name: str, matches: int) -> None:
+    trainer = make_trainer(kind={"assign": {"name": name}})
+    with CountLaunches() as launches:
+        trainer.step(batch())
+    assert launches.counts["aten.scatter_reduce_"] == matches
