@@ -15,26 +15,30 @@ RAMP_STEPS = 200.0  # over which the decay rises, so that the initial weights lo
 
 
 class WeightAverage(Generic[Model]):
-    """Averages the parameters and batch-norm statistics of a model, and counts updates."""
+    """Averages the parameters and batch-norm statistics of a model, and counts updates.
+
+    The tensors of both are collected once, so an update is two launches on a GPU, however many
+    tensors there are. They may be overwritten later, but not replaced.
+    """
 
     def __init__(self, model: Model, decay: float) -> None:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
+        pairs = list(zip(_state(self.module), _state(model), strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Move the average towards the model's current weights."""
         self.updates += 1
         weight = 1.0 - self.decay * (1.0 - math.exp(-self.updates / RAMP_STEPS))
-        averages, values = [], []
-        for average, value in zip(_state(self.module), _state(model), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
-            else:
-                average.copy_(value)
+        averages, values = map(list, zip(*self._averaged, strict=True))
         torch._foreach_lerp_(averages, values, weight)
+        if self._copied:
+            averages, values = map(list, zip(*self._copied, strict=True))
+            torch._foreach_copy_(averages, values)
 
 
 def _state(module: nn.Module) -> list[torch.Tensor]:

@@ -173,7 +173,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        self.average.update(self.detector)
+        self.average.update()
         self.step_count += 1
         return norm
 

@@ -1,10 +1,13 @@
 """The exponential moving average of the weights."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from pipeline.training.trainer.ema import WeightAverage
+from pipeline.training.trainer.ema import RAMP_STEPS, WeightAverage
+from tests.launches import CountLaunches
 
 
 def test_average_follows_parameters_and_statistics() -> None:
@@ -16,7 +19,7 @@ def test_average_follows_parameters_and_statistics() -> None:
         model[0].weight += 1.0
     model[1].running_mean += 2.0
     for _ in range(400):
-        average.update(model)
+        average.update()
     assert average.updates == 400
     torch.testing.assert_close(average.module[0].weight, start + 1.0)
     torch.testing.assert_close(average.module[1].running_mean, model[1].running_mean)
@@ -29,7 +32,7 @@ def test_average_moves_by_one_minus_decay_after_the_ramp() -> None:
     before = average.module.weight.item()
     with torch.no_grad():
         model.weight += 1.0
-    average.update(model)
+    average.update()
     assert average.module.weight.item() - before == pytest.approx(0.01, abs=1e-5)
 
 
@@ -38,5 +41,22 @@ def test_average_without_decay_equals_the_model() -> None:
     average = WeightAverage(model, decay=0.0)
     with torch.no_grad():
         model.weight += 1.0
-    average.update(model)
+    average.update()
     torch.testing.assert_close(average.module.weight, model.weight)
+
+
+def test_update_takes_two_launches_and_equals_one_by_one() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)) for _ in range(5)]
+    model = nn.Sequential(*layers)
+    average = WeightAverage(model, decay=0.9)
+    expected = {name: value.clone() for name, value in average.module.state_dict().items()}
+    model(torch.randn(16, 8))
+    model.load_state_dict({k: v * 3 for k, v in model.state_dict().items()})  # as by a restore
+    with CountLaunches() as launches:
+        average.update()
+    assert launches.counts == {"aten._foreach_lerp_": 1, "aten._foreach_copy_": 1}
+    weight = 1 - 0.9 * (1 - math.exp(-1 / RAMP_STEPS))
+    for name, value in model.state_dict().items():
+        exact = expected[name].lerp(value, weight) if value.is_floating_point() else value
+        assert torch.equal(average.module.state_dict()[name], exact), name
