@@ -13,7 +13,10 @@ from pipeline.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
-    """Build SGD with momentum; one-dimensional parameters (norms, biases) are not decayed."""
+    """Build SGD with momentum; one-dimensional parameters (norms, biases) are not decayed.
+
+    On a GPU the update is fused into few launches. Elsewhere it is not: the bits may differ.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {
@@ -22,7 +25,16 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
         },
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return SGD(groups, lr=peak_lr(config), momentum=config.momentum)
+    fused = True if any(p.device.type == "cuda" for p in parameters) else None
+    return SGD(groups, lr=peak_lr(config), momentum=config.momentum, fused=fused)
+
+
+def restore_optimizer(optimizer: SGD, state: dict[str, Any]) -> None:
+    """Restore the state of an optimizer, which may be of another device."""
+    own = [group["fused"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, fused in zip(optimizer.param_groups, own, strict=True):
+        group["fused"] = fused
 
 
 def peak_lr(config: TrainConfig) -> float:

@@ -26,6 +26,7 @@ from pipeline.training.trainer.ema import WeightAverage
 from pipeline.training.trainer.optimizer import (
     build_optimizer,
     build_schedule,
+    restore_optimizer,
     restore_schedule,
 )
 from pipeline.training.trainer.parallelize import (
@@ -235,7 +236,7 @@ class Trainer:
         self.detector.load_state_dict(state["model"])
         self.average.module.load_state_dict(state["ema"])
         self.average.updates = state["ema_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         restore_schedule(self.schedule, self.optimizer, state["schedule"], self.config.train)
         self.step_count = state["step"]
         self.skipped_steps = state.get("skipped_steps", 0)  # earlier versions skipped none

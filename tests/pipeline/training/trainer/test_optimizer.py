@@ -3,10 +3,17 @@
 import itertools
 
 import pytest
+import torch
 from torch import nn
+from torch.optim import SGD
 
 from pipeline.config import TrainConfig
-from pipeline.training.trainer.optimizer import build_optimizer, build_schedule, warmup_cosine
+from pipeline.training.trainer.optimizer import (
+    build_optimizer,
+    build_schedule,
+    restore_optimizer,
+    warmup_cosine,
+)
 
 
 def test_schedule_warms_up_and_ends_at_the_final_fraction() -> None:
@@ -36,3 +43,22 @@ def test_norms_and_biases_are_not_decayed() -> None:
     assert [p.ndim for p in decayed["params"]] == [4]
     assert [p.ndim for p in free["params"]] == [1, 1, 1]
     assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0.0)
+
+
+def test_state_of_another_device_keeps_the_own_implementation() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = build_optimizer(model, TrainConfig())
+    groups = [{"params": group["params"]} for group in optimizer.param_groups]
+    on_gpu = SGD(groups, lr=0.5, momentum=0.9, fused=True)
+    model(torch.ones(1, 2)).sum().backward()
+    on_gpu.step()
+    restore_optimizer(optimizer, on_gpu.state_dict())
+    assert [group["fused"] for group in optimizer.param_groups] == [None, None]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+    assert torch.equal(optimizer.state[model.bias]["momentum_buffer"], torch.ones(2))
+
+
+@pytest.mark.gpu
+def test_update_on_a_gpu_is_fused() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2).cuda(), TrainConfig())
+    assert [group["fused"] for group in optimizer.param_groups] == [True, True]
