@@ -58,6 +58,10 @@ class CheckpointMeta(Document):
     step: int = Field(description="steps done")
     epoch: float = Field(description="passes over the training set")
     world_size: int = Field(description="ranks that trained the last step")
+    device: str | None = Field(default=None, description="kind of device, cpu or cuda, if recorded")
+    precision: str | None = Field(
+        default=None, description="fp32, bf16 or fp16: `train.precision` on this device"
+    )
     classes: list[str] = Field(description="class names in the order of the labels")
     spec: DetectorSpec
     config: dict[str, Any] = Field(

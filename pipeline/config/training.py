@@ -59,8 +59,10 @@ class TrainConfig(Section):
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="seed of initial weights, sample order and augmentation"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="fp32, or bf16 autocast; auto: bf16 on GPUs, else fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="fp32, or bf16 or fp16 autocast; auto: bf16 on GPUs that have it, fp16 on "
+        "other GPUs, fp32 on CPUs",
     )
     channels_last: bool = Field(
         True, description="use the channels-last memory layout for images and weights"

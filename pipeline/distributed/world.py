@@ -33,6 +33,13 @@ class World:
         """Return whether this is rank 0, the one that logs and saves."""
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        """Return the name of the device for users, such as ``CPU`` or ``NVIDIA H100``."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return self.device.type.upper()
+
     def sum(self, value: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place, and return it."""
         if self.size > 1:

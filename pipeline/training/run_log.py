@@ -42,19 +42,36 @@ class RunLog:
         self._schedule: StepSchedule | None = None
         self._workers = 1
 
-    def start(self, step: int, schedule: StepSchedule, title: str, workers: int) -> None:
-        """Start to measure speed at a step."""
+    def start(
+        self,
+        step: int,
+        schedule: StepSchedule,
+        title: str,
+        workers: int,
+        device: str,
+        precision: str,
+    ) -> None:
+        """Report what trains from a step on, and where; start to measure speed."""
         self._first = self._last = step
         self._began = self._last_time = time.monotonic()
         self._throttle.restart()
         self._schedule, self._workers = schedule, workers
         resumed = f", resuming after step {step}" if step else ""
-        count = counted(workers, "worker")
+        count = f"{counted(workers, 'worker')} ({device}, {precision})"
         steps = f"{schedule.total_steps} steps of {schedule.batch_size} images"
         self._print(f"{title}, {count}: {steps}{resumed}")
         if self.tracker is not None:
             where = f"after step {step} of {schedule.total_steps}"
             self.tracker.set_tag(*history_tag(f"workers start {where}: {title}, {count}"))
+            self.tracker.set_tag("device", device)
+            self.tracker.set_tag("precision", precision)
+
+    def moved(self, before: str, now: str) -> None:
+        """Report that a resumed training computes elsewhere or in another precision."""
+        text = f"trained so far on {before}, continues on {now}: the result depends on it"
+        self._print(text)
+        if self.tracker is not None:
+            self.tracker.set_tag(*history_tag(text))
 
     def started_from(self, report: TransferReport | None) -> None:
         """Report which weights of ``model.init`` were used: a summary here, all in the run."""

@@ -71,7 +71,12 @@ def train_worker(
             shards, config, world.rank, world.size, start_step=trainer.step_count
         )
         title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
-        log.start(trainer.step_count, schedule, title, world.size)
+        precision = trainer.precision
+        log.start(trainer.step_count, schedule, title, world.size, world.device_name, precision)
+        now = world.device.type, precision
+        before = (restored.device, restored.precision) if restored and restored.device else now
+        if before != now:
+            log.moved(*(f"{device} in {name}" for device, name in (before, now)))
         if restored and restored.early_stopping:
             trainer.early_stopping.load(restored.early_stopping)
         if restored and restored.bad_samples:
@@ -85,7 +90,7 @@ def train_worker(
                 log.stopped_early(trainer.step_count, trainer.early_stopping)
                 break
             parts = None
-            with skip_or_dump_nonfinite(session.store.storage, batch, trainer):
+            with skip_or_dump_nonfinite(session.store.storage, trainer):
                 parts = trainer.step(batch)
             step = trainer.step_count
             is_last = step == schedule.total_steps
@@ -102,6 +107,8 @@ def train_worker(
                 log.metrics(step, assignment_health(trainer, batch))
             request = poller.poll(step)
             if step in schedule.checkpoint_steps or checkpoints.due(step) or request:
+                with skip_or_dump_nonfinite(session.store.storage, trainer):
+                    trainer.check_gradients()
                 loader.bad.check(world)
                 meta = checkpoint_meta(config, manifest, data, trainer, schedule, loader.bad)
                 checkpoints.save(meta)
@@ -130,6 +137,8 @@ def checkpoint_meta(
         step=trainer.step_count,
         epoch=schedule.epoch(trainer.step_count),
         world_size=trainer.world.size,
+        device=trainer.world.device.type,
+        precision=trainer.precision,
         classes=manifest.classes,
         spec=DetectorSpec(**trainer.detector.spec),
         config=mask_tree(config.recorded()),

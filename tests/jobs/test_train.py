@@ -177,7 +177,9 @@ def test_output_of_ray_workers_is_plain(folder: Path) -> None:
     assert figures["best_step"] == figures["total_steps"] == 2
     announced, title, *progress = plain_lines(done.stderr)
     assert announced.startswith(f"run two: stored in {folder}/runs/two, reported to sqlite:///")
-    assert title == "slim-retinanet with mutual_guidance, 2 workers: 2 steps of 8 images"
+    assert (
+        title == "slim-retinanet with mutual_guidance, 2 workers (CPU, fp32): 2 steps of 8 images"
+    )
     assert any(line.startswith("step 2: val ap ") for line in progress)
     assert progress[-1].startswith("next        python -m jobs.checkpoints list ")
 

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.data import Batch
 from pipeline.storage.folder import Storage
+from pipeline.training.trainer.gradient_check import NonFiniteGradientError
 from pipeline.training.trainer.trainer import Trainer
 
 DUMP_FOLDER = "not-finite"
@@ -19,20 +20,22 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def skip_or_dump_nonfinite(storage: Storage, batch: Batch, trainer: Trainer) -> Iterator[None]:
+def skip_or_dump_nonfinite(storage: Storage, trainer: Trainer) -> Iterator[None]:
     """Save each rank's share of a batch with a non-finite gradient; skip the step or raise.
 
     ``torch.load(FILE, weights_only=True)`` returns the batch's fields by name. If the step may not
-    be skipped, raises FloatingPointError with the path; the weights are those before the step.
+    be skipped, raises FloatingPointError with the path.
     """
     try:
         yield
-    except FloatingPointError as error:
-        step, limit = trainer.step_count, trainer.config.train.skip_non_finite
-        saved = _dump(storage, batch, f"step-{step:08d}-rank-{trainer.world.rank}.pt")
+    except NonFiniteGradientError as error:
+        step, limit = error.step, trainer.config.train.skip_non_finite
+        saved = _dump(storage, error.batch, f"step-{step:08d}-rank-{trainer.world.rank}.pt")
         if not trainer.skip_step():
             raise FloatingPointError(
-                f"{error}, {saved}; a resumed run continues from the last checkpoint"
+                f"{error}; lower train.lr or train.clip_norm, raise train.skip_non_finite "
+                f"({limit}), or inspect the batch, {saved}; a resumed run continues from the last "
+                "checkpoint"
             ) from None
         if trainer.world.is_main:
             count = f"{trainer.skipped_steps} of at most {limit}, train.skip_non_finite"

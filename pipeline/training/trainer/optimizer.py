@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,6 +28,16 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
     ]
     fused = True if any(p.device.type == "cuda" for p in parameters) else None
     return SGD(groups, lr=peak_lr(config), momentum=config.momentum, fused=fused)
+
+
+def zero_momentum(optimizer: SGD) -> None:
+    """Create momentum of 0, which leads to the same first step as none.
+
+    A fused first step that a gradient scaler skips would leave it uninitialised.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def restore_optimizer(optimizer: SGD, state: dict[str, Any]) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,11 +16,13 @@ from model.loss import DetectionLoss
 from pipeline.checkpoints.meta import EarlyStoppingState
 from pipeline.config import Config
 from pipeline.data import Batch
-from pipeline.data.keyed_rng import bit_generator
+from pipeline.distributed.precision import autocast, resolve_precision
 from pipeline.distributed.world import World
 from pipeline.pretrained import TransferReport, start_from
 from pipeline.training.trainer.early_stopping import EarlyStopping
 from pipeline.training.trainer.ema import WeightAverage
+from pipeline.training.trainer.gradient_check import GradientCheck
+from pipeline.training.trainer.loss_scale import LossScale
 from pipeline.training.trainer.optimizer import (
     build_optimizer,
     build_schedule,
@@ -34,6 +34,7 @@ from pipeline.training.trainer.parallelize import (
     memory_format,
     parallelize,
 )
+from pipeline.training.trainer.seeding import seed_everything, seed_step
 
 
 class Tensors(NamedTuple):
@@ -58,6 +59,7 @@ class Trainer:
 
     def __init__(self, config: Config, world: World, num_classes: int, total_steps: int) -> None:
         self.config, self.world, self.step_count = config, world, 0
+        self.precision = resolve_precision(config.train, world)
         seed_everything(config.train.seed)
         self.detector = build_training_detector(config, world, num_classes)
         self.loss = build_loss(config, self.detector)
@@ -65,6 +67,10 @@ class Trainer:
         self.optimizer = build_optimizer(self.detector, config.train)
         self.schedule = build_schedule(self.optimizer, config.train, total_steps)
         self.early_stopping = EarlyStopping(config.train.patience, config.train.min_improvement)
+        self.loss_scale = LossScale(world.device, self.optimizer, self.precision == "fp16")
+        # A step that may be skipped is checked before it changes anything.
+        on_cpu = world.device.type == "cpu"
+        self.gradient_check = GradientCheck(not on_cpu and not config.train.skip_non_finite)
         self.network = parallelize(self.detector, config, world)
         self.learning_rate = 0.0  # of the last step
         self.skipped_steps = 0
@@ -75,9 +81,12 @@ class Trainer:
 
         The share is split into micro-batches; gradients are summed over micro-batches and ranks and
         normalised by the whole global batch. Returns scalars whose mean over ranks is the global
-        batch's: losses, counts and ``gradient_norm``. Raises FloatingPointError, on every rank,
-        before a non-finite gradient changes anything.
+        batch's: losses, counts and ``gradient_norm``, in fp16 also ``loss_scale``.
+
+        Raises NonFiniteGradientError, on every rank: on CPUs, and where a step may be skipped,
+        before the gradient changes anything; else in the next step or in `check_gradients`.
         """
+        self._batch = batch
         seed_step(self.config.train.seed, self.step_count, self.world.rank)
         self._resize_input(batch.images.shape[-1])
         self.network.train()
@@ -97,8 +106,14 @@ class Trainer:
             with self._sync_gradients(last=number == len(micro_batches)):
                 for name, value in self._backward(micro_batch, static, normalisers).items():
                     parts[name] = parts.get(name, torch.zeros_like(value)) + value
+        if self.loss_scale.enabled:
+            parts["loss_scale"] = self.loss_scale.value()
         parts["gradient_norm"] = self._update()
         return parts
+
+    def check_gradients(self) -> None:
+        """Raise NonFiniteGradientError if the last gradient was not finite; every rank calls it."""
+        self.gradient_check.finish()
 
     def start_from(
         self, classes: Sequence[str], tracking_uri: str | None = None
@@ -137,7 +152,7 @@ class Trainer:
     def _backward(
         self, tensors: Tensors, static: StaticPart | None, summed: Callable[[], Tensor | None]
     ) -> dict[str, Tensor]:
-        with self._autocast():
+        with autocast(self.world.device, self.precision):
             predictions = self.network(tensors.images)
         normalisers = summed()
         parts: dict[str, Tensor] = self.loss(
@@ -158,20 +173,17 @@ class Trainer:
             name: value * (self.world.size * (share if name.startswith("loss") else 1.0))
             for name, value in parts.items()
         }
-        parts["loss"].backward()
+        self.loss_scale.backward(parts["loss"])
         return {name: value.detach() for name, value in parts.items()}
 
     def _update(self) -> Tensor:
+        self.loss_scale.unscale()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.train.clip_norm)
-        if not torch.isfinite(norm):  # the same on every rank: gradients are already summed
-            raise FloatingPointError(
-                f"the gradient is not finite at step {self.step_count}; "
-                "lower train.lr or train.clip_norm, raise train.skip_non_finite "
-                f"({self.config.train.skip_non_finite}), or inspect the batch"
-            )
+        norm = self.loss_scale.without_overflow(norm)
+        self.gradient_check.submit(self.step_count, self._batch, norm)
         self.learning_rate = float(self.schedule.get_last_lr()[0])
-        self.optimizer.step()
+        self.loss_scale.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.average.update()
@@ -189,6 +201,7 @@ class Trainer:
         for value, before in zip(self._statistics(), self._norm_statistics, strict=True):
             value.copy_(before)
         self.optimizer.zero_grad(set_to_none=True)
+        self.loss_scale.skip()
         self.schedule.step()
         self.step_count += 1
         self.skipped_steps += 1
@@ -203,12 +216,6 @@ class Trainer:
         if isinstance(self.network, DistributedDataParallel) and not last:
             return self.network.no_sync()
         return contextlib.nullcontext()
-
-    def _autocast(self) -> torch.autocast:
-        cuda = self.world.device.type == "cuda"
-        precision = self.config.train.precision
-        enabled = precision == "bf16" or (precision == "auto" and cuda)
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled)
 
     def averaged(self) -> Detector:
         """Return the averaged detector in eval mode, with rank 0's statistics on every rank."""
@@ -227,6 +234,7 @@ class Trainer:
             "ema_updates": self.average.updates,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "loss_scale": self.loss_scale.state(),
             "step": self.step_count,
             "skipped_steps": self.skipped_steps,
         }
@@ -238,6 +246,7 @@ class Trainer:
         self.average.updates = state["ema_updates"]
         restore_optimizer(self.optimizer, state["optimizer"])
         restore_schedule(self.schedule, self.optimizer, state["schedule"], self.config.train)
+        self.loss_scale.load(state.get("loss_scale", {}))
         self.step_count = state["step"]
         self.skipped_steps = state.get("skipped_steps", 0)  # earlier versions skipped none
         if "patience" in state:  # format 2; from format 3 on meta.json alone has it
@@ -247,18 +256,6 @@ class Trainer:
                     evaluations_since_best=state["patience"]["waited"],
                 )
             )
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch, identically on every rank: initial weights are equal."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed PyTorch by step and rank, so that draws such as dropout's survive a resume."""
-    torch.manual_seed(int(bit_generator("network", seed, step, rank).random_raw()))
 
 
 def build_loss(config: Config, detector: Detector) -> DetectionLoss:

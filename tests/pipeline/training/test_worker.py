@@ -79,6 +79,8 @@ def test_training_ends_with_metrics_and_a_checkpoint(small: Config, tmp_path: Pa
         # Twice, between checkpoints in the middle of epochs; before the first; before the last.
         ({"train.checkpoint_steps": 3}, [5, 8], [3, 6]),
         ({"data.val": None, "data.test": None, "train.checkpoint_steps": 3}, [1, 10], [0, 9]),
+        # With a scale of the loss, which changes in the first steps.
+        ({"train.precision": "fp16", "train.checkpoint_steps": 3}, [5], [3]),
     ],
 )
 def test_killed_training_resumes_bit_identically(
@@ -100,6 +102,28 @@ def test_killed_training_resumes_bit_identically(
     assert whole == resumed
     kept = [[p.name for p in sorted((tmp_path / d).iterdir())] for d in ("whole", "killed")]
     assert kept[0] == kept[1]
+
+
+class MoveLog(KilledAtStep):
+    """Keeps what `RunLog.moved` reports."""
+
+    def moved(self, before: str, now: str) -> None:
+        self.places = (before, now)
+
+
+def test_resume_in_another_precision_is_reported(small: Config, tmp_path: Path) -> None:
+    config = small.replace({"train.checkpoint_steps": 3, "data.val": None, "data.test": None})
+    with pytest.raises(Killed):
+        train(config, tmp_path, KilledAtStep(5))
+    meta = CheckpointStore(tmp_path).saved()[-1].meta
+    assert (meta.device, meta.precision) == ("cpu", "fp32")
+    same, other = MoveLog(5), MoveLog(8)
+    with pytest.raises(Killed):
+        train(config, tmp_path, same)
+    assert not hasattr(same, "places")
+    with pytest.raises(Killed):
+        train(config.replace({"train.precision": "bf16"}), tmp_path, other)
+    assert other.places == ("cpu in fp32", "cpu in bf16")
 
 
 def convert_to_format_2(folder: Path) -> None:

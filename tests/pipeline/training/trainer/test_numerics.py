@@ -21,7 +21,8 @@ from pipeline.errors import UserError
 from pipeline.training.error_hints import translate_errors
 from pipeline.training.trainer.assignment_health import assignment_health
 from pipeline.training.trainer.parallelize import build_training_detector
-from pipeline.training.trainer.trainer import Tensors, Trainer, seed_step
+from pipeline.training.trainer.seeding import seed_step
+from pipeline.training.trainer.trainer import Tensors, Trainer
 from tests.pipeline.training.trainer.test_trainer import batch, rows, weights
 
 
@@ -194,7 +195,7 @@ def test_ranks_take_equally_many_passes_with_sync_batch_norm(
     """The passes are recorded and not taken: synchronised norms do not run on CPUs."""
     sizes: list[int] = []
 
-    def backward(_: Trainer, tensors: Tensors, __: Any) -> dict[str, torch.Tensor]:
+    def backward(_: Trainer, tensors: Tensors, *__: Any) -> dict[str, torch.Tensor]:
         sizes.append(len(tensors.images))
         return {}
 
