@@ -73,7 +73,7 @@ class TrainConfig(Section):
         "then takes minutes",
     )
     sync_batch_norm: bool = Field(
-        False, description="compute batch-norm statistics over all workers; needs ray.gpu"
+        False, description="compute batch-norm statistics over all workers; needs GPUs"
     )
     patience: int = Field(
         0,
@@ -172,7 +172,11 @@ class RayConfig(Section):
         description="seconds that a worker waits for the others before the training fails",
     )
     cpus_per_worker: float = Field(1.0, gt=0.0, description="CPUs reserved for each worker")
-    gpu: bool = Field(False, description="give each worker one GPU")
+    gpu: bool | Literal["auto"] = Field(
+        "auto",
+        description="give each worker one GPU; auto: if the cluster, or without Ray each machine, "
+        "has one for every worker when the training starts",
+    )
     threads_per_worker: int = Field(
         0, ge=0, description="compute threads per worker; 0: as many as its CPUs, at least one"
     )
@@ -226,6 +230,15 @@ class RayConfig(Section):
             given = low if len(numbers) == 1 else numbers
             raise ValueError(f"{given} is not valid; give 1 or more, and [min, max] in that order")
         return low if len(numbers) == 1 else (low, high)
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _boolean_or_auto(cls, value: Any) -> bool | str:
+        # The command line and the environment pass text.
+        known: dict[str, bool | str] = {"true": True, "false": False, "auto": "auto"}
+        if str(value).lower() not in known:
+            raise ValueError(f"{value!r} is not true, false or auto")
+        return known[str(value).lower()]
 
     @field_validator("storage")
     @classmethod

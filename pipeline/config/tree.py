@@ -44,7 +44,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         if self.train.sync_batch_norm and not self.ray.gpu:
-            raise ValueError("train.sync_batch_norm needs ray.gpu; set both or neither")
+            raise ValueError("train.sync_batch_norm needs GPUs, and ray.gpu is false")
         for workers in range(self.ray.min_workers, self.ray.max_workers + 1):
             self.train.passes(workers)
         if self.train.patience and not self.data.val:

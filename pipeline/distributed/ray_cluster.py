@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from pipeline.config import Config, RayConfig
+from pipeline.distributed.gpus import GpuChoice, choose_gpus
 from pipeline.distributed.ray_private_api import listen_on_loopback
 from pipeline.errors import UserError
 
@@ -146,6 +147,11 @@ def check_resources(config: RayConfig) -> None:
     )
 
 
+def gpu_choice(config: RayConfig, resources: Mapping[str, float]) -> GpuChoice:
+    """Return whether workers get GPUs in a cluster with these resources."""
+    return choose_gpus(config.gpu, int(resources.get("GPU", 0.0)), config.min_workers)
+
+
 def longest_wait(config: RayConfig) -> float:
     """Return the seconds without workers after which a training ends."""
     return max(MIN_WAIT_SECONDS, 60.0 * config.wait_for_nodes)
@@ -155,6 +161,7 @@ def report_if_busy(config: RayConfig) -> None:
     """Print a line if the cluster is large enough for the workers, but in use by others."""
     import ray
 
+    config = config.model_copy(update={"gpu": gpu_choice(config, ray.cluster_resources()).used})
     missing = _missing_resources(config, ray.available_resources())
     if missing is not None and _missing_resources(config, ray.cluster_resources()) is None:
         print(
@@ -167,7 +174,7 @@ def report_if_busy(config: RayConfig) -> None:
 def _missing_resources(config: RayConfig, have: Mapping[str, float]) -> tuple[str, str] | None:
     """Return what the minimum number of workers needs and what there is, if that is too little."""
     need = {"CPU": config.min_workers * config.cpus_per_worker}
-    if config.gpu:
+    if config.gpu is True:
         need["GPU"] = float(config.min_workers)
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0):

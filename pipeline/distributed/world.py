@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.distributed.gpus import choose_gpus
 from pipeline.errors import OutageError, TrainingFailed, UserError
 
 T = TypeVar("T")
@@ -109,12 +111,16 @@ class World:
         return result
 
 
-def world_from_environment(gpu: bool, timeout: float = 1800.0) -> tuple[World, bool]:
+def world_from_environment(
+    gpu: bool | Literal["auto"], timeout: float = 1800.0
+) -> tuple[World, bool]:
     """Return the world that torchrun describes in the environment, else a single process.
 
+    Each process gets a GPU if ``gpu`` is true, or if it is ``auto`` and this machine has enough.
     A collective fails after ``timeout`` seconds. Also returns whether this call started the
-    process group.
+    process group. Raises UserError if ``gpu`` is true and torch finds no GPU.
     """
+    gpu = _use_gpus(gpu)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
     if gpu:
@@ -124,6 +130,19 @@ def world_from_environment(gpu: bool, timeout: float = 1800.0) -> tuple[World, b
     if starts_group:
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
     return World(rank, size, device), starts_group
+
+
+def _use_gpus(setting: bool | Literal["auto"]) -> bool:
+    if setting is True and not torch.cuda.is_available():
+        raise UserError(
+            "ray.gpu is true, but torch finds no GPU; set it to auto, or install a driver and a "
+            "torch that is built with CUDA"
+        )
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    choice = choose_gpus(setting, torch.cuda.device_count(), processes)
+    if choice.note and os.environ.get("RANK", "0") == "0":
+        print(choice.note, file=sys.stderr, flush=True)
+    return choice.used
 
 
 def mean_over_ranks(values: Mapping[str, Tensor], world: World) -> dict[str, float]:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from pipeline.config import Config, set_dotted
 from pipeline.data import check_batches
-from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
+from pipeline.distributed.ray_cluster import check_cluster_paths, gpu_choice, ray_cluster
 from pipeline.errors import UserError
 from pipeline.evaluation.coco import METRIC_NAMES
 from pipeline.storage.document import Document
@@ -138,12 +138,13 @@ def concurrency(config: Config, resources: Mapping[str, float]) -> int:
     ray = config.ray
     workers = ray.max_workers
     fits = math.floor(resources.get("CPU", 0) / (workers * ray.cpus_per_worker + TRIAL_CPU))
-    if ray.gpu:
+    gpu = gpu_choice(ray, resources).used
+    if gpu:
         fits = min(fits, math.floor(resources.get("GPU", 0) / workers))
     if fits < 1:
         raise UserError(
             f"one trial takes {workers} x {ray.cpus_per_worker:g} CPUs"
-            f"{' and GPUs' if ray.gpu else ''}, more than the cluster has; lower ray.workers or "
+            f"{' and GPUs' if gpu else ''}, more than the cluster has; lower ray.workers or "
             "ray.cpus_per_worker"
         )
     return min(fits, config.sweep.concurrency or fits)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import Field
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.distributed import ray_private_api
-from pipeline.distributed.ray_cluster import longest_wait, ray_cluster
+from pipeline.distributed.ray_cluster import gpu_choice, longest_wait, ray_cluster
 from pipeline.distributed.world import World
 from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
 from pipeline.storage.document import Document
@@ -112,6 +113,7 @@ def train_in_ray(
     with ray_cluster(config.ray) as owned, relay_stop_signal(stop, record.uri):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
+        config = with_chosen_device(config, label)
         check_nodes(record, run_id, config.ray, label)
         with _keyboard_interrupt():
             trainer = build_trainer(config, record, _ray_worker, settings, callbacks, owned, label)
@@ -127,6 +129,21 @@ def train_in_ray(
     if isinstance(outcome, Stopped):
         raise TrainingStopped(outcome.reason)
     return outcome
+
+
+def with_chosen_device(config: Config, label: str = "") -> Config:
+    """Return the configuration with ``ray.gpu`` true or false, for the connected cluster.
+
+    Prints a line, after ``label``, if the cluster has GPUs that are not used. Raises UserError if
+    the training needs GPUs and gets none.
+    """
+    import ray
+
+    choice = gpu_choice(config.ray, ray.cluster_resources())
+    if choice.note:
+        text = f"{label}: {choice.note}" if label else choice.note
+        print(text, file=sys.stderr, flush=True)
+    return config.replace({"ray.gpu": choice.used})
 
 
 def worker_settings(
@@ -173,6 +190,7 @@ def build_trainer(
 ) -> Any:
     """Return Ray Train's trainer, which calls ``worker`` on every rank.
 
+    ``ray.gpu`` is true or false; see `with_chosen_device`.
     ``worker`` gets the content of ``settings``. ``owned``: this process has started the cluster.
     ``label`` is put before the lines about waiting for workers.
     """
@@ -185,6 +203,7 @@ def build_trainer(
     # One attempt. `StartupTimeout` limits the duration of all attempts.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_ATTEMPT_SECONDS:g}")
     timeout = StartupTimeout(record.uri, config.ray.min_workers, longest_wait(config.ray), label)
+    gpu = config.ray.gpu is True
     train: Any = rt  # the annotations of ray.train still describe its first version
     failures = train.FailureConfig(
         max_failures=config.ray.max_failures, controller_failure_limit=-1
@@ -194,15 +213,15 @@ def build_trainer(
         worker,
         train_loop_config=settings.model_dump(mode="json"),
         torch_config=TorchConfig(
-            backend="nccl" if config.ray.gpu else "gloo", timeout_s=config.ray.collective_timeout
+            backend="nccl" if gpu else "gloo", timeout_s=config.ray.collective_timeout
         ),
         scaling_config=train.ScalingConfig(
             num_workers=config.ray.workers,
             elastic_resize_monitor_interval_s=config.ray.resize_seconds,
-            use_gpu=config.ray.gpu,
+            use_gpu=gpu,
             resources_per_worker={
                 "CPU": config.ray.cpus_per_worker,
-                **({"GPU": 1} if config.ray.gpu else {}),
+                **({"GPU": 1} if gpu else {}),
             },
         ),
         run_config=train.RunConfig(

@@ -69,7 +69,7 @@ def check_nodes(record: RunRecord, run_id: str, config: RayConfig, label: str = 
 
 def fits_worker(resources: Mapping[str, float], config: RayConfig) -> bool:
     """Return whether a node with these resources in total could get a worker."""
-    gpus = 1 if config.gpu else 0
+    gpus = 1 if config.gpu is True else 0
     return resources.get("CPU", 0) >= config.cpus_per_worker and resources.get("GPU", 0) >= gpus
 
 

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model import Detector, build_detector
 from pipeline.config import Config
 from pipeline.distributed.world import World
+from pipeline.errors import UserError
 
 MICRO_BATCH_SIZES = 4  # of a rank: shares of a batch vary by an image, and are split unevenly
 
@@ -47,9 +48,13 @@ def parallelize(detector: nn.Module, config: Config, world: World) -> nn.Module:
 
     Compilation is per shape of a micro-batch. Dynamic shapes would not help: inductor compiles the
     gradient of a convolution for one side, and keeps channels last for static shapes only.
+
+    Raises UserError if synchronised norms are configured and there are no GPUs.
     """
     network = detector
     if world.size > 1:
+        if config.train.sync_batch_norm and world.device.type != "cuda":
+            raise UserError("train.sync_batch_norm needs GPUs, and the workers have none")
         network = DistributedDataParallel(
             detector,
             device_ids=[world.device] if world.device.type == "cuda" else None,

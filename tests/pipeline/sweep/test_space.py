@@ -62,6 +62,7 @@ def test_mistake_names_the_field(space: dict[str, Any], expected: str) -> None:
             3,
         ),  # of the largest number
         ({"workers": 2, "cpus_per_worker": 1, "gpu": True}, {"CPU": 64, "GPU": 8}, 4),
+        ({"workers": 2, "cpus_per_worker": 1, "gpu": "auto"}, {"CPU": 64, "GPU": 1}, 31),
     ],
 )
 def test_concurrency_is_the_number_of_whole_trials_that_fit(

@@ -20,7 +20,7 @@ from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training.error_hints import translate_errors
 from pipeline.training.trainer.assignment_health import assignment_health
-from pipeline.training.trainer.parallelize import build_training_detector
+from pipeline.training.trainer.parallelize import build_training_detector, parallelize
 from pipeline.training.trainer.seeding import seed_step
 from pipeline.training.trainer.trainer import Tensors, Trainer
 from tests.pipeline.training.trainer.test_trainer import batch, rows, weights
@@ -38,7 +38,6 @@ def make_trainer(
         {
             "model": {"image_size": 64, "freeze_norm": freeze_norm, "norm": norm},
             "train": {**plain, **train},
-            "ray": {"gpu": train.get("sync_batch_norm", False)},
             "data": {"sizes": sizes},
         }
     )
@@ -184,8 +183,12 @@ def test_each_step_seeds_its_draws() -> None:
 
 
 def test_sync_batch_norm_needs_gpus() -> None:
-    with pytest.raises(UserError, match=r"train.sync_batch_norm needs ray.gpu"):
-        Config.from_dict({"train": {"sync_batch_norm": True}})
+    train = {"sync_batch_norm": True}
+    with pytest.raises(UserError, match=r"train.sync_batch_norm needs GPUs, and ray.gpu is false"):
+        Config.from_dict({"train": train, "ray": {"gpu": False}})
+    config = Config.from_dict({"train": train})  # auto
+    with pytest.raises(UserError, match=r"train.sync_batch_norm needs GPUs, and the workers have"):
+        parallelize(nn.Linear(1, 1), config, World(0, 2))
 
 
 @pytest.mark.parametrize(("workers", "micro_batch"), [(2, 4), (2, 1), (3, 2), (4, 2), (5, 1)])
