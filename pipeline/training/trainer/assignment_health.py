@@ -26,6 +26,8 @@ def assignment_health(trainer: Trainer, batch: Batch) -> dict[str, float]:
         for value in (batch.images, batch.boxes, batch.labels, batch.valid)
     )
     labels = torch.where(valid.unsqueeze(-1), labels, -1)
+    # A checkpoint has rank 0's statistics only, and a resumed run must log the same.
+    world.broadcast_tensors(detector.buffers())
     training = detector.training
     detector.eval()
     deltas, logits = (value.float() for value in detector.forward(images))  # not compiled
