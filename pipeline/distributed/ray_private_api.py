@@ -145,6 +145,23 @@ def failure_decision() -> Any:
     return FailureDecision
 
 
+def elastic_scaling_policy() -> Any:
+    """Return the class that decides how many workers Ray Train runs within a range.
+
+    ``ray.train.v2._internal.execution.scaling_policy``, seen in Ray 2.60.
+    """
+    from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+
+    return ElasticScalingPolicy
+
+
+def scaling_decisions() -> tuple[Any, Any]:
+    """Return the classes of decisions to change the workers, and to leave them. Seen in 2.60."""
+    from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
+
+    return ResizeDecision, NoopDecision
+
+
 def is_preemption(error: Exception) -> bool:
     """Return whether workers failed because a node was preempted. Seen in Ray 2.60."""
     from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure

@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,10 +27,17 @@ RESUME_HINT = "run the same command with the same --run to resume"
 
 @dataclass(frozen=True)
 class Request:
-    """A request to save now and then to stop, or to continue."""
+    """A request to save now and then to stop, to hold, or to continue."""
 
     reason: str
     stop: bool
+    # Called by every rank once the checkpoint is written, with the reason if it is missing.
+    hold: Callable[[str | None], None] | None = None
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Return whether the next step has to wait until the checkpoint is written."""
+        return self.stop or self.hold is not None
 
     def raise_if_stop(self, step: int, missing: str | None) -> None:
         """End the training if the request is to stop, by raising TrainingStopped.

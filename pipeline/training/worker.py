@@ -117,10 +117,12 @@ def train_worker(
                 request = request or session.poll_request()  # an evaluation may take minutes
             if request:
                 log.checkpoint_requested(step, request)
-                missing = checkpoints.missing() if request.stop else None
+                missing = checkpoints.missing() if request.needs_checkpoint else None
                 if not missing:
                     log.checkpoint_saved(step, request)
                 request.raise_if_stop(step, missing)
+                if request.hold:
+                    request.hold(missing)
         return finish(config, trainer, checkpoints, log, schedule, content.get("test"))
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from pipeline.distributed import ray_private_api
 from pipeline.distributed.ray_cluster import gpu_choice, longest_wait, ray_cluster
 from pipeline.distributed.world import World
 from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
+from pipeline.progress import counted
 from pipeline.storage.document import Document
 from pipeline.storage.folder import join
 from pipeline.storage.redact import mask_output
@@ -27,12 +29,13 @@ from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, las
 from pipeline.training.outcome import Failed, Finished, Stopped, TrainOutcome
 from pipeline.training.ray_backend.preemption import (
     PreemptionWatcher,
-    StopWatcher,
+    RequestWatcher,
     preemption_watch_enabled,
     relay_stop_signal,
     stop_requested,
 )
 from pipeline.training.ray_backend.preflight import check_nodes, check_this_node
+from pipeline.training.ray_backend.resize import hold_for_resize, requested_workers
 from pipeline.training.ray_backend.restart_pause import wait_for_pause
 from pipeline.training.run_record import RunRecord
 from pipeline.training.stop import RESUME_HINT, Request, StopSignal
@@ -61,7 +64,12 @@ class RaySession:
     def __init__(self, store: CheckpointStore) -> None:
         self.world, self.store = ray_world(), store
         self._preemption = PreemptionWatcher(self.world) if preemption_watch_enabled() else None
-        self._stop = StopWatcher(store.storage.uri) if self.world.is_main else None
+        uri = store.storage.uri
+        self._watcher = (
+            RequestWatcher(lambda: stop_requested(uri) or requested_workers(uri) is not None)
+            if self.world.is_main
+            else None
+        )
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Report to Ray Train and to Ray Tune; a barrier that takes up to 2 s."""
@@ -71,21 +79,28 @@ class RaySession:
 
     def request_pending(self) -> bool:
         """Return whether rank 0 has a request, from memory; every rank may call it."""
-        stop = self._stop is not None and self._stop.requested
-        return stop or (self._preemption is not None and self._preemption.pending())
+        watched = self._watcher is not None and self._watcher.pending
+        return watched or (self._preemption is not None and self._preemption.pending())
 
     def close(self) -> None:
         """End the thread of rank 0."""
-        if self._stop is not None:
-            self._stop.close()
+        if self._watcher is not None:
+            self._watcher.close()
 
     def poll_request(self) -> Request | None:
-        """Return a request to stop after the driver's SIGTERM, or to save if a node leaves."""
-        stop = self.world.broadcast(
-            stop_requested(self.store.storage.uri) if self.world.is_main else False
-        )
+        """Return a request to stop after the driver's SIGTERM, or to save.
+
+        The latter if the number of workers changes, or if a node leaves.
+        """
+        uri, stop, workers = self.store.storage.uri, False, None
+        if self.world.is_main:
+            stop, workers = stop_requested(uri), requested_workers(uri)
+        stop, workers = self.world.broadcast((stop, workers))
         if stop:
             return Request("stopped by SIGTERM", stop=True)
+        if workers is not None:
+            reason = f"the cluster has resources for {counted(workers, 'worker')}"
+            return Request(reason, stop=False, hold=partial(hold_for_resize, uri, self.world))
         return self._preemption.poll() if self._preemption else None
 
 
@@ -197,6 +212,7 @@ def build_trainer(
     import ray.train as rt
     from ray.train.torch import TorchConfig
 
+    from pipeline.training.ray_backend.elastic_policy import ElasticPolicy
     from pipeline.training.ray_backend.restart_policy import RestartPolicy
     from pipeline.training.ray_backend.startup_timeout import StartupTimeout
 
@@ -208,22 +224,27 @@ def build_trainer(
     failures = train.FailureConfig(
         max_failures=config.ray.max_failures, controller_failure_limit=-1
     )
-    policy = RestartPolicy(failures, record.uri, config.ray.max_outages, label)
-    return trainer_class(owned, failure_policy=policy)(
+    scaling = train.ScalingConfig(
+        num_workers=config.ray.workers,
+        elastic_resize_monitor_interval_s=config.ray.resize_seconds,
+        use_gpu=gpu,
+        resources_per_worker={
+            "CPU": config.ray.cpus_per_worker,
+            **({"GPU": 1} if gpu else {}),
+        },
+    )
+    policies = {
+        "failure_policy": RestartPolicy(failures, record.uri, config.ray.max_outages, label)
+    }
+    if not isinstance(config.ray.workers, int):
+        policies["scaling_policy"] = ElasticPolicy(scaling, record.uri)
+    return trainer_class(owned, **policies)(
         worker,
         train_loop_config=settings.model_dump(mode="json"),
         torch_config=TorchConfig(
             backend="nccl" if gpu else "gloo", timeout_s=config.ray.collective_timeout
         ),
-        scaling_config=train.ScalingConfig(
-            num_workers=config.ray.workers,
-            elastic_resize_monitor_interval_s=config.ray.resize_seconds,
-            use_gpu=gpu,
-            resources_per_worker={
-                "CPU": config.ray.cpus_per_worker,
-                **({"GPU": 1} if gpu else {}),
-            },
-        ),
+        scaling_config=scaling,
         run_config=train.RunConfig(
             name=record.name,
             storage_path=record.storage,

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.distributed import ray_private_api
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ray.train import PreemptionInfo
 
 FINAL_SAVE_SECONDS = 15.0  # before a node leaves: save again what was done since the first save
-STOP_POLL_SECONDS = 1.0
+REQUEST_POLL_SECONDS = 1.0
 _NAMESPACE = b"guidance-stop"
 
 
@@ -102,26 +102,20 @@ def _seconds_left(info: PreemptionInfo) -> float:
     return info.deadline_ms / 1000 - time.time() if info.deadline_ms else float("inf")
 
 
-class StopWatcher:
-    """Polls for the driver's SIGTERM in a thread, since the key-value store may be slow."""
+class RequestWatcher:
+    """Polls for requests of the driver in a thread, since the key-value store may be slow."""
 
-    def __init__(self, run_uri: str) -> None:
-        self._run_uri = run_uri
-        self._requested, self._ended = threading.Event(), threading.Event()
-        threading.Thread(target=self._watch, name="stop", daemon=True).start()
-
-    @property
-    def requested(self) -> bool:
-        """Return whether the driver of this run has received SIGTERM, as last seen."""
-        return self._requested.is_set()
+    def __init__(self, requested: Callable[[], bool]) -> None:
+        self._requested = requested
+        self.pending = False  # as last seen
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, name="requests", daemon=True).start()
 
     def close(self) -> None:
         """End the thread, without waiting for it."""
         self._ended.set()
 
     def _watch(self) -> None:
-        while not self._ended.wait(STOP_POLL_SECONDS):
+        while not self._ended.wait(REQUEST_POLL_SECONDS):
             with contextlib.suppress(Exception):  # Ray reports a lost connection to its head
-                if stop_requested(self._run_uri):
-                    self._requested.set()
-                    return
+                self.pending = self._requested()

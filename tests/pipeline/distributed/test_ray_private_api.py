@@ -160,7 +160,7 @@ def test_trainer_passes_policies_to_the_controller() -> None:
     from ray.train.v2._internal.execution.controller import TrainController
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    assert "failure_policy" in parameters(TrainController.__init__)
+    assert {"failure_policy", "scaling_policy"} <= parameters(TrainController.__init__)
     hook = inspect.signature(DataParallelTrainer._initialize_and_run_controller)
     (arguments,) = [p for p in hook.parameters.values() if p.kind == p.VAR_KEYWORD]
     source = inspect.getsource(DataParallelTrainer._initialize_and_run_controller)
@@ -181,6 +181,16 @@ def test_failure_policy_decides_about_the_errors_of_workers() -> None:
     preempted = type("Info", (), {"preempted_ranks": [0]})()
     assert private.is_preemption(PreemptionError(preempted))
     assert all(issubclass(error, Exception) for error in private.lost_worker_errors())
+
+
+def test_scaling_policy_decides_about_running_and_other_workers() -> None:
+    base = private.elastic_scaling_policy()
+    assert parameters(base.__init__) == {"self", "scaling_config"}
+    running = parameters(base.make_decision_for_running_worker_group)
+    assert running == {"self", "worker_group_state", "worker_group_status"}
+    assert parameters(base.make_decision_for_non_running_worker_group) == {"self"}
+    resize, _ = private.scaling_decisions()
+    assert {"num_workers"} <= parameters(resize)
 
 
 def test_unused_nodes_have_their_own_reason() -> None:

@@ -123,6 +123,12 @@ def test_every_sample_is_used_once_while_workers_leave_and_join(
     (folder / "hurry").touch()
     training.join()
     assert results
+    attempts = sorted({line["attempt"] for line in lines(folder)})
+    *_, shrunk, grown = [
+        [line["step"] for line in lines(folder) if line["attempt"] == attempt]
+        for attempt in attempts
+    ]
+    assert min(grown) == max(shrunk) + 1, "more workers start where the fewer have stopped"
 
     # A restart repeats steps after its checkpoint; the last attempt determined the weights.
     last: dict[int, list[dict[str, Any]]] = {}

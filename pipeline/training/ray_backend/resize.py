@@ -1,0 +1,52 @@
+"""Save before an elastic training gets more or fewer workers; Ray Train would drop recent steps.
+
+The controller and rank 0 exchange the request and its result through the cluster's key-value store.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.distributed import ray_private_api
+from pipeline.distributed.world import World
+
+HOLD_SECONDS = 60.0  # the controller polls for the result every few seconds
+_NAMESPACE, _SAVED, _FAILED = b"guidance-resize", b"saved", b"failed"
+_POLL_SECONDS = 0.2
+
+
+def request_save(run_uri: str, workers: int) -> None:
+    """Request a checkpoint because of a change to this number of workers."""
+    ray_private_api.kv_put(run_uri.encode(), str(workers).encode(), _NAMESPACE)
+
+
+def withdraw_request(run_uri: str) -> None:
+    """Withdraw a request, if there is one."""
+    ray_private_api.kv_delete(run_uri.encode(), _NAMESPACE)
+
+
+def save_result(run_uri: str) -> bool | None:
+    """Return whether the requested checkpoint is written; None as long as that is open."""
+    value = ray_private_api.kv_get(run_uri.encode(), _NAMESPACE)
+    return value == _SAVED if value in (_SAVED, _FAILED, None) else None
+
+
+def requested_workers(run_uri: str) -> int | None:
+    """Return the number of workers of a request without a result, or None."""
+    value = ray_private_api.kv_get(run_uri.encode(), _NAMESPACE)
+    return None if value in (_SAVED, _FAILED, None) else int(value)
+
+
+def hold_for_resize(run_uri: str, world: World, missing: str | None) -> None:
+    """Report the result of a requested save, and wait to be ended. Every rank calls it.
+
+    A further step would be repeated after the change. ``missing`` is the reason why there is no
+    checkpoint; then training continues, as it does if the controller does not end the workers.
+    """
+    if world.is_main:
+        result = _FAILED if missing else _SAVED
+        ray_private_api.kv_put(run_uri.encode(), result, _NAMESPACE)
+        until = time.monotonic() + (0.0 if missing else HOLD_SECONDS)
+        while save_result(run_uri) and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+    world.broadcast(None)
