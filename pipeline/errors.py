@@ -21,3 +21,7 @@ class TrainingFailed(RuntimeError):
 
 class TrainingStopped(RuntimeError):
     """A training was stopped, has saved a checkpoint and can be resumed. Exit code 143."""
+
+
+class LeaseLostError(TrainingFailed):
+    """Another process has taken over the run, which this one must not write to any more."""

@@ -73,6 +73,14 @@ class FileInfo(NamedTuple):
     modified: float
 
 
+class S3Location(NamedTuple):
+    """An object in S3, for clients other than pyarrow's."""
+
+    bucket: str
+    key: str
+    region: str
+
+
 class Storage:
     """Files below one folder or URI, through pyarrow. Names are relative, with ``/``.
 
@@ -208,6 +216,13 @@ class Storage:
     def local_path(self, name: str) -> Path | None:
         """Return the path of a file on a mounted file system; None in an object store."""
         return Path(self._path(name)) if self._local else None
+
+    def s3_location(self, name: str) -> S3Location | None:
+        """Return where a file is in S3; None in any other storage."""
+        if not isinstance(self._files, fs.S3FileSystem):
+            return None
+        bucket, _, key = self._path(name).partition("/")
+        return S3Location(bucket, key, self._files.region)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
