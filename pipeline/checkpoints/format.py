@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,19 @@ class DamagedCheckpoint(UserError):
 
 
 def save_checkpoint(
-    folder: Storage | Path | str, state: Mapping[str, Any], meta: CheckpointMeta
+    folder: Storage | Path | str,
+    state: Mapping[str, Any],
+    meta: CheckpointMeta,
+    check: Callable[[], None] = lambda: None,
 ) -> CheckpointMeta:
     """Write a checkpoint; until the last moment the folder does not hold one. Raises OSError.
 
+    ``check`` is called before anything is written and before the last file; it may raise.
     ``state`` holds tensors on the CPU and plain containers. Returns ``meta`` as written: with the
     time, the checksum of ``state.pt``, and those of the state's ``model`` and ``ema`` if present.
     """
     storage = _storage(folder)
+    check()
     storage.create()
     storage.delete(META)
     with storage.open(STATE) as stream:
@@ -53,6 +58,7 @@ def save_checkpoint(
             "files": {STATE: FileDigest(bytes=file.size, sha256=file.sha256.hexdigest())},
         }
     )
+    check()
     _write_meta(storage, written)
     return written
 

@@ -24,7 +24,7 @@ from pipeline.checkpoints.store import (
 from pipeline.config import Config
 from pipeline.distributed.shared_timer import SharedTimer
 from pipeline.distributed.world import World
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import LeaseLostError, TrainingFailed, UserError
 
 MIN_INTERVAL_SECONDS = 5.0  # between a checkpoint and the next one that is due by time
 RETRY_SECONDS = (2.0, 8.0)  # pauses before the second and third attempt to write
@@ -53,7 +53,8 @@ class CheckpointManager:
 
     `save` copies the state into memory and returns; a thread writes, commits and prunes. One
     checkpoint is written at a time. A checkpoint that cannot be written causes a warning; the last
-    one of a training fails the training.
+    one of a training fails the training. Once the run belongs to another driver, nothing is written
+    and the next `save` or `finish` fails.
     """
 
     def __init__(self, config: Config, store: CheckpointStore, trainer: Stateful) -> None:
@@ -65,6 +66,7 @@ class CheckpointManager:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._failed: dict[int, str] = {}  # by step: why its checkpoint is missing
+        self._lost: LeaseLostError | None = None
         self._snapshot = Snapshot()
 
     def restore(self, check: Callable[[CheckpointMeta], None]) -> CheckpointMeta | None:
@@ -90,11 +92,17 @@ class CheckpointManager:
         return self._timer.due(step, lambda: self._pending is not None and not self._pending.done())
 
     def save(self, meta: CheckpointMeta) -> None:
-        """Start writing a checkpoint of the current state, once the previous one is written."""
+        """Start writing a checkpoint of the current state, once the previous one is written.
+
+        Raises LeaseLostError, on every rank, if the previous one found the run taken over.
+        """
         began = time.monotonic()
         states = self.world.gather(rng_state(self.world.device))
         if states is not None:
             self.wait()
+        if lost := self.world.broadcast(str(self._lost) if self._lost else None):
+            raise LeaseLostError(lost)
+        if states is not None:
             state = self._snapshot.take({**self.trainer.state(), "rng": states})
             self._pending = self._writer.submit(self._write, state, meta)
         self.blocked_seconds.append(time.monotonic() - began)
@@ -136,11 +144,15 @@ class CheckpointManager:
         self._writer.shutdown()
 
     def _write(self, state: Mapping[str, Any], meta: CheckpointMeta) -> None:
-        error = _with_retries(lambda: self.store.save(state, meta))
-        if error:
-            self._give_up(meta.step, error)
-        else:
-            self._prune()
+        try:
+            error = _with_retries(lambda: self.store.save(state, meta))
+            if error:
+                self._give_up(meta.step, error)
+            else:
+                self._prune()
+        except LeaseLostError as lost:
+            self._lost = lost
+            self._failed.setdefault(meta.step, str(lost))
 
     def _add_evaluation(
         self,
@@ -159,6 +171,9 @@ class CheckpointManager:
             )
         except UserError as mistake:
             error = mistake
+        except LeaseLostError as lost:
+            self._lost = lost
+            return
         if error:
             _warn(f"the evaluation could not be added to checkpoint {step_name(step)}: {error}")
         else:
@@ -167,13 +182,15 @@ class CheckpointManager:
     def _prune(self) -> None:
         try:
             self.store.prune(self.config.train.keep_checkpoints)
+        except LeaseLostError as lost:
+            self._lost = lost
         except OSError as error:
             _LOG.warning("cannot delete old checkpoints in %s: %s", self.store.storage, error)
 
     def _give_up(self, step: int, error: OSError) -> None:
         self._failed[step] = str(error)
         try:  # the space of the partial checkpoint may be what the next one needs
-            self.store.storage.delete_folder(step_name(step))
+            self.store.discard(step)
             last = self.store.saved()[-1:]
         except OSError:
             last = []
@@ -217,6 +234,8 @@ class CheckpointManager:
 
     def _select(self) -> tuple[tuple[SavedCheckpoint, SavedCheckpoint], State]:
         problem = self._missing()
+        if self._lost is not None:
+            raise self._lost
         if problem is not None:
             raise TrainingFailed(problem)
         saved, incomplete = self.store.survey()

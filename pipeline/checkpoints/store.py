@@ -59,19 +59,30 @@ class IncompleteCheckpoint(NamedTuple):
 
 
 class CheckpointStore:
-    """All checkpoints in the folder or URI of a run."""
+    """All checkpoints in the folder or URI of a run.
 
-    def __init__(self, uri: str | Path) -> None:
-        self.storage = Storage(str(uri))
+    ``check_lease`` is called before each change and raises LeaseLostError once the run belongs to
+    another driver.
+    """
+
+    def __init__(self, uri: str | Path, check_lease: Callable[[], None] = lambda: None) -> None:
+        self.storage, self._check_lease = Storage(str(uri)), check_lease
 
     def save(self, state: Mapping[str, Any], meta: CheckpointMeta) -> None:
         """Write the checkpoint of ``meta.step``. Raises OSError, leaving none."""
-        save_checkpoint(self.storage.child(step_name(meta.step)), state, meta)
+        folder = self.storage.child(step_name(meta.step))
+        save_checkpoint(folder, state, meta, self._check_lease)
+
+    def discard(self, step: int) -> None:
+        """Delete what an attempt to write a checkpoint has left. Raises OSError."""
+        self._check_lease()
+        self.storage.delete_folder(step_name(step))
 
     def add_evaluation(
         self, step: int, metrics: Mapping[str, float], early_stopping: EarlyStoppingState
     ) -> None:
         """Add the results of an evaluation to a step's checkpoint. Raises OSError, UserError."""
+        self._check_lease()
         add_evaluation(self.storage.child(step_name(step)), metrics, early_stopping)
 
     def saved(self) -> list[SavedCheckpoint]:
@@ -125,12 +136,14 @@ class CheckpointStore:
 
     def quarantine(self, name: str) -> None:
         """Rename ``meta.json`` of a damaged checkpoint: it stays listed as damaged until pruned."""
+        self._check_lease()
         self.storage.move(f"{name}/{META}", f"{name}/{_DAMAGED}")
 
     def prune(self, keep: int, *, older_than: float = 0.0) -> list[str]:
         """Delete what `prunable` lists and return those names."""
         names = self.prunable(keep, older_than=older_than)
         for name in names:
+            self._check_lease()
             self.storage.delete(f"{name}/{META}")  # first: an interrupted deletion leaves none
             self.storage.delete_folder(name)
         return names

@@ -185,6 +185,12 @@ class RayConfig(Section):
         description="absolute folder or URI for checkpoints that all nodes can access; "
         "unset: ./runs",
     )
+    lease_seconds: float = Field(
+        60.0,
+        ge=1.0,
+        description="seconds without a heartbeat of the driver after which another machine may "
+        "take over its run",
+    )
     max_failures: int = Field(
         3,
         ge=-1,

@@ -1,11 +1,7 @@
 """Advisory locks between processes. The kernel releases them when their holder ends.
 
-There are two kinds, because they differ when the holder forks:
-
-- `lock_file`, `try_lock_file` and `lock_descriptor` use flock. It belongs to the open file, so it
-  also excludes the other threads of the process, and forked children share it.
-- `ProcessLock` uses a POSIX record lock. It belongs to the process, so loader processes that
-  outlive a killed driver do not keep it, and threads of one process do not exclude each other.
+They use flock, which belongs to the open file: it also excludes the other threads of the process,
+and forked children share it. For what a process holds for hours, across machines, see `lease`.
 """
 
 from __future__ import annotations
@@ -16,17 +12,8 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 POLL_SECONDS = 0.05
-
-
-class LockHeldError(Exception):
-    """Another process holds the lock; ``holder`` is what it wrote into the file."""
-
-    def __init__(self, holder: str) -> None:
-        super().__init__(holder)
-        self.holder = holder
 
 
 @contextlib.contextmanager
@@ -81,54 +68,6 @@ def lock_descriptor(descriptor: int, timeout: float | None = None) -> bool:
         if left <= 0:
             return False
         time.sleep(min(POLL_SECONDS, left))
-
-
-class ProcessLock:
-    """A lock that this process holds until `release` and that names its holder.
-
-    Its file must not be opened elsewhere in the process: closing any of its descriptors releases a
-    POSIX lock.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[str] | None = None
-
-    def acquire(self, holder: str) -> None:
-        """Take the lock without waiting, and write the name of its ``holder`` into the file.
-
-        Raises LockHeldError if another process holds it, OSError where it cannot be taken.
-        """
-        self._file = self._open_locked()
-        self._file.truncate(0)
-        self._file.write(holder)
-        self._file.flush()
-
-    def release(self) -> None:
-        """Delete the file and release the lock, if it is held."""
-        if self._file is None:
-            return
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._file = None
-
-    def _open_locked(self) -> IO[str]:
-        while True:
-            file = self.path.open("a+")
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(self.path, file.fileno()):
-                    return file
-            except (BlockingIOError, PermissionError):  # systems differ
-                file.seek(0)
-                with file:
-                    raise LockHeldError(file.read()) from None
-            except BaseException:
-                file.close()
-                raise
-            file.close()  # its holder has just deleted it
 
 
 def _open_locked(path: Path, timeout: float | None, required: bool) -> int | None:

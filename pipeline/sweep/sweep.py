@@ -11,7 +11,9 @@ import contextlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,7 +110,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     uri = resolve_run_store(config.tracking)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
-        record.hold()
+        record.hold(config.ray.lease_seconds)
         run_id = record.resumable_run_id(
             resume, config, [name for name in CHANGEABLE if name != "sweep"]
         )
@@ -119,7 +121,9 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
             resume_run(uri, run_id)
         record.write(run_id, "running", config)
         with close_run(uri, run_id, record, config), ray_cluster(config.ray, sweep=True):
+            record.when_lost(_interrupt)
             results = _tune(config, space, record, uri, run_id)
+            record.check_lease()
             trials = _table(results, config, record, uri, run_id)
             best_yaml = _record_results(config, trials, record, uri, run_id)
     return SweepResult(
@@ -148,6 +152,11 @@ def concurrency(config: Config, resources: Mapping[str, float]) -> int:
             "ray.cpus_per_worker"
         )
     return min(fits, config.sweep.concurrency or fits)
+
+
+def _interrupt() -> None:
+    """End the main thread as Ctrl-C does: Tune cannot be stopped otherwise from another thread."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, run_id: str) -> Any:

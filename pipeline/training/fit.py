@@ -90,14 +90,17 @@ def fit(
         )
         closing = close_run(uri, run_id, record, config) if world.is_main else _NO_CONTEXT
         with stop_signal() as stop, closing:
+            record.when_lost(lambda: stop.request("its lease was lost"))
             if config.ray.enabled:
                 outcome = train_in_ray(config, record, uri, run_id, callbacks, stop, label)
             else:
-                session = LocalSession(world, CheckpointStore(record.uri), stop)
+                store = CheckpointStore(record.uri, record.check_lease)
+                session = LocalSession(world, store, stop)
                 own = run_rank(config, session, uri, run_id, spool_folder(record.uri), label)
                 outcome = world.broadcast(own)
             trained = time.monotonic()
             checkpoint = join(record.uri, outcome.checkpoint)
+            world.on_main(record.check_lease)
             version = world.on_main(
                 lambda: register_result(config, uri, run_id, record, checkpoint, outcome)
             )
@@ -134,7 +137,7 @@ def _start_run(
 ) -> str:
     """Create or resume the MLflow run, record that it is running, and return its id."""
     record.check_storage()
-    record.hold()
+    record.hold(config.ray.lease_seconds)
     spool = spool_folder(record.uri)
     run_id = record.resumable_run_id(resume, config)
     if run_id is None:
@@ -184,11 +187,17 @@ def absolute_paths(config: Config) -> Config:
 
 @contextlib.contextmanager
 def close_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Iterator[None]:
-    """Set the final status of the run, in MLflow and in its record, however the block ends."""
+    """Set the final status of the run, in MLflow and in its record, however the block ends.
+
+    A run that another driver has taken over keeps its status. Raises LeaseLostError.
+    """
     spool = spool_folder(record.uri)
     try:
         yield
+        record.check_lease()
     except BaseException as error:
+        if lost := record.lost():
+            raise lost from error
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | TrainingStopped)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # The record first: the store may be slow, and the process may be killed before it responds.

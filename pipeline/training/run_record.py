@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
-import platform
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.errors import OutageError, TrainingFailed, UserError
-from pipeline.storage.cache_dir import user_cache
+from pipeline.errors import LeaseLostError, OutageError, TrainingFailed, UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
-from pipeline.storage.lock import LockHeldError, ProcessLock
+from pipeline.storage.lease import Lease, LeaseHeldError, check_lease
 from pipeline.storage.redact import error_line, mask, mask_tree
 
 Resume = Literal["auto", "never", "must"]
@@ -40,7 +35,7 @@ CHANGEABLE = (
 INTERVENTIONS = ("train.lr", "train.clip_norm", "train.skip_non_finite")
 RECORD_FILE = "run.json"
 _LOG = logging.getLogger(__name__)
-_FAILURE_FILE, _LOCK_FILE = "failure.json", "driver.lock"
+_FAILURE_FILE = "failure.json"
 
 
 class RunInfo(Document):
@@ -66,15 +61,24 @@ class FailureInfo(Document):
 
 
 class RunRecord:
-    """The files of a run in its folder of the storage, apart from checkpoints."""
+    """The files of a run in its folder of the storage, apart from checkpoints.
 
-    def __init__(self, storage: str, name: str) -> None:
-        self.name, self.storage = name, storage
+    ``owner`` is the token of the driver's lease in its workers. A process without one, or that does
+    not `hold` the run, is not checked.
+    """
+
+    def __init__(self, storage: str, name: str, owner: str = "") -> None:
+        self.name, self.storage, self.owner = name, storage, owner
         self.uri = join(storage, name)
         self._files = Storage(self.uri)
-        self._lock: ProcessLock | None = None
+        self._lease: Lease | None = None
         self._earlier_interventions: list[str] = []
         self.interventions: list[str] = []  # of this resume
+
+    @property
+    def driver(self) -> str:
+        """Return a key of this driver, the same in its workers."""
+        return f"{self.uri} {self.owner}"
 
     def check_storage(self) -> None:
         """Create the run's folder and test it.
@@ -87,40 +91,66 @@ class RunRecord:
         except OutageError:
             raise
         except OSError as error:
-            raise UserError(
-                f"ray.storage {mask(self.storage)!r} cannot be written: "
-                f"{error_line(error)}; give a folder or URI that this machine and all "
-                "workers can write"
-            ) from None
+            raise self._not_writable(error) from None
 
-    def hold(self) -> None:
-        """Lock this run against other drivers until `close`. Raises UserError if one holds it.
+    def hold(self, seconds: float = 60.0) -> None:
+        """Lease this run against other drivers until `close`, for ``seconds`` between heartbeats.
 
-        Drivers that share the folder see each other if its file system supports locks. With an
-        object store, only drivers of the same machine and user do.
+        Waits until the lease of a driver that has disappeared expires. Raises UserError if a driver
+        holds it, OutageError if the store does not respond.
         """
-        path = self._files.local_path(_LOCK_FILE)
-        if path is None:
-            path = user_cache("drivers") / hashlib.sha256(self.uri.encode()).hexdigest()
-        with contextlib.suppress(OSError):  # a full disk, or a file system without locks
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = ProcessLock(path)
-            try:
-                self._lock.acquire(f"process {os.getpid()} on {platform.node()}")
-            except LockHeldError as error:
-                raise self._held_by(error.holder, path) from None
+        lease = Lease(self._files, f"run {self.name!r}", seconds)
+        try:
+            lease.acquire()
+        except LeaseHeldError as error:
+            raise UserError(
+                f"run {self.name!r} is being trained by {error.holder}; wait for it, stop it "
+                "(kill, or ray job stop), or choose another --run name"
+            ) from None
+        except OutageError:
+            raise
+        except OSError as error:
+            raise self._not_writable(error) from None
+        self._lease, self.owner = lease, lease.owner
 
     def close(self) -> None:
-        """Release the lock, if it is held."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Release the lease, if it is held. A run that was not started leaves nothing."""
+        if self._lease is not None:
+            started = True
+            with contextlib.suppress(OSError):
+                started = self._files.exists(RECORD_FILE)
+            self._lease.release(delete=not started)
+            self._lease = None
 
-    def _held_by(self, other: str, path: Path) -> UserError:
+    def when_lost(self, call: Callable[[], object]) -> None:
+        """Call a function, from another thread, if this driver loses its lease."""
+        if self._lease is not None:
+            self._lease.when_lost(call)
+
+    def check_lease(self) -> None:
+        """Check that this driver, or the one of this worker, still holds the run.
+
+        Raises LeaseLostError, or OSError if that cannot be read.
+        """
+        if self._lease is not None and self._lease.lost is not None:
+            raise self._lease.lost
+        if self.owner:
+            check_lease(self._files, self.owner, f"run {self.name!r}")
+
+    def lost(self) -> LeaseLostError | None:
+        """Return the error of the loss of the lease, or None if no other holder is known."""
+        try:
+            self.check_lease()
+        except LeaseLostError as error:
+            return error
+        except OSError:
+            pass
+        return None
+
+    def _not_writable(self, error: OSError) -> UserError:
         return UserError(
-            f"run {self.name!r} is being trained by {other or 'another process'}; wait for it, "
-            "stop it (kill, or ray job stop), or choose another --run name; if that machine is "
-            f"gone, delete {path}"
+            f"ray.storage {mask(self.storage)!r} cannot be written: {error_line(error)}; give a "
+            "folder or URI that this machine and all workers can write"
         )
 
     def read(self) -> RunInfo | None:
@@ -128,7 +158,8 @@ class RunRecord:
         return self._read(RECORD_FILE, RunInfo)
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
-        """Replace ``run.json``."""
+        """Replace ``run.json``. Raises OSError, LeaseLostError."""
+        self.check_lease()
         interventions = [*self._earlier_interventions, *self.interventions]
         info = RunInfo(
             run_id=run_id,
@@ -139,7 +170,11 @@ class RunRecord:
         self._files.write(RECORD_FILE, info.encode())
 
     def write_failure(self, error: Exception) -> None:
-        """Record that a restart would only fail again, for workers that restart to read."""
+        """Record that a restart would only fail again, for workers that restart to read.
+
+        Raises OSError, LeaseLostError.
+        """
+        self.check_lease()
         kind: Literal["user", "training"] = "user" if isinstance(error, UserError) else "training"
         self._files.write(_FAILURE_FILE, FailureInfo(kind=kind, reason=mask(str(error))).encode())
 
@@ -151,7 +186,8 @@ class RunRecord:
         return (UserError if failure.kind == "user" else TrainingFailed)(failure.reason)
 
     def clear_failure(self) -> None:
-        """Delete the recorded failure, so that the run is tried again."""
+        """Delete the recorded failure, so that the run is tried again. Raises as `write`."""
+        self.check_lease()
         self._files.delete(_FAILURE_FILE)
 
     def _read(self, name: str, kind: type[Content]) -> Content | None:

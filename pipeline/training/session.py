@@ -52,9 +52,10 @@ class LocalSession:
         return self._stop is not None and self._stop.received.is_set()
 
     def poll_request(self) -> Request | None:
-        """Return a request to stop once rank 0 has received SIGTERM."""
-        received = self.world.broadcast(self.request_pending())
-        return Request("stopped by SIGTERM", stop=True) if received else None
+        """Return a request to stop once rank 0 has received SIGTERM or lost the run."""
+        stop = self._stop
+        reason = self.world.broadcast(stop.reason if stop and self.request_pending() else None)
+        return Request(reason, stop=True) if reason else None
 
 
 @contextlib.contextmanager

@@ -108,10 +108,18 @@ class RequestPoller:
 
 
 class StopSignal:
-    """Records SIGTERM. A second one ends the process at once, as Ctrl-C does."""
+    """Records SIGTERM. A second one ends the process at once, as Ctrl-C does.
+
+    ``reason`` says what has stopped the training, once ``received`` is set.
+    """
 
     def __init__(self) -> None:
-        self.received = threading.Event()
+        self.received, self.reason = threading.Event(), "stopped by SIGTERM"
+
+    def request(self, reason: str) -> None:
+        """Stop the training for another reason than SIGTERM."""
+        self.reason = reason
+        self.received.set()
 
     def install(self) -> None:
         """Handle SIGTERM from now on; repeat it after `ray.init`, which replaces the handler."""

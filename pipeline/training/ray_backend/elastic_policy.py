@@ -22,15 +22,15 @@ class ElasticPolicy(_Base):
     continues, and the next check, after ``ray.resize_seconds``, decides again.
     """
 
-    def __init__(self, scaling_config: Any, run_uri: str) -> None:
+    def __init__(self, scaling_config: Any, driver: str) -> None:
         super().__init__(scaling_config)
-        self.run_uri = run_uri
+        self.driver = driver
         self._pending: Any = None
 
     def make_decision_for_non_running_worker_group(self) -> Any:
         """Return the number of workers to start, or that there are no resources yet."""
         self._pending = None
-        withdraw_request(self.run_uri)
+        withdraw_request(self.driver)
         return super().make_decision_for_non_running_worker_group()
 
     def make_decision_for_running_worker_group(
@@ -44,12 +44,12 @@ class ElasticPolicy(_Base):
             return self._after_request()
         if isinstance(decision, _Resize):
             self._pending = decision
-            request_save(self.run_uri, decision.num_workers)
+            request_save(self.driver, decision.num_workers)
             return _Noop()
         return decision
 
     def _after_request(self) -> Any:
-        saved = save_result(self.run_uri)
+        saved = save_result(self.driver)
         if saved is None:
             return _Noop()
         decision, self._pending = self._pending, None

@@ -19,10 +19,15 @@ from pipeline.config import Config
 from pipeline.distributed import ray_private_api
 from pipeline.distributed.ray_cluster import gpu_choice, longest_wait, ray_cluster
 from pipeline.distributed.world import World
-from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
+from pipeline.errors import (
+    LeaseLostError,
+    OutageError,
+    TrainingFailed,
+    TrainingStopped,
+    UserError,
+)
 from pipeline.progress import counted
 from pipeline.storage.document import Document
-from pipeline.storage.folder import join
 from pipeline.storage.redact import mask_output
 from pipeline.tracking import RunSpec, load_run_spec, spool_folder
 from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, last_line
@@ -56,20 +61,19 @@ class WorkerSettings(Document):
         default=None, description="to create the MLflow run, if its store has not responded yet"
     )
     label: str = Field(default="", description="put before every progress line")
+    owner: str = Field(default="", description="token of the driver's lease of the run")
 
 
 class RaySession:
-    """A worker of Ray Train. Ray Train restarts workers; checkpoints are the project's own."""
+    """A worker of Ray Train. Ray Train restarts workers; checkpoints are the project's own.
 
-    def __init__(self, store: CheckpointStore) -> None:
-        self.world, self.store = ray_world(), store
+    ``driver`` (``RunRecord.driver``) is the one whose requests are polled.
+    """
+
+    def __init__(self, store: CheckpointStore, driver: str = "") -> None:
+        self.world, self.store, self._driver = ray_world(), store, driver
         self._preemption = PreemptionWatcher(self.world) if preemption_watch_enabled() else None
-        uri = store.storage.uri
-        self._watcher = (
-            RequestWatcher(lambda: stop_requested(uri) or requested_workers(uri) is not None)
-            if self.world.is_main
-            else None
-        )
+        self._watcher = RequestWatcher(self._requested) if self.world.is_main else None
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Report to Ray Train and to Ray Tune; a barrier that takes up to 2 s."""
@@ -82,25 +86,28 @@ class RaySession:
         watched = self._watcher is not None and self._watcher.pending
         return watched or (self._preemption is not None and self._preemption.pending())
 
+    def _requested(self) -> bool:
+        return bool(stop_requested(self._driver)) or requested_workers(self._driver) is not None
+
     def close(self) -> None:
         """End the thread of rank 0."""
         if self._watcher is not None:
             self._watcher.close()
 
     def poll_request(self) -> Request | None:
-        """Return a request to stop after the driver's SIGTERM, or to save.
+        """Return a request of the driver to stop, or one to save.
 
         The latter if the number of workers changes, or if a node leaves.
         """
-        uri, stop, workers = self.store.storage.uri, False, None
+        driver, stop, workers = self._driver, None, None
         if self.world.is_main:
-            stop, workers = stop_requested(uri), requested_workers(uri)
+            stop, workers = stop_requested(driver), requested_workers(driver)
         stop, workers = self.world.broadcast((stop, workers))
         if stop:
-            return Request("stopped by SIGTERM", stop=True)
+            return Request(stop, stop=True)
         if workers is not None:
             reason = f"the cluster has resources for {counted(workers, 'worker')}"
-            return Request(reason, stop=False, hold=partial(hold_for_resize, uri, self.world))
+            return Request(reason, stop=False, hold=partial(hold_for_resize, driver, self.world))
         return self._preemption.poll() if self._preemption else None
 
 
@@ -125,7 +132,7 @@ def train_in_ray(
     """Run the workers to the end, restarting them as configured; return rank 0's outcome."""
     record.clear_failure()
     settings = worker_settings(config, record, uri, run_id, label)
-    with ray_cluster(config.ray) as owned, relay_stop_signal(stop, record.uri):
+    with ray_cluster(config.ray) as owned, relay_stop_signal(stop, record.driver):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
         config = with_chosen_device(config, label)
@@ -177,6 +184,7 @@ def worker_settings(
         run_id=run_id,
         run_spec=load_run_spec(spool_folder(record.uri)),
         label=label,
+        owner=record.owner,
     )
 
 
@@ -218,7 +226,7 @@ def build_trainer(
 
     # One attempt. `StartupTimeout` limits the duration of all attempts.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_ATTEMPT_SECONDS:g}")
-    timeout = StartupTimeout(record.uri, config.ray.min_workers, longest_wait(config.ray), label)
+    timeout = StartupTimeout(record.driver, config.ray.min_workers, longest_wait(config.ray), label)
     gpu = config.ray.gpu is True
     train: Any = rt  # the annotations of ray.train still describe its first version
     failures = train.FailureConfig(
@@ -234,10 +242,10 @@ def build_trainer(
         },
     )
     policies = {
-        "failure_policy": RestartPolicy(failures, record.uri, config.ray.max_outages, label)
+        "failure_policy": RestartPolicy(failures, record.driver, config.ray.max_outages, label)
     }
     if not isinstance(config.ray.workers, int):
-        policies["scaling_policy"] = ElasticPolicy(scaling, record.uri)
+        policies["scaling_policy"] = ElasticPolicy(scaling, record.driver)
     return trainer_class(owned, **policies)(
         worker,
         train_loop_config=settings.model_dump(mode="json"),
@@ -278,6 +286,8 @@ def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
         return _run_worker(settings)
     except TrainingStopped as stopped:
         return Stopped(reason=str(stopped))
+    except LeaseLostError as lost:
+        return Failed(reason=str(lost))  # on every rank
     except UnrecoverableFailure as error:
         _record_failure(settings, error)
         return Failed(reason=str(error))  # on every rank
@@ -289,12 +299,14 @@ def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
 
 
 def _run_worker(settings: WorkerSettings) -> TrainOutcome:
-    wait_for_pause(join(settings.storage, settings.run), ray_world())
-    record = RunRecord(settings.storage, settings.run)
+    record = RunRecord(settings.storage, settings.run, settings.owner)
+    wait_for_pause(record.driver, ray_world())
+    if lost := record.lost():
+        return Failed(reason=str(lost))
     if failure := record.read_failure():
         return Failed(reason=str(failure))  # a restart, which would fail in the same place
     check_this_node(record.uri, record.storage, settings.run_id)
-    session = RaySession(CheckpointStore(record.uri))
+    session = RaySession(CheckpointStore(record.uri, record.check_lease), record.driver)
     try:
         return run_rank(
             settings.config,
@@ -311,8 +323,8 @@ def _run_worker(settings: WorkerSettings) -> TrainOutcome:
 
 def _record_failure(settings: WorkerSettings, error: Exception) -> None:
     """Let restarted workers end at once; other ranks may fail before Ray Train sees this one."""
-    with contextlib.suppress(OSError, OutageError):  # the disk may be full
-        RunRecord(settings.storage, settings.run).write_failure(error)
+    with contextlib.suppress(OSError, OutageError, LeaseLostError):  # the disk may be full
+        RunRecord(settings.storage, settings.run, settings.owner).write_failure(error)
 
 
 def _failure(error: Exception, record: RunRecord) -> Exception:

@@ -1,4 +1,4 @@
-"""Stop requests in a Ray cluster: SIGTERM from the driver to rank 0, leaving nodes to all ranks."""
+"""Stop requests in a Ray cluster: from the driver to rank 0, leaving nodes to all ranks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _NAMESPACE = b"guidance-stop"
 
 
 @contextlib.contextmanager
-def relay_stop_signal(stop: StopSignal, run_uri: str) -> Iterator[None]:
-    """Relay SIGTERM to the workers through the cluster's key-value store, inside the block.
+def relay_stop_signal(stop: StopSignal, driver: str) -> Iterator[None]:
+    """Relay a stop to the workers through the cluster's key-value store, inside the block.
 
-    The process must be connected to Ray. A signal handler may do very little, so a thread waits for
-    the signal and writes the key.
+    ``driver`` is this one's key (``RunRecord.driver``). The process must be connected to Ray. A
+    signal handler may do very little, so a thread waits for the signal and writes the key.
     """
-    key, ended = run_uri.encode(), threading.Event()
+    key, ended = driver.encode(), threading.Event()
     ray_private_api.kv_delete(key, _NAMESPACE)  # of an earlier driver
 
     def relay() -> None:
         while not ended.is_set():
             if stop.received.wait(0.5):
-                ray_private_api.kv_put(key, b"1", _NAMESPACE)
+                ray_private_api.kv_put(key, stop.reason.encode(), _NAMESPACE)
                 return
 
     stop.install()  # connecting to Ray has replaced the handler
@@ -49,9 +49,10 @@ def relay_stop_signal(stop: StopSignal, run_uri: str) -> Iterator[None]:
             ray_private_api.kv_delete(key, _NAMESPACE)
 
 
-def stop_requested(run_uri: str) -> bool:
-    """Return whether the driver of this run has received SIGTERM."""
-    return ray_private_api.kv_get(run_uri.encode(), _NAMESPACE) is not None
+def stop_requested(driver: str) -> str | None:
+    """Return why a driver (``RunRecord.driver``) stops its training, or None."""
+    reason = ray_private_api.kv_get(driver.encode(), _NAMESPACE)
+    return reason.decode() if reason is not None else None
 
 
 def preemption_watch_enabled() -> bool:

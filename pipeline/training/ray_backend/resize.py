@@ -15,29 +15,29 @@ _NAMESPACE, _SAVED, _FAILED = b"guidance-resize", b"saved", b"failed"
 _POLL_SECONDS = 0.2
 
 
-def request_save(run_uri: str, workers: int) -> None:
+def request_save(driver: str, workers: int) -> None:
     """Request a checkpoint because of a change to this number of workers."""
-    ray_private_api.kv_put(run_uri.encode(), str(workers).encode(), _NAMESPACE)
+    ray_private_api.kv_put(driver.encode(), str(workers).encode(), _NAMESPACE)
 
 
-def withdraw_request(run_uri: str) -> None:
+def withdraw_request(driver: str) -> None:
     """Withdraw a request, if there is one."""
-    ray_private_api.kv_delete(run_uri.encode(), _NAMESPACE)
+    ray_private_api.kv_delete(driver.encode(), _NAMESPACE)
 
 
-def save_result(run_uri: str) -> bool | None:
+def save_result(driver: str) -> bool | None:
     """Return whether the requested checkpoint is written; None as long as that is open."""
-    value = ray_private_api.kv_get(run_uri.encode(), _NAMESPACE)
+    value = ray_private_api.kv_get(driver.encode(), _NAMESPACE)
     return value == _SAVED if value in (_SAVED, _FAILED, None) else None
 
 
-def requested_workers(run_uri: str) -> int | None:
+def requested_workers(driver: str) -> int | None:
     """Return the number of workers of a request without a result, or None."""
-    value = ray_private_api.kv_get(run_uri.encode(), _NAMESPACE)
+    value = ray_private_api.kv_get(driver.encode(), _NAMESPACE)
     return None if value in (_SAVED, _FAILED, None) else int(value)
 
 
-def hold_for_resize(run_uri: str, world: World, missing: str | None) -> None:
+def hold_for_resize(driver: str, world: World, missing: str | None) -> None:
     """Report the result of a requested save, and wait to be ended. Every rank calls it.
 
     A further step would be repeated after the change. ``missing`` is the reason why there is no
@@ -45,8 +45,8 @@ def hold_for_resize(run_uri: str, world: World, missing: str | None) -> None:
     """
     if world.is_main:
         result = _FAILED if missing else _SAVED
-        ray_private_api.kv_put(run_uri.encode(), result, _NAMESPACE)
+        ray_private_api.kv_put(driver.encode(), result, _NAMESPACE)
         until = time.monotonic() + (0.0 if missing else HOLD_SECONDS)
-        while save_result(run_uri) and time.monotonic() < until:
+        while save_result(driver) and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
     world.broadcast(None)

@@ -40,11 +40,9 @@ class RestartPolicy(_Base):
     is put before every line.
     """
 
-    def __init__(
-        self, failure_config: Any, run_uri: str, max_outages: int, label: str = ""
-    ) -> None:
+    def __init__(self, failure_config: Any, driver: str, max_outages: int, label: str = "") -> None:
         super().__init__(failure_config)
-        self.run_uri, self.max_outages = run_uri, max_outages
+        self.driver, self.max_outages = driver, max_outages
         self._label = f"{label}: " if label else ""
         self._earlier_dead = dead_nodes()
         self._outages, self._pause, self._last_outage = 0, 0.0, float("-inf")
@@ -52,7 +50,7 @@ class RestartPolicy(_Base):
 
     def make_decision(self, training_failed_error: Any) -> Any:
         """Return the decision about an error of the workers, or of the controller."""
-        set_pause(self.run_uri, 0)
+        set_pause(self.driver, 0)
         errors = list(getattr(training_failed_error, "worker_failures", {}).values())
         if any(isinstance(error, UserError | UnrecoverableFailure) for error in errors):
             return _DECISIONS.RAISE
@@ -74,7 +72,7 @@ class RestartPolicy(_Base):
         self._pause = min(MAX_PAUSE_SECONDS, 2 * self._pause or FIRST_PAUSE_SECONDS)
         # At random, or all trainings that use a store would come back at the same moment.
         pause = self._pause * random.SystemRandom().uniform(0.5, 1.0)
-        set_pause(self.run_uri, pause)
+        set_pause(self.driver, pause)
         limit = f" of {self.max_outages}" if self.max_outages >= 0 else ""
         text = f"outage {self._outages}{limit}: {outage}; the workers restart in {pause:.0f} s"
         print(mask(f"{self._label}{text}"), file=sys.stderr, flush=True)

@@ -34,8 +34,8 @@ class StartupTimeout(_ControllerCallback):
     crashes of workers that have their resources. ``label`` is put before every line.
     """
 
-    def __init__(self, run_uri: str, workers: int, seconds: float, label: str = "") -> None:
-        self.run_uri, self.workers, self.seconds = run_uri, workers, seconds
+    def __init__(self, driver: str, workers: int, seconds: float, label: str = "") -> None:
+        self.driver, self.workers, self.seconds = driver, workers, seconds
         self._label = f"{label}: " if label else ""
         self._since: float | None = None
         self._throttle = Throttle(PRINT_SECONDS)
@@ -61,7 +61,7 @@ class StartupTimeout(_ControllerCallback):
             self._since = now
             self._throttle.restart()
         waited = now - self._since
-        if stop_requested(self.run_uri):
+        if stop_requested(self.driver):
             _hide_tracebacks()
             raise TrainingStopped(f"stopped by SIGTERM while waiting for workers; {RESUME_HINT}")
         if waited > self.seconds:

@@ -20,6 +20,7 @@ from pipeline.training.fit import fit
 from pipeline.training.ray_backend.preflight import check_this_node
 from pipeline.training.run_record import RunRecord
 from tests.pipeline.checkpoints.examples import example_meta
+from tests.ports import free_port
 from tests.s3_server import s3_server
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.lock import (
-    LockHeldError,
-    ProcessLock,
     lock_descriptor,
     lock_file,
     try_lock_file,
@@ -150,50 +148,3 @@ def test_a_locked_descriptor_excludes_others_until_it_is_closed(tmp_path: Path) 
     assert lock_descriptor(second, 0)
     os.close(second)
     assert path.exists()
-
-
-def test_a_process_lock_names_its_holder(tmp_path: Path) -> None:
-    lock = ProcessLock(tmp_path / "a.lock")
-    lock.acquire("driver 7")
-
-    def second() -> None:
-        with pytest.raises(LockHeldError) as caught:
-            ProcessLock(lock.path).acquire("driver 8")
-        assert caught.value.holder == "driver 7"
-
-    assert in_a_child(second) == 0
-    lock.release()
-    assert not lock.path.exists()
-    assert in_a_child(lambda: ProcessLock(lock.path).acquire("driver 8")) == 0
-    lock.release()  # not held: no effect
-    assert lock.path.read_text() == "driver 8"
-
-
-def test_a_process_lock_ends_with_its_process_and_not_with_its_children(tmp_path: Path) -> None:
-    path = tmp_path / "a.lock"
-
-    def driver() -> None:
-        lock = ProcessLock(path)
-        lock.acquire("driver")
-        child = FORK.Process(target=time.sleep, args=(600,))
-        child.start()
-        (tmp_path / "child").write_text(str(child.pid))
-        os.rename(tmp_path / "child", tmp_path / "started")
-        time.sleep(600)
-
-    process = FORK.Process(target=driver)
-    process.start()
-    wait_for(tmp_path / "started")
-    child = int((tmp_path / "started").read_text())
-    try:
-        with pytest.raises(LockHeldError):
-            ProcessLock(path).acquire("another")
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        os.kill(child, 0)  # it lives
-        lock = ProcessLock(path)
-        lock.acquire("another")
-        lock.release()
-    finally:
-        os.kill(child, signal.SIGKILL)

@@ -1,13 +1,25 @@
 """Documents of a sweep, and the state of Tune that it is resumed from."""
 
+import contextlib
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.sweep.sweep import Trial, TrialSettings, TrialTable, _restore_tuner, best_recipe
+from pipeline.errors import LeaseLostError, UserError
+from pipeline.sweep.sweep import (
+    Trial,
+    TrialSettings,
+    TrialTable,
+    _restore_tuner,
+    best_recipe,
+    sweep,
+)
+from tests.pipeline.training.test_fit import status
+from tests.pipeline.training.test_lease_of_run import take_over
 
 
 def test_table_survives_a_file() -> None:
@@ -51,3 +63,22 @@ def test_state_of_tune_from_another_version_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sweep 'one' was started by another version") as caught:
         _restore_tuner(str(tmp_path), lambda params: None, "one")
     assert "choose another --run name" in str(caught.value)
+
+
+def test_sweep_that_was_taken_over_is_interrupted_and_changes_nothing(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"train.lr": {"uniform": [0.01, 0.1]}}
+    config = small.replace({"ray.lease_seconds": 1.0, "sweep.space": space})
+    uri = f"{config.ray.storage}/one"
+
+    def tune(*_: object) -> None:
+        take_over(uri)
+        threading.Event().wait(60)  # as in Tune, which only Ctrl-C ends
+
+    module = sys.modules[sweep.__module__]  # the package has a function of that name
+    monkeypatch.setattr(module, "_tune", tune)
+    monkeypatch.setattr(module, "ray_cluster", lambda *_, **__: contextlib.nullcontext())
+    with pytest.raises(LeaseLostError, match="run 'one' was taken over by process 1 on elsewhere"):
+        sweep(config, run="one")
+    assert status(config, "one") == ("running", "RUNNING")

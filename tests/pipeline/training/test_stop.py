@@ -98,7 +98,7 @@ def test_stop_without_a_checkpoint_is_a_failure(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
-    full = lambda uri: FullDiskStore(Path(uri), capacity=0)  # noqa: E731
+    full = lambda uri, check: FullDiskStore(Path(uri), capacity=0)  # noqa: E731
     monkeypatch.setattr("pipeline.training.fit.CheckpointStore", full)
     at_step(monkeypatch, 7, terminate)
     with pytest.raises(TrainingFailed, match="after step 7, but .*No space left on device"):

@@ -18,13 +18,14 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.distributed.ray_cluster import report_if_busy
-from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.errors import LeaseLostError, TrainingFailed, TrainingStopped, UserError
 from pipeline.tracking import connect
 from pipeline.training.fit import FitResult, fit
 from pipeline.training.ray_backend import launch
 from tests.jobs.head import BIN, environment
 from tests.nginx import Nginx
 from tests.pipeline.training.test_fit import status
+from tests.pipeline.training.test_lease_of_run import take_over, wait_until
 from tests.stores import new_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -177,6 +178,33 @@ def test_exception_killed_loader_and_killed_rank_lose_only_recent_steps(
     assert third in (5 * CHECKPOINT_STEPS, 6 * CHECKPOINT_STEPS, 7 * CHECKPOINT_STEPS)
     assert fourth in (8 * CHECKPOINT_STEPS, 9 * CHECKPOINT_STEPS)
     assert result.weights_sha256 == whole
+
+
+@pytest.mark.parametrize("seconds", [1.0, 600.0])  # the driver finds it; rank 0 finds it
+def test_run_that_was_taken_over_ends_on_all_ranks_without_a_restart(
+    config: Config, seconds: float
+) -> None:
+    folder = Path(str(config.ray.storage)) / "one"
+    checkpoint = folder / f"step-{CHECKPOINT_STEPS:08d}" / "meta.json"
+    before: set[Path] = set()
+
+    def lose() -> None:
+        wait_until(checkpoint.exists)
+        take_over(str(folder))
+        time.sleep(0.5)  # a commit may be under way
+        before.update(folder.rglob("step-*/meta.json"))
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    with pytest.raises(LeaseLostError, match="'one' was taken over by process 1 on elsewhere"):
+        fit(config.replace({"ray.lease_seconds": seconds}), run="one")
+    thread.join()
+    assert set(folder.rglob("step-*/meta.json")) == before
+    assert not (folder / "failure.json").exists()
+    assert status(config, "one") == ("running", "RUNNING")
+    run_id = json.loads((folder / "run.json").read_text())["run_id"]
+    tags = connect(str(config.tracking.uri)).get_run(run_id).data.tags.values()
+    assert len([text for text in tags if text.startswith("workers start")]) == 1
 
 
 def test_lost_node_is_replaced(config: Config, whole: str, nodes: Any) -> None:
