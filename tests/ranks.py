@@ -16,7 +16,7 @@ _FORK = multiprocessing.get_context("fork")
 
 
 def on_each_rank(work: Callable[[World], Any]) -> list[Any]:
-    """Run ``work`` on three ranks; return their results in rank order."""
+    """Run ``work`` on three ranks; return their results, which must be small, in rank order."""
     port, results = free_port(), _FORK.SimpleQueue()
 
     def rank_main(rank: int) -> None:
@@ -33,9 +33,13 @@ def on_each_rank(work: Callable[[World], Any]) -> list[Any]:
                 dist.destroy_process_group()
 
     processes = [_FORK.Process(target=rank_main, args=(rank,)) for rank in range(RANKS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
     return [result for _, result in sorted(results.get() for _ in range(RANKS))]

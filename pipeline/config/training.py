@@ -182,8 +182,8 @@ class RayConfig(Section):
     )
     storage: str | None = Field(
         None,
-        description="absolute folder or URI for checkpoints that all nodes can access; "
-        "unset: ./runs",
+        description="absolute folder or URI for checkpoints that all nodes can access (without "
+        "Ray: rank 0); unset: ./runs",
     )
     lease_seconds: float = Field(
         60.0,

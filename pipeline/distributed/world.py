@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -101,14 +102,52 @@ class World:
             try:
                 value = call()
             except Exception as error:
-                known = (kind for kind in (UserError, OutageError) if isinstance(error, kind))
-                self.broadcast((next(known, TrainingFailed), str(error)))
+                self.broadcast((_kind(error), str(error)))
                 raise
         failure, value = self.broadcast((None, value) if self.is_main else None)
         if failure is not None:
             raise failure(value)
         result: T = value
         return result
+
+    def on_each(self, call: Callable[[], T]) -> T:
+        """Call a function on every rank, and return each rank's own result.
+
+        If it raises on one, every rank raises one of the errors that `on_main` raises. The message
+        names the rank and its machine unless all ranks report the same.
+        """
+        if self.size == 1:
+            return call()
+        failure: Exception | None = None
+        try:
+            result = call()
+        except Exception as error:
+            failure = error
+        own = (_kind(failure), str(failure)) if failure else (None, "")
+        reports = self.gather((*own, platform.node()))
+        kind, text = self.broadcast(_first_failure(reports or []))
+        if failure is not None and _kind(failure) is TrainingFailed:
+            raise failure
+        if kind is not None:
+            raise kind(text)
+        return result
+
+
+def _kind(error: Exception) -> type[Exception]:
+    """Return the type as which an error is raised on the other ranks."""
+    known = (kind for kind in (UserError, OutageError) if isinstance(error, kind))
+    return next(known, TrainingFailed)
+
+
+def _first_failure(
+    reports: Sequence[tuple[type[Exception] | None, str, str]],
+) -> tuple[type[Exception] | None, str]:
+    for rank, (kind, text, machine) in enumerate(reports):
+        if kind is not None:
+            same = all(report[:2] == (kind, text) for report in reports)
+            where = "" if same else f"rank {rank} on {machine}: "
+            return kind, f"{where}{text}"
+    return None, ""
 
 
 def world_from_environment(

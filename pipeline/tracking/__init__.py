@@ -21,6 +21,7 @@ from pipeline.tracking.client import (
     connect,
     resolve_run_store,
     resolve_uri,
+    visible_here,
     wait_for_store,
 )
 from pipeline.tracking.run import create_run, finish_run, history_tag, resolve_run_id, resume_run
@@ -57,5 +58,6 @@ __all__ = [
     "spool_folder",
     "sync",
     "upload_timeout",
+    "visible_here",
     "wait_for_store",
 ]

@@ -148,6 +148,12 @@ def _prepare_sqlite(uri: str) -> str:
     return uri
 
 
+def visible_here(uri: str) -> bool:
+    """Return whether this machine sees the file of a sqlite store; True for other stores."""
+    path = _sqlite_path(uri)
+    return path is None or path.exists()
+
+
 def _sqlite_path(uri: str) -> Path | None:
     name = uri.removeprefix("sqlite:///").split("?")[0]
     if name == uri or name in ("", ":memory:"):

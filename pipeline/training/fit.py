@@ -29,7 +29,7 @@ from pipeline.tracking import (
 from pipeline.training.ray_backend.launch import train_in_ray
 from pipeline.training.registration import register_result
 from pipeline.training.run_record import Resume, RunRecord
-from pipeline.training.session import LocalSession, launched_world
+from pipeline.training.session import LocalSession, check_same_run, launched_world
 from pipeline.training.stop import stop_signal
 from pipeline.training.worker import run_rank
 
@@ -77,13 +77,14 @@ def fit(
     """
     began = time.monotonic()
     config = absolute_paths(config)
-    manifests = check_data(config)
-    check_cluster_paths(config)
     with (
         launched_world(config.ray) as world,
-        contextlib.closing(RunRecord(config.ray.storage_uri(), world.broadcast(run))) as record,
+        contextlib.closing(RunRecord(*world.broadcast((config.ray.storage_uri(), run)))) as record,
     ):
+        manifests = world.on_each(lambda: check_data(config))
+        check_cluster_paths(config)
         check_batches(config, config.ray.max_workers if config.ray.enabled else world.size)
+        check_same_run(record, world)
         uri = world.on_main(lambda: resolve_run_store(config.tracking))
         run_id = world.on_main(
             lambda: _start_run(config, record, uri, resume, parent_run_id, tags or {}, manifests)

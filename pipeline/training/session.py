@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import RayConfig
 from pipeline.distributed.world import World, world_from_environment
 from pipeline.errors import UserError
+from pipeline.storage.redact import mask
+from pipeline.training.run_record import RunRecord
 from pipeline.training.stop import Request, StopSignal
 
 
@@ -76,3 +79,29 @@ def launched_world(config: RayConfig) -> Iterator[World]:
     finally:
         if owns_group:
             dist.destroy_process_group()
+
+
+def check_same_run(record: RunRecord, world: World) -> None:
+    """Raise UserError on every rank if another machine has the run, but that of rank 0 does not.
+
+    Only rank 0 needs the storage. Where machines do not share it, rank 0 on another one than
+    before would not find the checkpoints, and start from scratch.
+    """
+
+    def known() -> bool:
+        with contextlib.suppress(OSError, UserError):  # rank 0 reads it again, and reports errors
+            return record.read() is not None
+        return False
+
+    found = world.gather((known(), platform.node())) or []
+
+    def compare() -> None:
+        others = sorted({machine for has_run, machine in found if has_run})
+        if others and not found[0][0]:
+            raise UserError(
+                f"run {record.name!r} is in {mask(record.storage)!r} on {', '.join(others)}, but "
+                f"not on {found[0][1]}, where rank 0 runs; start rank 0 there, give a "
+                "--ray.storage that all machines share, or choose another --run name"
+            )
+
+    world.on_main(compare)

@@ -26,7 +26,7 @@ from pipeline.distributed.world import mean_over_ranks
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.malloc import keep_freed_memory
 from pipeline.storage.redact import mask_tree
-from pipeline.tracking import RunSpec, Tracker, save_run_spec
+from pipeline.tracking import RunSpec, Tracker, save_run_spec, visible_here
 from pipeline.training.data_content import (
     check_data_unchanged,
     check_same_content,
@@ -181,8 +181,9 @@ def run_rank(
 ) -> Finished:
     """Run `train_worker` with rank 0 reporting to the MLflow run; add the seconds it took.
 
-    The first rank of every other node reports the load of its node. ``label`` is for `RunLog`. With
-    ``run_spec``, rank 0 creates the run as soon as the store responds; the other nodes find it.
+    The first rank of every other node that sees the store reports the load of its node. ``label``
+    is for `RunLog`. With ``run_spec``, rank 0 creates the run as soon as the store responds; the
+    other nodes find it.
     """
     began = time.monotonic()
     first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
@@ -191,7 +192,7 @@ def run_rank(
     if main and run_spec is not None:
         with contextlib.suppress(OSError):  # on a full disk the driver creates the run at its end
             save_run_spec(spool, run_spec)
-    if main or first_of_node:
+    if main or (first_of_node and visible_here(uri)):
         tracker = Tracker(uri, run_id, spool, system_metrics=first_of_node)
     try:
         with translate_errors(config, session.world):

@@ -1,5 +1,6 @@
 """Collectives of one rank and of three real ones, over gloo."""
 
+import platform
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def test_one_process_is_its_own_world() -> None:
     value = torch.tensor([1.0, 2.0])
     assert world.sum(value) is value and world.begin_sum(value)() is value
     assert world.gather("a") == ["a"] and world.broadcast("a") == "a"
-    assert world.on_main(lambda: 3) == 3
+    assert world.on_main(lambda: 3) == 3 and world.on_each(lambda: 4) == 4
     assert mean_over_ranks({"x": torch.tensor(2.0)}, world) == {"x": 2.0}
 
 
@@ -78,3 +79,29 @@ def test_a_failure_on_the_main_rank_is_raised_on_all() -> None:
     assert main == [*named, ("ValueError", "no such key")]
     expected = [*named, (TrainingFailed.__name__, "no such key")]
     assert others == [expected] * (RANKS - 1)
+
+
+def failures_on_each(world: World) -> list[tuple[str, str]]:
+    found = []
+    for kind, ranks in ((UserError, {1}), (UserError, {0, 1, 2}), (OSError, {2})):
+
+        def call(kind: type[Exception] = kind, ranks: set[int] = ranks) -> int:
+            if world.rank in ranks:
+                raise kind("no such set")
+            return world.rank
+
+        try:
+            world.on_each(call)
+        except Exception as caught:
+            found.append((type(caught).__name__, str(caught)))
+    assert world.on_each(lambda: world.rank) == world.rank
+    return found
+
+
+def test_a_failure_on_any_rank_is_raised_on_all() -> None:
+    *others, last = on_each_rank(failures_on_each)
+    host = platform.node()
+    mistakes = [("UserError", f"rank 1 on {host}: no such set"), ("UserError", "no such set")]
+    failure = (TrainingFailed.__name__, f"rank 2 on {host}: no such set")
+    assert others == [[*mistakes, failure]] * (RANKS - 1)
+    assert last == [*mistakes, ("OSError", "no such set")]
