@@ -36,6 +36,13 @@ class TrackingConfig(Section):
         "checkpoints and send later",
     )
 
+    max_logged_nodes: int = Field(
+        16,
+        ge=1,
+        description="nodes up to which the load of each one is logged; of more nodes: minimum, "
+        "mean and maximum",
+    )
+
     @field_validator("artifacts")
     @classmethod
     def _check_artifacts(cls, value: str | None) -> str | None:

@@ -19,6 +19,8 @@ from pipeline.errors import OutageError, TrainingFailed, UserError
 
 T = TypeVar("T")
 
+STORE_TIMEOUT_SECONDS = 30.0  # of a request of `World.key_value_store`
+
 
 @dataclass(frozen=True)
 class World:
@@ -68,6 +70,16 @@ class World:
             return value
 
         return finish
+
+    def key_value_store(self) -> Any:
+        """Return a separate connection to the store of the process group, for another thread.
+
+        Not a collective. There is no store if this is the only rank.
+        """
+        shared: Any = dist.distributed_c10d._get_default_store()
+        store = shared.clone()
+        store.set_timeout(timedelta(seconds=STORE_TIMEOUT_SECONDS))
+        return store
 
     def gather(self, value: Any) -> list[Any] | None:
         """Return the values of all ranks, in rank order, on rank 0; None on the others."""

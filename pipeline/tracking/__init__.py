@@ -24,6 +24,7 @@ from pipeline.tracking.client import (
     visible_here,
     wait_for_store,
 )
+from pipeline.tracking.cluster_load import ClusterLoad
 from pipeline.tracking.run import create_run, finish_run, history_tag, resolve_run_id, resume_run
 from pipeline.tracking.run_spec import RunSpec, config_yaml
 from pipeline.tracking.spool.offline_runs import (
@@ -37,6 +38,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.upload import is_rejected, upload_timeout
 
 __all__ = [
+    "ClusterLoad",
     "RunDeletedError",
     "RunSpec",
     "Tracker",

@@ -19,8 +19,11 @@ class SystemSampler:
 
     def __call__(self) -> dict[str, float]:
         """Return percentages and megabytes by metric name, ``system/NODE/...``."""
-        load = {**self._cpu(), **_memory(), **_disk(), **_gpus()}
-        return {f"{self._prefix}{name}": value for name, value in load.items()}
+        return {f"{self._prefix}{name}": value for name, value in self.load().items()}
+
+    def load(self) -> dict[str, float]:
+        """Return percentages and megabytes by name, without the node."""
+        return {**self._cpu(), **_memory(), **_disk(), **_gpus()}
 
     def _cpu(self) -> dict[str, float]:
         before, now = self._ticks, _cpu_ticks()

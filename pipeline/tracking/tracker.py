@@ -52,17 +52,25 @@ _INVALID_IN_METRIC_NAMES = re.compile(r"[^\w.\- :/]")
 class Tracker:
     """Sends metrics, tags and files of one run from background threads.
 
-    Several trackers, in several processes, may share a run and its spool folder.
+    Several trackers, in several processes, may share a run and its spool folder. ``sampler``
+    returns the system metrics, by default those of this node.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: Path, system_metrics: bool = True) -> None:
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        spool: Path,
+        system_metrics: bool = True,
+        sampler: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
         self.uri = uri
         self._queue, self._files = RecordQueue(spool), RecordQueue(spool, UPLOAD_SUFFIX)
         self._sender = Sender(uri, run_id, spool, self._files.append)
         self._uploader = Uploader(self._sender, self._files)
         with self._never_raising("the run of the spool"):
             save_spool_info(spool, uri, run_id)
-        self._sampler = SystemSampler() if system_metrics else None
+        self._sampler = (sampler or SystemSampler()) if system_metrics else None
         self._next_sample = time.monotonic() + _SAMPLE_SECONDS
         records = SendingThread(
             self._queue, self._sender.send, lambda: f"run {self.run_id}", mask(uri), self._sample
@@ -198,7 +206,8 @@ class Tracker:
     def _sample(self) -> None:
         if self._sampler and time.monotonic() >= self._next_sample:
             with self._never_raising("a sample of system metrics"):
-                self._append(MetricPoints(time=_now(), metrics=self._sampler(), step=None))
+                if metrics := dict(self._sampler()):
+                    self._append(MetricPoints(time=_now(), metrics=metrics, step=None))
             self._next_sample = time.monotonic() + _SAMPLE_SECONDS
 
 

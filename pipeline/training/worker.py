@@ -22,11 +22,11 @@ from pipeline.config import Config, DetectorSpec
 from pipeline.data import Manifest, build_eval_loader, build_train_loader
 from pipeline.data.loading.bad_samples import BadSamples
 from pipeline.data.loading.prefetch_plan import open_shards
-from pipeline.distributed.world import mean_over_ranks
+from pipeline.distributed.world import World, mean_over_ranks
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.malloc import keep_freed_memory
 from pipeline.storage.redact import mask_tree
-from pipeline.tracking import RunSpec, Tracker, save_run_spec, visible_here
+from pipeline.tracking import ClusterLoad, RunSpec, Tracker, save_run_spec, visible_here
 from pipeline.training.data_content import (
     check_data_unchanged,
     check_same_content,
@@ -181,27 +181,45 @@ def run_rank(
 ) -> Finished:
     """Run `train_worker` with rank 0 reporting to the MLflow run; add the seconds it took.
 
-    The first rank of every other node that sees the store reports the load of its node. ``label``
-    is for `RunLog`. With ``run_spec``, rank 0 creates the run as soon as the store responds; the
-    other nodes find it.
+    The first rank of every other node that sees the store reports the load of its node, to the run
+    or, with many nodes, to rank 0. ``label`` is for `RunLog`. With ``run_spec``, rank 0 creates the
+    run as soon as the store responds; the other nodes find it.
     """
     began = time.monotonic()
     first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
     main = session.world.is_main
+    with translate_errors(config, session.world):
+        load = cluster_load(config, session.world, first_of_node)
     tracker = None
     if main and run_spec is not None:
         with contextlib.suppress(OSError):  # on a full disk the driver creates the run at its end
             save_run_spec(spool, run_spec)
-    if main or (first_of_node and visible_here(uri)):
-        tracker = Tracker(uri, run_id, spool, system_metrics=first_of_node)
+    if main or (first_of_node and load is None and visible_here(uri)):
+        sampler = load.metrics if load else None
+        tracker = Tracker(uri, run_id, spool, system_metrics=first_of_node, sampler=sampler)
     try:
         with translate_errors(config, session.world):
             log = RunLog(tracker if main else None, label)
             outcome = train_worker(config, session, log, uri)
     finally:
+        if load is not None:
+            load.close()
         if tracker is not None:
             tracker.close(TRACKER_CLOSE_SECONDS, last=False)  # the driver ends the run
     return outcome.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
+
+
+def cluster_load(config: Config, world: World, first_of_node: bool) -> ClusterLoad | None:
+    """Return the load over more than ``tracking.max_logged_nodes`` nodes; every rank calls it.
+
+    None with fewer nodes, and on ranks that neither report the load of their node nor log it.
+    """
+    first = torch.zeros(world.size, device=world.device)
+    first[world.rank] = float(first_of_node)
+    senders = world.sum(first).nonzero().flatten().tolist()
+    if len(senders) <= config.tracking.max_logged_nodes or not (first_of_node or world.is_main):
+        return None
+    return ClusterLoad(world.key_value_store(), world.rank, senders)
 
 
 def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
