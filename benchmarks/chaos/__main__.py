@@ -119,7 +119,10 @@ def run(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     report(f"training undisturbed for {steps} steps")
     undisturbed = bench.training("undisturbed", steps, registered=False)
     undisturbed.start(report)
-    while not undisturbed.join(1.0):
+    start, first_checkpoint = time.monotonic(), 0.0
+    while not undisturbed.join(0.5):
+        if not first_checkpoint and undisturbed.step():
+            first_checkpoint = time.monotonic() - start
         if undisturbed.attempts and undisturbed.result is None:
             undisturbed.end()
             raise SystemExit(f"the undisturbed training failed: {undisturbed.attempts[0].line}")
@@ -138,7 +141,7 @@ def run(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     injector = Injector(target, options.kinds, options.seed, options.gap, report)
     start = time.monotonic()
     disturbed.start(report)
-    injector.run(60.0 * options.minutes, steps)
+    injector.run(60.0 * options.minutes, steps, first_checkpoint)
     report("no more faults; waiting for the end of the training")
     until = time.monotonic() + END_SECONDS
     while not disturbed.join(0.5) and time.monotonic() < until:
@@ -146,8 +149,8 @@ def run(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     injector.follow()
     seconds = round(time.monotonic() - start, 1)
     disturbed.end()
-    machines = {f"node{number}": nodes.environment(f"node{number}") for number in range(NODES)}
-    machines["driver"] = nodes.environment("driver")
+    names = ["driver", "second-driver", *(f"node{number}" for number in range(NODES))]
+    machines = {name: nodes.environment(name) for name in names}
     bench.stop_nodes()
     sent = training.sync(machines, bench.mlflow.uri, bench.folder)
     found = [

@@ -8,14 +8,24 @@ from typing import Any
 
 from benchmarks.chaos import processes
 from benchmarks.chaos.services import Objects
-from benchmarks.chaos.training import FAILED, INTERRUPTED, KILLED, REJECTED, STOPPED, Training
+from benchmarks.chaos.training import (
+    FAILED,
+    INTERRUPTED,
+    KILLED,
+    REJECTED,
+    STOPPED,
+    TERMINATED,
+    Training,
+)
 
-RESUMABLE = (0, FAILED, INTERRUPTED, KILLED, STOPPED)
+RESUMABLE = (0, FAILED, INTERRUPTED, KILLED, STOPPED, TERMINATED)
 # Measurements of the machine, which differ between equal trainings.
 MEASURED = ("system/", "train/images_per_second")
 EXIT_SECONDS = 60.0  # for processes to end after the cluster was shut down
-# The second is Ray Train's.
-RUN_FILES = re.compile(r"run\.json|\.validate_storage_marker|step-\d+/(meta\.json|state\.pt)")
+# The marker is Ray Train's.
+RUN_FILES = re.compile(
+    r"(run|lease)\.json|\.validate_storage_marker|step-\d+/(meta\.json|state\.pt)"
+)
 Point = tuple[int, float]
 
 
@@ -129,7 +139,8 @@ def _points_problem(client: Any, run: Any, other: Any) -> str:
 
 def _artifacts_problem(client: Any, run: Any, other: Any) -> str:
     missing = _artifacts(client, other) - _artifacts(client, run)
-    return ", ".join(sorted(missing))
+    # The checkout may have changed between the two.
+    return ", ".join(sorted(missing - {"environment/uncommitted.diff"}))
 
 
 def _artifacts(client: Any, run: Any, path: str | None = None) -> set[str]:

@@ -12,8 +12,12 @@ from benchmarks.chaos.service_faults import KINDS
 from benchmarks.chaos.training import CHECKPOINT_STEPS
 
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0  # without a new checkpoint, after which the next fault comes all the same
-TRY_AGAIN_SECONDS = 5.0  # after a fault without a target
+# Without a new checkpoint, after which the next fault comes all the same: this, and twice the time
+# that the undisturbed training has taken to its first one.
+PATIENCE_SECONDS = 20.0
+EARLY_SHARE = 0.01  # of the polls, at which the next fault does not wait for a checkpoint
+TRY_AGAIN_SECONDS = 2.0  # after a fault without a target
+MAX_EXTENSION = 3  # of the time, until every kind has come
 UPLOAD_DELAY_SECONDS = 1.0  # per request of a checkpoint, while the training is ahead of time
 LAST_STEPS = 3 * CHECKPOINT_STEPS  # that are left for the time after the last fault
 
@@ -46,25 +50,32 @@ class Injector:
         self._report, self._draws = report, random.Random(seed)
         self._deck: list[str] = []
         self._threads: list[threading.Thread] = []
-        self._step = 0
+        self._step, self._following = 0, 0.0
 
-    def run(self, seconds: float, steps: int) -> None:
-        """Inject faults for so long, or until the training has ended; then repair everything."""
-        began = time.monotonic()
-        following = began + self._draws.uniform(0.0, self._gap)
+    def run(self, seconds: float, steps: int, first_checkpoint: float) -> None:
+        """Inject faults for so long, or until the training has ended; then repair everything.
+
+        It takes longer, up to three times as long, if a kind is still missing at the end.
+        ``first_checkpoint`` is the seconds that the undisturbed training took to its first one.
+        """
+        began, patience = time.monotonic(), PATIENCE_SECONDS + 2 * first_checkpoint
+        self._following = began + self._draws.uniform(0.0, self._gap)
         progressed = began
-        while (now := time.monotonic()) < began + seconds and not self._target.training.join(0):
+        while not self._target.training.join(0):
+            now = time.monotonic()
+            missing = set(self._kinds) - {fault.kind for fault in self.faults}
+            if now > began + seconds * (MAX_EXTENSION if missing else 1):
+                break
             before = self._step
             self._follow(now)
             progressed = now if self._step > before else progressed
-            due = (steps - LAST_STEPS) * (now - began) / seconds
+            due = (steps - LAST_STEPS) * min(1.0, (now - began) / seconds)
             self._target.s3.latency = UPLOAD_DELAY_SECONDS if self._step > due else 0.0
             # Mostly, wait for a checkpoint between two faults: restarts would never end otherwise.
-            stalled = now - progressed < PATIENCE_SECONDS and any(
-                fault.recovered is None for fault in self.faults
-            )
-            if now >= following and (not stalled or self._draws.random() < 0.01):
-                following = now + self._inject()
+            unrecovered = not self._step or any(fault.recovered is None for fault in self.faults)
+            wait = unrecovered and now - progressed < patience
+            if now >= self._following and (not wait or self._draws.random() < EARLY_SHARE):
+                self._following = now + self._inject()
             time.sleep(POLL_SECONDS)
         self._target.s3.latency = 0.0
         for thread in self._threads:
@@ -113,8 +124,9 @@ class Injector:
             fault.detail = KINDS[fault.kind](target)
         except NotPossible as error:
             self.faults.remove(fault)
-            self._deck.insert(0, fault.kind)  # later
-            self._report(f"{fault.kind}: not possible now: {error}")
+            self._deck.append(fault.kind)
+            self._following = time.monotonic() + TRY_AGAIN_SECONDS
+            self._report(f"{fault.kind}: not possible yet: {error}")
             return
         except Exception:
             self.errors.append(traceback.format_exc())

@@ -21,7 +21,8 @@ CHECKPOINT_STEPS = 2
 IMAGES, BATCH = 40, 4
 RESTART_SECONDS = 2.0  # before the command is run again
 # Exit codes of `jobs.train` after which a user, or a RayJob, runs the same command again.
-KILLED, STOPPED, INTERRUPTED, FAILED, REJECTED = -9, 143, 130, 1, 2
+# -15: SIGTERM before the driver handles it.
+KILLED, TERMINATED, STOPPED, INTERRUPTED, FAILED, REJECTED = -9, -15, 143, 130, 1, 2
 
 
 class Attempt(NamedTuple):

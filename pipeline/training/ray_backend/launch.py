@@ -33,8 +33,8 @@ from pipeline.tracking import RunSpec, load_run_spec, spool_folder
 from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, last_line
 from pipeline.training.outcome import Failed, Finished, Stopped, TrainOutcome
 from pipeline.training.ray_backend.preemption import (
+    DriverRequests,
     PreemptionWatcher,
-    RequestWatcher,
     preemption_watch_enabled,
     relay_stop_signal,
     stop_requested,
@@ -71,9 +71,10 @@ class RaySession:
     """
 
     def __init__(self, store: CheckpointStore, driver: str = "") -> None:
-        self.world, self.store, self._driver = ray_world(), store, driver
+        self.world, self.store = ray_world(), store
+        self._driver = driver or store.storage.uri
         self._preemption = PreemptionWatcher(self.world) if preemption_watch_enabled() else None
-        self._watcher = RequestWatcher(self._requested) if self.world.is_main else None
+        self._driver_requests = DriverRequests(self._requested) if self.world.is_main else None
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Report to Ray Train and to Ray Tune; a barrier that takes up to 2 s."""
@@ -83,7 +84,7 @@ class RaySession:
 
     def request_pending(self) -> bool:
         """Return whether rank 0 has a request, from memory; every rank may call it."""
-        watched = self._watcher is not None and self._watcher.pending
+        watched = self._driver_requests is not None and self._driver_requests.pending
         return watched or (self._preemption is not None and self._preemption.pending())
 
     def _requested(self) -> bool:
@@ -91,8 +92,8 @@ class RaySession:
 
     def close(self) -> None:
         """End the thread of rank 0."""
-        if self._watcher is not None:
-            self._watcher.close()
+        if self._driver_requests is not None:
+            self._driver_requests.close()
 
     def poll_request(self) -> Request | None:
         """Return a request of the driver to stop, or one to save.

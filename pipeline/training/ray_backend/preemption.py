@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ray.train import PreemptionInfo
 
 FINAL_SAVE_SECONDS = 15.0  # before a node leaves: save again what was done since the first save
-REQUEST_POLL_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # between two looks for requests of the driver
 _NAMESPACE = b"guidance-stop"
 
 
@@ -103,12 +103,11 @@ def _seconds_left(info: PreemptionInfo) -> float:
     return info.deadline_ms / 1000 - time.time() if info.deadline_ms else float("inf")
 
 
-class RequestWatcher:
-    """Polls for requests of the driver in a thread, since the key-value store may be slow."""
+class DriverRequests:
+    """Looks for requests of the driver in a thread, since the key-value store may be slow."""
 
-    def __init__(self, requested: Callable[[], bool]) -> None:
-        self._requested = requested
-        self.pending = False  # as last seen
+    def __init__(self, look: Callable[[], bool]) -> None:
+        self._look, self.pending = look, False  # as last seen
         self._ended = threading.Event()
         threading.Thread(target=self._watch, name="requests", daemon=True).start()
 
@@ -117,6 +116,6 @@ class RequestWatcher:
         self._ended.set()
 
     def _watch(self) -> None:
-        while not self._ended.wait(REQUEST_POLL_SECONDS):
+        while not self._ended.wait(LOOK_SECONDS):
             with contextlib.suppress(Exception):  # Ray reports a lost connection to its head
-                self.pending = self._requested()
+                self.pending = self._look()
