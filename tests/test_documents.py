@@ -204,7 +204,7 @@ def test_quotes_are_found_and_split() -> None:
     quote = "error: run 'NAME' uses 4 of N slots (PATH: is busy); ..."
     assert literal_parts(quote) == ["run", "uses", "of", "slots", "is busy"]
     (fault,) = [fault for fault in FAULTS if fault.startswith("MLflow unavailable at the start")]
-    assert quotes(fault) == ["error: tracking.uri ... cannot be reached"]
+    assert quotes(fault) == ["failed: tracking.uri ... cannot be reached"]
 
 
 def test_architecture_lists_every_package_and_level() -> None:

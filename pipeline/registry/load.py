@@ -16,6 +16,8 @@ from pipeline.safe_yaml import YamlError, load_yaml
 from pipeline.storage.document import DocumentError
 from pipeline.storage.redact import mask
 from pipeline.tracking import connect, resolve_uri
+from pipeline.tracking.client import store_errors
+from pipeline.tracking.upload import is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +42,7 @@ def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -
 
     A model is ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or a folder. In contrast to MLflow's
     own resolution, this needs no process-wide tracking URI, and errors list the names that exist.
-    Raises UserError.
+    Raises UserError, and OutageError if the registry does not respond.
     """
     if not model_uri.startswith("models:"):
         if not (Path(model_uri) / "MLmodel").is_file():
@@ -50,10 +52,11 @@ def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -
         return Path(model_uri)
     uri = tracking_uri or resolve_uri()
     client = connect(uri)
-    name, version = _find_version(client, uri, model_uri)
     from mlflow.artifacts import download_artifacts
 
-    source = client.get_model_version_download_uri(name, str(version))
+    with store_errors(uri):
+        name, version = _find_version(client, uri, model_uri)
+        source = client.get_model_version_download_uri(name, str(version))
     try:
         return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except Exception as error:
@@ -69,7 +72,9 @@ def get_aliases(client: MlflowClient, uri: str, name: str) -> dict[str, int]:
 
     try:
         model = client.get_registered_model(name)
-    except MlflowException:
+    except MlflowException as error:
+        if not is_rejected(error):
+            raise
         known = sorted(model.name for model in client.search_registered_models())
         listed = f"registered: {', '.join(known)}" if known else "none is registered"
         raise UserError(f"model {name!r} does not exist in {mask(uri)}; {listed}") from None

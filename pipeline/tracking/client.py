@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.config import TrackingConfig
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage.lock import lock_file
 from pipeline.storage.redact import first_line, mask
+from pipeline.tracking.upload import is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,8 +32,12 @@ _POLL_SECONDS = 2.0
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
-class StoreError(UserError):
+class StoreError(OutageError):
     """A request to the tracking store failed. It may succeed later."""
+
+
+class StoreRejection(UserError):
+    """The tracking store rejects a request, such as one without permission."""
 
 
 class RunDeletedError(UserError):
@@ -78,35 +83,43 @@ def resolve_run_store(config: TrackingConfig) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client of a store that responds. Raises StoreError within seconds if it does not."""
+    """Return a client of a store that responds.
+
+    Raises within seconds: StoreError if it does not respond, StoreRejection if it rejects requests.
+    """
     _check_port(uri)
     try:
         client = _client(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # database drivers raise exceptions of many types
-        raise StoreError(f"tracking.uri {mask(uri)}: {first_line(error)}") from None
+        raise _failed_request(uri, error) from None
     return client
 
 
 @contextlib.contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Raise failed requests of the block as StoreError, one line that names the store."""
+    """Raise failed requests of the block as StoreError or StoreRejection, in one line."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:  # requests' exceptions are OSErrors
-        raise StoreError(f"tracking.uri {mask(uri)}: {first_line(error)}") from None
+        raise _failed_request(uri, error) from None
+
+
+def _failed_request(uri: str, error: Exception) -> StoreError | StoreRejection:
+    kind = StoreRejection if is_rejected(error) else StoreError
+    return kind(f"tracking.uri {mask(uri)}: {first_line(error)}")
 
 
 def wait_for_store(uri: str, seconds: float) -> None:
-    """Wait until the store responds. Raises UserError if it does not within ``seconds``."""
+    """Wait until the store responds. Raises as `connect` if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             connect(uri)
             return
-        except UserError:
+        except (StoreError, StoreRejection):
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_SECONDS)
@@ -143,6 +156,8 @@ def _prepare_sqlite(uri: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock_file(path.with_name(f"{path.name}.lock"), _SCHEMA_LOCK_SECONDS):
             connect(uri)
+    except StoreError as error:  # of a file: not a service that may respond later
+        raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"tracking.uri {uri}: {error.strerror or error}") from None
     return uri

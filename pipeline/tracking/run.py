@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.storage.redact import mask
-from pipeline.tracking.client import StoreError, check_active, connect, store_errors
+from pipeline.tracking.client import (
+    StoreError,
+    StoreRejection,
+    check_active,
+    connect,
+    store_errors,
+)
 from pipeline.tracking.run_spec import (
     HISTORY_TAG,
     DatasetManifest,
@@ -90,8 +95,9 @@ def resume_run(
     """Set an existing run to RUNNING and record the resume in its tags. Return its id.
 
     ``previous_exit`` is the status with which it ended before, and what has changed since. The tag
-    ``resumes`` counts resumes. Raises UserError if the run was deleted, and if the store does not
-    respond; if that is not ``required``, print a message and queue the change in the spool instead.
+    ``resumes`` counts resumes. Raises UserError if the run was deleted, and StoreError if the store
+    does not respond; if that is not ``required``, print a message and queue the change in the spool
+    instead.
     """
     exit_text = previous_exit or "a previous exit that was not recorded"
     note = history_tag(f"resumed after {exit_text}")
@@ -138,7 +144,7 @@ def finish_run(
 def resolve_run_id(uri: str, run_id: str, spool: Path) -> str:
     """Return the run's id in the store, also for a placeholder.
 
-    Raises UserError if the run is a placeholder and the store does not respond.
+    Raises StoreError if the run is a placeholder and the store does not respond.
     """
     return resolve_run(spool, connect(uri), uri, run_id) if is_placeholder(run_id) else run_id
 
@@ -170,22 +176,24 @@ def _close_replaced_run(uri: str, key: str) -> None:
         client.set_terminated(run_id, "KILLED")
 
 
-def _failure(uri: str, required: bool, call: Callable[[], object]) -> StoreError | None:
+def _failure(
+    uri: str, required: bool, call: Callable[[], object]
+) -> StoreError | StoreRejection | None:
     """Call a function that sends requests to the store. Return why they failed, or None.
 
-    Raises StoreError instead if the store is required.
+    Raises StoreError or StoreRejection instead if the store is required.
     """
     try:
         with store_errors(uri):
             call()
-    except StoreError as error:
+    except (StoreError, StoreRejection) as error:
         if required:
             raise
         return error
     return None
 
 
-def _report_offline(error: UserError, spool: Path) -> None:
+def _report_offline(error: Exception, spool: Path) -> None:
     print(
         f"{error}\ntracking.required is false: the run is recorded in {spool} and sent when the "
         "store responds, or by `python -m jobs.tracking sync`",

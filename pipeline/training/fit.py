@@ -14,7 +14,7 @@ from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import Manifest, check_batches, load_manifest
 from pipeline.distributed.ray_cluster import check_cluster_paths
-from pipeline.errors import TrainingStopped, UserError
+from pipeline.errors import OutageError, TrainingStopped, UserError
 from pipeline.pretrained import check_start
 from pipeline.storage.folder import join
 from pipeline.tracking import (
@@ -72,8 +72,9 @@ def fit(
     ``ray.enabled`` false, every process calls this function; rank 0 does what is done once, and all
     return the same.
 
-    Raises UserError for mistakes found before or during training, TrainingFailed if workers failed
-    for good, TrainingStopped after SIGTERM; the status of the MLflow run matches.
+    Raises UserError for mistakes found before or during training, OutageError if a service does not
+    respond, TrainingFailed if workers failed for good, TrainingStopped after SIGTERM; the status of
+    the MLflow run matches.
     """
     began = time.monotonic()
     config = absolute_paths(config)
@@ -217,5 +218,5 @@ def close_run(uri: str, run_id: str, record: RunRecord, config: Config) -> Itera
 def _resolved_run_id(uri: str, run_id: str, record: RunRecord) -> str:
     try:
         return resolve_run_id(uri, run_id, spool_folder(record.uri))
-    except UserError:
+    except (UserError, OutageError):
         return run_id

@@ -6,7 +6,7 @@ import sys
 
 from pipeline.checkpoints.format import load_averaged_weights
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.storage.redact import error_line
 from pipeline.tracking import (
@@ -34,7 +34,7 @@ def register_result(
     """Register the selected weights as ``registry.name``; return None if that is not set.
 
     Waits for a store that restarts, and does not create again what the store already has. Raises
-    UserError if the store stays away: the same command registers the finished training later.
+    OutageError if the store stays away: the same command registers the finished training later.
     """
     if config.registry.name is None:
         return None
@@ -50,8 +50,9 @@ def register_result(
     for is_last in [False] * (_ATTEMPTS - 1) + [True]:
         try:
             wait_for_store(uri, STORE_WAIT_SECONDS)
-        except UserError as error:
-            raise UserError(
+        except (UserError, OutageError) as error:
+            kind = OutageError if isinstance(error, OutageError) else UserError
+            raise kind(
                 f"training is complete, but nothing was registered: {error}; run the same command "
                 "again once the store responds"
             ) from None
@@ -62,7 +63,7 @@ def register_result(
                 f"training is complete, but nothing was registered: {error} and run the same "
                 "command again"
             ) from None
-        except UserError:
+        except (UserError, OutageError):
             raise
         except Exception as error:  # stores raise errors of many types when they shut down
             if is_rejected(error) if is_last else is_rejected(error, attempts=1):

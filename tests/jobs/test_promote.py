@@ -5,7 +5,7 @@ import pytest
 
 from jobs import promote
 from jobs._cli import run_job
-from pipeline.errors import UserError
+from pipeline.errors import OutageError
 from pipeline.tracking import connect
 from tests.stores import new_store
 
@@ -61,5 +61,5 @@ def test_user_errors_are_one_line_and_exit_code_2(uri, arguments, message, capfd
 
 
 def test_unreachable_server_is_named():
-    with pytest.raises(UserError, match="127.0.0.1:9 cannot be reached"):
+    with pytest.raises(OutageError, match="127.0.0.1:9 cannot be reached"):
         promote.main(["shapes", "--version", "1", "--tracking.uri", "http://127.0.0.1:9"])

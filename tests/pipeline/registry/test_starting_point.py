@@ -5,8 +5,9 @@ import torch
 
 from model import build_detector
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.pretrained import check_start, read_weights, start_from
+from tests.ports import free_port
 
 
 def test_registered_version_starts_a_detector_with_other_classes(registered):
@@ -33,6 +34,12 @@ def test_missing_or_unsuitable_version_is_an_error_before_training(registered):
         config = Config.from_dict({"model": {**base, "init": init}})
         with pytest.raises(UserError, match=message):
             check_start(config, ["x"], registered.uri)
+
+
+def test_registry_that_does_not_respond_is_an_outage(registered):
+    config = Config.from_dict({"model": {"init": registered.versions[0].model_uri}})
+    with pytest.raises(OutageError, match="cannot be reached"):
+        check_start(config, ["x"], f"http://127.0.0.1:{free_port()}")
 
 
 def test_sha256_cannot_be_combined_with_a_version(registered):

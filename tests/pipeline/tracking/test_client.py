@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from pipeline.config import Config, TrackingConfig
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.storage import redact
 from pipeline.tracking import connect, create_run, mask, resolve_uri
 from pipeline.tracking.client import artifact_root, resolve_run_store
@@ -51,7 +51,7 @@ def test_create_run_without_server_fails_fast_and_masks_the_password(scheme):
     port = free_port()
     before = time.monotonic()
     config = Config.from_dict({"tracking": {"artifacts": "s3://bucket/runs"}})
-    with pytest.raises(UserError) as error:
+    with pytest.raises(OutageError) as error:
         create_run(f"{scheme}://me:s3cret@127.0.0.1:{port}/db", config, "name")
     assert time.monotonic() - before < 10
     assert f"{scheme}://me:***@127.0.0.1:{port}" in str(error.value)
@@ -89,6 +89,30 @@ def test_new_sqlite_file_is_opened_by_many_processes_at_once(tmp_path):
     client = connect(command[-1])
     experiment = client.get_experiment_by_name("detection")
     assert len(client.search_runs([experiment.experiment_id])) == 5
+
+
+class RefusingHandler(BaseHTTPRequestHandler):
+    """A store that responds to every request with the status that its URL begins with."""
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.send_error(int(self.path.split("/")[1]))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, UserError), (404, UserError), (429, OutageError), (503, OutageError)]
+)
+def test_rejected_request_is_a_mistake_and_a_server_error_an_outage(status, kind):
+    with ThreadingHTTPServer(("127.0.0.1", 0), RefusingHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(kind, match=rf"^tracking\.uri .*{status}"):
+            connect(f"http://127.0.0.1:{server.server_port}/{status}")
+        server.shutdown()
 
 
 class LosingHandler(BaseHTTPRequestHandler):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.tracking import Tracker, create_run, finish_run, resume_run
 from pipeline.tracking.provenance import git_state
 from pipeline.tracking.run_spec import flat_params
@@ -142,9 +142,9 @@ def test_slow_store_is_one_line_and_creates_one_run(uri, client, tmp_path, monke
     config = Config.from_dict({"tracking": {"experiment": f"slow {method}"}})
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, method, responds_too_late)
-        with pytest.raises(UserError, match=r"^tracking\.uri sqlite.*timeout exception$"):
+        with pytest.raises(OutageError, match=r"^tracking\.uri sqlite.*timeout exception$"):
             create_run(uri, config, "one", spool=tmp_path)
-        with pytest.raises(UserError, match="timeout exception$"):
+        with pytest.raises(OutageError, match="timeout exception$"):
             create_run(uri, config, "another")
         optional = config.replace({"tracking.required": False})
         offline = create_run(uri, optional, "offline", spool=tmp_path / "offline")
@@ -167,7 +167,7 @@ def test_resume_run_of_a_slow_store_is_one_line_or_queued(
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_tag", fail)
-        with pytest.raises(UserError, match="timeout exception"):
+        with pytest.raises(OutageError, match="timeout exception"):
             resume_run(uri, run_id, tmp_path)
         assert resume_run(uri, run_id, tmp_path, required=False) == run_id
     assert "tracking.required is false" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 
 from jobs import tracking
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import OutageError
 from pipeline.tracking import connect
 from pipeline.training.fit import fit
 from tests.conftest import ROOT
@@ -136,7 +136,7 @@ def test_server_that_never_responds_is_an_error_within_a_minute(
     os.killpg(server._process.pid, signal.SIGSTOP)
     began = time.monotonic()
     try:
-        with pytest.raises(UserError, match=r"tracking\.uri"):
+        with pytest.raises(OutageError, match=r"tracking\.uri"):
             fit(small.replace({"tracking.uri": server.uri}), run="one")
     finally:
         os.killpg(server._process.pid, signal.SIGCONT)

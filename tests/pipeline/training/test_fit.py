@@ -12,7 +12,7 @@ import pytest
 
 from jobs import prepare, tracking
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.tracking import connect
 from pipeline.training import fit as fit_module
 from pipeline.training.fit import fit
@@ -152,7 +152,7 @@ def test_training_without_a_store_is_rejected_by_default(small: Config) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     config = small.replace({"tracking.uri": away})
     began = time.monotonic()
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(OutageError, match="cannot be reached"):
         fit(config, run="one")
     assert time.monotonic() - began < 10
     assert not list(Path(str(config.ray.storage)).glob("one/*"))
@@ -170,7 +170,7 @@ def test_run_without_a_store_is_sent_later(
     assert result.run_id.startswith("offline-")
     assert "jobs.tracking sync" in capsys.readouterr().err
     command = ["sync", "--storage", str(config.ray.storage)]
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(OutageError, match="cannot be reached"):
         tracking.main(command)
     store = str(small.tracking.uri)
     (sent,) = tracking.main([*command, "--tracking.uri", store])["runs"]
