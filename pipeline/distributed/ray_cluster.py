@@ -133,7 +133,7 @@ def check_resources(config: RayConfig) -> None:
     if missing is None:
         return
     text = f"{missing[0]}, the cluster has {missing[1]}"
-    if ray.get_runtime_context().gcs_address.startswith("127.0.0.1"):
+    if on_loopback():
         raise UserError(f"{text}; lower ray.workers or ray.cpus_per_worker")
     if not config.wait_for_nodes:
         raise UserError(
@@ -150,6 +150,13 @@ def check_resources(config: RayConfig) -> None:
 def gpu_choice(config: RayConfig, resources: Mapping[str, float]) -> GpuChoice:
     """Return whether workers get GPUs in a cluster with these resources."""
     return choose_gpus(config.gpu, int(resources.get("GPU", 0.0)), config.min_workers)
+
+
+def on_loopback() -> bool:
+    """Return whether the connected cluster listens on loopback, so that it has one machine only."""
+    import ray
+
+    return bool(ray.get_runtime_context().gcs_address.startswith("127.0.0.1"))
 
 
 def longest_wait(config: RayConfig) -> float:

@@ -204,6 +204,42 @@ DATASETS_CALLBACK = "DatasetsCallback"  # starts a process that manages Ray Data
 PLACEMENT_GROUP_CLEANER_CALLBACK = "PlacementGroupCleanerCallback"
 
 
+def torch_config_on_loopback(backend: str, timeout_s: int) -> Any:
+    """Return Ray Train's configuration of torch for ranks that are all on this machine.
+
+    Ray Train's own start of the process group listens on all addresses.
+    ``ray.train.torch.config._TorchBackend``, seen in Ray 2.60.
+    """
+    from ray.train.torch import TorchConfig
+    from ray.train.torch import config as torch_config
+
+    from pipeline.distributed import loopback_group
+
+    class LoopbackBackend(torch_config._TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            import ray
+
+            port = worker_group.execute_single(0, loopback_group.listen_as_rank_0)
+            worker_group.execute(torch_config._set_torch_distributed_env_vars)
+            size = len(worker_group)
+            join, options = loopback_group.join_group, (size, port, backend_config.timeout_s)
+            ray.get(
+                [
+                    worker_group.execute_single_async(
+                        rank, join, backend_config.backend, rank, *options
+                    )
+                    for rank in range(size)
+                ]
+            )
+
+    class LoopbackTorchConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> type:
+            return LoopbackBackend
+
+    return LoopbackTorchConfig(backend=backend, timeout_s=timeout_s)
+
+
 # The rest is used by tests, where the public call needs a dashboard or does not exist.
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.distributed import ray_private_api
-from pipeline.distributed.ray_cluster import gpu_choice, longest_wait, ray_cluster
+from pipeline.distributed.ray_cluster import gpu_choice, longest_wait, on_loopback, ray_cluster
 from pipeline.distributed.world import World
 from pipeline.errors import (
     LeaseLostError,
@@ -228,6 +228,7 @@ def build_trainer(
     # One attempt. `StartupTimeout` limits the duration of all attempts.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_ATTEMPT_SECONDS:g}")
     timeout = StartupTimeout(record.driver, config.ray.min_workers, longest_wait(config.ray), label)
+    torch_config: Any = ray_private_api.torch_config_on_loopback if on_loopback() else TorchConfig
     gpu = config.ray.gpu is True
     train: Any = rt  # the annotations of ray.train still describe its first version
     failures = train.FailureConfig(
@@ -250,7 +251,7 @@ def build_trainer(
     return trainer_class(owned, **policies)(
         worker,
         train_loop_config=settings.model_dump(mode="json"),
-        torch_config=TorchConfig(
+        torch_config=torch_config(
             backend="nccl" if gpu else "gloo", timeout_s=config.ray.collective_timeout
         ),
         scaling_config=scaling,

@@ -79,6 +79,21 @@ def test_loopback_switch_is_read_when_ray_resolves_its_address() -> None:
     assert "ENABLE_RAY_CLUSTER" in inspect.getsource(services)
 
 
+def test_process_group_on_loopback_replaces_what_ray_train_does() -> None:
+    from ray.train.torch import TorchConfig
+
+    config = private.torch_config_on_loopback("gloo", 77)
+    assert isinstance(config, TorchConfig)
+    assert (config.backend, config.timeout_s) == ("gloo", 77)
+    theirs = TorchConfig().backend_cls
+    assert issubclass(config.backend_cls, theirs) and config.backend_cls is not theirs
+    assert parameters(theirs.on_start) == parameters(config.backend_cls.on_start)
+    source = inspect.getsource(theirs.on_start)
+    for name in ("execute_single(", "execute_single_async(", "_set_torch_distributed_env_vars"):
+        assert name in source
+    assert "len(worker_group)" in source
+
+
 def test_key_value_store_functions_take_these_parameters() -> None:
     from ray.experimental import internal_kv
 

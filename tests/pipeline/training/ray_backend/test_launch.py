@@ -39,6 +39,32 @@ def test_cluster_listens_on_loopback_only() -> None:
     import ray
 
     assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
+    ours = listening_addresses()
+    assert ours
+    assert all(address.split(":")[0].endswith("0100007F") for address in ours), ours
+
+
+def test_ranks_listen_on_loopback_only(ray_config: Config) -> None:
+    before, ended = listening_addresses(), threading.Event()
+    found: set[str] = set()
+
+    def sample() -> None:
+        while not ended.wait(0.1):
+            found.update(listening_addresses() - before)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        fit(ray_config.replace({"train.epochs": 1, "data.val": None}), run="sockets")
+    finally:
+        ended.set()
+        sampler.join()
+    assert len(found) > 2
+    assert all(address.split(":")[0].endswith("0100007F") for address in found), found
+
+
+def listening_addresses() -> set[str]:
+    """Return the TCP addresses, as in /proc, on which processes of this session listen."""
     mine = {
         os.readlink(link)
         for process in Path("/proc").glob("[0-9]*")
@@ -51,9 +77,7 @@ def test_cluster_listens_on_loopback_only() -> None:
         for line in Path("/proc/net", table).read_text().splitlines()[1:]
         if line.split()[3] == "0A"
     ]
-    ours = [row[1] for row in listening if f"socket:[{row[9]}]" in mine]
-    assert ours
-    assert all(address.split(":")[0].endswith("0100007F") for address in ours), ours
+    return {row[1] for row in listening if f"socket:[{row[9]}]" in mine}
 
 
 def _environment(process: Path) -> bytes:
