@@ -63,9 +63,11 @@ class Files:
     """Files below a folder, on disk or in an archive, by their POSIX names relative to it."""
 
     def __init__(
-        self, location: str, found: dict[str, Path | Member], skipped: list[SkippedMember]
+        self, location: str, found: dict[str, Member | None], skipped: list[SkippedMember]
     ) -> None:
+        # Loose files are listed without a member: a path for each would take 300 bytes.
         self.location, self.skipped, self._found = location, skipped, found
+        self._folder = Path(location).absolute()
 
     def __contains__(self, name: str) -> bool:
         return name in self._found
@@ -96,13 +98,12 @@ class Files:
 
     def file(self, name: str) -> File:
         """Return the file of that name. Raises FileError if it does not exist."""
-        found = self._found.get(name)
-        if isinstance(found, Member):
-            return found
-        try:
-            if found is not None:
-                return LooseFile.of(found)
+        if name not in self._found:
             raise FileError("not found")
+        if member := self._found[name]:
+            return member
+        try:
+            return LooseFile.of(self._folder / name)
         except FileNotFoundError:
             raise FileError("not found") from None
         except OSError as error:
@@ -134,7 +135,7 @@ def read_file(file: File, limit: int) -> bytes:
 def open_files(path: Path, option: str) -> Files:
     """List a folder, an archive, or a folder inside an archive. Raises UserError."""
     if path.is_dir():
-        return Files(str(path), dict(_walk(path)), [])
+        return Files(str(path), dict.fromkeys(_walk(path)), [])
     archive, inside = _split_archive_path(path)
     if archive is None:
         if path.is_file():
@@ -142,7 +143,8 @@ def open_files(path: Path, option: str) -> Files:
         raise UserError(f"{option} {path}: no such directory or archive")
     members, skipped = list_archive(archive)
     found = {name: member for name, member in members.items() if not _is_macos_metadata(name)}
-    files = Files(str(archive), {name: found[name] for name in sorted(found)}, skipped)
+    listed: dict[str, Member | None] = {name: found[name] for name in sorted(found)}
+    files = Files(str(archive), listed, skipped)
     below = files.subfolder(inside)
     if inside and not list(below):
         raise UserError(f"{option} {path}: {archive} has no files in {inside}")
@@ -191,8 +193,8 @@ def _split_archive_path(path: Path) -> tuple[Path | None, str]:
     return None, ""
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield all files below a folder in the order of their names; links are followed once."""
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the names of all files below a folder, in order; links are followed once."""
     root = root.absolute()
     seen = set()
     count = 0
@@ -210,7 +212,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
                 raise UserError(f"{root}: more than {MAX_FILES} files; name the data set's folder")
             inside = (relative / name).as_posix()
             if not _is_macos_metadata(inside):
-                yield inside, Path(folder) / name
+                yield inside
 
 
 def _is_macos_metadata(name: str) -> bool:

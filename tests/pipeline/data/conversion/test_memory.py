@@ -12,6 +12,7 @@ from pipeline.data.conversion.image_ids import ImageIds
 from pipeline.data.conversion.shard_task import RESULT_FILE, ShardResult, ShardTask, plan_shards
 from pipeline.data.shards.manifest import load_manifest, read_problems
 from pipeline.data.shards.problems import Problem, ProblemWriter
+from pipeline.data.sources.files import open_files
 from pipeline.data.sources.synthetic import shapes_source
 
 BYTES_PER_IMAGE = 20  # 2 GB for a hundred million images
@@ -94,6 +95,20 @@ def test_results_keep_few_bytes_per_image(tmp_path, few_recent_ids):
             shard_bytes=2**40,
         )
     assert 0 < held[0] < BYTES_PER_IMAGE * count + 300 * per_shard  # and the images of a task
+
+
+def test_listing_a_folder_keeps_little_more_than_the_names(tmp_path):
+    count = 2000
+    for number in range(count):
+        (tmp_path / f"{number:012d}.jpg").touch()
+    open_files(tmp_path, "--root")
+    tracemalloc.start()
+    try:
+        files = open_files(tmp_path, "--root")
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(list(files)) == count and held < 200 * count
 
 
 @pytest.mark.parametrize("version", [2, 3])
