@@ -16,6 +16,7 @@ from model import Detector
 from model.postprocess import Detections, postprocess
 from pipeline.config import EvaluateConfig
 from pipeline.data import EvalBatch
+from pipeline.distributed.precision import Precision, autocast
 from pipeline.distributed.world import World
 from pipeline.evaluation.coco import CocoResult, ImageDetections, ScoredImage, evaluate_coco
 
@@ -34,13 +35,15 @@ def evaluate(
     classes: list[str],
     config: EvaluateConfig,
     world: World,
+    precision: Precision = "fp32",
 ) -> Evaluation | None:
     """Score a detector (in eval mode) on a shard set that is split over the ranks.
 
+    ``precision`` is that of the network; post-processing is always float32.
     Every rank calls it with its own share; it returns the result on rank 0 and None on the others.
     Images are scored in the order of their ids: the metrics do not depend on the number of ranks.
     """
-    own = list(detect(detector, batches, config, world.device))
+    own = list(detect(detector, batches, config, world.device, precision))
     parts = world.gather(own)
     if parts is None:
         return None
@@ -54,10 +57,12 @@ def detect(
     batches: Iterable[EvalBatch],
     config: EvaluateConfig,
     device: torch.device,
+    precision: Precision = "fp32",
 ) -> Iterator[ScoredImage]:
     """Yield each sample with its detections in pixels of the original image."""
     for batch in batches:
-        found = infer(detector, batch.images.to(device), config)
+        images = batch.images.to(device, non_blocking=True)
+        found = infer(detector, images, config, precision)
         scale = box_scale(batch.visible_sizes, batch.images.shape[-1]).to(device)  # (B,4)
         # Clip to the image: with a letterbox the input shows more.
         limits = batch.sizes.repeat(1, 2).float().to(device)  # (B,4)
@@ -65,9 +70,12 @@ def detect(
         yield from zip(batch.samples, _to_images(boxes, found), strict=True)
 
 
-def infer(detector: Detector, images: Tensor, config: EvaluateConfig) -> Detections:
+def infer(
+    detector: Detector, images: Tensor, config: EvaluateConfig, precision: Precision = "fp32"
+) -> Detections:
     """Return the detections (B,D) of images (B,3,S,S), with boxes in pixels of the input."""
-    predictions = detector(images)
+    with autocast(images.device, precision):
+        predictions = detector(images)
     return postprocess(
         predictions.deltas.float(),
         predictions.logits.float(),

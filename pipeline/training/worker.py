@@ -232,7 +232,8 @@ def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) 
     loader = build_eval_loader(uri, config, world.rank, world.size)
     check_same_content(uri, loader.manifest, content, world)
     classes = loader.manifest.classes
-    result = evaluate(trainer.averaged(), loader, classes, config.evaluate, world)
+    detector = trainer.averaged()
+    result = evaluate(detector, loader, classes, config.evaluate, world, trainer.precision)
     loader.bad.check(world)
     if result is not None:
         pictures = config.evaluate.pictures

@@ -13,16 +13,18 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from pipeline.config import Config
-from pipeline.data import Batch
+from pipeline.data import Batch, load_manifest
 from pipeline.data.loading.rank_share import rank_positions
 from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training.error_hints import translate_errors
+from pipeline.training.run_log import RunLog
 from pipeline.training.trainer.assignment_health import assignment_health
 from pipeline.training.trainer.parallelize import build_training_detector, parallelize
 from pipeline.training.trainer.seeding import seed_step
 from pipeline.training.trainer.trainer import Tensors, Trainer
+from pipeline.training.worker import validate
 from tests.pipeline.training.trainer.test_trainer import batch, rows, weights
 
 
@@ -340,3 +342,24 @@ def test_step_of_two_gpus_with_sync_batch_norm_equals_step_of_one(tmp_path: Path
     for rank in (0, 1):
         got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(got, weights(alone).cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_evaluation_computes_in_the_precision_of_the_training(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[torch.dtype]] = {}
+    forward = nn.Conv2d.forward
+
+    def recorded(self: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        found = forward(self, images)
+        if not self.training:
+            seen.setdefault(precision, set()).add(found.dtype)
+        return found
+
+    monkeypatch.setattr(nn.Conv2d, "forward", recorded)
+    for precision in ("fp32", "bf16"):
+        config = small.replace({"train.precision": precision, "data.loader_workers": 0})
+        trainer = Trainer(config, World(), num_classes=2, total_steps=1)
+        content = load_manifest(str(config.data.val)).content_hash
+        validate("val", str(config.data.val), content, trainer, RunLog(None))
+    assert seen == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}
