@@ -108,7 +108,7 @@ def advance(trainer: Trainer) -> None:
         for parameter in group["params"]:
             parameter.grad = torch.ones_like(parameter)
     trainer.optimizer.step()
-    trainer.average.update(trainer.detector)
+    trainer.average.update()
     trainer.step_count += 1
 
 
