@@ -118,7 +118,8 @@ def _row(item: SavedCheckpoint) -> dict[str, Any]:
         "name": item.name,
         "step": item.step,
         "epoch": item.meta.epoch,
-        "val/ap": (item.meta.metrics or {}).get("val/ap"),
+        "metric": item.meta.deciding_metric,
+        "score": (item.meta.metrics or {}).get(item.meta.deciding_metric),
         "bytes": item.meta.files[STATE].bytes,
         "saved": item.meta.saved,
         "world_size": item.meta.world_size,
@@ -130,10 +131,10 @@ def _row(item: SavedCheckpoint) -> dict[str, Any]:
 def _line(row: dict[str, Any]) -> str:
     if "problem" in row:
         return f"{row['name']}  {row['problem']}"
-    score = "-" if row["val/ap"] is None else f"{row['val/ap']:.4f}"
+    score = "-" if row["score"] is None else f"{row['score']:.4f}"
     saved = datetime.fromtimestamp(row["saved"]).isoformat(" ", "seconds")
     return (
-        f"{row['name']}  epoch {row['epoch']:.2f}  val/ap {score}  "
+        f"{row['name']}  epoch {row['epoch']:.2f}  {row['metric']} {score}  "
         f"{row['bytes'] / 1e6:.1f} MB  {saved}  weights {row['weights_sha256'][:12]}"
     )
 

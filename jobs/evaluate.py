@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "model": options.model,
         "data": manifest.name,
         "fingerprint": manifest.content_hash,
-        "images": len(evaluation.scored),
+        "images": evaluation.table.images,
         "metrics": result.metrics,
         "per_class": result.per_class,
     }

@@ -52,7 +52,8 @@ def run_page(tracking_uri: str, run_id: str) -> str:
 
 def summary(result: Mapping[str, Any]) -> list[str]:
     """Return the lines that say where the results are and which command comes next."""
-    kind = "best step" if "val/ap" in result["metrics"] else "last step"
+    evaluated = any(name.startswith("val/") for name in result["metrics"])
+    kind = "best step" if evaluated else "last step"
     lines = [
         f"run         {result['run']} ({result['run_id']})",
         f"checkpoint  {mask(str(result['checkpoint']))}",

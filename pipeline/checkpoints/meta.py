@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import DetectorSpec
+from pipeline.config import DetectorSpec, deciding_metric
 from pipeline.storage.document import Document, DocumentError
 
-SCORE = "val/ap"  # the metric that ranks checkpoints
 UNSCORED = -1.0  # ranks below every evaluated checkpoint
 
 
@@ -85,7 +84,12 @@ class CheckpointMeta(Document):
     @property
     def score(self) -> float:
         """Return the score that ranks checkpoints."""
-        return (self.metrics or {}).get(SCORE, UNSCORED)
+        return (self.metrics or {}).get(self.deciding_metric, UNSCORED)
+
+    @property
+    def deciding_metric(self) -> str:
+        """Return the name of the metric that is the score."""
+        return deciding_metric(self.config.get("evaluate", {}).get("protocol", "coco"))
 
     @classmethod
     def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:

@@ -11,7 +11,13 @@ from pipeline.config.detector import AssignConfig, LossConfig, ModelConfig
 from pipeline.config.detector_spec import DetectorSpec
 from pipeline.config.services import RegistryConfig, SweepConfig, TrackingConfig
 from pipeline.config.sources import load_config, read_recipe
-from pipeline.config.training import EvaluateConfig, RayConfig, TrainConfig
+from pipeline.config.training import (
+    EvaluateConfig,
+    Protocol,
+    RayConfig,
+    TrainConfig,
+    deciding_metric,
+)
 from pipeline.config.tree import Config, set_dotted
 
 __all__ = [
@@ -22,11 +28,13 @@ __all__ = [
     "EvaluateConfig",
     "LossConfig",
     "ModelConfig",
+    "Protocol",
     "RayConfig",
     "RegistryConfig",
     "SweepConfig",
     "TrackingConfig",
     "TrainConfig",
+    "deciding_metric",
     "load_config",
     "read_recipe",
     "set_dotted",

@@ -85,7 +85,7 @@ class TrainConfig(Section):
         0.0,
         ge=0.0,
         le=1.0,
-        description="increase of val/ap that counts as improvement, for patience",
+        description="increase of val/ap (VOC: val/ap50) that counts as improvement, for patience",
     )
     profile_steps: int = Field(
         0,
@@ -126,9 +126,17 @@ class TrainConfig(Section):
         return passes
 
 
+Protocol = Literal["coco", "voc07", "voc"]
+
+
 class EvaluateConfig(Section):
     """Post-processing and evaluation."""
 
+    protocol: Protocol = Field(
+        "coco",
+        description="how a set is scored: coco (AP over IoU 0.50:0.95 decides), voc07 (11-point AP "
+        "at IoU 0.5 decides) or voc (area under the curve at IoU 0.5 decides)",
+    )
     every: float = Field(1.0, gt=0.0, description="epochs between evaluations on data.val")
     batch_size: int = Field(16, ge=1, description="images per forward pass and worker")
     score_threshold: Probability = Field(
@@ -145,6 +153,16 @@ class EvaluateConfig(Section):
     pictures: int = Field(
         8, ge=0, description="images logged with ground truth and detections drawn side by side"
     )
+
+    @property
+    def deciding_metric(self) -> str:
+        """Return the metric on data.val that ranks checkpoints and stops a training early."""
+        return deciding_metric(self.protocol)
+
+
+def deciding_metric(protocol: str) -> str:
+    """Return the metric on data.val that ranks the checkpoints of a protocol."""
+    return "val/ap" if protocol == "coco" else "val/ap50"
 
 
 class RayConfig(Section):

@@ -1,4 +1,7 @@
-"""Run a detector over a shard set, each rank on its share, and score all of it on rank 0.
+"""Run a detector over a shard set, and score it.
+
+Each rank matches the images that it predicts; rank 0 gathers the match tables, some kilobytes per
+image, and computes the metrics.
 
 Shape letters: B images, D detections per image (padded), S input side.
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,18 +19,27 @@ from torch import Tensor
 from model import Detector
 from model.postprocess import Detections, postprocess
 from pipeline.config import EvaluateConfig
-from pipeline.data import EvalBatch
+from pipeline.data import EvalBatch, Sample
 from pipeline.distributed.precision import Precision, autocast
 from pipeline.distributed.world import World
-from pipeline.evaluation.coco import CocoResult, ImageDetections, ScoredImage, evaluate_coco
+from pipeline.evaluation.protocol import score
+from pipeline.metrics import (
+    DetectionMetrics,
+    ImageDetections,
+    MatchTable,
+    Objects,
+    match_images,
+)
+
+_IMAGES_PER_TABLE = 64  # matched together
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation on rank 0: the metrics and the detections of every image."""
+    """The result of an evaluation on rank 0: the metrics, and what matches what in every image."""
 
-    result: CocoResult
-    scored: list[ScoredImage]
+    result: DetectionMetrics
+    table: MatchTable
 
 
 def evaluate(
@@ -43,12 +56,32 @@ def evaluate(
     Every rank calls it with its own share; it returns the result on rank 0 and None on the others.
     Images are scored in the order of their ids: the metrics do not depend on the number of ranks.
     """
-    own = list(detect(detector, batches, config, world.device, precision))
-    parts = world.gather(own)
+    detected = detect(detector, batches, config, world.device, precision)
+    parts = world.gather(match_detections(detected))
     if parts is None:
         return None
-    scored = sorted((item for part in parts for item in part), key=lambda item: item[0].image_id)
-    return Evaluation(evaluate_coco(scored, classes), scored)
+    table = MatchTable.concatenate(parts).sorted_by_image_id()
+    return Evaluation(score(table, classes, config.protocol), table)
+
+
+def match_detections(detected: Iterable[tuple[Sample, ImageDetections]]) -> MatchTable:
+    """Return the match table of samples with their detections."""
+    named = ((sample.image_id, objects_of(sample), found) for sample, found in detected)
+    tables = []
+    while some := list(islice(named, _IMAGES_PER_TABLE)):
+        tables.append(match_images(some))
+    return MatchTable.concatenate(tables) if tables else match_images([])
+
+
+def objects_of(sample: Sample) -> Objects:
+    """Return the objects of a sample as arrays."""
+    return Objects(
+        np.array(sample.boxes, np.float64).reshape(-1, 4),
+        np.array(sample.labels, np.int64),
+        np.array(sample.crowd, np.bool_),
+        np.array(sample.difficult, np.bool_),
+        np.array(sample.area, np.float64),
+    )
 
 
 @torch.no_grad()
@@ -58,7 +91,7 @@ def detect(
     config: EvaluateConfig,
     device: torch.device,
     precision: Precision = "fp32",
-) -> Iterator[ScoredImage]:
+) -> Iterator[tuple[Sample, ImageDetections]]:
     """Yield each sample with its detections in pixels of the original image."""
     for batch in batches:
         images = batch.images.to(device, non_blocking=True)
@@ -97,6 +130,6 @@ def box_scale(sizes: Tensor, side: int) -> Tensor:
 def _to_images(boxes: Tensor, found: Detections) -> Iterator[ImageDetections]:
     # Without the padding, whose labels are -1.
     arrays = [value.cpu().numpy() for value in (boxes, found.scores, found.labels)]
-    for box, score, label in zip(*arrays, strict=True):
+    for box, scores, label in zip(*arrays, strict=True):
         kept = label >= 0
-        yield ImageDetections(box[kept], score[kept], label[kept].astype(np.int64))
+        yield ImageDetections(box[kept], scores[kept], label[kept].astype(np.int64))

@@ -48,7 +48,8 @@ def _drawn_images(
     evaluation: Evaluation, shards: ShardSet, classes: int, count: int
 ) -> Iterator[tuple[str, DrawnImage]]:
     """Yield the names of the first images of the set, with their objects and strong detections."""
-    detections = {sample.image_id: found for sample, found in evaluation.scored}
+    table = evaluation.table
+    evaluated = {name: number for number, name in enumerate(table.image_ids.tolist())}
     for index in range(min(count, len(shards))):
         raw = shards.read(index)
         try:
@@ -56,10 +57,10 @@ def _drawn_images(
             image = decode_image(raw.image, upright=False)
         except ImageError:
             continue  # the evaluation has reported it
-        if sample.image_id not in detections:
+        if sample.image_id not in evaluated:
             continue
-        found = detections[sample.image_id]
-        strong = found.scores >= MIN_DRAWN_SCORE
+        own = table.image == evaluated[sample.image_id]
+        strong = own & (table.score >= MIN_DRAWN_SCORE)
         objects = Boxes(np.array(sample.boxes).reshape(-1, 4), np.array(sample.labels, np.int64))
-        detected = Boxes(found.boxes[strong], found.labels[strong], found.scores[strong])
+        detected = Boxes(table.box[strong], table.label[strong], table.score[strong])
         yield sample.file_name, (image, objects, detected)

@@ -37,8 +37,8 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
 
     The URI is a ``.pth``, ``.pt`` or ``.safetensors`` file or http(s) URL, ``models:/NAME@ALIAS``,
     the folder of a checkpoint (or its URI in shared storage), or the folder of a run: then its
-    checkpoint of highest ``val/ap``, or the last one if none was evaluated. Raises UserError, and
-    OutageError if a server does not respond.
+    checkpoint of the highest score on ``data.val``, or the last one if none was evaluated. Raises
+    UserError, and OutageError if a server does not respond.
     """
     if uri.startswith(("http://", "https://")):
         if sha256 is None:

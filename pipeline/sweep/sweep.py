@@ -27,7 +27,7 @@ from pipeline.config import Config, set_dotted
 from pipeline.data import check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, gpu_choice, ray_cluster
 from pipeline.errors import UserError
-from pipeline.evaluation.coco import METRIC_NAMES
+from pipeline.metrics.coco import METRIC_NAMES
 from pipeline.storage.document import Document
 from pipeline.storage.redact import mask, mask_tree
 from pipeline.sweep.space import build_space

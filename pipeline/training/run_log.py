@@ -145,10 +145,10 @@ class RunLog:
                 _LOG.warning("no pictures of %s at step %d: %s", split, step, error)
         self._last_time = time.monotonic()  # do not count the evaluation as a slow step
 
-    def stopped_early(self, step: int, early_stopping: EarlyStopping) -> None:
+    def stopped_early(self, step: int, metric: str, early_stopping: EarlyStopping) -> None:
         """Print why the training ends before its last step."""
         self._print(
-            f"step {step}: val/ap has not exceeded {early_stopping.best:.3f} for "
+            f"step {step}: {metric} has not exceeded {early_stopping.best:.3f} for "
             f"{early_stopping.evaluations_since_best} evaluations (train.patience); stopping early"
         )
 

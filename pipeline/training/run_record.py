@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from pipeline.config import Config
+from pipeline.config import Config, EvaluateConfig
 from pipeline.errors import LeaseLostError, OutageError, TrainingFailed, UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
@@ -28,7 +28,9 @@ CHANGEABLE = (
     *("train.micro_batch", "train.checkpoint_every", "train.checkpoint_steps"),
     *("train.checkpoint_minutes", "train.keep_checkpoints", "train.log_every"),
     *("train.patience", "train.min_improvement", "train.profile_steps", "train.compile"),
-    *("evaluate", "sweep", "tracking", "registry", "ray"),
+    # Not the protocol, which decides what scores of earlier checkpoints mean.
+    *(f"evaluate.{name}" for name in EvaluateConfig.model_fields if name != "protocol"),
+    *("sweep", "tracking", "registry", "ray"),
 )
 # Fields that change the result and may change all the same: the remedies for a non-finite gradient.
 # Every change is recorded.

@@ -12,7 +12,6 @@ import torch
 
 from pipeline.checkpoints.manager import CheckpointManager
 from pipeline.checkpoints.meta import (
-    SCORE,
     UNSCORED,
     BadSamplesState,
     CheckpointMeta,
@@ -87,7 +86,8 @@ def train_worker(
         profile_steps = config.train.profile_steps if world.is_main else 0
         for batch in profiled(loader, profile_steps, log.profile):
             if trainer.early_stopping.should_stop:
-                log.stopped_early(trainer.step_count, trainer.early_stopping)
+                metric = config.evaluate.deciding_metric
+                log.stopped_early(trainer.step_count, metric, trainer.early_stopping)
                 break
             parts = None
             with skip_or_dump_nonfinite(session.store.storage, trainer):
@@ -164,7 +164,7 @@ def evaluate_step(
     """Score the current step on ``data.val`` and add the result to its checkpoint."""
     assert config.data.val and data.val, "or there are no evaluation steps"
     metrics = validate("val", config.data.val, data.val, trainer, log)
-    trainer.early_stopping.update(metrics.get(SCORE, UNSCORED))
+    trainer.early_stopping.update(metrics.get(config.evaluate.deciding_metric, UNSCORED))
     checkpoints.add_evaluation(metrics, trainer.early_stopping.state())
     step = trainer.step_count
     session.report({"step": step, "epoch": schedule.epoch(step), **metrics})

@@ -34,7 +34,7 @@ def test_list_shows_all_checkpoints_and_problems(
 ) -> None:
     result = checkpoints.main(["list", str(run)])
     assert [row["name"][-1] for row in result["checkpoints"]] == ["2", "4", "6", "8", "9"]
-    assert result["checkpoints"][1]["val/ap"] == 0.5
+    assert result["checkpoints"][1]["score"] == 0.5
     assert len(result["checkpoints"][0]["weights_sha256"]) == 64
     lines = capsys.readouterr().out.splitlines()
     assert "epoch 2.00  val/ap 0.5000" in lines[1]

@@ -25,7 +25,7 @@ def figures(uri: str, world: World) -> dict[str, float] | None:
     config = Config.from_dict({**tree, "data": {"loader_workers": 0}})
     batches = build_eval_loader(uri, config, world.rank, world.size)
     found = evaluate(detector, batches, classes, config.evaluate, world)
-    return None if found is None else {**found.result.metrics, "images": len(found.scored)}
+    return None if found is None else {**found.result.metrics, "images": found.table.images}
 
 
 def _rank(rank: int, uri: str, folder: str) -> None:
