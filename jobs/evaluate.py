@@ -1,4 +1,4 @@
-"""Evaluate a registered model on a shard set.
+"""Evaluate a model on a shard set.
 
 python -m jobs.evaluate --model models:/NAME@champion --data shards/test
 """
@@ -15,44 +15,30 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Evaluate on the CPU of this machine; return COCO's metrics, overall and per class."""
     parser = make_parser("evaluate", __doc__ or "")
     parser.add_argument(
-        "--model", required=True, metavar="URI", help="models:/NAME@champion, models:/NAME/1, DIR"
+        "--model",
+        required=True,
+        metavar="URI",
+        help="models:/NAME@champion, models:/NAME/1, or the folder of a run or checkpoint",
     )
     parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to use")
     add_tracking_option(parser)
     options = parser.parse_args(argv)
-    from model import build_detector
-    from pipeline.config import Config
-    from pipeline.data import build_eval_loader, load_manifest, require_classes
-    from pipeline.distributed.world import World
-    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.model_evaluation import evaluate_model
     from pipeline.registry import load_detector
     from pipeline.tracking import resolve_uri
 
-    manifest = load_manifest(options.data)
     registered = options.model.startswith("models:")
     uri = resolve_uri(tracking_config(options)) if registered else None
-    spec, classes, state, settings, fit = load_detector(options.model, uri)
-    require_classes(options.data, manifest, classes, options.model)
-    detector = build_detector(**spec.model_dump())
-    detector.load_state_dict(state)
-    config = Config.from_dict(
-        {
-            "data": {"fit": fit},
-            "model": {"image_size": spec.image_size},
-            "evaluate": settings,
-        }
-    )
-    batches = build_eval_loader(options.data, config, rank=0, world_size=1)
-    evaluation = evaluate(detector.eval(), batches, classes, config.evaluate, World())
-    assert evaluation is not None, "this process is rank 0"
-    result = evaluation.result
+    found = evaluate_model(load_detector(options.model, uri), options.data)
+    assert found is not None, "this process is rank 0"
+    result, manifest = found.evaluation.result, found.data
     for line in _table(result.metrics, result.per_class):
         print(line)
     return {
         "model": options.model,
         "data": manifest.name,
         "fingerprint": manifest.content_hash,
-        "images": evaluation.table.images,
+        "images": found.evaluation.table.images,
         "metrics": result.metrics,
         "per_class": result.per_class,
     }

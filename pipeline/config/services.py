@@ -1,4 +1,4 @@
-"""The sections ``tracking``, ``registry`` and ``sweep``."""
+"""The sections ``tracking``, ``registry``, ``promote`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -69,6 +69,44 @@ class RegistryConfig(Section):
     )
     score_threshold: Probability = Field(
         0.3, description="default score threshold of the registered model's predictions"
+    )
+
+
+class PromoteConfig(Section):
+    """The gate: what a version must show on an evaluation set to become the champion."""
+
+    min_gain: float = Field(
+        0.0,
+        ge=-1.0,
+        le=1.0,
+        description="AP by which the candidate must exceed the champion: the lower bound of the "
+        "interval of the gain must be above it",
+    )
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1.0, description="of the intervals, over images of the evaluation set"
+    )
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples of the images")
+    max_class_loss: float | None = Field(
+        0.05,
+        ge=0.0,
+        le=1.0,
+        description="AP that a class may lose; a larger loss refuses the candidate if its interval "
+        "excludes 0; null: no limit",
+    )
+    max_latency_ratio: float | None = Field(
+        None,
+        gt=0.0,
+        description="seconds per image of the candidate over those of the champion, both measured "
+        "in turn on this machine; null: measured without a limit",
+    )
+    max_megabytes: float | None = Field(
+        None, gt=0.0, description="size of the candidate's weights; null: no limit"
+    )
+    min_ap: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="AP above which a first version becomes champion, where there is none to beat",
     )
 
 

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pipeline.config.base import Section
 from pipeline.config.data import DataConfig
 from pipeline.config.detector import AssignConfig, LossConfig, ModelConfig
-from pipeline.config.services import RegistryConfig, SweepConfig, TrackingConfig
+from pipeline.config.services import PromoteConfig, RegistryConfig, SweepConfig, TrackingConfig
 from pipeline.config.training import EvaluateConfig, RayConfig, TrainConfig
 from pipeline.errors import UserError
 
@@ -32,6 +32,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description=EvaluateConfig.__doc__
     )
+    promote: PromoteConfig = Field(default_factory=PromoteConfig, description=PromoteConfig.__doc__)
     sweep: SweepConfig = Field(default_factory=SweepConfig, description=SweepConfig.__doc__)
     tracking: TrackingConfig = Field(
         default_factory=TrackingConfig, description=TrackingConfig.__doc__

@@ -8,12 +8,14 @@ Shape letters: B images, D detections per image (padded), S input side.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model import Detector
@@ -49,28 +51,68 @@ def evaluate(
     config: EvaluateConfig,
     world: World,
     precision: Precision = "fp32",
+    labels: LabelMaps | None = None,
 ) -> Evaluation | None:
     """Score a detector (in eval mode) on a shard set that is split over the ranks.
 
     ``precision`` is that of the network; post-processing is always float32.
     Every rank calls it with its own share; it returns the result on rank 0 and None on the others.
     Images are scored in the order of their ids: the metrics do not depend on the number of ranks.
+    ``labels`` maps the labels of the set and of the detector to ``classes``, where they differ.
     """
     detected = detect(detector, batches, config, world.device, precision)
-    parts = world.gather(match_detections(detected))
+    parts = world.gather(match_detections(detected, labels))
     if parts is None:
         return None
     table = MatchTable.concatenate(parts).sorted_by_image_id()
     return Evaluation(score(table, classes, config.protocol), table)
 
 
-def match_detections(detected: Iterable[tuple[Sample, ImageDetections]]) -> MatchTable:
+class LabelMaps(NamedTuple):
+    """The label among some classes of each label of a set and of a detector; -1 is left out."""
+
+    data: NDArray[np.int64]
+    detector: NDArray[np.int64]
+
+    @classmethod
+    def to(cls, classes: Sequence[str], data: Sequence[str], detector: Sequence[str]) -> LabelMaps:
+        """Map by the names of the classes."""
+        numbers = {name: number for number, name in enumerate(classes)}
+        return cls(
+            *(np.array([numbers.get(name, -1) for name in names]) for names in (data, detector))
+        )
+
+
+def match_detections(
+    detected: Iterable[tuple[Sample, ImageDetections]], labels: LabelMaps | None = None
+) -> MatchTable:
     """Return the match table of samples with their detections."""
-    named = ((sample.image_id, objects_of(sample), found) for sample, found in detected)
+    named = (
+        (sample.image_id, *_mapped(objects_of(sample), found, labels)) for sample, found in detected
+    )
     tables = []
     while some := list(islice(named, _IMAGES_PER_TABLE)):
         tables.append(match_images(some))
     return MatchTable.concatenate(tables) if tables else match_images([])
+
+
+def _mapped(
+    objects: Objects, found: ImageDetections, labels: LabelMaps | None
+) -> tuple[Objects, ImageDetections]:
+    if labels is None:
+        return objects, found
+    own, seen = labels.data[objects.labels], labels.detector[found.labels]
+    kept, shown = own >= 0, seen >= 0
+    return (
+        Objects(
+            objects.boxes[kept],
+            own[kept],
+            objects.crowd[kept],
+            objects.difficult[kept],
+            objects.areas[kept],
+        ),
+        ImageDetections(found.boxes[shown], found.scores[shown], seen[shown]),
+    )
 
 
 def objects_of(sample: Sample) -> Objects:

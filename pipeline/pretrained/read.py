@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.checkpoints.format import load_averaged_weights, load_meta
 from pipeline.errors import OutageError, UserError
 from pipeline.pretrained.download import download
-from pipeline.registry.load import load_detector
+from pipeline.registry.load import checkpoint_folder, load_detector
 from pipeline.storage.checksum import file_sha256
 from pipeline.storage.redact import error_line
 
@@ -56,7 +56,7 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
         return Weights(uri, loaded.state, loaded.spec.backbone, loaded.classes)
     if "://" in uri:
         return _read_remote(uri)
-    return _read_checkpoint(_checkpoint_folder(path))
+    return _read_checkpoint(checkpoint_folder(uri))
 
 
 def _read_file(path: Path, name: str) -> dict[str, Tensor]:
@@ -100,16 +100,3 @@ def _read_remote(uri: str) -> Weights:
         raise
     except OSError as error:
         raise UserError(f"{uri}: cannot be read: {error_line(error)}") from None
-
-
-def _checkpoint_folder(path: Path) -> Path:
-    if (path / "meta.json").is_file():
-        return path
-    metas = {folder.parent: load_meta(folder.parent) for folder in path.glob("step-*/meta.json")}
-    if not metas:
-        what = "contains no checkpoint" if path.is_dir() else "does not exist"
-        raise UserError(
-            f"model.init {path} {what}; give a .pth or .safetensors file, an http(s) URL, "
-            "models:/NAME@ALIAS, or the folder of a run or checkpoint"
-        )
-    return max(metas, key=lambda one: (metas[one].score, metas[one].step))

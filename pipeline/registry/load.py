@@ -1,4 +1,4 @@
-"""Loading a model version: its folder, or its description and weights."""
+"""Load a trained detector: a registered version, the folder of one, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from pipeline.config import DetectorSpec
+from pipeline.checkpoints.format import load_averaged_weights, load_meta
+from pipeline.checkpoints.meta import CheckpointMeta
+from pipeline.config import Config, DetectorSpec
 from pipeline.errors import UserError
 from pipeline.registry.description import DetectorDescription
 from pipeline.safe_yaml import YamlError, load_yaml
 from pipeline.storage.document import DocumentError
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import error_line, mask
 from pipeline.tracking import connect, resolve_uri
 from pipeline.tracking.client import store_errors
 from pipeline.tracking.upload import is_rejected
@@ -26,13 +28,15 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 
 
 class LoadedDetector(NamedTuple):
-    """A registered detector; ``build_detector`` with its spec accepts the state."""
+    """A trained detector; ``build_detector`` with its spec accepts the state."""
 
+    uri: str
+    """The model as it was found: for an alias the version, for a run its selected checkpoint."""
     spec: DetectorSpec
     classes: list[str]
     state: dict[str, Tensor]
     evaluate: dict[str, Any]
-    """The section ``evaluate`` of the configuration with which the version was evaluated."""
+    """The section ``evaluate`` of the configuration with which it was trained."""
     fit: Literal["stretch", "letterbox"]
     """How images are fitted to the input."""
 
@@ -102,10 +106,53 @@ def read_description(folder: Path, model_uri: str) -> DetectorDescription:
 
 
 def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDetector:
-    """Load spec, classes and weights of a registered detector without running its code.
+    """Load spec, classes and weights of a detector without running code of a bundle.
 
-    Raises UserError.
+    The model is ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, the folder of such a version, the
+    folder of a checkpoint, or that of a run: then its checkpoint of the highest score on
+    ``data.val``, or the last one if none was evaluated. Raises UserError.
     """
+    if not model_uri.startswith("models:") and not (Path(model_uri) / "MLmodel").is_file():
+        return _load_checkpoint(checkpoint_folder(model_uri))
+    return _load_bundle(model_uri, tracking_uri)
+
+
+def checkpoint_folder(uri: str) -> str:
+    """Return the checkpoint that a URI names: itself, or the selected one of a run's folder.
+
+    Raises UserError if there is none.
+    """
+    if "://" in uri or (Path(uri) / "meta.json").is_file():
+        return uri
+    path = Path(uri)
+    metas = {folder.parent: load_meta(folder.parent) for folder in path.glob("step-*/meta.json")}
+    if not metas:
+        what = "contains no checkpoint" if path.is_dir() else "does not exist"
+        raise UserError(
+            f"{uri} {what}; give models:/NAME@ALIAS, models:/NAME/VERSION, or the folder of a "
+            "version, a run or a checkpoint"
+        )
+    return str(max(metas, key=lambda one: (metas[one].score, metas[one].step)))
+
+
+def _load_checkpoint(folder: str) -> LoadedDetector:
+    try:
+        meta = load_meta(folder)
+        state = load_averaged_weights(folder)
+    except OSError as error:
+        raise UserError(f"{mask(folder)}: cannot be read: {error_line(error)}") from None
+    config = recorded_config(meta)
+    evaluate = config.evaluate.model_dump(mode="json")
+    return LoadedDetector(folder, meta.spec, meta.classes, state, evaluate, config.data.fit)
+
+
+def recorded_config(meta: CheckpointMeta) -> Config:
+    """Return the configuration of a checkpoint; fields that are newer have their defaults."""
+    known = Config.model_fields
+    return Config.from_dict({name: value for name, value in meta.config.items() if name in known})
+
+
+def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:
     from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,7 +164,7 @@ def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDete
         except YamlError as error:
             raise UserError(f"{model_uri}: config.yaml cannot be read: {error}") from None
     return LoadedDetector(
-        description.spec, description.classes, state, recipe["evaluate"], description.fit
+        model_uri, description.spec, description.classes, state, recipe["evaluate"], description.fit
     )
 
 

@@ -30,7 +30,7 @@ CHANGEABLE = (
     *("train.patience", "train.min_improvement", "train.profile_steps", "train.compile"),
     # Not the protocol, which decides what scores of earlier checkpoints mean.
     *(f"evaluate.{name}" for name in EvaluateConfig.model_fields if name != "protocol"),
-    *("sweep", "tracking", "registry", "ray"),
+    *("promote", "sweep", "tracking", "registry", "ray"),
 )
 # Fields that change the result and may change all the same: the remedies for a non-finite gradient.
 # Every change is recorded.
