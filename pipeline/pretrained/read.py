@@ -12,12 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.checkpoints.format import load_averaged_weights, load_meta
-from pipeline.errors import OutageError, UserError
+from pipeline.errors import UserError
 from pipeline.pretrained.download import download
-from pipeline.registry.load import checkpoint_folder, load_detector
+from pipeline.registry.load import load_detector
 from pipeline.storage.checksum import file_sha256
-from pipeline.storage.redact import error_line
 
 # The keys under which checkpoints of this and other projects have the weights, best first.
 _WEIGHT_KEYS = ("ema", "state_dict", "model_state_dict", "model")
@@ -51,12 +49,13 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
         return Weights(uri, _read_file(path, uri))
     if sha256:
         raise UserError(f"{uri}: model.init_sha256 is only for a file or a URL")
-    if uri.startswith("models:") or (path / "MLmodel").is_file():
-        loaded = load_detector(uri, tracking_uri)
-        return Weights(uri, loaded.state, loaded.spec.backbone, loaded.classes)
-    if "://" in uri:
-        return _read_remote(uri)
-    return _read_checkpoint(checkpoint_folder(uri))
+    if "://" not in uri and not uri.startswith("models:") and not path.is_dir():
+        raise UserError(
+            f"model.init {uri} does not exist; give a .pth or .safetensors file, an http(s) URL, "
+            "models:/NAME@ALIAS, or the folder of a run or checkpoint"
+        )
+    loaded = load_detector(uri, tracking_uri)
+    return Weights(loaded.uri, loaded.state, loaded.spec.backbone, loaded.classes)
 
 
 def _read_file(path: Path, name: str) -> dict[str, Tensor]:
@@ -86,17 +85,3 @@ def _tensors(tree: Any, name: str) -> dict[str, Tensor]:
     # DataParallel and DistributedDataParallel add this prefix to every name.
     wrapped = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if wrapped else key: v for key, v in state.items()}
-
-
-def _read_checkpoint(folder: Path | str) -> Weights:
-    meta = load_meta(folder)
-    return Weights(str(folder), load_averaged_weights(folder), meta.spec.backbone, meta.classes)
-
-
-def _read_remote(uri: str) -> Weights:
-    try:
-        return _read_checkpoint(uri)
-    except OutageError:
-        raise
-    except OSError as error:
-        raise UserError(f"{uri}: cannot be read: {error_line(error)}") from None

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from torch import Tensor
 
 from pipeline.checkpoints.format import load_averaged_weights, load_meta
-from pipeline.checkpoints.meta import CheckpointMeta
-from pipeline.config import Config, DetectorSpec
-from pipeline.errors import UserError
+from pipeline.config import DetectorSpec, EvaluateConfig
+from pipeline.errors import OutageError, UserError
 from pipeline.registry.description import DetectorDescription
 from pipeline.safe_yaml import YamlError, load_yaml
 from pipeline.storage.document import DocumentError
@@ -110,7 +109,8 @@ def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDete
 
     The model is ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, the folder of such a version, the
     folder of a checkpoint, or that of a run: then its checkpoint of the highest score on
-    ``data.val``, or the last one if none was evaluated. Raises UserError.
+    ``data.val``, or the last one if none was evaluated. Raises UserError, and OutageError if a
+    store does not respond.
     """
     if not model_uri.startswith("models:") and not (Path(model_uri) / "MLmodel").is_file():
         return _load_checkpoint(checkpoint_folder(model_uri))
@@ -139,17 +139,14 @@ def _load_checkpoint(folder: str) -> LoadedDetector:
     try:
         meta = load_meta(folder)
         state = load_averaged_weights(folder)
+    except OutageError:
+        raise
     except OSError as error:
         raise UserError(f"{mask(folder)}: cannot be read: {error_line(error)}") from None
-    config = recorded_config(meta)
-    evaluate = config.evaluate.model_dump(mode="json")
-    return LoadedDetector(folder, meta.spec, meta.classes, state, evaluate, config.data.fit)
-
-
-def recorded_config(meta: CheckpointMeta) -> Config:
-    """Return the configuration of a checkpoint; fields that are newer have their defaults."""
-    known = Config.model_fields
-    return Config.from_dict({name: value for name, value in meta.config.items() if name in known})
+    recorded = meta.config.get("evaluate", {})
+    evaluate = {name: recorded[name] for name in EvaluateConfig.model_fields if name in recorded}
+    fit = meta.config.get("data", {}).get("fit", "stretch")
+    return LoadedDetector(folder, meta.spec, meta.classes, state, evaluate, fit)
 
 
 def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:

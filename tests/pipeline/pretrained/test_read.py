@@ -130,7 +130,7 @@ def test_run_without_evaluations_gives_its_last_checkpoint(tmp_path: Path) -> No
     ("uri", "expected"),
     [
         ("absent.pth", "absent.pth does not exist; give a .pth"),
-        (".", "contains no checkpoint; give a .pth"),
+        (".", "contains no checkpoint; give models:/"),
         ("https://host/w.pth", r"a URL needs model\.init_sha256"),
         ("file:///absent/step-1", "/absent/step-1 is not a complete checkpoint"),
     ],
