@@ -24,7 +24,7 @@ JOBS = {
     "checkpoints": "list, verify or prune the checkpoints of a run",
     "tracking": "send records that runs could not send to the run store",
     "evaluate": "evaluate a registered model on a shard set",
-    "promote": "make a registered version the champion, or roll back",
+    "promote": "make a version the champion if it is better, or roll back",
     "predict": "detect objects in a folder of images with a registered model",
 }
 

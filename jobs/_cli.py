@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 Main = Callable[[Sequence[str] | None], Mapping[str, Any]]
 
 
+class JobResult(dict[str, Any]):
+    """The result of a job that ends with another exit code than 0."""
+
+    def __init__(self, content: Mapping[str, Any], exit_code: int) -> None:
+        super().__init__(content)
+        self.exit_code = exit_code
+
+
 def find_recipes(jobs: Path) -> Path:
     """Return the folder of the recipes, for the folder of this package.
 
@@ -141,10 +149,10 @@ def announced(config: Config, name: str) -> Iterator[None]:
 def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     """Run a job and exit with its code.
 
-    0: done, 1: failed, also by an outage, 2: an error of the user (one line), 130: interrupted,
-    141: stdout was closed by its reader (``| head``), 143: stopped by SIGTERM after saving. With
-    ``--json`` stdout holds exactly one line, whatever the libraries underneath print. Secrets are
-    masked in the result, in errors and in log records.
+    0: done, 1: failed, also by an outage, 2: an error of the user (one line), 3: refused
+    (`JobResult`), 130: interrupted, 141: stdout was closed by its reader (``| head``), 143: stopped
+    by SIGTERM after saving. With ``--json`` stdout holds exactly one line, whatever the libraries
+    underneath print. Secrets are masked in the result, in errors and in log records.
     """
     mask_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -157,6 +165,8 @@ def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
             print(json.dumps(mask_tree(result), default=lambda value: mask(str(value))))
         if sys.stdout is not None:  # None if it was closed from the start
             sys.stdout.flush()
+        if isinstance(result, JobResult):
+            sys.exit(result.exit_code)
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise

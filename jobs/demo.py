@@ -1,15 +1,15 @@
-"""Run the whole chain on generated images: prepare, train, evaluate, register, predict."""
+"""Run the whole chain on generated images: prepare, train, register, promote, predict."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import predict, prepare, train
+from jobs import predict, prepare, promote, train
 from jobs._cli import RECIPES, command, make_parser, run_job
 
 RECIPE = RECIPES / "shapes.yaml"
@@ -44,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             *(f"--tracking.uri={uri}", f"--ray.storage={out}/runs"),
         ]
     )
+    clock.stage("promote", "let the gate decide on the held-out images")
+    name, version = trained["model_uri"].removeprefix("models:/").split("/")
+    decided = promote.main(
+        [
+            *(name, f"--version={version}", f"--data={_shards(out, 'test')}"),
+            f"--tracking.uri={uri}",
+        ]
+    )
     clock.stage("predict", "load the registered version and predict on held-out images")
     images = _held_out(out, count=16)
     predicted = predict.main(
@@ -53,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ]
     )
     clock.stage("", "done")
-    results = _results(out, uri, clock.seconds, trained, predicted)
+    results = _results(out, uri, clock.seconds, trained, decided, predicted)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for line in _summary(results):
         print(line)
@@ -96,6 +104,7 @@ def _results(
     uri: str,
     seconds: dict[str, float],
     trained: dict[str, Any],
+    decided: Mapping[str, Any],
     predicted: dict[str, Any],
 ) -> dict[str, Any]:
     metrics = trained["metrics"]
@@ -103,6 +112,7 @@ def _results(
         **{name: round(metrics[f"test/{name}"], 4) for name in ("ap", "ap50", "ap75")},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
         "model_uri": trained["model_uri"],
+        "promotion": {name: decided[name] for name in ("verdict", "reasons", "champion", "record")},
         "run_id": trained["run_id"],
         "tracking_uri": uri,
         "paths": {
@@ -122,7 +132,7 @@ def _summary(results: dict[str, Any]) -> list[str]:
         f"AP on held-out images   AP {results['ap']:.3f}   AP50 {results['ap50']:.3f}   "
         f"AP75 {results['ap75']:.3f}   ({seconds})",
         f"pictures of detections  {results['paths']['pictures']}",
-        f"registered model        {results['model_uri']}",
+        f"registered model        {results['model_uri']}: {results['promotion']['verdict']}",
         f"page of the run         {train.run_page(results['tracking_uri'], results['run_id'])}",
         f"your own data           {command('prepare')} --source voc --root DIR "
         "--split train --out shards/mine",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -59,13 +59,14 @@ def load_config(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
     recipes: Path | None = None,
+    sections: Collection[str] = tuple(Config.model_fields),
 ) -> tuple[Config, argparse.Namespace]:
     """Parse a job's command line: its own options and one option per configuration field.
 
-    Adds ``--config`` and every ``--section.field`` to the parser. ``recipes`` is the folder of the
-    included recipes, which ``--config`` accepts by name. Returns the validated configuration and
-    the parsed options of the job, with the recipe's path as ``config``. Raises UserError on a wrong
-    value or an unknown key in any source.
+    Adds ``--config`` and every ``--section.field`` of the ``sections`` to the parser. ``recipes``
+    is the folder of the included recipes, which ``--config`` accepts by name. Returns the validated
+    configuration and the parsed options of the job, with the recipe's path as ``config``. Raises
+    UserError on a wrong value or an unknown key in any source.
     """
     names = recipe_names(recipes) if recipes else []
     included = f", or an included one: {', '.join(_briefly(names))}" if names else ""
@@ -73,7 +74,7 @@ def load_config(
         "--config", type=Path, metavar="FILE", help=f"recipe (YAML) to start from{included}"
     )
     cli = CliSettingsSource[argparse.ArgumentParser](
-        _Settings, root_parser=parser, cli_parse_none_str="null", cli_avoid_json=True
+        _settings_of(sections), root_parser=parser, cli_parse_none_str="null", cli_avoid_json=True
     )
     parser.usage = "%(prog)s [--config FILE] [options] [--SECTION.FIELD VALUE ...]"
     _arrange_help(parser)
@@ -97,6 +98,17 @@ def load_config(
             return str(options.config) if _has(recipe, field) else None
 
         raise UserError(explain(error, source_of)) from None
+
+
+def _settings_of(sections: Collection[str]) -> type[BaseSettings]:
+    """Return the settings of some sections, so that other names are free for a job's options."""
+    if set(sections) == set(Config.model_fields):
+        return _Settings
+    fields: dict[str, Any] = {
+        name: (Config.model_fields[name].annotation, Config.model_fields[name]) for name in sections
+    }
+    base = type("_Base", (BaseSettings,), {"model_config": _Settings.model_config})
+    return create_model("_SomeSettings", __base__=base, **fields)
 
 
 def recipe_names(folder: Path) -> list[str]:
@@ -138,6 +150,8 @@ def _arrange_help(parser: argparse.ArgumentParser) -> None:
     groups.insert(2, common)
     fields = {a.dest: (group, a) for group in groups[3:] for a in group._group_actions}
     for name in COMMON_FIELDS:
+        if name not in fields:
+            continue
         group, action = fields[name]
         group._group_actions.remove(action)
         common._group_actions.append(action)

@@ -54,7 +54,7 @@ def evaluate_model(
     batches = build_eval_loader(data, settings, world.rank, world.size)
     scored = list(classes or loaded.classes)
     result = evaluate(
-        detector.to(world.device).eval(), batches, scored, settings.evaluate, world, labels
+        detector.to(world.device).eval(), batches, scored, settings.evaluate, world, labels=labels
     )
     if result is None:
         return None

@@ -9,8 +9,8 @@ from jobs import predict
 from model import build_detector
 from pipeline.config import Config, DetectorSpec
 from pipeline.errors import UserError
-from pipeline.registry import BundleContent, promote, register
-from pipeline.tracking import create_run
+from pipeline.registry import BundleContent, register
+from pipeline.tracking import connect, create_run
 from tests.stores import new_store
 
 CLASSES = ["circle", "square"]
@@ -36,7 +36,7 @@ def uri(tmp_path_factory):
             metrics={},
         ),
     )
-    promote(uri, "shapes", 1)
+    connect(uri).set_registered_model_alias("shapes", "champion", "1")
     return uri
 
 

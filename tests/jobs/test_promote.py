@@ -1,3 +1,5 @@
+"""Test the job: one line per mistake, exit codes, and what it prints."""
+
 import json
 import sys
 
@@ -5,61 +7,91 @@ import pytest
 
 from jobs import promote
 from jobs._cli import run_job
+from pipeline.data import load_manifest
 from pipeline.errors import OutageError
 from pipeline.tracking import connect
-from tests.stores import new_store
+from tests.pipeline.conftest import scenes  # noqa: F401
+from tests.pipeline.promotion.conftest import Store, add_version, store  # noqa: F401
+
+LIMIT = "--promote.min_ap=0.9"  # more than an untrained detector has
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("registry")
-    uri = new_store(folder)
-    client = connect(uri)
-    client.create_registered_model("shapes")
-    for _ in range(2):
-        client.create_model_version("shapes", source=f"{folder}/model")
-    return uri
+@pytest.fixture
+def shapes(store: Store, scenes) -> list[str]:  # noqa: F811
+    """Return the options for a store whose version 5 fits the set, and that set."""
+    add_version(store.uri, store.config, load_manifest(scenes["test"]).classes)
+    return [
+        *("shapes", f"--tracking.uri={store.uri}", f"--data={scenes['test']}"),
+        "--promote.resamples=100",
+    ]
 
 
-def test_promote_twice_and_roll_back(uri, capsys):
-    options = ["shapes", "--tracking.uri", uri]
-    assert promote.main([*options, "--version", "1"])["changed"]
-    assert "version 1 is now the champion (no previous version)" in capsys.readouterr().err
-    assert promote.main([*options, "--version", "2"])["previous"] == 1
-    assert not promote.main([*options, "--version", "2"])["changed"]
-    assert "version 2 is already the champion" in capsys.readouterr().err
-    assert promote.main([*options, "--rollback"])["champion"] == 1
-    assert connect(uri).get_model_version_by_alias("shapes", "champion").version == 1
+def champion(store: Store) -> int | None:  # noqa: F811
+    found = connect(store.uri).get_registered_model("shapes").aliases
+    return int(found["champion"]) if "champion" in found else None
 
 
-def test_json_is_one_line_on_stdout(uri, capfd):
-    run_job(promote.main, ["shapes", "--version", "2", "--tracking.uri", uri, "--json"])
+def test_refused_version_has_exit_code_3_and_one_line_of_json(shapes, store, capfd) -> None:  # noqa: F811
+    with pytest.raises(SystemExit) as stop:
+        run_job(promote.main, [*shapes, "--version=5", LIMIT, "--json"])
+    assert stop.value.code == 3
     sys.stdout.flush()
-    (line,) = capfd.readouterr().out.splitlines()
+    captured = capfd.readouterr()
+    (line,) = captured.out.splitlines()
     answer = json.loads(line)
-    assert answer["champion"] == 2
-    assert answer["model_uri"] == "models:/shapes@champion"
+    assert (answer["verdict"], answer["champion"], answer["gain"]) == ("refused", None, None)
+    assert answer["record"].startswith("runs:/")
+    assert "shapes version 5: refused" in captured.err
+    assert champion(store) is None
+
+
+def test_forced_promotion_history_and_rollback(shapes, store, capsys) -> None:  # noqa: F811
+    assert promote.main([*shapes, "--version=5"])["verdict"] == "promoted"
+    assert promote.main([*shapes, "--version=5"])["verdict"] == "unchanged"
+    no_data = [option for option in shapes if not option.startswith("--data=")]
+    forced = promote.main([*no_data, "--version=2", "--force", "--reason=the camera is gone"])
+    assert (forced["champion"], forced["previous"]) == (2, 5)
+    assert "forced by" in capsys.readouterr().err
+    history = promote.main([*no_data, "--history"])
+    assert [move["action"] for move in history["moves"]] == ["promote", "force"]
+    assert "the camera is gone" in capsys.readouterr().err
+    back = promote.main([*no_data, "--rollback"])
+    assert (back["verdict"], back["champion"], back["previous"]) == ("rolled back", 5, None)
+    assert champion(store) == 5
+
+
+def test_model_against_itself_is_refused(shapes, store, scenes) -> None:  # noqa: F811
+    add_version(store.uri, store.config, load_manifest(scenes["test"]).classes)
+    assert promote.main([*shapes, "--version=5"])["verdict"] == "promoted"
+    result = promote.main([*shapes, "--version=6"])
+    assert (result["verdict"], result["champion"]) == ("refused", 5)
+    assert result["gain"] == {"ap": 0.0, "low": 0.0, "high": 0.0}
+    dry = promote.main([*shapes, "--version=6", "--promote.min_gain=-0.5", "--dry-run"])
+    assert (dry["verdict"], dry["champion"], dry["record"]) == ("promoted", 5, None)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["shapes"], "give either --version V or --rollback"),
-        (["shapes", "--version", "1", "--rollback"], "give either"),
-        (["shapes", "--version", "one"], "--version"),
-        (["shapes", "--version", "9"], "no version 9; versions: 1, 2"),
-        (["squares", "--version", "1"], "'squares' does not exist"),
+        ([], "give one of --version V, --rollback and --history"),
+        (["--version=1", "--rollback"], "give one of"),
+        (["--version=one"], "--version"),
+        (["--version=9"], "no version 9; versions: 1, 2, 3, 4, 5"),
+        (["--version=1", "--force"], "--force needs --reason TEXT"),
+        (["--rollback", "--force", "--reason=x"], "--force is for --version"),
+        (["--version=1"], "they must be the same"),
+        (["--rollback"], "no previous champion"),
     ],
 )
-def test_user_errors_are_one_line_and_exit_code_2(uri, arguments, message, capfd):
+def test_mistakes_are_one_line_and_exit_code_2(shapes, arguments, message, capfd) -> None:
     with pytest.raises(SystemExit) as stop:
-        run_job(promote.main, [*arguments, "--tracking.uri", uri])
+        run_job(promote.main, [*shapes, *arguments])
     assert stop.value.code == 2
     error = capfd.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
 
 
-def test_unreachable_server_is_named():
+def test_unreachable_server_is_named() -> None:
     with pytest.raises(OutageError, match="127.0.0.1:9 cannot be reached"):
         promote.main(["shapes", "--version", "1", "--tracking.uri", "http://127.0.0.1:9"])

@@ -1,0 +1,210 @@
+"""The aliases ``champion`` and ``previous`` of a registered model, and the trail of their moves.
+
+MLflow moves an alias whatever it was before. Two promotions at the same time would both succeed and
+one would be lost. Therefore a move happens under a claim, a tag of the registered model: who sets a
+claim and then reads no other has the model to itself, since of two claims at least the later one
+reads both. Under the claim, the champion must still be the one that the decision was about.
+
+Every move is one more tag, ``promotion.TIME``, which is never changed; `champions` follows them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import getpass
+import json
+import platform
+import random
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import UserError
+from pipeline.registry.load import get_aliases
+from pipeline.storage.redact import first_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
+Action = Literal["promote", "force", "rollback"]
+_MOVE, _CLAIM = "promotion.", "promotion-claim."
+_CLAIM_SECONDS = 120.0  # a move takes seconds, so an older claim is of a process that was killed
+_CLAIM_ATTEMPTS = 40
+_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move of ``champion``: who, when (UTC, ISO 8601), why, and where the decision is recorded.
+
+    ``before`` and ``after`` are versions. Moves before decisions were recorded have no ``record``.
+    """
+
+    action: Action
+    before: int | None
+    after: int
+    by: str
+    at: str
+    reason: str = ""
+    record: str = ""
+
+    def encode(self) -> str:
+        """Return the move as JSON."""
+        content: dict[str, Any] = {"action": self.action, "from": self.before, "to": self.after}
+        content |= {"by": self.by, "at": self.at, "reason": self.reason, "record": self.record}
+        return json.dumps(content)
+
+    @classmethod
+    def parse(cls, text: str) -> Move:
+        """Read a move from JSON."""
+        content = json.loads(text)
+        return cls(
+            content["action"],
+            content["from"],
+            content["to"],
+            content["by"],
+            content["at"],
+            content.get("reason", ""),
+            content.get("record", ""),
+        )
+
+
+class ChampionChangedError(UserError):
+    """Another promotion has moved the champion since the decision was made."""
+
+
+def read_moves(client: MlflowClient, name: str) -> list[Move]:
+    """Return the moves of the champion of a model, oldest first."""
+    tags: Mapping[str, str] = client.get_registered_model(name).tags
+    return [Move.parse(tags[key]) for key in sorted(tags) if key.startswith(_MOVE)]
+
+
+def champions(moves: Sequence[Move], aliases: Mapping[str, int]) -> list[int]:
+    """Return the champions that a rollback goes back through, the current one last.
+
+    A promotion adds a version; a rollback removes the bad ones, so that the next one goes further
+    back. An alias that was moved by other means counts too.
+    """
+    stack: list[int] = []
+    for move in moves:
+        if move.before is not None:
+            _go_to(stack, move.before)
+        if move.action == "rollback":
+            _go_to(stack, move.after)
+        else:
+            stack.append(move.after)
+    if not stack and PREVIOUS in aliases:
+        stack.append(aliases[PREVIOUS])
+    if CHAMPION in aliases:
+        _go_to(stack, aliases[CHAMPION])
+    return stack
+
+
+def _go_to(stack: list[int], version: int) -> None:
+    """Remove what is above a version in the stack; add it if it is not there."""
+    if version in stack:
+        while stack[-1] != version:
+            stack.pop()
+    else:
+        stack.append(version)
+
+
+def move_champion(
+    client: MlflowClient, uri: str, name: str, move: Move, previous: int | None
+) -> None:
+    """Make ``move.after`` the champion and set ``previous``, or change nothing.
+
+    Raises ChampionChangedError if the champion is not ``move.before`` any more, and UserError if
+    the registry does not respond.
+    """
+    with _claim(client, name):
+        aliases = get_aliases(client, uri, name)
+        if aliases.get(CHAMPION) != move.before:
+            now = aliases.get(CHAMPION)
+            raise ChampionChangedError(
+                f"{name}: {'no version' if now is None else f'version {now}'} is the champion now, "
+                f"no longer {'none' if move.before is None else f'version {move.before}'}; nothing "
+                "was changed; run the same command again to decide about the new state"
+            )
+        key = f"{_MOVE}{_key_time(move.at)}"
+        with _undone(client, name, key, aliases.get(PREVIOUS)):
+            client.set_registered_model_tag(name, key, move.encode())
+            _set_alias(client, name, PREVIOUS, previous)
+            client.set_registered_model_alias(name, CHAMPION, str(move.after))
+
+
+def now() -> str:
+    """Return the time as ISO 8601, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+
+
+def user() -> str:
+    """Return the name of the user of this process, by the environment or the system."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+@contextlib.contextmanager
+def _undone(client: MlflowClient, name: str, key: str, previous: int | None) -> Iterator[None]:
+    """Undo a move whose block fails, as far as the registry responds."""
+    try:
+        yield
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            _set_alias(client, name, PREVIOUS, previous)
+            client.delete_registered_model_tag(name, key)
+        raise UserError(f"{name}: the champion was not changed: {first_line(error)}") from error
+
+
+def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None) -> None:
+    if version is None:
+        client.delete_registered_model_alias(name, alias)
+    else:
+        client.set_registered_model_alias(name, alias, str(version))
+
+
+@contextlib.contextmanager
+def _claim(client: MlflowClient, name: str) -> Iterator[None]:
+    key = f"{_CLAIM}{uuid.uuid4().hex}"
+    for _ in range(_CLAIM_ATTEMPTS):
+        value = {"by": f"{user()} on {platform.node()}", "at": now()}
+        client.set_registered_model_tag(name, key, json.dumps(value))
+        others = _other_claims(client, name, key)
+        if not others:
+            break
+        client.delete_registered_model_tag(name, key)
+        time.sleep(random.SystemRandom().uniform(0.1, 1.0) * _PAUSE_SECONDS)
+    else:
+        raise UserError(f"{name} is being promoted by {others[0]}; try again when that has ended")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # it expires
+            client.delete_registered_model_tag(name, key)
+
+
+def _other_claims(client: MlflowClient, name: str, own: str) -> list[str]:
+    """Return who else claims the model; delete claims that have expired."""
+    others = []
+    for key, text in client.get_registered_model(name).tags.items():
+        if not key.startswith(_CLAIM) or key == own:
+            continue
+        claim = json.loads(text)
+        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(claim["at"])
+        if age.total_seconds() > _CLAIM_SECONDS:
+            with contextlib.suppress(Exception):  # another process has deleted it
+                client.delete_registered_model_tag(name, key)
+        else:
+            others.append(claim["by"])
+    return others
+
+
+def _key_time(at: str) -> str:
+    """Return an ISO time as tags are named, so that their order is that of time."""
+    return datetime.datetime.fromisoformat(at).strftime("%Y%m%dT%H%M%S.%fZ")

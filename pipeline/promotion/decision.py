@@ -1,0 +1,124 @@
+"""The record of a decision about a version: an artifact that is written before the alias moves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.errors import UserError
+from pipeline.promotion.gate import Verdict
+from pipeline.storage.document import Document
+from pipeline.storage.redact import first_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FILE = "decision.json"
+EXPERIMENT = "promotions"  # for versions whose run is gone
+VerdictName = Literal["promoted", "refused", "unchanged", "rolled back"]
+
+
+class Decision(Document):
+    """What was decided about a version, by whom, and on which figures."""
+
+    FORMAT_VERSION: ClassVar[int] = 1
+
+    model: str = Field(description="registered model")
+    verdict: VerdictName
+    reasons: list[str]
+    notes: list[str] = Field(default_factory=list, description="what qualifies the verdict")
+    version: int = Field(description="that was decided about")
+    champion_before: int | None
+    previous_before: int | None
+    forced: bool = False
+    dry_run: bool = False
+    by: str
+    at: str = Field(description="UTC, ISO 8601")
+    machine: str
+    data: dict[str, Any] | None = Field(
+        default=None, description="name, content hash and images of the evaluation set"
+    )
+    gate: dict[str, Any] | None = Field(default=None, description="the section promote")
+    figures: dict[str, Any] | None = Field(
+        default=None, description="AP of both, gain, classes, latency: values with intervals"
+    )
+    revision: str | None = Field(default=None, description="of the code that decided")
+
+
+def figures(verdict: Verdict) -> dict[str, Any]:
+    """Return the figures of a verdict for JSON, which has no NaN."""
+    content = asdict(verdict)
+    for name in ("passed", "reasons", "notes"):
+        del content[name]
+    return {name: _plain(value) for name, value in content.items() if value not in (None, [])}
+
+
+def write_record(client: MlflowClient, decision: Decision) -> str:
+    """Write a decision as an artifact of a new run. Return its URI.
+
+    The run belongs to the experiment of the version's training. Raises UserError if the artifact
+    cannot be written.
+    """
+    name = f"{decision.verdict} {decision.model} {decision.version}"
+    tags = {
+        "mlflow.runName": name,
+        "promotion.model": decision.model,
+        "promotion.version": str(decision.version),
+        "promotion.verdict": decision.verdict,
+        "promotion.by": decision.by,
+    }
+    try:
+        run_id = client.create_run(_experiment(client, decision), tags=tags).info.run_id
+        for key, value in _metrics(decision.figures or {}).items():
+            client.log_metric(run_id, key, value)
+        client.log_text(run_id, decision.encode().decode(), FILE)
+        client.set_terminated(run_id)
+    except Exception as error:  # stores raise errors of many types
+        raise UserError(
+            f"{decision.model}: the decision cannot be recorded, and the aliases stay: "
+            f"{first_line(error)}"
+        ) from error
+    return f"runs:/{run_id}/{FILE}"
+
+
+def _experiment(client: MlflowClient, decision: Decision) -> str:
+    version = client.get_model_version(decision.model, str(decision.version))
+    from mlflow.exceptions import MlflowException
+
+    if version.run_id:
+        try:
+            run = client.get_run(version.run_id)
+            if run.info.lifecycle_stage == "active":
+                return str(run.info.experiment_id)
+        except MlflowException:
+            pass
+    found = client.get_experiment_by_name(EXPERIMENT)
+    return str(found.experiment_id if found else client.create_experiment(EXPERIMENT))
+
+
+def _metrics(figures: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    for name in ("candidate_ap", "champion_ap", "gain"):
+        for part, value in (figures.get(name) or {}).items():
+            if value is not None:
+                found[f"{name}/{part}"] = float(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return (
+        json.loads(json.dumps(value), parse_constant=lambda _: None) if _has_nan(value) else value
+    )
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, Mapping):
+        return any(map(_has_nan, value.values()))
+    return isinstance(value, list) and any(map(_has_nan, value))
