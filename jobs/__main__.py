@@ -23,9 +23,10 @@ JOBS = {
     "tune": "search over configuration fields and write the best recipe",
     "checkpoints": "list, verify or prune the checkpoints of a run",
     "tracking": "send records that runs could not send to the run store",
-    "evaluate": "evaluate a registered model on a shard set",
+    "evaluate": "evaluate a model on a shard set",
+    "register": "make a model version of any checkpoint",
     "promote": "make a version the champion if it is better, or roll back",
-    "predict": "detect objects in a folder of images with a registered model",
+    "predict": "detect objects in a folder of images with a model",
 }
 
 

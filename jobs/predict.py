@@ -1,4 +1,4 @@
-"""Detect objects in a folder of images with a registered model.
+"""Detect objects in a folder of images with a trained model.
 
     python -m jobs.predict --model models:/NAME@champion --images DIR --out DIR
 
@@ -33,7 +33,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     registered = options.model.startswith("models:")
     uri = resolve_uri(tracking_config(options)) if registered else None
     summary = predict_folder(
-        options.model, options.images, options.out, uri, threshold, options.pictures
+        options.model,
+        options.images,
+        options.out,
+        uri,
+        threshold,
+        options.pictures,
+        options.bundle_code,
     )
     _print_summary(summary)
     return {"model": options.model, **summary._asdict()}
@@ -42,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("predict", __doc__ or "")
     parser.add_argument(
-        "--model", required=True, metavar="URI", help="models:/NAME@champion, models:/NAME/1, DIR"
+        "--model",
+        required=True,
+        metavar="URI",
+        help="models:/NAME@champion, models:/NAME/1, or the folder of a run or checkpoint",
     )
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="images to read")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
@@ -51,6 +60,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--no-pictures", dest="pictures", action="store_false", help="write detections.jsonl only"
+    )
+    parser.add_argument(
+        "--bundle-code",
+        action="store_true",
+        help="run the code in the registered version instead of this project's; trust it first",
     )
     add_tracking_option(parser)
     return parser.parse_args(argv)

@@ -17,7 +17,7 @@ LEVELS = (
     {"reports"},
     {"registry"},
     {"evaluation", "pretrained"},
-    {"promotion"},
+    {"promotion", "predict"},
     {"training"},
     {"sweep"},
     {"jobs"},

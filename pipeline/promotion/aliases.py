@@ -29,7 +29,7 @@ from pipeline.storage.redact import first_line
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
+CHAMPION, PREVIOUS = "champion", "previous"
 Action = Literal["promote", "force", "rollback"]
 _MOVE, _CLAIM = "promotion.", "promotion-claim."
 _CLAIM_SECONDS = 120.0  # a move takes seconds, so an older claim is of a process that was killed

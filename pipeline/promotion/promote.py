@@ -17,10 +17,11 @@ from pipeline.evaluation.model_evaluation import (
     evaluation_config,
 )
 from pipeline.promotion import aliases
-from pipeline.promotion.aliases import CANDIDATE, CHAMPION, PREVIOUS, Move
+from pipeline.promotion.aliases import CHAMPION, PREVIOUS, Move
 from pipeline.promotion.decision import Decision, figures, write_record
 from pipeline.promotion.gate import ALL_IOUS, AP50, Subject, Verdict, judge
 from pipeline.registry.load import LoadedDetector, check_version, get_aliases, load_detector
+from pipeline.registry.register import CANDIDATE
 from pipeline.storage.redact import first_line
 from pipeline.tracking import connect
 from pipeline.tracking.provenance import git_state

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from torch import Tensor
 
 from pipeline.checkpoints.format import load_averaged_weights, load_meta
-from pipeline.config import DetectorSpec, EvaluateConfig
+from pipeline.config import DetectorSpec, EvaluateConfig, RegistryConfig
 from pipeline.errors import OutageError, UserError
-from pipeline.registry.description import DetectorDescription
+from pipeline.registry.description import DetectorDescription, PredictionDefaults
+from pipeline.registry.integrity import HASH_TAG, verify
 from pipeline.safe_yaml import YamlError, load_yaml
 from pipeline.storage.document import DocumentError
 from pipeline.storage.redact import error_line, mask
@@ -38,6 +39,8 @@ class LoadedDetector(NamedTuple):
     """The section ``evaluate`` of the configuration with which it was trained."""
     fit: Literal["stretch", "letterbox"]
     """How images are fitted to the input."""
+    defaults: PredictionDefaults
+    """The parameters of a prediction unless the caller sets them."""
 
 
 def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -> Path:
@@ -45,13 +48,15 @@ def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -
 
     A model is ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or a folder. In contrast to MLflow's
     own resolution, this needs no process-wide tracking URI, and errors list the names that exist.
-    Raises UserError, and OutageError if the registry does not respond.
+    Raises UserError, also if a bundle was changed after its registration, and OutageError if the
+    registry does not respond.
     """
     if not model_uri.startswith("models:"):
         if not (Path(model_uri) / "MLmodel").is_file():
             raise UserError(
                 f"{model_uri} is not a model; give models:/NAME@champion or the folder of a model"
             )
+        verify(Path(model_uri), None, model_uri)
         return Path(model_uri)
     uri = tracking_uri or resolve_uri()
     client = connect(uri)
@@ -61,9 +66,12 @@ def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -
         name, version = _find_version(client, uri, model_uri)
         source = client.get_model_version_download_uri(name, str(version))
     try:
-        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
+        found = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except Exception as error:
         raise UserError(f"{model_uri}: cannot read its files at {mask(source)}: {error}") from None
+    expected = client.get_model_version(name, str(version)).tags.get(HASH_TAG)
+    verify(found, expected, f"models:/{name}/{version}")
+    return found
 
 
 def get_aliases(client: MlflowClient, uri: str, name: str) -> dict[str, int]:
@@ -146,7 +154,15 @@ def _load_checkpoint(folder: str) -> LoadedDetector:
     recorded = meta.config.get("evaluate", {})
     evaluate = {name: recorded[name] for name in EvaluateConfig.model_fields if name in recorded}
     fit = meta.config.get("data", {}).get("fit", "stretch")
-    return LoadedDetector(folder, meta.spec, meta.classes, state, evaluate, fit)
+    settings = EvaluateConfig(**evaluate)
+    registry = meta.config.get("registry", {})
+    threshold = registry.get("score_threshold", RegistryConfig().score_threshold)
+    defaults = PredictionDefaults(
+        score_threshold=threshold,
+        nms_iou=settings.nms_iou,
+        max_detections=settings.max_detections,
+    )
+    return LoadedDetector(folder, meta.spec, meta.classes, state, evaluate, fit, defaults)
 
 
 def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:
@@ -161,7 +177,13 @@ def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:
         except YamlError as error:
             raise UserError(f"{model_uri}: config.yaml cannot be read: {error}") from None
     return LoadedDetector(
-        model_uri, description.spec, description.classes, state, recipe["evaluate"], description.fit
+        model_uri,
+        description.spec,
+        description.classes,
+        state,
+        recipe["evaluate"],
+        description.fit,
+        description.defaults,
     )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -20,14 +21,14 @@ from PIL import Image
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.errors import UserError
 from pipeline.progress import Progress
-from pipeline.registry.load import fetch_model, read_description
+from pipeline.registry.load import fetch_model, load_detector, read_description
+from pipeline.registry.own_code import own_detector
 from pipeline.reports import Boxes, draw_detections
 from pipeline.storage.durable import open_durably
 
-if TYPE_CHECKING:
-    from mlflow.pyfunc import PyFuncModel
-
 _IMAGES_PER_BATCH, _PIXELS_PER_BATCH = 16, 50_000_000
+Predict = Callable[[pd.DataFrame, Mapping[str, Any]], Any]  # images, params -> detections
+
 _CORNERS = ["x1", "y1", "x2", "y2"]
 _JPEG_QUALITY = 92
 _MAX_SHOWN = 20  # skipped files that are named on stderr; --json lists all
@@ -74,9 +75,12 @@ def predict_folder(
     tracking_uri: str | None = None,
     score_threshold: float | None = None,
     pictures: bool = True,
+    bundle_code: bool = False,
 ) -> PredictionSummary:
     """Predict on all images below a folder. Report and skip files that are not images.
 
+    The code of this project predicts. With ``bundle_code`` that of a registered version does, with
+    the rights of this process.
     Without a ``score_threshold`` the default of the model applies. Raises UserError if there is no
     image or the model is not available.
     """
@@ -88,12 +92,12 @@ def predict_folder(
     target = out / "detections.jsonl"
     skipped: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        model, classes = _load(model_uri, Path(scratch), tracking_uri)
+        predict, classes = _load(model_uri, Path(scratch), tracking_uri, bundle_code)
         with open_durably(target) as lines:
             progress = Progress("predicting", len(files), "files")
             count = found = 0
             for batch in _batches(files, images, skipped):
-                found += _predict(model, classes, batch, score_threshold, lines, out, pictures)
+                found += _predict(predict, classes, batch, score_threshold, lines, out, pictures)
                 count += len(batch)
                 progress.advance(count + len(skipped) - progress.done)
     if not count:
@@ -116,12 +120,17 @@ def _list_files(images: Path, out: Path) -> list[Path]:
     return files
 
 
-def _load(model_uri: str, scratch: Path, tracking_uri: str | None) -> tuple[PyFuncModel, list[str]]:
+def _load(
+    model_uri: str, scratch: Path, tracking_uri: str | None, bundle_code: bool
+) -> tuple[Predict, list[str]]:
+    if not bundle_code:
+        loaded = load_detector(model_uri, tracking_uri)
+        return partial(own_detector(loaded).predict, None), loaded.classes
     folder = fetch_model(model_uri, scratch, tracking_uri)
     classes = read_description(folder, model_uri).classes
     from mlflow import pyfunc
 
-    return pyfunc.load_model(str(folder)), classes
+    return pyfunc.load_model(str(folder)).predict, classes
 
 
 def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[list[_Image]]:
@@ -149,7 +158,7 @@ def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[
 
 
 def _predict(
-    model: PyFuncModel,
+    predict: Predict,
     classes: Sequence[str],
     batch: Sequence[_Image],
     score_threshold: float | None,
@@ -160,7 +169,7 @@ def _predict(
     """Write lines and pictures of a batch. Return the number of detections."""
     params = {} if score_threshold is None else {"score_threshold": score_threshold}
     images = pd.DataFrame({"image": [image.data for image in batch]})
-    table = cast("pd.DataFrame", model.predict(images, params))
+    table = cast("pd.DataFrame", predict(images, params))
     for row, image in enumerate(batch):
         found = table[table["image"] == row]
         line = json.dumps(msgspec.to_builtins(_image_detections(image, found)))

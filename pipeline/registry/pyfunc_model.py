@@ -2,7 +2,8 @@
 
 MLflow executes a copy of this file from the model's folder, where this project is not installed.
 The code it needs is in the bundle, in a package whose name is unique to the version, so several
-versions can be loaded in one process. Do not import this file; MLflow runs it.
+versions can be loaded in one process. This project itself hands in its own code instead, and runs
+nothing of a bundle.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import base64
 import binascii
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,19 +42,36 @@ class Description(NamedTuple):
     class_agnostic: bool
 
 
+class Code(NamedTuple):
+    """The modules and functions that a prediction needs."""
+
+    decode: Any
+    resize: Any
+    postprocess: Callable[..., Any]
+    build_detector: Callable[..., Any]
+
+
 class RegisteredDetector(PythonModel):
     """Returns detections in pixels of the original images, best first within each image."""
 
     def load_context(self, context: Any) -> None:
+        """Load description, code and weights of a bundle."""
+        description = _read_description(Path(context.artifacts["detector"]))
+        package = description.package
+        code = Code(
+            importlib.import_module(f"{package}.decode"),
+            importlib.import_module(f"{package}.resize"),
+            importlib.import_module(f"{package}.model.postprocess").postprocess,
+            importlib.import_module(f"{package}.model").build_detector,
+        )
+        self.load(description, code, load_file(context.artifacts["weights"]))
+
+    def load(self, description: Description, code: Code, state: Mapping[str, Any]) -> None:
         """Build the detector from its description and load its weights."""
-        self.description = _read_description(Path(context.artifacts["detector"]))
-        package = self.description.package
-        self.decode = importlib.import_module(f"{package}.decode")
-        self.resize = importlib.import_module(f"{package}.resize")
-        self.postprocess = importlib.import_module(f"{package}.model.postprocess").postprocess
-        build_detector = importlib.import_module(f"{package}.model").build_detector
-        detector = build_detector(**self.description.spec)
-        detector.load_state_dict(load_file(context.artifacts["weights"]))
+        self.description = description
+        self.decode, self.resize, self.postprocess = code.decode, code.resize, code.postprocess
+        detector = code.build_detector(**description.spec)
+        detector.load_state_dict(state)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.detector = detector.eval().to(self.device)
 
@@ -159,4 +177,5 @@ def _invalid(message: str) -> MlflowException:
     return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 
-set_model(RegisteredDetector())
+if __name__ != "pipeline.registry.pyfunc_model":  # MLflow executes it under another name
+    set_model(RegisteredDetector())

@@ -7,8 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.checkpoints.format import tensors_sha256
 from pipeline.errors import UserError
 from pipeline.registry.bundle import BundleContent, write_bundle
+from pipeline.registry.integrity import HASH_TAG, seal
 from pipeline.tracking import check_active, connect, upload_timeout
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
+CANDIDATE = "candidate"  # the alias of the latest version that was not promoted
+WEIGHTS_TAG = "weights.sha256"
 _NAME_TAG, _MODEL_TAG = "registry.name", "logged_model"
 _ORIGIN_TAGS = {"mlflow.source.git.commit": "git.revision", "git.dirty": "git.dirty"}
 
@@ -31,21 +35,28 @@ class RegisteredVersion(NamedTuple):
 def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion:
     """Bundle a detector and register it as the next version of its name, linked to its run.
 
-    A run has at most one version of a name. Registering it again, also after an attempt that was
-    killed, completes or returns the existing version. Metrics and data fingerprints become tags of
+    The weights of a run have at most one version of a name. Registering them again, also after an
+    attempt that was killed, completes or returns the existing version. A new version gets the alias
+    ``candidate``. Metrics and data fingerprints become tags of
     the version, because those of a deleted run are lost. Raises UserError if the run was deleted.
     """
     name = content.name
     check_model_name(name)
     client = connect(uri)
-    version = _version_of_run(client, name, run_id)
+    weights = tensors_sha256(content.weights)
+    version = _version_of_run(client, name, run_id, weights)
     if version is None:
         run = client.get_run(run_id)
         check_active(uri, run)
         origin = _origin(run)
-        model = _find_uploaded(client, run, name) or _upload(client, run, content, origin)
+        model = _find_uploaded(client, run, name, weights) or _upload(
+            client, run, content, origin, weights
+        )
         _ensure_registered_model(client, name)
         tags = {**origin, **{key: f"{value:.6g}" for key, value in content.metrics.items()}}
+        tags[WEIGHTS_TAG] = weights
+        if HASH_TAG in model.tags:
+            tags[HASH_TAG] = model.tags[HASH_TAG]
         # Not models:/ID, which the registry would resolve in the process-wide store.
         version = client.create_model_version(
             name,
@@ -54,6 +65,7 @@ def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion
             model_id=model.model_id,
             tags={**tags, _MODEL_TAG: model.model_id},
         )
+        client.set_registered_model_alias(name, CANDIDATE, version.version)
     # The database does not link the two; MLflow's pages use this tag.
     link = json.dumps([{"name": name, "version": version.version}])
     client.set_logged_model_tags(version.tags[_MODEL_TAG], {"mlflow.modelVersions": link})
@@ -66,18 +78,22 @@ def check_model_name(name: str) -> None:
         raise UserError(f"registry.name {name!r}: use letters, digits, '.', '_' and '-'")
 
 
-def _version_of_run(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
-    found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+def _version_of_run(
+    client: MlflowClient, name: str, run_id: str, weights: str
+) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    # Versions of earlier releases have no such tag: there was one for each run.
+    found = [item for item in versions if item.tags.get(WEIGHTS_TAG, weights) == weights]
     return max(found, key=lambda version: int(version.version), default=None)
 
 
-def _find_uploaded(client: MlflowClient, run: Run, name: str) -> LoggedModel | None:
+def _find_uploaded(client: MlflowClient, run: Run, name: str, weights: str) -> LoggedModel | None:
     """Return the model that an earlier attempt uploaded. Mark its incomplete ones as failed."""
     complete = None
     for model in client.search_logged_models(
         [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
     ):
-        if model.tags.get(_NAME_TAG) != name:
+        if model.tags.get(_NAME_TAG) != name or model.tags.get(WEIGHTS_TAG, weights) != weights:
             continue
         if model.status == "READY":
             complete = model
@@ -95,7 +111,11 @@ def _origin(run: Run) -> dict[str, str]:
 
 
 def _upload(
-    client: MlflowClient, run: Run, content: BundleContent, origin: dict[str, str]
+    client: MlflowClient,
+    run: Run,
+    content: BundleContent,
+    origin: dict[str, str],
+    weights: str,
 ) -> LoggedModel:
     from mlflow.entities import LoggedModelOutput
 
@@ -104,7 +124,7 @@ def _upload(
         run.info.experiment_id,
         name="detector",
         source_run_id=run_id,
-        tags={_NAME_TAG: content.name},
+        tags={_NAME_TAG: content.name, WEIGHTS_TAG: weights},
         model_type="detector",
     )
     model_id: str = logged.model_id
@@ -112,12 +132,14 @@ def _upload(
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             write_bundle(content, origin, folder, run_id, model_id)
+            digest = seal(folder)
             size = max(path.stat().st_size for path in folder.rglob("*"))
             with upload_timeout(size):
                 client.log_model_artifacts(model_id, str(folder))
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")
         raise
+    client.set_logged_model_tags(model_id, {HASH_TAG: digest})
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     return client.finalize_logged_model(model_id, "READY")
 

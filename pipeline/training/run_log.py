@@ -145,6 +145,14 @@ class RunLog:
                 _LOG.warning("no pictures of %s at step %d: %s", split, step, error)
         self._last_time = time.monotonic()  # do not count the evaluation as a slow step
 
+    def selected(self, step: int, checkpoint: str, metrics: Mapping[str, float]) -> None:
+        """Log the selected checkpoint: its metrics on ``data.val``, as ``best/...``, and tags."""
+        if self.tracker is not None:
+            best = {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items()}
+            self.tracker.log_metrics(best, step)
+            self.tracker.set_tag("best.step", str(step))
+            self.tracker.set_tag("best.checkpoint", mask(checkpoint))
+
     def stopped_early(self, step: int, metric: str, early_stopping: EarlyStopping) -> None:
         """Print why the training ends before its last step."""
         self._print(

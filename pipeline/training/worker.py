@@ -24,6 +24,7 @@ from pipeline.data.loading.prefetch_plan import open_shards
 from pipeline.distributed.world import World, mean_over_ranks
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.malloc import keep_freed_memory
+from pipeline.storage.folder import join
 from pipeline.storage.redact import mask_tree
 from pipeline.tracking import ClusterLoad, RunSpec, Tracker, save_run_spec, visible_here
 from pipeline.training.data_content import (
@@ -257,6 +258,7 @@ def finish(
     """
     last, selected = checkpoints.finish()
     metrics = dict(selected.meta.metrics or {})
+    log.selected(selected.step, join(str(checkpoints.store.storage), selected.name), metrics)
     if config.data.test and test:
         metrics |= validate("test", config.data.test, test, trainer, log)
     return Finished(

@@ -1,0 +1,77 @@
+"""Register any checkpoint of a run as a version of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.checkpoints.format import load_averaged_weights, load_meta
+from pipeline.checkpoints.meta import CheckpointMeta
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.registry import BundleContent, RegisteredVersion, register
+from pipeline.registry.load import checkpoint_folder
+from pipeline.tracking import create_run, resolve_run_id, spool_folder
+from pipeline.training.run_record import RunInfo, RunRecord
+
+
+def register_checkpoint(uri: str, path: str, name: str) -> RegisteredVersion:
+    """Register the checkpoint at a folder, or the selected one of a run's folder.
+
+    The version belongs to the MLflow run of the training if the checkpoint is in its folder and the
+    store at ``uri`` has that run, else to a new run. Registering the same weights again returns the
+    version that exists. Raises UserError.
+    """
+    folder = checkpoint_folder(path)
+    meta = load_meta(folder)
+    config = _config(meta).replace({"registry.name": name})
+    content = BundleContent(
+        name=name,
+        weights=load_averaged_weights(folder),
+        spec=meta.spec,
+        classes=meta.classes,
+        config=config,
+        metrics=meta.metrics or {},
+    )
+    return register(uri, _run_id(uri, folder) or _new_run(uri, config, folder), content)
+
+
+def _config(meta: CheckpointMeta) -> Config:
+    """Return the recorded configuration without fields that this version does not have."""
+    tree = {
+        section: {
+            field: value
+            for field, value in values.items()
+            if field in type(getattr(Config(), section)).model_fields
+        }
+        for section, values in meta.config.items()
+        if section in Config.model_fields
+    }
+    return Config.from_dict(tree)
+
+
+def _run_id(uri: str, folder: str) -> str | None:
+    """Return the MLflow run of the training that wrote a checkpoint, if the store has it."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    if "://" in folder:
+        return None
+    run = Path(folder).absolute().parent
+    record = RunRecord(str(run.parent), run.name)
+    info: RunInfo | None = record.read()
+    if info is None:
+        return None
+    try:
+        run_id = resolve_run_id(uri, info.run_id, spool_folder(record.uri))
+        found = MlflowClient(uri).get_run(run_id)
+    except (MlflowException, UserError):
+        return None
+    return run_id if found.info.lifecycle_stage == "active" else None
+
+
+def _new_run(uri: str, config: Config, folder: str) -> str:
+    from pipeline.tracking import connect
+
+    run_id = create_run(uri, config, f"register {Path(folder).name}", {"checkpoint": folder})
+    connect(uri).set_terminated(run_id)
+    return run_id
