@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.promotion.gate import Verdict
 from pipeline.storage.document import Document
 from pipeline.storage.redact import first_line
+from pipeline.tracking.run_spec import EXPERIMENT_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,7 +99,9 @@ def _experiment(client: MlflowClient, decision: Decision) -> str:
         except MlflowException:
             pass
     found = client.get_experiment_by_name(EXPERIMENT)
-    return str(found.experiment_id if found else client.create_experiment(EXPERIMENT))
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(EXPERIMENT, tags=EXPERIMENT_TAGS))
 
 
 def _metrics(figures: Mapping[str, Any]) -> dict[str, float]:

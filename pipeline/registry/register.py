@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +12,7 @@ from pipeline.checkpoints.format import tensors_sha256
 from pipeline.errors import UserError
 from pipeline.registry.bundle import BundleContent, write_bundle
 from pipeline.registry.integrity import HASH_TAG, seal
+from pipeline.registry.model_card import model_card
 from pipeline.tracking import check_active, connect, upload_timeout
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"  # the alias of the latest version that was not promoted
 WEIGHTS_TAG = "weights.sha256"
+_MODEL_SECTIONS = ("data", "model", "assign", "loss", "train")
+_MAX_DESCRIPTION = 5000  # characters
+_CUT = "\n\n(cut; the whole card is README.md of the version)\n"
 _NAME_TAG, _MODEL_TAG = "registry.name", "logged_model"
 _ORIGIN_TAGS = {"mlflow.source.git.commit": "git.revision", "git.dirty": "git.dirty"}
 
@@ -64,6 +69,7 @@ def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion
             run_id=run_id,
             model_id=model.model_id,
             tags={**tags, _MODEL_TAG: model.model_id},
+            description=_description(content, origin),
         )
         client.set_registered_model_alias(name, CANDIDATE, version.version)
     # The database does not link the two; MLflow's pages use this tag.
@@ -125,6 +131,7 @@ def _upload(
         name="detector",
         source_run_id=run_id,
         tags={_NAME_TAG: content.name, WEIGHTS_TAG: weights},
+        params=_model_params(run),
         model_type="detector",
     )
     model_id: str = logged.model_id
@@ -141,7 +148,48 @@ def _upload(
         raise
     client.set_logged_model_tags(model_id, {HASH_TAG: digest})
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    _log_metrics(client, run, model_id, content.metrics)
     return client.finalize_logged_model(model_id, "READY")
+
+
+def _model_params(run: Run) -> dict[str, str]:
+    """Return the params of a run that describe its model."""
+    params: dict[str, str] = run.data.params
+    return {key: params[key] for key in sorted(params) if key.split(".")[0] in _MODEL_SECTIONS}
+
+
+def _log_metrics(
+    client: MlflowClient, run: Run, model_id: str, metrics: Mapping[str, float]
+) -> None:
+    """Link the metrics of a model to it and to the data set of each.
+
+    MLflow stores them as metrics of the run as well, under names that the training does not use.
+    """
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    datasets = {
+        tag.value: item.dataset
+        for item in inputs
+        for tag in item.tags
+        if tag.key == "mlflow.data.context"
+    }
+    for name, value in metrics.items():
+        dataset = datasets.get(name.split("/")[0])
+        client.log_metric(
+            run.info.run_id,
+            f"model/{name}",
+            value,
+            model_id=model_id,
+            dataset_name=dataset.name if dataset else None,
+            dataset_digest=dataset.digest if dataset else None,
+        )
+
+
+def _description(content: BundleContent, origin: Mapping[str, str]) -> str:
+    """Return the model card, cut to what the registry can store."""
+    card = model_card(content.name, content.classes, content.config, content.metrics, origin)
+    if len(card) <= _MAX_DESCRIPTION:
+        return card
+    return f"{card[: _MAX_DESCRIPTION - len(_CUT)]}{_CUT}"
 
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:

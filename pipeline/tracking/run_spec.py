@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 KEY_TAG = "run.key"
 HISTORY_TAG = "history."  # followed by the time of an event
+# MLflow's pages show such an experiment as the training of models, not as one of GenAI.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _PARAMS_PER_CALL, _DIGEST_LENGTH = 100, 36
 # The other sections do not change the result; they are in config.yaml.
 _PARAM_SECTIONS = ("data", "model", "assign", "loss", "train", "evaluate", "ray")
@@ -241,7 +243,9 @@ def _experiment_id(client: MlflowClient, uri: str, spec: RunSpec) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            created: str = client.create_experiment(name, artifact_location=root)
+            created: str = client.create_experiment(
+                name, artifact_location=root, tags=EXPERIMENT_TAGS
+            )
             return created
         except MlflowException:
             # Another driver may have created it between the two calls.

@@ -50,6 +50,42 @@ def test_versions_are_numbered_and_linked_to_their_runs(registered, client):
     assert logged.status == "READY"
 
 
+def test_version_says_what_it_is(registered, client):
+    version = client.get_model_version("shapes", "1")
+    assert version.description.startswith("# shapes")
+    for part in ("circle", "| test/ap | 0.5000 |", registered.run_ids[0]):
+        assert part in version.description
+    assert client.get_model_version_by_alias("shapes", "candidate").version in (1, 2)
+    logged = client.get_logged_model(version.tags["logged_model"])
+    assert logged.params["model.backbone"] == registered.config.model.backbone
+    assert not any(key.startswith("ray.") for key in logged.params)
+    assert {metric.key: metric.value for metric in logged.metrics} == {
+        "model/test/ap": 0.5,
+        "model/test/ap50": 0.75,
+    }
+    experiment = client.get_experiment(client.get_run(registered.run_ids[0]).info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_description_of_many_classes_is_cut(registered, client):
+    detector = registered.detectors[0]
+    version = register(
+        registered.uri,
+        registered.run_ids[0],
+        BundleContent(
+            name="many",
+            weights=detector.state_dict(),
+            spec=DetectorSpec(**detector.spec),
+            classes=[f"class-{number:04d}" for number in range(1000)],
+            config=registered.config,
+            metrics={},
+        ),
+    )
+    text = client.get_model_version("many", str(version.version)).description
+    assert len(text) == 5000
+    assert text.endswith("(cut; the whole card is README.md of the version)\n")
+
+
 def test_run_is_registered_once_per_name(registered, client):
     assert register_again(registered, "shapes", registered.run_ids[0]) == registered.versions[0]
     assert len(client.search_model_versions("name='shapes'")) == 2
