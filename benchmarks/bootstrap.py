@@ -10,6 +10,7 @@ faster-coco-eval too, where it is installed. The paired bootstrap is timed as a 
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -118,11 +119,9 @@ def measure(images: int, resamples: int, repetitions: int) -> dict[str, Any]:
         "pycocotools": lambda: evaluate_with(COCO, COCOeval, content, rows),
     }
     if importlib.util.find_spec("faster_coco_eval"):
-        from faster_coco_eval import COCO as FastCOCO
-        from faster_coco_eval import COCOeval_faster
-
+        fast = importlib.import_module("faster_coco_eval")  # not a dependency
         alternatives["faster-coco-eval"] = lambda: evaluate_with(
-            FastCOCO, COCOeval_faster, content, rows
+            fast.COCO, fast.COCOeval_faster, content, rows
         )
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     values: dict[str, Any] = {}

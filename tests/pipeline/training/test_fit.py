@@ -69,7 +69,7 @@ def test_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
 def documented_name(name: str) -> str:
     """Return a metric's or tag's name as the documentation writes it."""
     for pattern, word in (
-        (r"^(val|test)/", "SPLIT/"),
+        (r"^(model/)?(val|test|best)/", "SPLIT/"),
         (r"^system/[^/]+/", "system/NODE/"),
         (r"gpu_\d+", "gpu_N"),
         (r"^history\..*", "history.TIME"),
