@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.metrics.coco import RECALLS, ClassOutcome, class_outcome, rows_by_class
-from pipeline.metrics.table import IOU_THRESHOLDS, MatchTable
+from pipeline.metrics.table import AREA_RANGES, IOU_THRESHOLDS, MatchTable
 
 RESAMPLES = 1000
 _BLOCK = 64  # resamples at a time
@@ -88,10 +88,15 @@ def bootstrap(
     ious: Sequence[int] = tuple(range(len(IOU_THRESHOLDS))),
     resamples: int = RESAMPLES,
     seed: int = 0,
+    area: int = 0,
 ) -> Resampled:
-    """Resample the images of one table. ``ious`` are indices of COCO's thresholds to average."""
+    """Resample the images of one table.
+
+    ``ious`` are indices of COCO's thresholds to average, ``area`` is the index of one of its ranges
+    of area.
+    """
     weights = image_weights(table.images, resamples, seed)
-    return Resampled(*_average_precisions(table, classes, ious, weights))
+    return Resampled(*_average_precisions(table, classes, ious, weights, area))
 
 
 def paired_bootstrap(
@@ -121,14 +126,20 @@ def image_weights(images: int, resamples: int, seed: int) -> NDArray[np.int32]:
 
 
 def _average_precisions(
-    table: MatchTable, classes: int, ious: Sequence[int], weights: NDArray[np.int32]
+    table: MatchTable,
+    classes: int,
+    ious: Sequence[int],
+    weights: NDArray[np.int32],
+    area: int = 0,
 ) -> tuple[_Floats, _Floats]:
     ap = np.full(classes, np.nan)
     samples = np.full((len(weights), classes), np.nan)
-    counted = ~table.object_ignored
+    low, high = AREA_RANGES[area]
+    in_range = (table.object_area >= low) & (table.object_area <= high)
+    counted = ~table.object_ignored & in_range
     outcomes = {}
     for label, rows in enumerate(rows_by_class(table, classes)):
-        outcome = class_outcome(table, rows, label)
+        outcome = class_outcome(table, rows, label, area)
         if outcome.objects:
             images = table.object_image[(table.object_label == label) & counted]
             outcomes[label] = outcome, torch.from_numpy(np.bincount(images, minlength=table.images))
