@@ -1,18 +1,81 @@
 """Evaluate a model on a shard set.
 
-python -m jobs.evaluate --model models:/NAME@champion --data shards/test
+    python -m jobs.evaluate --model models:/NAME@champion --data shards/test --out evaluation
+
+Prints AP with its interval, overall and per class. ``--out`` writes ``evaluation.html`` (one page
+with every figure, chart and picture), ``evaluation.json`` and ``suspects.json`` (labels that may be
+wrong, in COCO's format). The evaluation is recorded as its own MLflow run, with these files, unless
+``--no-track`` is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.findings import Findings
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Evaluate on the CPU of this machine; return COCO's metrics, overall and per class."""
+    """Evaluate on this machine; return the figures, the paths of the files and the run."""
+    options = _parser().parse_args(argv)
+    _check(options)
+    from pipeline.data import load_manifest
+    from pipeline.evaluation.findings import analyse
+    from pipeline.evaluation.model_evaluation import evaluate_model, evaluation_config, latencies
+    from pipeline.evaluation.outputs import Subject, figures, write_outputs
+    from pipeline.evaluation.run import record_evaluation
+    from pipeline.progress import Progress
+    from pipeline.registry import load_detector
+    from pipeline.tracking import connect, resolve_run_store, resolve_uri
+    from pipeline.tracking.provenance import git_state
+
+    uri = None
+    if options.track:
+        uri = resolve_run_store(tracking_config(options))
+        connect(uri)  # fails before the evaluation, not after it
+    elif options.model.startswith("models:"):
+        uri = resolve_uri(tracking_config(options))
+    manifest = load_manifest(options.data)
+    if not manifest.boxes:
+        raise UserError(f"{options.data} has no objects, so that nothing can be scored")
+    loaded = load_detector(options.model, uri)
+    progress = Progress("evaluating", manifest.samples)
+    found = evaluate_model(loaded, options.data, progress=progress)
+    assert found is not None, "this process is rank 0"
+    settings = evaluation_config(loaded).evaluate
+    speed = latencies([loaded])[0], _device_name()
+    findings = analyse(found, settings.protocol, options.resamples, speed)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    subject = Subject(options.data, settings, at, git_state().revision)
+    result = figures(found, findings, subject)
+    result |= {"files": None, "run_id": None}
+    if options.out or options.track:
+        with _folder(options.out) as folder:
+            files = write_outputs(folder, found, findings, subject)
+            result["files"] = files if options.out else None
+            if options.out:
+                print(f"page: {files['page']}", file=sys.stderr)
+            if options.track:
+                assert uri is not None
+                result["run_id"] = record_evaluation(uri, found, findings, subject, files.values())
+    result["tracking_uri"] = uri if options.track else None
+    for line in table(findings):
+        print(line)
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = make_parser("evaluate", __doc__ or "")
     parser.add_argument(
         "--model",
@@ -21,35 +84,53 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         help="models:/NAME@champion, models:/NAME/1, or the folder of a run or checkpoint",
     )
     parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to use")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the page, the figures and the suspects"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="of the images; default: 1000"
+    )
+    parser.add_argument(
+        "--no-track", dest="track", action="store_false", help="do not record a run in MLflow"
+    )
     add_tracking_option(parser)
-    options = parser.parse_args(argv)
-    from pipeline.evaluation.model_evaluation import evaluate_model
-    from pipeline.registry import load_detector
-    from pipeline.tracking import resolve_uri
-
-    registered = options.model.startswith("models:")
-    uri = resolve_uri(tracking_config(options)) if registered else None
-    found = evaluate_model(load_detector(options.model, uri), options.data)
-    assert found is not None, "this process is rank 0"
-    result, manifest = found.evaluation.result, found.data
-    for line in _table(result.metrics, result.per_class):
-        print(line)
-    return {
-        "model": options.model,
-        "data": manifest.name,
-        "fingerprint": manifest.content_hash,
-        "images": found.evaluation.table.images,
-        "metrics": result.metrics,
-        "per_class": result.per_class,
-    }
+    return parser
 
 
-def _table(metrics: dict[str, float], per_class: dict[str, dict[str, float]]) -> list[str]:
-    rows = [(name, f"{value:.4f}", "") for name, value in metrics.items()]
-    rows += [("class", "AP", "AP50")]
-    rows += [(name, f"{v['ap']:.4f}", f"{v['ap50']:.4f}") for name, v in per_class.items()]
+def _check(options: argparse.Namespace) -> None:
+    if options.resamples < 1:
+        raise UserError(f"--resamples {options.resamples}: give at least 1")
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise UserError(f"not a directory: {options.out}")
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def table(findings: Findings) -> list[str]:
+    """Return the lines of metrics with their intervals, then those of the classes."""
+    rows = []
+    for name, value in findings.metrics.items():
+        one = findings.intervals.get(name) if findings.protocol == "coco" else None
+        rows.append((name, f"{value:.4f}", f"[{one.low:.4f}, {one.high:.4f}]" if one else ""))
+    rows.append(("class", "AP", "AP50 and objects"))
+    for found in findings.classes:
+        ap, ap50 = (f"{one.value:.4f}" if one else "-" for one in (found.ap, found.ap50))
+        rows.append((found.name, ap, f"{ap50}  {found.objects:>7}"))
     width = max(len(row[0]) for row in rows)
-    return [f"{name:<{width}}  {first:>6}  {second:>6}".rstrip() for name, first, second in rows]
+    return [f"{name:<{width}}  {first:>6}  {second}".rstrip() for name, first, second in rows]
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ def test_wheel_contains_recipes_and_type_markers(wheel: Path) -> None:
             packed = f"jobs/configs/{recipe.relative_to(ROOT / 'configs')}"
             assert archive.read(packed) == recipe.read_bytes()
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "pipeline").rglob("*.j2")}
+    assert templates
+    assert templates <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from model import build_detector
 from pipeline.config import Config
-from pipeline.data import Manifest, build_eval_loader, load_manifest, require_classes
+from pipeline.data import EvalBatch, Manifest, build_eval_loader, load_manifest, require_classes
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import Evaluation, LabelMaps, evaluate
+from pipeline.evaluation.latency import seconds_per_image
+from pipeline.progress import Progress
 from pipeline.registry import LoadedDetector
 
 
@@ -30,12 +34,14 @@ def evaluate_model(
     world: World | None = None,
     classes: Sequence[str] | None = None,
     config: Config | None = None,
+    progress: Progress | None = None,
 ) -> ModelEvaluation | None:
     """Score a detector on a shard set with the settings of its training; None except on rank 0.
 
     The set must have the classes of the detector, in the same order, unless ``classes`` names those
     to score: others are left out, of the objects and of the detections. ``config`` gives settings
-    of reading, such as loader processes. Raises UserError.
+    of reading, such as loader processes. ``progress`` counts the images of this rank. Raises
+    UserError.
     """
     world = world or World()
     manifest = load_manifest(data)
@@ -51,7 +57,9 @@ def evaluate_model(
     detector = build_detector(**loaded.spec.model_dump())
     detector.load_state_dict(loaded.state)
     settings = evaluation_config(loaded, config)
-    batches = build_eval_loader(data, settings, world.rank, world.size)
+    batches: Iterable[EvalBatch] = build_eval_loader(data, settings, world.rank, world.size)
+    if progress is not None:
+        batches = _reported(batches, progress)
     scored = list(classes or loaded.classes)
     result = evaluate(
         detector.to(world.device).eval(), batches, scored, settings.evaluate, world, labels=labels
@@ -59,6 +67,28 @@ def evaluate_model(
     if result is None:
         return None
     return ModelEvaluation(loaded.uri, manifest, scored, result)
+
+
+def _reported(batches: Iterable[EvalBatch], progress: Progress) -> Iterator[EvalBatch]:
+    progress.restart()
+    for batch in batches:
+        yield batch
+        progress.advance(len(batch.image_ids))
+    progress.finish()
+
+
+def latencies(detectors: Sequence[LoadedDetector], config: Config | None = None) -> list[float]:
+    """Return the median seconds per image of detectors on this machine, measured in turn.
+
+    On its GPU if it has one.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    built = []
+    for loaded in detectors:
+        detector = build_detector(**loaded.spec.model_dump())
+        detector.load_state_dict(loaded.state)
+        built.append((detector.to(device).eval(), evaluation_config(loaded, config).evaluate))
+    return seconds_per_image(built, device)
 
 
 def evaluation_config(loaded: LoadedDetector, config: Config | None = None) -> Config:

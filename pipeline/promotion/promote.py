@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from model import build_detector
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation.latency import seconds_per_image
 from pipeline.evaluation.model_evaluation import (
     ModelEvaluation,
     evaluate_model,
     evaluation_config,
+    latencies,
 )
 from pipeline.promotion import aliases
 from pipeline.promotion.aliases import CHAMPION, PREVIOUS, Move
@@ -203,7 +203,7 @@ def _judge(
     reference, against, champion_version = champion
     both = [loaded] if reference is None else [loaded, reference]
     subjects = []
-    seconds = _seconds(both, config)
+    seconds = latencies(both, config)
     results = [found] if against is None else [found, against]
     versions = [version, champion_version or 0]
     for own, result, number, time in zip(both, results, versions, seconds, strict=False):
@@ -213,18 +213,6 @@ def _judge(
     ious = ALL_IOUS if protocol == "coco" else AP50
     other = subjects[1] if len(subjects) > 1 else None
     return judge(subjects[0], other, found.classes, config.promote, ious)
-
-
-def _seconds(detectors: Sequence[LoadedDetector], config: Config) -> list[float]:
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    built = []
-    for loaded in detectors:
-        detector = build_detector(**loaded.spec.model_dump())
-        detector.load_state_dict(loaded.state)
-        built.append((detector.to(device).eval(), evaluation_config(loaded, config).evaluate))
-    return seconds_per_image(built, device)
 
 
 def _evaluate_here(config: Config) -> Evaluate:

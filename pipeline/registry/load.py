@@ -74,6 +74,17 @@ def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -
     return found
 
 
+def find_version(model_uri: str, tracking_uri: str | None = None) -> tuple[str, int]:
+    """Return name and version of ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Raises UserError, and OutageError if the registry does not respond.
+    """
+    uri = tracking_uri or resolve_uri()
+    client = connect(uri)
+    with store_errors(uri):
+        return _find_version(client, uri, model_uri)
+
+
 def get_aliases(client: MlflowClient, uri: str, name: str) -> dict[str, int]:
     """Return the versions of a model by alias.
 
@@ -168,6 +179,9 @@ def _load_checkpoint(folder: str) -> LoadedDetector:
 def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:
     from safetensors.torch import load_file
 
+    if model_uri.startswith("models:"):
+        name, version = find_version(model_uri, tracking_uri)
+        model_uri = f"models:/{name}/{version}"  # an alias may move
     with tempfile.TemporaryDirectory() as scratch:
         folder = fetch_model(model_uri, Path(scratch), tracking_uri)
         description = read_description(folder, model_uri)

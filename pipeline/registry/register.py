@@ -25,7 +25,7 @@ WEIGHTS_TAG = "weights.sha256"
 _MODEL_SECTIONS = ("data", "model", "assign", "loss", "train")
 _MAX_DESCRIPTION = 5000  # characters
 _CUT = "\n\n(cut; the whole card is README.md of the version)\n"
-_NAME_TAG, _MODEL_TAG = "registry.name", "logged_model"
+_NAME_TAG, MODEL_TAG = "registry.name", "logged_model"
 _ORIGIN_TAGS = {"mlflow.source.git.commit": "git.revision", "git.dirty": "git.dirty"}
 
 
@@ -68,13 +68,13 @@ def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion
             source=model.artifact_location,
             run_id=run_id,
             model_id=model.model_id,
-            tags={**tags, _MODEL_TAG: model.model_id},
+            tags={**tags, MODEL_TAG: model.model_id},
             description=_description(content, origin),
         )
         client.set_registered_model_alias(name, CANDIDATE, version.version)
     # The database does not link the two; MLflow's pages use this tag.
     link = json.dumps([{"name": name, "version": version.version}])
-    client.set_logged_model_tags(version.tags[_MODEL_TAG], {"mlflow.modelVersions": link})
+    client.set_logged_model_tags(version.tags[MODEL_TAG], {"mlflow.modelVersions": link})
     return RegisteredVersion(name, int(version.version), f"models:/{name}/{version.version}")
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 _GOLDEN_RATIO = 0.618034
 _CAPTION_BACKGROUND, _INK, _PAPER = (32, 32, 32), (16, 16, 16), (255, 255, 255)
 _GAP = 8
+Color = tuple[int, int, int]  # RGB
 
 
 class Boxes(NamedTuple):
@@ -25,7 +26,7 @@ class Boxes(NamedTuple):
     """(N,); None for ground truth."""
 
 
-def class_color(label: int) -> tuple[int, int, int]:
+def class_color(label: int) -> Color:
     """Return a bright RGB colour; neighbouring classes get clearly different hues."""
     hue = (0.58 + label * _GOLDEN_RATIO) % 1.0
     lightness = (0.50, 0.62, 0.42)[label // 8 % 3]
@@ -35,21 +36,37 @@ def class_color(label: int) -> tuple[int, int, int]:
 
 def draw_detections(image: np.ndarray, found: Boxes, classes: Sequence[str]) -> np.ndarray:
     """Return a copy of (H,W,3) uint8 RGB with boxes, class names and scores; best boxes on top."""
+    order = np.arange(len(found.labels))
+    texts = [classes[label] for label in found.labels]
+    if found.scores is not None:
+        order = np.argsort(found.scores, kind="stable")
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, found.scores, strict=True)]
+    return draw_boxes(
+        image,
+        [found.boxes[index] for index in order],
+        [texts[index] for index in order],
+        [class_color(int(found.labels[index])) for index in order],
+    )
+
+
+def draw_boxes(
+    image: np.ndarray, boxes: Sequence[Any], texts: Sequence[str], colors: Sequence[Color]
+) -> np.ndarray:
+    """Return a copy of (H,W,3) uint8 RGB with boxes xyxy and their texts, the last ones on top.
+
+    Boxes without a text have no label.
+    """
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     side = max(canvas.size)
     font = ImageFont.load_default(size=min(max(11, side // 40), 40))
-    order = range(len(found.labels))
-    if found.scores is not None:
-        order = np.argsort(found.scores, kind="stable")  # type: ignore[assignment]
+    corners = [_clip_to_pixels(box, canvas.size) for box in boxes]
     # Labels come last: lines of boxes must not cross names.
-    for index in order:
-        corners = _clip_to_pixels(found.boxes[index], canvas.size)
-        draw.rectangle(
-            corners, outline=class_color(int(found.labels[index])), width=line_width(side)
-        )
-    for index in order:
-        _draw_label(draw, found, int(index), classes, font, canvas.size)
+    for corner, color in zip(corners, colors, strict=True):
+        draw.rectangle(corner, outline=color, width=line_width(side))
+    for corner, text, color in zip(corners, texts, colors, strict=True):
+        if text:
+            _draw_label(draw, corner, text, color, font, canvas.size)
     return np.asarray(canvas)
 
 
@@ -95,25 +112,22 @@ def line_width(side: int) -> int:
 
 def _draw_label(
     draw: ImageDraw.ImageDraw,
-    found: Boxes,
-    index: int,
-    classes: Sequence[str],
+    corner: tuple[int, int, int, int],
+    text: str,
+    color: Color,
     font: Any,
     size: tuple[int, int],
 ) -> None:
-    label = int(found.labels[index])
-    text = classes[label] if found.scores is None else f"{classes[label]} {found.scores[index]:.2f}"
-    x1, y1, _, _ = _clip_to_pixels(found.boxes[index], size)
+    x1, y1, _, _ = corner
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 6, bottom - top + 5
     x = max(0, min(x1, size[0] - width))
     y = y1 - height if y1 >= height else y1
-    color = class_color(label)
     draw.rectangle((x, y, x + width, y + height), fill=color)
     draw.text((x + 3 - left, y + 2 - top), text, fill=_contrasting_color(color), font=font)
 
 
-def _contrasting_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
+def _contrasting_color(color: Color) -> Color:
     luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return _INK if luminance > 140 else _PAPER
 

@@ -1,13 +1,47 @@
 """Test `jobs.evaluate`: registered weights score as in training, on their own classes only."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from jobs import evaluate, prepare
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.registry import load_detector
+from pipeline.tracking import connect
 from pipeline.training.fit import fit
+
+
+def runs(client: MlflowClient) -> list[Run]:
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    return list(client.search_runs(experiments))
+
+
+def assert_recorded(scored: dict[str, Any], uri: str) -> None:
+    """Check the run of an evaluation: metrics, files, and its links to version and data set."""
+    client = connect(uri)
+    version = client.get_model_version("shapes", "1")
+    run = client.get_run(scored["run_id"])
+    training = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.experiment_id == training.info.experiment_id
+    assert run.data.metrics["ap"] == scored["metrics"]["ap"]
+    assert run.data.metrics["interval/ap_low"] == scored["intervals"]["ap"]["low"]
+    assert run.data.tags["evaluation.model"] == "models:/shapes/1"
+    (dataset,) = run.inputs.dataset_inputs
+    assert scored["fingerprint"].startswith(dataset.dataset.digest)
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert files == {f"evaluation/{name}" for name in ("evaluation.html", "evaluation.json")} | {
+        "evaluation/suspects.json"
+    }
+    (linked,) = run.inputs.model_inputs
+    model = client.get_logged_model(linked.model_id)
+    assert model.source_run_id == version.run_id
+    assert {metric.key for metric in model.metrics} >= {"ap", "ap50"}
 
 
 def test_registered_version_scores_as_in_training(small: Config, tmp_path: Path) -> None:
@@ -22,6 +56,26 @@ def test_registered_version_scores_as_in_training(small: Config, tmp_path: Path)
     # Other batch sizes than in training: equal except for the last bits.
     assert scored["metrics"] == pytest.approx(expected, abs=1e-3)
     assert scored["images"] == 6
+    assert scored["per_class"]["circle"]["objects"] > 0
+    assert_recorded(scored, result.tracking_uri)
+
+    client = connect(result.tracking_uri)
+    client.set_registered_model_alias("shapes", "good", "1")
+    loaded = load_detector("models:/shapes@good", result.tracking_uri)
+    assert loaded.uri == "models:/shapes/1"  # the alias may move
+
+    before = len(runs(client))
+    quiet = evaluate.main(
+        [*model, "--data", str(small.data.test), "--no-track", "--out", str(tmp_path / "out")]
+    )
+    assert len(runs(client)) == before
+    assert quiet["run_id"] is None
+    assert quiet["metrics"] == scored["metrics"]
+    assert quiet["intervals"] == scored["intervals"]
+    names = ["evaluation.html", "evaluation.json", "suspects.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    stored = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert stored["metrics"] == scored["metrics"]
 
     other = tmp_path / "other"
     prepare.main(
