@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Evaluate on this machine; return the figures, the paths of the files and the run."""
+    """Evaluate here or on Ray; return the figures, the paths of the files and the run."""
     options = _parser().parse_args(argv)
     _check(options)
     from pipeline.data import load_manifest
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.evaluation.model_evaluation import evaluate_model, evaluation_config, latencies
     from pipeline.evaluation.outputs import Subject, figures, write_outputs
     from pipeline.evaluation.run import record_evaluation
+    from pipeline.evaluation.workers import evaluate_on_ray
     from pipeline.progress import Progress
     from pipeline.registry import load_detector
     from pipeline.tracking import connect, resolve_run_store, resolve_uri
@@ -51,8 +52,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise UserError(f"{options.data} has no objects, so that nothing can be scored")
     loaded = load_detector(options.model, uri)
     progress = Progress("evaluating", manifest.samples)
-    found = evaluate_model(loaded, options.data, progress=progress)
-    assert found is not None, "this process is rank 0"
+    if options.workers > 1:
+        found = evaluate_on_ray(loaded, options.data, options.workers, progress=progress)
+    else:
+        alone = evaluate_model(loaded, options.data, progress=progress)
+        assert alone is not None, "this process is rank 0"
+        found = alone
     settings = evaluation_config(loaded).evaluate
     speed = latencies([loaded])[0], _device_name()
     findings = analyse(found, settings.protocol, options.resamples, speed)
@@ -88,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="folder for the page, the figures and the suspects"
     )
     parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Ray workers; the figures are the same for any number; default: 1, this process",
+    )
+    parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="of the images; default: 1000"
     )
     parser.add_argument(
@@ -98,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: give at least 1")
     if options.resamples < 1:
         raise UserError(f"--resamples {options.resamples}: give at least 1")
     if options.out and options.out.exists() and not options.out.is_dir():

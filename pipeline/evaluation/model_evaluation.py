@@ -40,10 +40,10 @@ def evaluate_model(
 
     The set must have the classes of the detector, in the same order, unless ``classes`` names those
     to score: others are left out, of the objects and of the detections. ``config`` gives settings
-    of reading, such as loader processes. ``progress`` counts the images of this rank. Raises
-    UserError.
+    of reading, such as loader processes. ``progress`` counts the images of this rank. Without a
+    ``world`` this process evaluates alone, on a GPU if there is one. Raises UserError.
     """
-    world = world or World()
+    world = world or World(device=default_device())
     manifest = load_manifest(data)
     labels = None
     if classes is None:
@@ -77,12 +77,17 @@ def _reported(batches: Iterable[EvalBatch], progress: Progress) -> Iterator[Eval
     progress.finish()
 
 
+def default_device() -> torch.device:
+    """Return the GPU of this process if it has one, else its CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def latencies(detectors: Sequence[LoadedDetector], config: Config | None = None) -> list[float]:
     """Return the median seconds per image of detectors on this machine, measured in turn.
 
     On its GPU if it has one.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     built = []
     for loaded in detectors:
         detector = build_detector(**loaded.spec.model_dump())

@@ -34,6 +34,10 @@ class BadSamples:
         """Return the number of unreadable samples of this rank since the last check."""
         return self._own.total()
 
+    def pending(self) -> tuple[int, list[str]]:
+        """Return the samples that this rank has read since the last check, and their problems."""
+        return self._own_read, list(self._own.elements())
+
     def restore(self, samples_read: int, occurrences: int, problems: Mapping[str, int]) -> None:
         """Set the totals to those of a checkpoint."""
         self.samples_read, self.occurrences = samples_read, occurrences

@@ -88,16 +88,24 @@ class TrainLoader:
 class EvalLoader:
     """Iterate over samples ``rank, rank + world_size, ...``: each once over all ranks.
 
+    ``part`` gives other samples, of which ``bad`` is then left to the caller to check; otherwise
     ``bad`` is as in `TrainLoader`.
     """
 
-    def __init__(self, shards: ShardSet, config: Config, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        shards: ShardSet,
+        config: Config,
+        rank: int,
+        world_size: int,
+        part: range | None = None,
+    ) -> None:
         self.shards, self.manifest = shards, shards.manifest
         self.bad = BadSamples(config.data.max_bad_fraction)
         size = config.evaluate.batch_size
-        own = range(rank, len(shards), world_size)
+        own = range(rank, len(shards), world_size) if part is None else part
         self._batches = [own[i : i + size] for i in range(0, len(own), size)]
-        self._dataset, self._world_size = EvalDataset(shards, config), world_size
+        self._dataset, self._checks = EvalDataset(shards, config), world_size == 1 and part is None
         self._slot_bytes = size * config.model.image_size**2 * 3
         self._config = config
 
@@ -110,7 +118,7 @@ class EvalLoader:
             self._dataset, prefetcher, self._batches, self._config, self._slot_bytes
         ):
             self.bad.count(len(batch.image_ids) + len(batch.problems), batch.problems)
-            if self._world_size == 1:
+            if self._checks:
                 self.bad.check(World())
             if batch.image_ids:
                 yield batch
@@ -151,9 +159,11 @@ def build_train_loader(
     return loader
 
 
-def build_eval_loader(uri: str, config: Config, rank: int, world_size: int) -> EvalLoader:
-    """Return the loader of one rank's evaluation batches. Raises UserError."""
-    return EvalLoader(open_shards(uri, config), config, rank, world_size)
+def build_eval_loader(
+    uri: str, config: Config, rank: int, world_size: int, part: range | None = None
+) -> EvalLoader:
+    """Return the loader of one rank's evaluation batches, or of a part. Raises UserError."""
+    return EvalLoader(open_shards(uri, config), config, rank, world_size, part)
 
 
 def _load(
