@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.evaluation.workers import evaluate_on_ray
     from pipeline.progress import Progress
     from pipeline.registry import load_detector
+    from pipeline.storage.redact import mask
     from pipeline.tracking import connect, resolve_run_store, resolve_uri
     from pipeline.tracking.provenance import git_state
 
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     subject = Subject(options.data, settings, at, git_state().revision)
     result = figures(found, findings, subject)
     result |= {"files": None, "run_id": None}
+    for line in table(findings):
+        print(line, flush=True)
     if options.out or options.track:
         with _folder(options.out) as folder:
             files = write_outputs(folder, found, findings, subject)
@@ -74,9 +77,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             if options.track:
                 assert uri is not None
                 result["run_id"] = record_evaluation(uri, found, findings, subject, files.values())
+                print(f"recorded as run {result['run_id']} in {mask(uri)}", file=sys.stderr)
     result["tracking_uri"] = uri if options.track else None
-    for line in table(findings):
-        print(line)
     return result
 
 
