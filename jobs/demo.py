@@ -1,4 +1,4 @@
-"""Run the whole chain on generated images: prepare, train, register, promote, predict."""
+"""Run the whole chain on generated images: prepare, train, register, promote, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import predict, prepare, promote, train
+from jobs import evaluate, predict, prepare, promote, train
 from jobs._cli import RECIPES, command, make_parser, run_job
 
 RECIPE = RECIPES / "shapes.yaml"
@@ -52,16 +52,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             f"--tracking.uri={uri}",
         ]
     )
+    clock.stage("evaluate", "write the page of the model on the held-out images")
+    model = [f"--model={trained['model_uri']}", f"--tracking.uri={uri}"]
+    evaluated = evaluate.main([*model, f"--data={_shards(out, 'test')}", f"--out={out}/evaluation"])
     clock.stage("predict", "load the registered version and predict on held-out images")
     images = _held_out(out, count=16)
-    predicted = predict.main(
-        [
-            *(f"--model={trained['model_uri']}", f"--tracking.uri={uri}"),
-            *(f"--images={images}", f"--out={out}/predictions"),
-        ]
-    )
+    predicted = predict.main([*model, f"--images={images}", f"--out={out}/predictions"])
     clock.stage("", "done")
-    results = _results(out, uri, clock.seconds, trained, decided, predicted)
+    results = _results(out, uri, clock.seconds, trained, decided, evaluated, predicted)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for line in _summary(results):
         print(line)
@@ -105,6 +103,7 @@ def _results(
     seconds: dict[str, float],
     trained: dict[str, Any],
     decided: Mapping[str, Any],
+    evaluated: dict[str, Any],
     predicted: dict[str, Any],
 ) -> dict[str, Any]:
     metrics = trained["metrics"]
@@ -118,6 +117,7 @@ def _results(
         "paths": {
             "shards": str(out / "shards"),
             "checkpoint": trained["checkpoint"],
+            "evaluation": evaluated["files"]["page"],
             "detections": predicted["detections_file"],
             "pictures": predicted["pictures"],
             "results": str(out / "results.json"),
@@ -131,6 +131,7 @@ def _summary(results: dict[str, Any]) -> list[str]:
         "",
         f"AP on held-out images   AP {results['ap']:.3f}   AP50 {results['ap50']:.3f}   "
         f"AP75 {results['ap75']:.3f}   ({seconds})",
+        f"page of the evaluation  {results['paths']['evaluation']}",
         f"pictures of detections  {results['paths']['pictures']}",
         f"registered model        {results['model_uri']}: {results['promotion']['verdict']}",
         f"page of the run         {train.run_page(results['tracking_uri'], results['run_id'])}",
