@@ -53,8 +53,11 @@ def threshold_curve(table: MatchTable, label: int | None = None) -> ThresholdCur
     with np.errstate(invalid="ignore"):
         f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
     best = int(f1.argmax())
-    points = np.unique(np.linspace(0, len(last) - 1, min(_MAX_POINTS, len(last))).astype(np.int64))
-    points = np.union1d(points, [best])
+    # Most detections have low scores: half of the points are spread over the recall instead.
+    half = min(_MAX_POINTS // 2, len(last))
+    spread = np.linspace(0, len(last) - 1, half).astype(np.int64)
+    by_recall = np.searchsorted(recall, np.linspace(0, recall[-1], half))
+    points = np.unique(np.concatenate([spread, by_recall, [best]]))
     return ThresholdCurve(
         threshold=scores[last][points],
         precision=precision[points],

@@ -60,3 +60,17 @@ def test_confusion_matrix_counts_each_object_and_detection_once() -> None:
 def test_confusion_matrix_leaves_out_difficult_objects() -> None:
     truth = objects([BOX], [0], difficult=[True])
     assert confusion_matrix(table((truth, detections([BOX], [0.9], [0]))), 1, 0.5).sum() == 0
+
+
+def test_curve_of_many_weak_detections_follows_the_recall() -> None:
+    # 100 objects found at high scores, 5,000 weak detections where nothing is.
+    strong = [
+        (objects([BOX], [0]), detections([BOX], [0.9 - number / 1000], [0]))
+        for number in range(100)
+    ]
+    weak = [(objects(), detections([BOX], [0.1 - number / 1e5], [0])) for number in range(5000)]
+    curve = threshold_curve(table(*strong, *weak))
+    assert curve is not None
+    assert len(curve.recall) <= 201
+    assert np.diff(curve.recall).max() < 0.03
+    assert curve.f1[curve.best] == 1.0
