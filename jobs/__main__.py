@@ -23,7 +23,7 @@ JOBS = {
     "tune": "search over configuration fields and write the best recipe",
     "checkpoints": "list, verify or prune the checkpoints of a run",
     "tracking": "send records that runs could not send to the run store",
-    "evaluate": "evaluate a model on a shard set",
+    "evaluate": "evaluate a model on a shard set: figures, one HTML page, suspicious labels",
     "register": "make a model version of any checkpoint",
     "promote": "make a version the champion if it is better, or roll back",
     "predict": "detect objects in a folder of images with a model",

@@ -14,7 +14,7 @@ from pipeline.registry.load import find_version
 from pipeline.registry.register import MODEL_TAG
 from pipeline.storage.redact import mask
 from pipeline.tracking import connect
-from pipeline.tracking.client import store_errors
+from pipeline.tracking.client import artifact_root, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,4 +116,8 @@ def _experiment(client: MlflowClient, version: ModelVersion | None) -> str:
         except MlflowException:
             pass  # the run was deleted for good
     found = client.get_experiment_by_name(EXPERIMENT)
-    return str(found.experiment_id if found else client.create_experiment(EXPERIMENT))
+    if found is not None:
+        return str(found.experiment_id)
+    # Without a location MLflow would use the working directory for a database.
+    root = artifact_root(client.tracking_uri, None)
+    return str(client.create_experiment(EXPERIMENT, artifact_location=root))

@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.promotion.gate import Verdict
 from pipeline.storage.document import Document
 from pipeline.storage.redact import first_line
+from pipeline.tracking.client import artifact_root
 from pipeline.tracking.run_spec import EXPERIMENT_TAGS
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ def _experiment(client: MlflowClient, decision: Decision) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
-    return str(client.create_experiment(EXPERIMENT, tags=EXPERIMENT_TAGS))
+    # Without a location MLflow would use the working directory for a database.
+    root = artifact_root(client.tracking_uri, None)
+    return str(client.create_experiment(EXPERIMENT, artifact_location=root, tags=EXPERIMENT_TAGS))
 
 
 def _metrics(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -77,6 +77,12 @@ def test_registered_version_scores_as_in_training(small: Config, tmp_path: Path)
     stored = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert stored["metrics"] == scored["metrics"]
 
+    # A checkpoint has no training run in the store: its files are still beside the store.
+    folder = ["--model", str(result.checkpoint), "--tracking.uri", result.tracking_uri]
+    alone = evaluate.main([*folder, "--data", str(small.data.test), "--resamples", "5"])
+    artifacts = client.get_run(alone["run_id"]).info.artifact_uri
+    assert artifacts.removeprefix("file://").startswith(str(tmp_path))
+
     other = tmp_path / "other"
     prepare.main(
         [
