@@ -19,6 +19,7 @@ EARLY_SHARE = 0.01  # of the polls, at which the next fault does not wait for a 
 TRY_AGAIN_SECONDS = 2.0  # after a fault without a target
 MAX_EXTENSION = 3  # of the time, until every kind has come
 UPLOAD_DELAY_SECONDS = 1.0  # per request of a checkpoint, while the training is ahead of time
+FULL_DISK = "full-disk"
 LAST_STEPS = 3 * CHECKPOINT_STEPS  # that are left for the time after the last fault
 
 
@@ -50,6 +51,7 @@ class Injector:
         self._report, self._draws = report, random.Random(seed)
         self._deck: list[str] = []
         self._threads: list[threading.Thread] = []
+        self._running: set[str] = set()
         self._step, self._following = 0, 0.0
 
     def run(self, seconds: float, steps: int, first_checkpoint: float) -> None:
@@ -112,7 +114,13 @@ class Injector:
         return self._draws.uniform(0.3, 1.7) * self._gap
 
     def _is_busy(self, name: str) -> bool:
-        """Return whether a fault of the same service is being injected."""
+        """Return whether the fault must wait for others: of the same service, or of a full disk.
+
+        While the disks are full and MLflow is away, points are in memory only, and a kill loses
+        them. A full disk is therefore alone.
+        """
+        if FULL_DISK in self._running or (name == FULL_DISK and self._running):
+            return True
         proxies = {"s3": self._target.s3, "mlflow": self._target.mlflow}
         proxy = proxies.get(name.split("-")[0])
         return proxy is not None and proxy.trouble is not None
@@ -120,6 +128,7 @@ class Injector:
     def _inject_one(self, target: Target, fault: Fault) -> None:
         self._report(f"{fault.kind} ...")
         self.faults.append(fault)
+        self._running.add(fault.kind)
         try:
             fault.detail = KINDS[fault.kind](target)
         except NotPossible as error:
@@ -131,4 +140,6 @@ class Injector:
         except Exception:
             self.errors.append(traceback.format_exc())
             raise
+        finally:
+            self._running.discard(fault.kind)
         self._report(f"{fault.kind}: {fault.detail}")

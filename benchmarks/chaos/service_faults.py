@@ -8,6 +8,7 @@ from benchmarks.chaos.faults import KINDS, NotPossible, Target, choose, driver_o
 from benchmarks.chaos.proxy import FaultyProxy, Trouble
 
 IDLE_SECONDS = 20.0  # that a fault lasts longer if there was no request to break
+SPOOL_SECONDS = 5.0  # until points in memory are on the disk again
 FULL_DISK_BYTES = (0, 4096, 65536)
 
 
@@ -32,6 +33,7 @@ def full_disk(target: Target) -> str:
     processes.limit_file_size(affected, size)
     time.sleep(seconds)
     processes.limit_file_size(affected)
+    time.sleep(SPOOL_SECONDS)
     return f"files of at most {size} bytes for {seconds:.0f} s"
 
 
