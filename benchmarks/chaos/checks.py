@@ -21,6 +21,7 @@ from benchmarks.chaos.training import (
 RESUMABLE = (0, FAILED, INTERRUPTED, KILLED, STOPPED, TERMINATED)
 # Measurements of the machine, which differ between equal trainings.
 MEASURED = ("system/", "train/images_per_second")
+REGISTERED = "model/"  # the undisturbed training is not registered
 EXIT_SECONDS = 60.0  # for processes to end after the cluster was shut down
 # The marker is Ray Train's.
 RUN_FILES = re.compile(
@@ -119,7 +120,7 @@ def _histories(client: Any, run: Any) -> dict[str, list[Point]]:
     return {
         key: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, key))
         for key in run.data.metrics
-        if not key.startswith(MEASURED)
+        if not key.startswith((*MEASURED, REGISTERED))
     }
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from pipeline.evaluation.findings import Findings
 from pipeline.evaluation.model_evaluation import ModelEvaluation
 from pipeline.evaluation.outputs import Subject
+from pipeline.registry.experiment import experiment_of
 from pipeline.registry.load import find_version
 from pipeline.registry.register import MODEL_TAG
 from pipeline.storage.redact import mask
 from pipeline.tracking import connect
-from pipeline.tracking.client import artifact_root, store_errors
+from pipeline.tracking.client import store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +40,9 @@ def record_evaluation(
         version = _version(client, uri, found.model)
         model_id = version.tags.get(MODEL_TAG) if version else None
         name, digest = found.data.name, found.data.content_hash[:_DIGEST_LENGTH]
-        run = client.create_run(_experiment(client, version), tags=_tags(found, subject, version))
+        run = client.create_run(
+            experiment_of(client, version, EXPERIMENT), tags=_tags(found, subject, version)
+        )
         run_id: str = run.info.run_id
         try:
             source = json.dumps({"uri": mask(subject.data)})
@@ -103,21 +106,3 @@ def _version(client: MlflowClient, uri: str, model: str) -> ModelVersion | None:
         return None
     name, number = find_version(model, uri)
     return client.get_model_version(name, str(number))
-
-
-def _experiment(client: MlflowClient, version: ModelVersion | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    if version is not None and version.run_id:
-        try:
-            run = client.get_run(version.run_id)
-            if run.info.lifecycle_stage == "active":
-                return str(run.info.experiment_id)
-        except MlflowException:
-            pass  # the run was deleted for good
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    # Without a location MLflow would use the working directory for a database.
-    root = artifact_root(client.tracking_uri, None)
-    return str(client.create_experiment(EXPERIMENT, artifact_location=root))

@@ -12,10 +12,9 @@ from pydantic import Field
 
 from pipeline.errors import UserError
 from pipeline.promotion.gate import Verdict
+from pipeline.registry.experiment import experiment_of
 from pipeline.storage.document import Document
 from pipeline.storage.redact import first_line
-from pipeline.tracking.client import artifact_root
-from pipeline.tracking.run_spec import EXPERIMENT_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,7 +74,9 @@ def write_record(client: MlflowClient, decision: Decision) -> str:
         "promotion.by": decision.by,
     }
     try:
-        run_id = client.create_run(_experiment(client, decision), tags=tags).info.run_id
+        version = client.get_model_version(decision.model, str(decision.version))
+        experiment = experiment_of(client, version, EXPERIMENT)
+        run_id = client.create_run(experiment, tags=tags).info.run_id
         for key, value in _metrics(decision.figures or {}).items():
             client.log_metric(run_id, key, value)
         client.log_text(run_id, decision.encode().decode(), FILE)
@@ -86,25 +87,6 @@ def write_record(client: MlflowClient, decision: Decision) -> str:
             f"{first_line(error)}"
         ) from error
     return f"runs:/{run_id}/{FILE}"
-
-
-def _experiment(client: MlflowClient, decision: Decision) -> str:
-    version = client.get_model_version(decision.model, str(decision.version))
-    from mlflow.exceptions import MlflowException
-
-    if version.run_id:
-        try:
-            run = client.get_run(version.run_id)
-            if run.info.lifecycle_stage == "active":
-                return str(run.info.experiment_id)
-        except MlflowException:
-            pass
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    # Without a location MLflow would use the working directory for a database.
-    root = artifact_root(client.tracking_uri, None)
-    return str(client.create_experiment(EXPERIMENT, artifact_location=root, tags=EXPERIMENT_TAGS))
 
 
 def _metrics(figures: Mapping[str, Any]) -> dict[str, float]:

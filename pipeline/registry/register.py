@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.registry.bundle import BundleContent, write_bundle
 from pipeline.registry.integrity import HASH_TAG, seal
 from pipeline.registry.model_card import model_card
+from pipeline.storage.redact import first_line
 from pipeline.tracking import check_active, connect, upload_timeout
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
+_LOG = logging.getLogger(__name__)
 CANDIDATE = "candidate"  # the alias of the latest version that was not promoted
 WEIGHTS_TAG = "weights.sha256"
 _MODEL_SECTIONS = ("data", "model", "assign", "loss", "train")
@@ -148,8 +152,9 @@ def _upload(
         raise
     client.set_logged_model_tags(model_id, {HASH_TAG: digest})
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    model = client.finalize_logged_model(model_id, "READY")
     _log_metrics(client, run, model_id, content.metrics)
-    return client.finalize_logged_model(model_id, "READY")
+    return model
 
 
 def _model_params(run: Run) -> dict[str, str]:
@@ -165,6 +170,8 @@ def _log_metrics(
 
     MLflow stores them as metrics of the run as well, under names that the training does not use.
     """
+    from mlflow.entities import Metric
+
     inputs = run.inputs.dataset_inputs if run.inputs else []
     datasets = {
         tag.value: item.dataset
@@ -172,16 +179,28 @@ def _log_metrics(
         for tag in item.tags
         if tag.key == "mlflow.data.context"
     }
+    now = int(time.time() * 1000)
+    points = []
     for name, value in metrics.items():
         dataset = datasets.get(name.split("/")[0])
-        client.log_metric(
-            run.info.run_id,
-            f"model/{name}",
-            value,
-            model_id=model_id,
-            dataset_name=dataset.name if dataset else None,
-            dataset_digest=dataset.digest if dataset else None,
+        points.append(
+            Metric(
+                f"model/{name}",
+                value,
+                now,
+                0,
+                model_id=model_id,
+                dataset_name=dataset.name if dataset else None,
+                dataset_digest=dataset.digest if dataset else None,
+                run_id=run.info.run_id,
+            )
         )
+    try:
+        client.log_batch(run.info.run_id, metrics=points)
+    except (
+        Exception
+    ) as error:  # the model is complete without them, and another attempt doubles them
+        _LOG.warning("the metrics of the model could not be linked to it: %s", first_line(error))
 
 
 def _description(content: BundleContent, origin: Mapping[str, str]) -> str:

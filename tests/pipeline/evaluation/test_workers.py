@@ -17,6 +17,7 @@ from pipeline.evaluation.model_evaluation import evaluate_model, evaluation_conf
 from pipeline.evaluation.workers import evaluate_on_ray, evaluate_part, split
 from pipeline.metrics import MatchTable
 from pipeline.registry import LoadedDetector
+from pipeline.registry.description import PredictionDefaults
 
 CONFIG = Config.from_dict({"data": {"loader_workers": 0}})
 
@@ -28,7 +29,9 @@ def loaded(scenes: dict[str, str]) -> LoadedDetector:
     detector = build_detector("slim", "retinanet", len(classes), 64).eval()
     evaluate = {"batch_size": 4, "score_threshold": 0.0}
     spec = DetectorSpec(**detector.spec)
-    return LoadedDetector("model", spec, classes, detector.state_dict(), evaluate, "stretch")
+    defaults = PredictionDefaults(score_threshold=0.3, nms_iou=0.5, max_detections=100)
+    state = detector.state_dict()
+    return LoadedDetector("model", spec, classes, state, evaluate, "stretch", defaults)
 
 
 def assert_same(table: MatchTable, other: MatchTable) -> None:
