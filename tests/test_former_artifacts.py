@@ -93,7 +93,7 @@ def test_stopped_run_of_former_format_resumes_to_the_same_weights(
 
 
 def test_finished_run_of_former_format_is_not_resumed(config: Config) -> None:
-    named = config.replace({"registry.name": "old"})
+    named = config.replace({"registry.name": "old", "registry.min_ap": None})
     with pytest.raises(UserError, match="run 'finished' is finished"):
         fit(named, run="finished")
 

@@ -59,7 +59,7 @@ def recipe(services: Mapping[str, str], name: str, steps: int, registered: bool)
         },
     }
     if registered:
-        tree["registry"] = {"name": name}
+        tree["registry"] = {"name": name, "min_ap": None}
     return tree
 
 

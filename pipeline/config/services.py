@@ -67,6 +67,13 @@ class RegistryConfig(Section):
         description="registered model that gets a new version; letters, digits, '.', '_', '-' and "
         "spaces; unset: nothing is registered",
     )
+    min_ap: float | None = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="a training is registered only if val/ap (without data.val: test/ap) is above "
+        "this; null: always",
+    )
     score_threshold: Probability = Field(
         0.3, description="default score threshold of the registered model's predictions"
     )

@@ -8,7 +8,7 @@ from pipeline.checkpoints.format import load_averaged_weights
 from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
-from pipeline.storage.redact import error_line
+from pipeline.storage.redact import error_line, mask
 from pipeline.tracking import (
     RunDeletedError,
     is_rejected,
@@ -31,12 +31,21 @@ def register_result(
     checkpoint: str,
     outcome: Finished,
 ) -> RegisteredVersion | None:
-    """Register the selected weights as ``registry.name``; return None if that is not set.
+    """Register the selected weights as ``registry.name``.
 
+    Returns None if that is not set, and if the training has learned too little.
     Waits for a store that restarts, and does not create again what the store already has. Raises
     OutageError if the store stays away: the same command registers the finished training later.
     """
     if config.registry.name is None:
+        return None
+    if problem := _below_minimum(config, outcome):
+        print(
+            f"not registered: {problem}; to register it all the same, run python -m jobs.register "
+            f"--run {mask(checkpoint)} --name {config.registry.name}",
+            file=sys.stderr,
+            flush=True,
+        )
         return None
     print(f"registering {config.registry.name} ...", file=sys.stderr, flush=True)
     content = BundleContent(
@@ -75,3 +84,15 @@ def register_result(
                 raise
             print(f"registering again after: {error_line(error)}", file=sys.stderr, flush=True)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _below_minimum(config: Config, outcome: Finished) -> str | None:
+    """Return why the weights are not worth a version, or None."""
+    minimum = config.registry.min_ap
+    name = next((name for name in ("val/ap", "test/ap") if name in outcome.metrics), None)
+    if minimum is None or name is None or outcome.metrics[name] > minimum:
+        return None
+    return (
+        f"{name} {outcome.metrics[name]:.4f} is not above registry.min_ap {minimum:g} (the "
+        "training was too short, has diverged, or its data is wrong)"
+    )

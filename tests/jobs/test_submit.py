@@ -21,7 +21,7 @@ data: {loader_workers: 0}
 model: {backbone: slim, image_size: 128}
 train: {epochs: 1, batch_size: 8, warmup_steps: 2}
 evaluate: {pictures: 2}
-registry: {name: submitted}
+registry: {name: submitted, min_ap: null}
 ray: {workers: 2, max_failures: 0}
 """
 

@@ -54,7 +54,8 @@ def test_training_without_ray_from_relative_paths(folder: Path) -> None:
         "train",
         *("--data.train", "shards/shapes-train", "--data.test", "shards/shapes-val"),
         *("--ray.enabled", "false", "--model.image_size", "64", "--train.epochs", "1"),
-        *("--registry.name", "shapes", "--run", "one", "--data.loader_workers", "0"),
+        *("--registry.name", "shapes", "--registry.min_ap", "null", "--run", "one"),
+        *("--data.loader_workers", "0"),
     )
     figures = results(done)
     assert figures["model_uri"] == "models:/shapes/1"

@@ -35,6 +35,20 @@ def status(config: Config, name: str) -> tuple[str, str]:
     return record["status"], run.info.status
 
 
+def test_training_that_learned_too_little_is_not_registered(
+    small: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = {"registry.name": "shapes", "registry.min_ap": 0.99}
+    result = fit(small.replace(limit), run="poor")
+    assert result.model_uri is None
+    assert status(small, "poor") == ("finished", "FINISHED")
+    shown = capsys.readouterr().err
+    assert "not registered: val/ap" in shown and "is not above registry.min_ap 0.99" in shown
+    assert f"jobs.register --run {result.checkpoint} --name shapes" in shown
+    unscored = {"data.val": None, "data.test": None, **limit}
+    assert fit(small.replace(unscored), run="unscored").model_uri == "models:/shapes/1"
+
+
 def test_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
     config = small.replace({"registry.name": "shapes"})
     result = fit(config, run="first")
