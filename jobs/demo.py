@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs import evaluate, predict, prepare, promote, train
 from jobs._cli import RECIPES, command, make_parser, run_job
+from pipeline.errors import TrainingFailed
 
 RECIPE = RECIPES / "shapes.yaml"
 SPLITS = {"train": 400, "val": 80, "test": 80}  # images
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ]
     )
     clock.stage("promote", "let the gate decide on the held-out images")
+    if trained["model_uri"] is None:
+        raise TrainingFailed("the demo's training has learned nothing; its output says why")
     name, version = trained["model_uri"].removeprefix("models:/").split("/")
     decided = promote.main(
         [

@@ -42,7 +42,8 @@ def label_suspects(table: MatchTable, threshold: float, limit: int) -> list[Susp
     that no detection of that class finds, and an object that no detection comes near to.
     """
     iou, nearest = best_object(table)
-    confident = (table.score >= threshold) & (table.rank < MAX_DETECTIONS)
+    counted = (table.ignored & np.uint64(1)) == 0  # not on a crowd region or a difficult object
+    confident = (table.score >= threshold) & (table.rank < MAX_DETECTIONS) & counted
     unlabelled = _separate(table, np.flatnonzero(confident & (iou < _APART)), limit)
     ignored = np.append(table.object_ignored, False)  # the last is for -1
     found = np.zeros(len(table.object_label) + 1, np.bool_)

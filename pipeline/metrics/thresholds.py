@@ -75,7 +75,10 @@ def confusion_matrix(table: MatchTable, classes: int, threshold: float) -> NDArr
     column for objects without a detection. Detections on difficult objects and crowds are left out.
     """
     iou, claimed = best_object(table)
-    rows = np.flatnonzero((table.score >= threshold) & (table.rank < MAX_DETECTIONS))
+    counted_detections = (table.ignored & np.uint64(1)) == 0
+    rows = np.flatnonzero(
+        (table.score >= threshold) & (table.rank < MAX_DETECTIONS) & counted_detections
+    )
     on_object = iou[rows] >= 0.5
     alone = rows[~on_object]
     rows = rows[on_object]

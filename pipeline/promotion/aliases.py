@@ -18,13 +18,14 @@ import platform
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.registry.load import get_aliases
 from pipeline.storage.redact import first_line
+from pipeline.tracking import is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 CHAMPION, PREVIOUS = "champion", "previous"
 Action = Literal["promote", "force", "rollback"]
 _MOVE, _CLAIM = "promotion.", "promotion-claim."
-_CLAIM_SECONDS = 120.0  # a move takes seconds, so an older claim is of a process that was killed
-_CLAIM_ATTEMPTS = 40
+_CLAIM_SECONDS = 30.0  # a move takes seconds: after this, the claim is of a process that has ended
+_PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
 
 
@@ -118,10 +119,10 @@ def move_champion(
 ) -> None:
     """Make ``move.after`` the champion and set ``previous``, or change nothing.
 
-    Raises ChampionChangedError if the champion is not ``move.before`` any more, and UserError if
+    Raises ChampionChangedError if the champion is not ``move.before`` any more, and OutageError if
     the registry does not respond.
     """
-    with _claim(client, name):
+    with _claim(client, name) as still_claimed:
         aliases = get_aliases(client, uri, name)
         if aliases.get(CHAMPION) != move.before:
             now = aliases.get(CHAMPION)
@@ -131,9 +132,10 @@ def move_champion(
                 "was changed; run the same command again to decide about the new state"
             )
         key = f"{_MOVE}{_key_time(move.at)}"
-        with _undone(client, name, key, aliases.get(PREVIOUS)):
+        with _undone(client, name, key, move.after, aliases.get(PREVIOUS)):
             client.set_registered_model_tag(name, key, move.encode())
             _set_alias(client, name, PREVIOUS, previous)
+            still_claimed()
             client.set_registered_model_alias(name, CHAMPION, str(move.after))
 
 
@@ -151,15 +153,23 @@ def user() -> str:
 
 
 @contextlib.contextmanager
-def _undone(client: MlflowClient, name: str, key: str, previous: int | None) -> Iterator[None]:
-    """Undo a move whose block fails, as far as the registry responds."""
+def _undone(
+    client: MlflowClient, name: str, key: str, champion: int, previous: int | None
+) -> Iterator[None]:
+    """Undo a move whose block fails, as far as the registry responds.
+
+    If the champion has moved and only the response was lost, nothing has failed.
+    """
     try:
         yield
     except Exception as error:
         with contextlib.suppress(Exception):
+            if client.get_registered_model(name).aliases.get(CHAMPION) in (champion, str(champion)):
+                return
             _set_alias(client, name, PREVIOUS, previous)
             client.delete_registered_model_tag(name, key)
-        raise UserError(f"{name}: the champion was not changed: {first_line(error)}") from error
+        kind = UserError if is_rejected(error) else OutageError
+        raise kind(f"{name}: the champion was not changed: {first_line(error)}") from error
 
 
 def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None) -> None:
@@ -170,38 +180,46 @@ def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None)
 
 
 @contextlib.contextmanager
-def _claim(client: MlflowClient, name: str) -> Iterator[None]:
+def _claim(client: MlflowClient, name: str) -> Iterator[Callable[[], None]]:
+    """Hold the claim of a model; yields a function that raises UserError if it was lost."""
     key = f"{_CLAIM}{uuid.uuid4().hex}"
-    for _ in range(_CLAIM_ATTEMPTS):
+    first_seen: dict[str, float] = {}  # of other claims, by the clock of this process
+    until = time.monotonic() + _CLAIM_SECONDS + _PATIENCE_SECONDS
+    while True:
         value = {"by": f"{user()} on {platform.node()}", "at": now()}
         client.set_registered_model_tag(name, key, json.dumps(value))
-        others = _other_claims(client, name, key)
+        others = _other_claims(client, name, key, first_seen)
         if not others:
             break
         client.delete_registered_model_tag(name, key)
+        if time.monotonic() > until:
+            raise UserError(f"{name} is being promoted by {others[0]}; try again when that ended")
         time.sleep(random.SystemRandom().uniform(0.1, 1.0) * _PAUSE_SECONDS)
-    else:
-        raise UserError(f"{name} is being promoted by {others[0]}; try again when that has ended")
+
+    def still_claimed() -> None:
+        if key not in client.get_registered_model(name).tags:
+            raise UserError("this promotion was slow, and another one has taken its turn")
+
     try:
-        yield
+        yield still_claimed
     finally:
         with contextlib.suppress(Exception):  # it expires
             client.delete_registered_model_tag(name, key)
 
 
-def _other_claims(client: MlflowClient, name: str, own: str) -> list[str]:
-    """Return who else claims the model; delete claims that have expired."""
+def _other_claims(
+    client: MlflowClient, name: str, own: str, first_seen: dict[str, float]
+) -> list[str]:
+    """Return who else claims the model; delete claims that were seen for too long."""
     others = []
     for key, text in client.get_registered_model(name).tags.items():
         if not key.startswith(_CLAIM) or key == own:
             continue
-        claim = json.loads(text)
-        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(claim["at"])
-        if age.total_seconds() > _CLAIM_SECONDS:
+        if time.monotonic() - first_seen.setdefault(key, time.monotonic()) > _CLAIM_SECONDS:
             with contextlib.suppress(Exception):  # another process has deleted it
                 client.delete_registered_model_tag(name, key)
         else:
-            others.append(claim["by"])
+            others.append(json.loads(text)["by"])
     return others
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.promotion.gate import Verdict
 from pipeline.registry.experiment import experiment_of
 from pipeline.storage.document import Document
 from pipeline.storage.redact import first_line
+from pipeline.tracking import is_rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,8 +63,8 @@ def figures(verdict: Verdict) -> dict[str, Any]:
 def write_record(client: MlflowClient, decision: Decision) -> str:
     """Write a decision as an artifact of a new run. Return its URI.
 
-    The run belongs to the experiment of the version's training. Raises UserError if the artifact
-    cannot be written.
+    The run belongs to the experiment of the version's training. Raises UserError or OutageError if
+    the artifact cannot be written.
     """
     name = f"{decision.verdict} {decision.model} {decision.version}"
     tags = {
@@ -82,7 +83,8 @@ def write_record(client: MlflowClient, decision: Decision) -> str:
         client.log_text(run_id, decision.encode().decode(), FILE)
         client.set_terminated(run_id)
     except Exception as error:  # stores raise errors of many types
-        raise UserError(
+        kind = UserError if is_rejected(error) else OutageError
+        raise kind(
             f"{decision.model}: the decision cannot be recorded, and the aliases stay: "
             f"{first_line(error)}"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from model import build_detector
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.evaluation.model_evaluation import (
     ModelEvaluation,
     evaluate_model,
@@ -24,6 +25,7 @@ from pipeline.registry.load import LoadedDetector, check_version, get_aliases, l
 from pipeline.registry.register import CANDIDATE
 from pipeline.storage.redact import first_line
 from pipeline.tracking import connect
+from pipeline.tracking.client import store_errors
 from pipeline.tracking.provenance import git_state
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Options(NamedTuple):
     allow_class_change: bool = False
 
 
+_LOG = logging.getLogger(__name__)
 _DEFAULTS = Options()
 
 
@@ -68,12 +71,13 @@ def promote(
     The gate is ``config.promote``. Without a champion, its absolute minimums decide. The decision
     is recorded before an alias moves, unless it is a dry run. ``evaluate`` scores a model on a set,
     for all its classes or for some; by default in this process. Raises UserError if a version, its
-    files or the set cannot be used, if the registry does not respond, and if the champion changes
-    until the decision is made; then no alias has moved.
+    files or the set cannot be used, and if the champion changes until the decision is made;
+    OutageError if the registry does not respond. Then no alias has moved.
     """
     client = connect(uri)
-    before = get_aliases(client, uri, name)
-    check_version(client, name, version)
+    with store_errors(uri):
+        before = get_aliases(client, uri, name)
+        check_version(client, name, version)
     champion = before.get(CHAMPION)
     if champion == version:
         decision = _decision(
@@ -121,7 +125,8 @@ def promote(
         return Outcome(decision, champion, before.get(PREVIOUS), verdict=verdict)
     record = write_record(client, decision)
     if not passed:
-        _tag_version(client, decision, record)
+        with store_errors(uri):
+            _tag_version(client, decision, record)
         return Outcome(decision, champion, before.get(PREVIOUS), record, verdict)
     action: aliases.Action = "force" if options.force is not None else "promote"
     _move(client, uri, decision, action, champion, version, champion, record)
@@ -135,8 +140,9 @@ def rollback(uri: str, name: str, reason: str = "", dry_run: bool = False) -> Ou
     earlier champion that loads.
     """
     client = connect(uri)
-    before = get_aliases(client, uri, name)
-    stack = aliases.champions(aliases.read_moves(client, name), before)
+    with store_errors(uri):
+        before = get_aliases(client, uri, name)
+        stack = aliases.champions(aliases.read_moves(client, name), before)
     champion = before.get(CHAMPION)
     if len(stack) < 2:
         raise UserError(f"{name} has no previous champion to roll back to")
@@ -165,7 +171,7 @@ def load_checked(uri: str, name: str, version: int) -> LoadedDetector:
     try:
         loaded = load_detector(model, uri)
         build_detector(**loaded.spec.model_dump()).load_state_dict(loaded.state)
-    except UserError:
+    except (UserError, OutageError):
         raise
     except Exception as error:  # damaged files raise errors of many types
         raise UserError(f"{model} cannot be loaded: {first_line(error)}") from error
@@ -259,10 +265,14 @@ def _move(
     record: str,
 ) -> None:
     move = Move(action, before, after, decision.by, decision.at, decision.reasons[0], record)
-    aliases.move_champion(client, uri, decision.model, move, previous)
-    _tag_version(client, decision, record)
-    if get_aliases(client, uri, decision.model).get(CANDIDATE) == after:
-        client.delete_registered_model_alias(decision.model, CANDIDATE)
+    with store_errors(uri):
+        aliases.move_champion(client, uri, decision.model, move, previous)
+    try:
+        _tag_version(client, decision, record)
+        if get_aliases(client, uri, decision.model).get(CANDIDATE) == after:
+            client.delete_registered_model_alias(decision.model, CANDIDATE)
+    except Exception as error:  # the champion has moved all the same
+        _LOG.warning("the tags of version %s could not be set: %s", after, first_line(error))
 
 
 def _tag_version(client: MlflowClient, decision: Decision, record: str) -> None:

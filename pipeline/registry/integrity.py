@@ -17,6 +17,7 @@ from pipeline.storage.document import Document, DocumentError
 
 MANIFEST = "sha256.json"
 HASH_TAG = "bundle.sha256"
+COMPILED = "__pycache__"  # MLflow leaves it beside code that it has imported
 _ADDED_BY_MLFLOW = frozenset({"registered_model_meta"})  # when it downloads a version
 
 
@@ -67,7 +68,7 @@ def _files(folder: Path) -> list[str]:
     names = (
         path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() or path.is_symlink()
+        if (path.is_file() or path.is_symlink()) and COMPILED not in path.relative_to(folder).parts
     )
     skipped = {MANIFEST, *_ADDED_BY_MLFLOW}
     return [name for name in names if name not in skipped]

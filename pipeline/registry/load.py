@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from pipeline.checkpoints.format import load_averaged_weights, load_meta
+from pipeline.checkpoints.format import DamagedCheckpoint, load_averaged_weights, load_meta
 from pipeline.config import DetectorSpec, EvaluateConfig, RegistryConfig
 from pipeline.errors import OutageError, UserError
 from pipeline.registry.description import DetectorDescription, PredictionDefaults
-from pipeline.registry.integrity import HASH_TAG, verify
+from pipeline.registry.integrity import COMPILED, HASH_TAG, verify
 from pipeline.safe_yaml import YamlError, load_yaml
 from pipeline.storage.document import DocumentError
 from pipeline.storage.redact import error_line, mask
@@ -65,12 +67,16 @@ def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -
     with store_errors(uri):
         name, version = _find_version(client, uri, model_uri)
         source = client.get_model_version_download_uri(name, str(version))
+        expected = client.get_model_version(name, str(version)).tags.get(HASH_TAG)
     try:
         found = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
     except Exception as error:
-        raise UserError(f"{model_uri}: cannot read its files at {mask(source)}: {error}") from None
-    expected = client.get_model_version(name, str(version)).tags.get(HASH_TAG)
+        absent = "No such" in str(error) or isinstance(error, FileNotFoundError)
+        kind = UserError if absent or is_rejected(error) else OutageError
+        raise kind(f"{model_uri}: cannot read its files at {mask(source)}: {error}") from None
     verify(found, expected, f"models:/{name}/{version}")
+    for compiled in list(found.rglob(COMPILED)):  # not in the manifest, but Python would run it
+        shutil.rmtree(compiled)
     return found
 
 
@@ -144,7 +150,10 @@ def checkpoint_folder(uri: str) -> str:
     if "://" in uri or (Path(uri) / "meta.json").is_file():
         return uri
     path = Path(uri)
-    metas = {folder.parent: load_meta(folder.parent) for folder in path.glob("step-*/meta.json")}
+    metas = {}
+    for file in path.glob("step-*/meta.json"):
+        with contextlib.suppress(DamagedCheckpoint):  # the others may be intact
+            metas[file.parent] = load_meta(file.parent)
     if not metas:
         what = "contains no checkpoint" if path.is_dir() else "does not exist"
         raise UserError(

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch import Tensor
+
 from pipeline.checkpoints.format import tensors_sha256
 from pipeline.errors import UserError
 from pipeline.registry.bundle import BundleContent, write_bundle
@@ -80,6 +82,16 @@ def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion
     link = json.dumps([{"name": name, "version": version.version}])
     client.set_logged_model_tags(version.tags[MODEL_TAG], {"mlflow.modelVersions": link})
     return RegisteredVersion(name, int(version.version), f"models:/{name}/{version.version}")
+
+
+def find_weights(uri: str, name: str, weights: Mapping[str, Tensor]) -> RegisteredVersion | None:
+    """Return the first version of a name with the same weights, or None."""
+    check_model_name(name)
+    digest = tensors_sha256(weights)
+    found = connect(uri).search_model_versions(f"name='{name}'")
+    numbers = [int(item.version) for item in found if item.tags.get(WEIGHTS_TAG) == digest]
+    number = min(numbers, default=None)
+    return None if number is None else RegisteredVersion(name, number, f"models:/{name}/{number}")
 
 
 def check_model_name(name: str) -> None:

@@ -10,6 +10,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.registry.load import checkpoint_folder
+from pipeline.registry.register import find_weights
 from pipeline.tracking import create_run, resolve_run_id, spool_folder
 from pipeline.training.run_record import RunInfo, RunRecord
 
@@ -32,7 +33,12 @@ def register_checkpoint(uri: str, path: str, name: str) -> RegisteredVersion:
         config=config,
         metrics=meta.metrics or {},
     )
-    return register(uri, _run_id(uri, folder) or _new_run(uri, config, folder), content)
+    run_id = _run_id(uri, folder)
+    if run_id is None:
+        if existing := find_weights(uri, name, content.weights):
+            return existing
+        run_id = _new_run(uri, config, folder)
+    return register(uri, run_id, content)
 
 
 def _config(meta: CheckpointMeta) -> Config:

@@ -53,6 +53,8 @@ def test_checkpoints_of_a_run_become_versions(small: Config, tmp_path: Path) -> 
     # A store that does not have the run gets a new one.
     copy = new_store(tmp_path / "other")
     elsewhere = register.main([f"--run={run}", "--name=shapes", f"--tracking.uri={copy}"])
+    again = register.main([f"--run={run}", "--name=shapes", f"--tracking.uri={copy}"])
+    assert again == elsewhere
     version = connect(copy).get_model_version("shapes", str(elsewhere["version"]))
     assert version.run_id != result.run_id
     assert connect(copy).get_run(version.run_id).info.status == "FINISHED"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline.storage.durable import write_durably
-from pipeline.storage.folder import S3Location, Storage
+from pipeline.storage.folder import NETWORK_ERRORS, S3Location, Storage, StoreOutage
 from pipeline.storage.lock import try_lock_file
 
 LOCK_SECONDS = 10.0  # for others that replace the file
@@ -66,14 +66,15 @@ class LocalFile:
     def read(self) -> Content:
         """Return the current content."""
         try:
-            return Content(self._path.read_bytes())
+            with _local_outages():
+                return Content(self._path.read_bytes())
         except FileNotFoundError:
             return Content(None)
 
     def replace(self, data: bytes, expected: Content) -> bool:
         """Compare and rename under a lock, where the file system has locks."""
         lock = self._path.with_name(f".{self._path.name}.lock")
-        with try_lock_file(lock, LOCK_SECONDS, required=False) as held:
+        with _local_outages(), try_lock_file(lock, LOCK_SECONDS, required=False) as held:
             if not held:
                 raise TimeoutError(f"another process has held {lock} for {LOCK_SECONDS:g} s")
             if self.read() != expected:
@@ -196,10 +197,27 @@ def _s3_client(uri: str, region: str) -> Any:
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
-    """Raise errors of botocore, which has its own types, as OSError."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    """Raise errors of botocore, which has its own types, as OSError; outages as StoreOutage."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except NoCredentialsError as error:
         raise OSError(str(error)) from error
+    except BotoCoreError as error:  # no connection, or no response in time
+        raise StoreOutage(str(error)) from error
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        kind = StoreOutage if status >= 500 or status in (408, 429) else OSError
+        raise kind(str(error)) from error
+
+
+@contextlib.contextmanager
+def _local_outages() -> Iterator[None]:
+    """Raise what a file system over a network reports while its server is away as StoreOutage."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NETWORK_ERRORS:
+            raise StoreOutage(str(error)) from error
+        raise

@@ -302,11 +302,12 @@ def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
 
 def _run_worker(settings: WorkerSettings) -> TrainOutcome:
     record = RunRecord(settings.storage, settings.run, settings.owner)
-    wait_for_pause(record.driver, ray_world())
-    if lost := record.lost():
-        return Failed(reason=str(lost))
-    if failure := record.read_failure():
-        return Failed(reason=str(failure))  # a restart, which would fail in the same place
+    world = ray_world()
+    wait_for_pause(record.driver, world)
+    # Decided once: a rank that returned alone would let the others wait for it.
+    ended = world.on_main(lambda: record.lost() or record.read_failure())
+    if ended:
+        return Failed(reason=str(ended))  # taken over, or a restart would fail in the same place
     check_this_node(record.uri, record.storage, settings.run_id)
     session = RaySession(CheckpointStore(record.uri, record.check_lease), record.driver)
     try:

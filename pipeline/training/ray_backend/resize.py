@@ -43,10 +43,14 @@ def hold_for_resize(driver: str, world: World, missing: str | None) -> None:
     A further step would be repeated after the change. ``missing`` is the reason why there is no
     checkpoint; then training continues, as it does if the controller does not end the workers.
     """
+    until = time.monotonic() + (0.0 if missing else HOLD_SECONDS)
     if world.is_main:
         result = _FAILED if missing else _SAVED
         ray_private_api.kv_put(driver.encode(), result, _NAMESPACE)
-        until = time.monotonic() + (0.0 if missing else HOLD_SECONDS)
-        while save_result(driver) and time.monotonic() < until:
-            time.sleep(_POLL_SECONDS)
-    world.broadcast(None)
+
+    def holds() -> bool:
+        return bool(save_result(driver)) and time.monotonic() < until
+
+    # No rank waits longer in a collective than a moment, whatever its timeout is.
+    while world.broadcast(holds() if world.is_main else None):
+        time.sleep(_POLL_SECONDS)

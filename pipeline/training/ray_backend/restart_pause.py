@@ -26,18 +26,25 @@ def set_pause(driver: str, seconds: float) -> None:
 def wait_for_pause(driver: str, world: World) -> None:
     """Wait until the pause has passed. Every rank calls it.
 
-    The workers wait, not the controller, which stays free to end them. Raises TrainingStopped, on
+    The workers wait, not the controller, which stays free to end them. No rank waits longer in a
+    collective than a moment, whatever ``ray.collective_timeout`` is. Raises TrainingStopped, on
     every rank, after SIGTERM to the driver.
     """
-    if world.broadcast(_stopped_while_waiting(driver) if world.is_main else None):
-        raise TrainingStopped(f"stopped by SIGTERM during an outage; {RESUME_HINT}")
+    until = time.monotonic() + _pause(driver) if world.is_main else 0.0
+    while True:
+        stopped, waiting = world.broadcast(_look(driver, until) if world.is_main else None)
+        if stopped:
+            raise TrainingStopped(f"stopped by SIGTERM during an outage; {RESUME_HINT}")
+        if not waiting:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
-def _stopped_while_waiting(driver: str) -> bool:
-    pause = ray_private_api.kv_get(driver.encode(), _NAMESPACE)
-    until = time.monotonic() + float(pause or 0)
-    while (left := until - time.monotonic()) > 0:
-        if stop_requested(driver):
-            return True
-        time.sleep(min(left, _POLL_SECONDS))
-    return False
+def _pause(driver: str) -> float:
+    return float(ray_private_api.kv_get(driver.encode(), _NAMESPACE) or 0)
+
+
+def _look(driver: str, until: float) -> tuple[bool, bool]:
+    """Return whether the driver stops the training, and whether the pause lasts."""
+    waiting = time.monotonic() < until
+    return waiting and bool(stop_requested(driver)), waiting

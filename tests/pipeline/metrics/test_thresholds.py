@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.metrics.suspects import label_suspects
 from pipeline.metrics.thresholds import confusion_matrix, threshold_curve
 from tests.pipeline.metrics.scenes import detections, objects, table
 
@@ -74,3 +75,11 @@ def test_curve_of_many_weak_detections_follows_the_recall() -> None:
     assert len(curve.recall) <= 201
     assert np.diff(curve.recall).max() < 0.03
     assert curve.f1[curve.best] == 1.0
+
+
+def test_detections_in_a_crowd_are_neither_confused_nor_suspected() -> None:
+    region = (0.0, 0.0, 200.0, 200.0)
+    truth = objects([BOX, region], [0, 0], crowd=[False, True])
+    found = table((truth, detections([BOX, OTHER, AWAY], [0.9, 0.8, 0.7], [0, 0, 0])))
+    assert confusion_matrix(found, 1, 0.5).tolist() == [[1, 0], [0, 0]]
+    assert label_suspects(found, 0.5, 10) == []

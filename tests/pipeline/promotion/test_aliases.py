@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.promotion import aliases
 from pipeline.promotion.aliases import (
     ChampionChangedError,
@@ -111,7 +111,8 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(uri: str) -> N
     assert [item.after for item in read_moves(connect(uri), "shapes")] == [1, winner]
 
 
-def test_claim_of_a_killed_process_expires(uri: str) -> None:
+def test_claim_of_a_killed_process_expires(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aliases, "_CLAIM_SECONDS", 0.5)
     client = connect(uri)
     old = '{"by": "bob on far", "at": "2026-01-01T00:00:00+00:00"}'
     client.set_registered_model_tag("shapes", "promotion-claim.dead", old)
@@ -121,8 +122,8 @@ def test_claim_of_a_killed_process_expires(uri: str) -> None:
 
 
 def test_living_claim_is_named(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aliases, "_CLAIM_ATTEMPTS", 2)
-    monkeypatch.setattr(aliases, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(aliases, "_PATIENCE_SECONDS", -29.5)
+    monkeypatch.setattr(aliases, "_PAUSE_SECONDS", 0.1)
     client = connect(uri)
     value = f'{{"by": "bob on far", "at": "{aliases.now()}"}}'
     client.set_registered_model_tag("shapes", "promotion-claim.other", value)
@@ -146,7 +147,42 @@ def test_failed_move_changes_nothing(
         real(name, key, value)
 
     monkeypatch.setattr(client, failing, breaks)
-    with pytest.raises(UserError, match="the champion was not changed: the registry is down"):
+    with pytest.raises(OutageError, match="the champion was not changed: the registry is down"):
         move_champion(client, uri, "shapes", move(2, 3), 2)
     assert current(uri) == {"champion": 2, "previous": 1}
     assert [item.after for item in read_moves(client, "shapes")] == [1, 2]
+
+
+def test_move_whose_response_was_lost_is_done(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(uri)
+    real = client.set_registered_model_alias
+
+    def loses(name: str, alias: str, version: str) -> None:
+        real(name, alias, version)
+        if alias == "champion":
+            raise ConnectionError("no response")
+
+    monkeypatch.setattr(client, "set_registered_model_alias", loses)
+    move_champion(client, uri, "shapes", move(None, 1), None)
+    assert current(uri) == {"champion": 1}
+    assert [item.after for item in read_moves(client, "shapes")] == [1]
+
+
+def test_move_whose_claim_was_taken_changes_nothing(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(uri)
+    real = client.set_registered_model_tag
+
+    def steals(name: str, key: str, value: str) -> None:
+        real(name, key, value)
+        if key.startswith("promotion."):
+            for tag in list(client.get_registered_model(name).tags):
+                if tag.startswith("promotion-claim."):
+                    client.delete_registered_model_tag(name, tag)
+
+    monkeypatch.setattr(client, "set_registered_model_tag", steals)
+    with pytest.raises((UserError, OutageError), match="another one has taken its turn"):
+        move_champion(client, uri, "shapes", move(None, 1), None)
+    assert current(uri) == {}
+    assert read_moves(client, "shapes") == []

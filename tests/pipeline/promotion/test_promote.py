@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import load_manifest
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 from pipeline.promotion import promote as module
 from pipeline.promotion.aliases import read_moves
 from pipeline.promotion.promote import Options, promote, rollback
@@ -151,7 +151,7 @@ def test_record_that_cannot_be_written_stops_the_promotion(
 
     decide(store, 1, evaluate, scenes)
     monkeypatch.setattr(MlflowClient, "log_text", full)
-    with pytest.raises(UserError, match="cannot be recorded, and the aliases stay: No space"):
+    with pytest.raises(OutageError, match="cannot be recorded, and the aliases stay: No space"):
         decide(store, 3, evaluate, scenes)
     assert current(store) == {"champion": 1}
 
@@ -213,3 +213,20 @@ def test_real_detectors_are_evaluated_and_timed(store, scenes) -> None:
     assert outcome.decision.verdict == "refused"
     assert "is not above promote.min_ap 0.9" in outcome.decision.reasons[0]
     assert module.load_checked(store.uri, "shapes", 5).classes == classes
+
+
+def test_outage_neither_skips_a_version_nor_moves_the_champion(
+    store, evaluate, scenes, monkeypatch
+) -> None:
+    for version in (1, 2, 3):
+        decide(store, version, evaluate, scenes)
+
+    def unavailable(*_: object, **__: object) -> None:
+        raise ConnectionError("503 Service Unavailable")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", unavailable)
+    with pytest.raises(OutageError, match="503 Service Unavailable"):
+        rollback(store.uri, "shapes")
+    with pytest.raises(OutageError, match="503 Service Unavailable"):
+        decide(store, 4, evaluate, scenes)
+    assert current(store) == {"champion": 3, "previous": 2}

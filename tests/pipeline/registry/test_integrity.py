@@ -130,3 +130,14 @@ def test_every_file_is_in_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "code" / "link.py").symlink_to("/etc/passwd")
     with pytest.raises(UserError, match=r"code/link\.py was added"):
         verify(tmp_path, None, "m")
+
+
+def test_version_that_mlflow_has_loaded_stays_valid(registered, files: Path, tmp_path) -> None:
+    """MLflow imports from local artifacts in place, and leaves compiled code there."""
+    planted = files / "code" / "__pycache__"
+    planted.mkdir()
+    (planted / "decode.cpython-311.pyc").write_bytes(b"compiled")
+    assert load_detector("models:/shapes/1", registered.uri).classes == ["circle", "square"]
+    fetched = fetch_model("models:/shapes/1", tmp_path, registered.uri)
+    assert list(fetched.rglob("__pycache__")) == []
+    assert planted.exists() or fetched == files
