@@ -28,6 +28,7 @@ NOT_IMPORTED = {
 OPTIONAL = {
     "timm": "backbones named timm:NAME",
     "litdata": "a competitor in benchmarks.loader",
+    "faster_coco_eval": "a competitor in benchmarks.bootstrap",
 }
 
 # Development tools that are commands or plugins, or are started as a process.

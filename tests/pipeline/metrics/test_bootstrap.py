@@ -26,10 +26,10 @@ def test_resample_has_the_ap_of_the_images_in_it() -> None:
 
 @pytest.mark.parametrize(("area", "name"), [(1, "ap_small"), (2, "ap_medium"), (3, "ap_large")])
 def test_range_of_area_has_the_ap_of_its_objects(area: int, name: str) -> None:
-    table = match_images(random_scenes(3, 25, 3, crowd=0.1))
+    table = match_images(random_scenes(3, 120, 3, crowd=0.1))
     found = bootstrap(table, 3, resamples=20, seed=1, area=area)
     assert found.interval().value == pytest.approx(coco_metrics(table, CLASSES).metrics[name])
-    images = np.repeat(np.arange(25), image_weights(25, 20, 1)[7])
+    images = np.repeat(np.arange(120), image_weights(120, 20, 1)[7])
     expected = coco_metrics(table.select(images), CLASSES).metrics[name]
     assert np.nanmean(found.samples[7]) == pytest.approx(expected, abs=1e-12)
 

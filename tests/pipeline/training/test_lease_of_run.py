@@ -104,7 +104,7 @@ def test_job_of_a_lost_run_fails_in_one_line(
 def options_of(config: Config) -> dict[str, Any]:
     sections = config.model_dump(mode="json", exclude_defaults=True)
     return {
-        f"{section}.{key}": str(value).lower() if isinstance(value, bool) else value
+        f"{section}.{key}": json.dumps(value) if value is None or isinstance(value, bool) else value
         for section, fields in sections.items()
         for key, value in fields.items()
     }
