@@ -27,7 +27,7 @@ def command(config: Config, name: str, ranks: int, *options: str) -> list[str]:
         part
         for section, fields in tree.items()
         for key, value in fields.items()
-        for part in (f"--{section}.{key}", str(value).lower() if value is False else str(value))
+        for part in (f"--{section}.{key}", value if isinstance(value, str) else json.dumps(value))
     ]
     job = ["-m", "--", "jobs.train", "--run", name, "--json"]
     return [*launcher, "--nproc-per-node", str(ranks), *job, *fields, *options]
