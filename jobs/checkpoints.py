@@ -2,13 +2,15 @@
 
 list    list all checkpoints, with those that are damaged or incomplete
 verify  read every byte and compare checksums; exit code 1 if a checkpoint is damaged
-prune   delete all but the best and the latest, and leftovers of killed trainings
+prune   delete all but the best and the latest, and leftovers of killed trainings; refused while
+        the run is being trained
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +96,29 @@ def _prune(
         keep = config.get("train", {}).get("keep_checkpoints", 1)
     if keep < 1:
         raise UserError(f"--keep {keep}: keep at least 1 checkpoint")
-    act = store.prunable if options.dry_run else store.prune
-    names = act(keep, older_than=60.0 * options.older_than)
+    older_than = 60.0 * options.older_than
+    if options.dry_run:
+        names = store.prunable(keep, older_than=older_than)
+    else:
+        with _held(str(store.storage)):
+            names = store.prune(keep, older_than=older_than)
     for name in names:
         print(f"{'would delete' if options.dry_run else 'deleted'} {name}")
     return names
+
+
+@contextlib.contextmanager
+def _held(uri: str) -> Iterator[None]:
+    """Lease the run against a training. Raises UserError if one holds it."""
+    from pipeline.storage.folder import split
+    from pipeline.training.run_record import RunRecord
+
+    record = RunRecord(*split(uri))
+    record.hold()
+    try:
+        yield
+    finally:
+        record.close()
 
 
 def _damage(store: CheckpointStore, item: SavedCheckpoint) -> str | None:

@@ -333,7 +333,9 @@ def _output(text: str) -> Path | str:
 
 
 def _below(out: Path | str, name: str) -> Path | str:
-    return out / name if isinstance(out, Path) else f"{out}/{name}"
+    from pipeline.storage.folder import join  # slow to import
+
+    return out / name if isinstance(out, Path) else join(out, name)
 
 
 def _absolute(out: Path | str) -> str:

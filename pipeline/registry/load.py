@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import tempfile
@@ -11,13 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from pipeline.checkpoints.format import DamagedCheckpoint, load_averaged_weights, load_meta
+from pipeline.checkpoints.format import (
+    META,
+    load_averaged_weights,
+    load_meta,
+)
+from pipeline.checkpoints.store import CheckpointStore, by_score
 from pipeline.config import DetectorSpec, EvaluateConfig, RegistryConfig
 from pipeline.errors import OutageError, UserError
 from pipeline.registry.description import DetectorDescription, PredictionDefaults
 from pipeline.registry.integrity import COMPILED, HASH_TAG, verify
 from pipeline.safe_yaml import YamlError, load_yaml
 from pipeline.storage.document import DocumentError
+from pipeline.storage.folder import absolute, join
 from pipeline.storage.redact import error_line, mask
 from pipeline.tracking import connect, resolve_uri
 from pipeline.tracking.client import store_errors
@@ -147,20 +152,23 @@ def checkpoint_folder(uri: str) -> str:
 
     Raises UserError if there is none.
     """
-    if "://" in uri or (Path(uri) / "meta.json").is_file():
-        return uri
-    path = Path(uri)
-    metas = {}
-    for file in path.glob("step-*/meta.json"):
-        with contextlib.suppress(DamagedCheckpoint):  # the others may be intact
-            metas[file.parent] = load_meta(file.parent)
-    if not metas:
-        what = "contains no checkpoint" if path.is_dir() else "does not exist"
+    store = CheckpointStore(absolute(uri))
+    try:
+        if store.storage.exists(META):
+            return uri
+        saved = store.saved()
+    except OutageError:
+        raise
+    except OSError as error:
+        raise UserError(f"{mask(uri)}: cannot be read: {error_line(error)}") from None
+    if not saved:
+        missing = "://" not in uri and not Path(uri).is_dir()
         raise UserError(
-            f"{uri} {what}; give models:/NAME@ALIAS, models:/NAME/VERSION, or the folder of a "
-            "version, a run or a checkpoint"
+            f"{mask(uri)} {'does not exist' if missing else 'contains no checkpoint'}; give "
+            "models:/NAME@ALIAS, models:/NAME/VERSION, or the folder of a version, a run or a "
+            "checkpoint"
         )
-    return str(max(metas, key=lambda one: (metas[one].score, metas[one].step)))
+    return join(uri, by_score(saved)[0].name)
 
 
 def _load_checkpoint(folder: str) -> LoadedDetector:

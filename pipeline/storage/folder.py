@@ -241,3 +241,10 @@ def join(uri: str, name: str) -> str:
     """Return ``name`` below a folder or URI; options after ``?`` stay at the end."""
     base, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{options}"
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return the parent and the name of a folder or URI, the inverse of `join`."""
+    base, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    return f"{parent}{mark}{options}", name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.checkpoints.format import load_averaged_weights, load_meta
 from pipeline.checkpoints.meta import CheckpointMeta
 from pipeline.config import Config
@@ -11,6 +9,7 @@ from pipeline.errors import UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.registry.load import checkpoint_folder
 from pipeline.registry.register import find_weights
+from pipeline.storage.folder import absolute, split
 from pipeline.tracking import create_run, resolve_run_id, spool_folder
 from pipeline.training.run_record import RunInfo, RunRecord
 
@@ -60,10 +59,8 @@ def _run_id(uri: str, folder: str) -> str | None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    if "://" in folder:
-        return None
-    run = Path(folder).absolute().parent
-    record = RunRecord(str(run.parent), run.name)
+    run, _ = split(absolute(folder))
+    record = RunRecord(*split(run))
     info: RunInfo | None = record.read()
     if info is None:
         return None
@@ -78,6 +75,6 @@ def _run_id(uri: str, folder: str) -> str | None:
 def _new_run(uri: str, config: Config, folder: str) -> str:
     from pipeline.tracking import connect
 
-    run_id = create_run(uri, config, f"register {Path(folder).name}", {"checkpoint": folder})
+    run_id = create_run(uri, config, f"register {split(folder)[1]}", {"checkpoint": folder})
     connect(uri).set_terminated(run_id)
     return run_id

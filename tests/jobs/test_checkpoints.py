@@ -10,6 +10,7 @@ import torch
 from jobs import checkpoints
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.errors import TrainingFailed, UserError
+from pipeline.training.run_record import RunRecord
 from tests.pipeline.checkpoints.examples import example_meta
 
 
@@ -61,6 +62,20 @@ def test_prune_keeps_as_many_as_the_run(run: Path) -> None:
     os.utime(run / "step-00000009" / "state.pt", (an_hour_ago, an_hour_ago))
     checkpoints.main(["prune", str(run), "--keep", "1"])
     assert names(run) == [4, 8]
+
+
+def test_prune_is_refused_while_the_run_is_trained(run: Path) -> None:
+    driver = RunRecord(str(run.parent), run.name)
+    driver.hold()
+    try:
+        assert checkpoints.main(["prune", str(run), "--dry-run"])["deleted"]
+        with pytest.raises(UserError, match=r"'one' is being trained by process \d+"):
+            checkpoints.main(["prune", str(run)])
+    finally:
+        driver.close()
+    assert names(run) == [2, 4, 6, 8, 9]
+    checkpoints.main(["prune", str(run)])
+    assert names(run) == [4, 6, 8, 9]
 
 
 def test_relative_folder_is_accepted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

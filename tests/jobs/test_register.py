@@ -24,6 +24,7 @@ def test_checkpoints_of_a_run_become_versions(small: Config, tmp_path: Path) -> 
     best = register.main([f"--run={run}", "--name=shapes", option])
     again = register.main([f"--run={result.checkpoint}", "--name=shapes", option])
     assert again == best
+    assert register.main([f"--run=file://{run}", "--name=shapes", option]) == best
     others = [folder for folder in run.glob("step-*") if str(folder) != result.checkpoint]
     other = register.main([f"--run={others[0]}", "--name=shapes", option])
     assert {best["version"], other["version"]} == {1, 2}

@@ -21,12 +21,14 @@ from pipeline.data.shards.problems import PROBLEMS
 from pipeline.data.shards.shard_table import Shard
 from pipeline.data.shards.writer import index_path
 from pipeline.errors import UserError
-from pipeline.storage.folder import Storage
+from pipeline.storage.folder import Storage, join, split
+from pipeline.storage.lease import Lease, LeaseHeldError
 from pipeline.storage.redact import error_line
 from pipeline.storage.remote import check_uri, with_retries
 
 PARALLEL_REQUESTS = 16
 RETRIES = 8
+LEASE_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -70,12 +72,27 @@ class ObjectStaging:
 
     def shard_folder(self, number: int) -> str:
         """Return the prefix to which a task uploads its shard."""
-        return f"{self.out}/{STAGING_FOLDER}/{number:06d}"
+        return join(self.out, f"{STAGING_FOLDER}/{number:06d}")
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Do nothing: uploads are complete or absent, and object stores have no locks."""
-        yield
+        """Lease the prefix of unpublished files. Raises UserError if another conversion holds it.
+
+        Waits until the lease of a conversion that has disappeared expires.
+        """
+        staging = Storage(join(self.out, STAGING_FOLDER))
+        lease = Lease(staging, f"--out {self.out}", LEASE_SECONDS)
+        try:
+            lease.acquire()
+        except LeaseHeldError as error:
+            raise UserError(
+                f"--out {self.out}: another conversion is writing there, {error.holder}; wait "
+                "until it ends"
+            ) from None
+        try:
+            yield
+        finally:
+            lease.release(delete=True)
 
     @contextlib.contextmanager
     def report_errors(self) -> Iterator[None]:
@@ -111,7 +128,7 @@ class ObjectStaging:
         self._temporary.cleanup()
 
     def _copy_shard(self, folder: str, shard: Shard, sizes: dict[str, int]) -> None:
-        written = Path(folder.removeprefix(f"{self.out}/")) / "shard-000000.tar"
+        written = Path(STAGING_FOLDER) / split(folder)[1] / "shard-000000.tar"
         if sizes.get(str(written)) != shard.bytes:
             raise UserError(
                 f"{self.out}/{written}: changed or deleted by another conversion; no shard set was "

@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
 from pipeline.pretrained.read import read_weights
 from pipeline.storage import folder
-from pipeline.storage.folder import Storage, StoreOutage, join
+from pipeline.storage.folder import Storage, StoreOutage, join, split
 from pipeline.training.fit import fit
 from pipeline.training.ray_backend.preflight import check_this_node
 from pipeline.training.run_record import RunRecord
@@ -182,3 +182,16 @@ def test_missing_bucket_is_reported(s3: str, small: Config) -> None:
     absent = s3.replace("s3://runs/", "s3://absent/")
     with pytest.raises(UserError, match="ray.storage 's3://absent/.*cannot be written"):
         fit(small.replace({"ray.storage": absent}), run="one")
+
+
+@pytest.mark.parametrize(
+    ("parent", "uri"),
+    [
+        ("/runs", "/runs/a"),
+        ("s3://bucket/runs", "s3://bucket/runs/a"),
+        ("s3://bucket?region=x&scheme=http", "s3://bucket/a?region=x&scheme=http"),
+    ],
+)
+def test_split_is_the_inverse_of_join(parent: str, uri: str) -> None:
+    assert join(parent, "a") == uri and split(uri) == (parent, "a")
+    assert split(f"{parent.partition('?')[0]}/a/")[1] == "a"

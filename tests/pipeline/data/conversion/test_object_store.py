@@ -132,6 +132,21 @@ def test_shards_of_another_conversion_are_not_published(prefix):
     assert MANIFEST not in files()
 
 
+def test_second_conversion_at_the_same_time_is_refused(prefix):
+    uri, files = prefix
+
+    def refused():
+        with pytest.raises(UserError, match=r"another conversion is writing there, process \d+ on"):
+            stage(uri)
+        yield from shapes_source(3, "train", 64).images
+
+    source = shapes_source(3, "train", 64)
+    staged = stage_shard_set(refused(), [], uri, "x", "train", source.classes, source="shapes")
+    assert not any(name.endswith("lease.json") for name in files())
+    staged.publish()
+    assert not verify(uri).faults
+
+
 def test_discarded_set_leaves_no_files(prefix):
     uri, files = prefix
     stage(uri).discard()
