@@ -301,6 +301,8 @@ def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
 
 
 def _run_worker(settings: WorkerSettings) -> TrainOutcome:
+    import ray.train
+
     record = RunRecord(settings.storage, settings.run, settings.owner)
     world = ray_world()
     wait_for_pause(record.driver, world)
@@ -308,7 +310,8 @@ def _run_worker(settings: WorkerSettings) -> TrainOutcome:
     ended = world.on_main(lambda: record.lost() or record.read_failure())
     if ended:
         return Failed(reason=str(ended))  # taken over, or a restart would fail in the same place
-    check_this_node(record.uri, record.storage, settings.run_id)
+    if ray.train.get_context().get_local_rank() == 0:  # the ranks of a node see the same storage
+        check_this_node(record.uri, record.storage, settings.run_id)
     session = RaySession(CheckpointStore(record.uri, record.check_lease), record.driver)
     try:
         return run_rank(
