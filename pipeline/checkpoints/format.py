@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,18 @@ def add_evaluation(
     folder: Storage | Path | str,
     metrics: Mapping[str, float],
     early_stopping: EarlyStoppingState,
+    records: Sequence[str] = (),
 ) -> None:
-    """Add the results of an evaluation to ``meta.json``, atomically. Raises as `load_meta`."""
+    """Add the results of an evaluation to ``meta.json``, atomically. Raises as `load_meta`.
+
+    ``records`` replace those of the checkpoint: they are what is not sent now.
+    """
     storage = _storage(folder)
-    update = {"metrics": dict(metrics), "early_stopping": early_stopping}
+    update = {
+        "metrics": dict(metrics),
+        "early_stopping": early_stopping,
+        "records": list(records),
+    }
     _write_meta(storage, load_meta(storage).model_copy(update=update))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -109,13 +109,16 @@ class CheckpointManager:
         self._timer.restart(self.trainer.step_count)
 
     def add_evaluation(
-        self, metrics: Mapping[str, float], early_stopping: EarlyStoppingState
+        self,
+        metrics: Mapping[str, float],
+        early_stopping: EarlyStoppingState,
+        records: Sequence[str] = (),
     ) -> None:
-        """Add an evaluation to the current step's checkpoint once that is written."""
+        """Add an evaluation, and records of the run, to the current step's written checkpoint."""
         if self.world.is_main:
             step, previous = self.trainer.step_count, self._pending
             self._pending = self._writer.submit(
-                self._add_evaluation, step, metrics, early_stopping, previous
+                self._add_evaluation, step, metrics, early_stopping, records, previous
             )
 
     def wait(self) -> None:
@@ -159,6 +162,7 @@ class CheckpointManager:
         step: int,
         metrics: Mapping[str, float],
         early_stopping: EarlyStoppingState,
+        records: Sequence[str],
         previous: Future[None] | None,
     ) -> None:
         if previous is not None:
@@ -167,7 +171,7 @@ class CheckpointManager:
             return
         try:
             error: Exception | None = _with_retries(
-                lambda: self.store.add_evaluation(step, metrics, early_stopping)
+                lambda: self.store.add_evaluation(step, metrics, early_stopping, records)
             )
         except UserError as mistake:
             error = mistake

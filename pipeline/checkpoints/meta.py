@@ -51,8 +51,8 @@ class CheckpointMeta(Document):
     The last four fields are filled in when the checkpoint is written.
     """
 
-    # 2 had metrics as keys of the top level, 3 no bad samples.
-    FORMAT_VERSION: ClassVar[int] = 4
+    # 2 had metrics as keys of the top level, 3 no bad samples, 4 no records.
+    FORMAT_VERSION: ClassVar[int] = 5
 
     step: int = Field(description="steps done")
     epoch: float = Field(description="passes over the training set")
@@ -76,6 +76,11 @@ class CheckpointMeta(Document):
     bad_samples: BadSamplesState | None = Field(
         default=None, description="None before format 4, which counted them for each rank alone"
     )
+    records: list[str] = Field(
+        default=[],
+        description="points and tags up to here that were neither sent nor on a disk: lines of the "
+        "spool",
+    )
     saved: float = Field(default=0.0, description="seconds since 1970")
     weights_sha256: str = Field(default="", description="of the raw weights")
     ema_sha256: str = Field(default="", description="of the averaged weights")
@@ -93,7 +98,7 @@ class CheckpointMeta(Document):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
-        """Return the content of format 2 or 3 as format 4 has it."""
+        """Return the content of format 2, 3 or 4 as format 5 has it."""
         if version > 2:
             return content
         try:

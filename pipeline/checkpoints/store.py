@@ -79,11 +79,16 @@ class CheckpointStore:
         self.storage.delete_folder(step_name(step))
 
     def add_evaluation(
-        self, step: int, metrics: Mapping[str, float], early_stopping: EarlyStoppingState
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        early_stopping: EarlyStoppingState,
+        records: Sequence[str] = (),
     ) -> None:
         """Add the results of an evaluation to a step's checkpoint. Raises OSError, UserError."""
         self._check_lease()
-        add_evaluation(self.storage.child(step_name(step)), metrics, early_stopping)
+        folder = self.storage.child(step_name(step))
+        add_evaluation(folder, metrics, early_stopping, records)
 
     def saved(self) -> list[SavedCheckpoint]:
         """List all complete checkpoints, oldest first. Raises UserError on a newer format."""

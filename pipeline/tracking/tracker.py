@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from pipeline.tracking.spool.records import (
     SpoolRecord,
     StatusRecord,
     TagRecord,
+    decode,
 )
 from pipeline.tracking.spool.sender import Sender
 from pipeline.tracking.spool.sending_thread import SendingThread
@@ -97,6 +98,19 @@ class Tracker:
     def set_tag(self, key: str, value: str) -> None:
         """Set a tag of the run, with secrets masked."""
         self._append(TagRecord(time=_now(), key=key, value=mask(str(value))))
+
+    def records_in_memory(self) -> list[str]:
+        """Return the records that would be lost with this process: the disks are full."""
+        lines: list[str] = []
+        with self._never_raising("what is in memory"):
+            lines = [line.decode() for line in self._queue.in_memory()]
+        return lines
+
+    def log_again(self, records: Iterable[str]) -> None:
+        """Add records of `records_in_memory` of another process; a point is not sent twice."""
+        for line in records:
+            with self._never_raising("a record of a checkpoint"):
+                self._queue.append(decode(line.encode()))
 
     def set_status(self, status: RunStatus) -> None:
         """Set the status of the run."""

@@ -22,6 +22,7 @@ from pipeline.training.trainer.early_stopping import EarlyStopping
 from pipeline.training.trainer.profiler import Profile, operator_table
 
 PRINT_SECONDS = 5.0  # between two progress lines
+MAX_KEPT_BYTES = 4 * 2**20  # of records in a checkpoint
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +66,21 @@ class RunLog:
             self.tracker.set_tag(*history_tag(f"workers start {where}: {title}, {count}"))
             self.tracker.set_tag("device", device)
             self.tracker.set_tag("precision", precision)
+
+    def records_in_memory(self) -> list[str]:
+        """Return records for the checkpoint to keep: they are neither sent nor on a disk."""
+        records, size = [], 0
+        for record in self.tracker.records_in_memory() if self.tracker else []:
+            size += len(record)
+            if size > MAX_KEPT_BYTES:
+                break
+            records.append(record)
+        return records
+
+    def log_again(self, records: Sequence[str]) -> None:
+        """Log what a checkpoint has kept."""
+        if self.tracker is not None:
+            self.tracker.log_again(records)
 
     def moved(self, before: str, now: str) -> None:
         """Report that a resumed training computes elsewhere or in another precision."""

@@ -77,6 +77,8 @@ def train_worker(
         before = (restored.device, restored.precision) if restored and restored.device else now
         if before != now:
             log.moved(*(f"{device} in {name}" for device, name in (before, now)))
+        if restored:
+            log.log_again(restored.records)
         if restored and restored.early_stopping:
             trainer.early_stopping.load(restored.early_stopping)
         if restored and restored.bad_samples:
@@ -112,6 +114,7 @@ def train_worker(
                     trainer.check_gradients()
                 loader.bad.check(world)
                 meta = checkpoint_meta(config, manifest, data, trainer, schedule, loader.bad)
+                meta = meta.model_copy(update={"records": log.records_in_memory()})
                 checkpoints.save(meta)
             if step in schedule.evaluation_steps and not (request and request.stop):
                 evaluate_step(config, trainer, checkpoints, log, session, schedule, data)
@@ -166,7 +169,7 @@ def evaluate_step(
     assert config.data.val and data.val, "or there are no evaluation steps"
     metrics = validate("val", config.data.val, data.val, trainer, log)
     trainer.early_stopping.update(metrics.get(config.evaluate.deciding_metric, UNSCORED))
-    checkpoints.add_evaluation(metrics, trainer.early_stopping.state())
+    checkpoints.add_evaluation(metrics, trainer.early_stopping.state(), log.records_in_memory())
     step = trainer.step_count
     session.report({"step": step, "epoch": schedule.epoch(step), **metrics})
 

@@ -3,8 +3,8 @@
 Every record is appended to a JSONL file before it is sent, so memory is bounded and SIGKILL loses
 nothing that was logged. Each process writes its own locked file. A later process of the same run
 takes over the files of dead writers and sends them first. When the folder is full or read-only,
-records go to the cache of this machine, and when that is full too, to memory. Files to upload have
-a queue in the same folder, for which no other record waits.
+records go to the cache of this machine, and when that is full too, to memory, until there is space
+again. Files to upload have a queue in the same folder, for which no other record waits.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ RECORD_SUFFIX, UPLOAD_SUFFIX = ".jsonl", ".uploads"
 FILES_FOLDER = "files"
 MAX_BYTES = 256 * 2**20
 _CHUNK_BYTES, _PROBE_BYTES = 2**20, 16 * 2**10
+_SPACE_SECONDS = 5.0  # between two looks for space on the disks
 
 
 class _RecordFile(NamedTuple):
@@ -79,6 +80,7 @@ class RecordQueue:
         self._suffix, self._max_bytes = suffix, max_bytes
         self._lock = threading.Lock()
         self._untried_folders = iter(self.folders)
+        self._tried = time.monotonic()  # the disks, for space
         self._newer_files: set[Path] = set()
         self._files = [*self._lock_abandoned(), self._open_next()]  # the last one is written to
         self._offset = 0
@@ -88,6 +90,7 @@ class RecordQueue:
         """Add a record. Count it in ``dropped`` instead if disk and memory are full."""
         line = encode(record)
         with self._lock:
+            self._leave_memory()
             while self._files[-1].size() + len(line) <= self._max_bytes:
                 if _append_line(self._files[-1], line):
                     return
@@ -107,8 +110,9 @@ class RecordQueue:
                 continue
             if records or is_written_to:
                 return records
-            self._files.pop(0).remove()
-            self._offset = 0
+            with self._lock:
+                self._files.pop(0).remove()
+                self._offset = 0
 
     def commit(self, count: int) -> None:
         """Remove the first ``count`` records of the last `peek`."""
@@ -120,6 +124,16 @@ class RecordQueue:
             if len(self._files) == 1 and self._offset == self._files[0].size():
                 os.ftruncate(self._files[0].descriptor, 0)
                 self._offset, self._record_ends = 0, []
+
+    def in_memory(self) -> list[bytes]:
+        """Return the lines of the records that are not sent and would be lost with this process."""
+        with self._lock:
+            lines = []
+            for number, file in enumerate(self._files):
+                if file.path is None:
+                    start = 0 if number else self._offset
+                    lines += os.pread(file.descriptor, file.size(), start).splitlines(keepends=True)
+            return lines
 
     def take_over_abandoned(self) -> bool:
         """Take over files whose writers have died. Return whether there were any."""
@@ -152,10 +166,7 @@ class RecordQueue:
         Records of a newer version, which stay on disk, were not.
         """
         if self.peek(1):
-            own = self._files[-1]
-            if own.path is None:  # memory is lost with this process
-                data = os.pread(own.descriptor, own.size(), 0 if self._files[1:] else self._offset)
-                self.dropped += data.count(b"\n")
+            self.dropped += len(self.in_memory())
             for file in self._files:
                 os.close(file.descriptor)
             return False
@@ -169,6 +180,15 @@ class RecordQueue:
                     (folder / FILES_FOLDER).rmdir()
                 folder.rmdir()
         return not self._newer_files
+
+    def _leave_memory(self) -> None:
+        """Write to a disk again if one has space."""
+        if self._files[-1].path is None and time.monotonic() - self._tried > _SPACE_SECONDS:
+            self._tried, self._untried_folders = time.monotonic(), iter(self.folders)
+            for folder in self._untried_folders:
+                with contextlib.suppress(OSError):
+                    self._files.append(_create_file(folder, self._suffix))
+                    return
 
     def _open_next(self) -> _RecordFile:
         """Return a file to write to: in the next usable folder, else in memory."""

@@ -61,7 +61,7 @@ def test_all_fields_survive_a_file(tmp_path: Path) -> None:
     assert read.metrics is not None and read.metrics["val/ap"] == 0.1 + 0.2
     assert str(read) == str(written)  # NaN is not equal to itself
     assert read.early_stopping == meta.early_stopping
-    assert json.loads((tmp_path / "meta.json").read_text())["format_version"] == 4
+    assert json.loads((tmp_path / "meta.json").read_text())["format_version"] == 5
 
 
 def test_format_3_has_no_bad_samples() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import tracking
+from pipeline.checkpoints.format import load_meta
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.distributed.world import World
@@ -13,7 +14,9 @@ from pipeline.tracking import connect, create_run, finish_run, spool_folder
 from pipeline.training.ray_backend.launch import WorkerSettings, worker_settings
 from pipeline.training.run_record import RunRecord
 from pipeline.training.session import LocalSession
+from pipeline.training.trainer.trainer import Trainer
 from pipeline.training.worker import run_rank
+from tests.pipeline.tracking.spool.test_full_disk import FullDisk
 from tests.ports import free_port
 from tests.stores import points
 
@@ -83,3 +86,36 @@ def test_records_that_remain_on_a_node_are_reported_with_its_name(
     assert len(points(client, sent["run_id"], "train/loss")) == 10
     (run,) = client.search_runs([client.get_experiment_by_name("detection").experiment_id])
     assert (run.info.run_id, run.info.status) == (sent["run_id"], "FINISHED")
+
+
+def test_points_that_only_memory_has_are_resumed_from_the_checkpoint(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disks of a node are full and the store is away when the node is lost."""
+    machines.config = machines.config.replace({"train.checkpoint_steps": 6})
+    settings = machines.start()
+    step = Trainer.step
+
+    def lost(self: Trainer, batch: object) -> object:
+        if self.step_count == 8:
+            raise MemoryError("the node is lost")
+        return step(self, batch)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.worker.TRACKER_CLOSE_SECONDS", 0.0)
+        disk = FullDisk(patch, machines.folder / "node")
+        disk.full = True
+        patch.setattr(Trainer, "step", lost)
+        with pytest.raises(MemoryError):
+            machines.train(settings, machines.away)
+    assert "were dropped: disk and memory are full" in caplog.text
+    meta = load_meta(machines.folder / "checkpoints" / "step-00000006")
+    assert 6 <= len(meta.records) <= 20 and "train/loss" in "".join(meta.records)
+    machines.use("other node")
+    monkeypatch.setattr(machines, "use", lambda name: None)
+    machines.train(settings, machines.store)
+    client = connect(machines.store)
+    (run,) = client.search_runs([client.get_experiment_by_name("detection").experiment_id])
+    assert [step for step, _ in points(client, run.info.run_id, "train/loss")] == list(range(1, 11))
+    last = load_meta(machines.folder / "checkpoints" / "step-00000010")
+    assert last.records == []

@@ -106,6 +106,30 @@ def test_queue_in_memory_continues_after_all_records_were_sent(tmp_path, monkeyp
     assert not queue.close() and queue.dropped == 1
 
 
+def test_queue_leaves_memory_when_a_disk_has_space_again(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked / "cache"))
+    queue = RecordQueue(blocked / "spool")
+    for number in range(4):
+        queue.append(record(number))
+    assert queue.peek(1) == [record(0)]
+    queue.commit(1)
+    assert queue.in_memory() == [encode(record(number)) for number in (1, 2, 3)]
+    blocked.unlink()
+    queue.append(record(4))  # no look for space yet
+    monkeypatch.setattr("time.monotonic", lambda: queue._tried + 6)
+    queue.append(record(5))
+    assert queue.in_memory() == [encode(record(number)) for number in (1, 2, 3, 4)]
+    assert list(blocked.rglob("*.jsonl"))
+    sent = []
+    while records := queue.peek(3):
+        sent += records
+        queue.commit(len(records))
+    assert sent == [record(number) for number in (1, 2, 3, 4, 5)]
+    assert queue.in_memory() == [] and queue.close() and not queue.dropped
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\x00{]\n", b"[1]\n", b'{"n": 1}\n', b'{"type": 1}\n', b'{"type": "tag"}\n']
 )
