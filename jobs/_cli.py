@@ -97,6 +97,27 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_class_options(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add ``--classes`` and ``--classes-from``, of which `given_classes` returns the names."""
+    named = parser.add_mutually_exclusive_group(required=required)
+    named.add_argument("--classes", metavar="A,B,C", help="class names, in this order")
+    named.add_argument("--classes-from", metavar="SHARDSET", help="classes of that shard set")
+
+
+def given_classes(options: argparse.Namespace) -> list[str] | None:
+    """Return the class names given by the options, None without. Raises UserError."""
+    if options.classes_from:
+        from pipeline.data.shards.manifest import load_manifest
+
+        return load_manifest(options.classes_from).classes
+    if options.classes is None:
+        return None
+    names = [name.strip() for name in options.classes.split(",")]
+    if "" in names or len(set(names)) != len(names):
+        raise UserError(f"--classes {options.classes}: empty or repeated name")
+    return names
+
+
 def add_tracking_option(parser: argparse.ArgumentParser, unset: str | None = None) -> None:
     """Add ``--tracking.uri``, spelled like the field of a recipe."""
     parser.add_argument(

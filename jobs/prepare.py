@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import command, make_parser, run_job
+from jobs._cli import add_class_options, command, given_classes, make_parser, run_job
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def convert(argv: Sequence[str] | None = None) -> tuple[list[StagedShardSet], fl
     started = time.monotonic()
     with _cluster(options.workers):
         others = [hash_shard_set(uri) for uri in options.compare_with]
-        given = _given_classes(options)
+        given = given_classes(options)
         source = _source(options, given)
         staged = _stage(options, source, given or source.classes, others)
     for one in staged:
@@ -121,9 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARDSET",
         help="report images that are also in that set (leaks); may be repeated",
     )
-    named = parser.add_mutually_exclusive_group()
-    named.add_argument("--classes", metavar="A,B,C", help="class names, in this order")
-    named.add_argument("--classes-from", metavar="SHARDSET", help="classes of that shard set")
+    add_class_options(parser)
     add("--name", help="name of the data set (default: from the source)")
     add("--strict", action="store_true", help="write nothing if anything is wrong with the source")
     add("--overwrite", action="store_true", help="replace the shard set in --out")
@@ -252,19 +250,6 @@ def _cluster(workers: int) -> Iterator[None]:
 def _value(options: argparse.Namespace, name: str) -> Any:
     given = getattr(options, name)
     return DEFAULTS[name] if given is None else given
-
-
-def _given_classes(options: argparse.Namespace) -> list[str] | None:
-    if options.classes_from:
-        from pipeline.data.shards.manifest import load_manifest
-
-        return load_manifest(options.classes_from).classes
-    if options.classes is None:
-        return None
-    names = [name.strip() for name in options.classes.split(",")]
-    if "" in names or len(set(names)) != len(names):
-        raise UserError(f"--classes {options.classes}: empty or repeated name")
-    return names
 
 
 def _figures(staged: StagedShardSet, seconds: float) -> dict[str, Any]:

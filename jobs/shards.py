@@ -1,9 +1,11 @@
-"""Verify, describe or preview a shard set in a folder or at an http, https or s3 address.
+"""Verify, describe, preview or adopt a shard set in a folder or at an http, https or s3 address.
 
 python -m jobs.shards verify URI                  check every hash, sample and count
 python -m jobs.shards describe URI [--html FILE]  classes, counts, box sizes, problems, pictures
 python -m jobs.shards preview URI --out FILE      what training sees: augmented images with boxes;
                                                   also accepts --config and --SECTION.FIELD VALUE
+python -m jobs.shards adopt URI --classes A,B     make a shard set of tars that are in its format
+                                                  already, such as those of webdataset's writer
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import RECIPES, make_parser, run_job
+from jobs._cli import RECIPES, add_class_options, given_classes, make_parser, run_job
 from pipeline.errors import UserError
 
 MAX_LISTED_FAULTS = 100
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run one of the commands and return its figures."""
     parser = make_parser("shards", str(__doc__))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_verify, _add_describe):
+    for add in (_add_verify, _add_describe, _add_adopt):
         add(commands)
     commands.add_parser("preview", help="write a sheet of augmented images", add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -63,11 +65,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     found = verify(options.uri)
     shards = len(found.manifest.shards)
-    if found.faults:
-        count = counted(len(found.faults), "fault")
-        lines = [f"{options.uri}: {count}", *found.faults[:MAX_LISTED_FAULTS]]
-        more = len(found.faults) - MAX_LISTED_FAULTS
-        raise UserError("\n".join([*lines, *([f"... and {more} more"] if more > 0 else [])]))
+    _check_faults(options.uri, found.faults)
     seconds = round(time.monotonic() - began, 2)
     counts = f"{counted(found.samples, 'sample')} in {counted(shards, 'shard')}"
     print(f"{options.uri}: valid: {counts}, {seconds} s")
@@ -76,6 +74,61 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
         "samples": found.samples,
         "shards": shards,
         "content_hash": found.manifest.content_hash,
+        "seconds": seconds,
+    }
+
+
+def _check_faults(title: str, faults: list[str]) -> None:
+    """Raise UserError with a line for each fault, if there are any."""
+    from pipeline.progress import counted
+
+    if faults:
+        lines = [f"{title}: {counted(len(faults), 'fault')}", *faults[:MAX_LISTED_FAULTS]]
+        more = len(faults) - MAX_LISTED_FAULTS
+        raise UserError("\n".join([*lines, *([f"... and {more} more"] if more > 0 else [])]))
+
+
+def _add_adopt(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "adopt",
+        _adopt,
+        "check tars that are in the format of shards, and write their indices and a manifest "
+        "beside them; the tars stay as they are",
+    )
+    add_class_options(parser, required=True)
+    parser.add_argument("--name", help="name of the data set (default: that of its folder)")
+    parser.add_argument("--split", default="train", help="name of the split (default: train)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the manifest in URI")
+
+
+def _adopt(options: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.data.shards.adopt import MAX_FAULTS, adopt
+    from pipeline.progress import counted
+
+    began = time.monotonic()
+    classes = given_classes(options)
+    assert classes is not None  # one of the options is required
+    manifest, faults = adopt(
+        options.uri,
+        classes,
+        name=options.name,
+        split=options.split,
+        overwrite=options.overwrite,
+    )
+    more = "; the check stopped there" if len(faults) >= MAX_FAULTS else ""
+    _check_faults(f"{options.uri}: not in the format of shards{more}", faults)
+    assert manifest is not None  # without faults there is one
+    counts = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}"
+    seconds = round(time.monotonic() - began, 2)
+    print(f"{options.uri}: now a shard set: {counts}, {seconds} s")
+    return {
+        "uri": options.uri,
+        "samples": manifest.samples,
+        "shards": len(manifest.shards),
+        "boxes_per_class": manifest.boxes_per_class,
+        "fingerprint": manifest.fingerprint,
+        "content_hash": manifest.content_hash,
         "seconds": seconds,
     }
 

@@ -7,6 +7,7 @@ a message. Nothing is ever extracted, so a member's name is a key and never a pa
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,7 +18,11 @@ BLOCK = 512
 INDEX_TYPE = np.dtype("<i8")
 INDEX_ROW_BYTES = 4 * INDEX_TYPE.itemsize
 _CHECKSUM = slice(148, 156)
-_REGULAR = (b"0", b"\0")
+_REGULAR, _EXTENDED = (b"0", b"\0"), (b"x", b"g")
+MAX_EXTENDED_BYTES = 2**16
+_RECORD = re.compile(rb"[0-9]+ ([^=\n]+)=")
+# What an extended header may not replace: readers by position would not see it.
+_LOCATING = re.compile(rb"path|size|linkpath|GNU\.sparse.*")
 
 
 class TarError(ValueError):
@@ -44,6 +49,19 @@ class Member(NamedTuple):
 
 def parse_header(header: bytes, at: int) -> Member:
     """Return the member of a header (512 bytes) at byte ``at``. Raises TarError."""
+    member, kind = _parse(header, at)
+    _check_regular(member, kind)
+    return member
+
+
+def _check_regular(member: Member, kind: bytes) -> None:
+    if kind not in _REGULAR:
+        raise TarError(f"member {member.name!r} is not a regular file")
+    check_name(member.name)
+
+
+def _parse(header: bytes, at: int) -> tuple[Member, bytes]:
+    """Return the unchecked member of a header at byte ``at``, and its type."""
     if len(header) < BLOCK:
         raise TarError(f"truncated at byte {at + len(header)}, inside a header")
     try:
@@ -59,10 +77,7 @@ def parse_header(header: bytes, at: int) -> Member:
     name = _text(header[:100])
     if header[257:262] == b"ustar" and header[345]:
         name = f"{_text(header[345:500])}/{name}"
-    if header[156:157] not in _REGULAR:
-        raise TarError(f"member {name!r} is not a regular file")
-    check_name(name)
-    return Member(name, at + BLOCK, size)
+    return Member(name, at + BLOCK, size), header[156:157]
 
 
 def check_name(name: str) -> None:
@@ -72,7 +87,10 @@ def check_name(name: str) -> None:
 
 
 def members(descriptor: int) -> Iterator[Member]:
-    """Yield all members of an open tar, in order. Raises TarError after the last valid one."""
+    """Yield all members of an open tar, in order. Raises TarError after the last valid one.
+
+    Extended headers, in which writers keep fractions of a second, are passed over.
+    """
     total, at = os.fstat(descriptor).st_size, 0
     while at < total:
         header = os.pread(descriptor, BLOCK, at)
@@ -80,12 +98,31 @@ def members(descriptor: int) -> Iterator[Member]:
             if os.pread(descriptor, BLOCK, at + BLOCK) != bytes(BLOCK):
                 raise TarError(f"truncated at byte {total}, inside its end marker")
             return
-        member = parse_header(header, at)
+        member, kind = _parse(header, at)
+        if kind not in _EXTENDED:
+            _check_regular(member, kind)
         at = member.offset + member.size + -member.size % BLOCK
         if at > total:
             raise TarError(f"truncated at byte {total}, inside member {member.name!r}")
-        yield member
+        if kind in _EXTENDED:
+            _check_extended(descriptor, member)
+        else:
+            yield member
     raise TarError(f"truncated at byte {total}: its end marker is missing")
+
+
+def _check_extended(descriptor: int, header: Member) -> None:
+    """Raise TarError if an extended header names or places the next member in its own way."""
+    if header.size > MAX_EXTENDED_BYTES:
+        raise TarError(f"the extended header at byte {header.offset} is too large")
+    records = os.pread(descriptor, header.size, header.offset)
+    for record in _RECORD.finditer(records):
+        if _LOCATING.fullmatch(record[1]):
+            word = record[1].decode("ascii", "backslashreplace")
+            raise TarError(
+                f"the extended header at byte {header.offset} sets the {word} of a member; write "
+                "the tar in the format ustar"
+            )
 
 
 def sample_rows(descriptor: int) -> Iterator[tuple[Member, Member]]:

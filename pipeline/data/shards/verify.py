@@ -45,10 +45,9 @@ class Verification:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.faults: list[str] = []
-        self.samples = 0
+        self.samples = self.samples_without_objects = 0
+        self.boxes: Counter[int] = Counter()  # by label
         self.complete = True
-        self._boxes: Counter[int] = Counter()  # by label
-        self._samples_without_objects = 0
         self._shard_by_key: dict[str, str] = {}
         self._location_by_image_id: dict[str, str] = {}
 
@@ -67,7 +66,7 @@ class Verification:
             try:
                 for image, annotation in sample_rows(file.fileno()):
                     rows.append((*image[1:], *annotation[1:]))
-                    self._check_sample(shard, file.fileno(), image, annotation)
+                    self.check_sample(shard, file.fileno(), image, annotation)
             except TarError as error:
                 self._add(shard, str(error))
                 self._check_rest(shard, file.fileno(), index, len(rows))
@@ -84,15 +83,15 @@ class Verification:
             self.faults.append("manifest.json: its counts were not compared, as samples are lost")
             return
         names = enumerate(manifest.classes)
-        boxes_per_class = {name: self._boxes[label] for label, name in names}
+        boxes_per_class = {name: self.boxes[label] for label, name in names}
         for count, found, expected in (
             ("samples", self.samples, manifest.samples),
             (
                 "samples_without_objects",
-                self._samples_without_objects,
+                self.samples_without_objects,
                 manifest.samples_without_objects,
             ),
-            ("boxes", sum(self._boxes.values()), manifest.boxes),
+            ("boxes", sum(self.boxes.values()), manifest.boxes),
             *(
                 (f"boxes_per_class {name}", boxes_per_class.get(name, 0), expected)
                 for name, expected in manifest.boxes_per_class.items()
@@ -119,7 +118,8 @@ class Verification:
     def _add(self, shard: Shard, fault: str) -> None:
         self.faults.append(f"{shard.name}: {fault}")
 
-    def _check_sample(self, shard: Shard, descriptor: int, image: Member, label: Member) -> None:
+    def check_sample(self, shard: Shard, descriptor: int, image: Member, label: Member) -> None:
+        """Check one sample of an open shard, by its two members, and count its boxes."""
         self.samples += 1
         location = f"{shard.name} {image.key}"
         if image.key in self._shard_by_key:
@@ -139,8 +139,8 @@ class Verification:
         if wrong:
             classes = len(self.manifest.classes)
             self.faults.append(f"{location}: label {wrong[0]} is not one of the {classes} classes")
-        self._boxes.update(sample.labels)
-        self._samples_without_objects += not sample.boxes
+        self.boxes.update(sample.labels)
+        self.samples_without_objects += not sample.boxes
         data = os.pread(descriptor, image.size, image.offset)
         try:
             height, width = decode_image(data, upright=False).shape[:2]
@@ -172,7 +172,7 @@ class Verification:
             except (TarError, OSError) as error:
                 lost.append((row, error))
             else:
-                self._check_sample(shard, descriptor, image, label)
+                self.check_sample(shard, descriptor, image, label)
         if lost:
             (row, reason), *more = lost
             them = f"{row} and {len(more)} after it are" if more else f"{row} is"
