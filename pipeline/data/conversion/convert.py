@@ -20,7 +20,7 @@ from pipeline.data.conversion.near_duplicates import find_near_duplicates
 from pipeline.data.conversion.shard_task import ShardResult, plan_shards
 from pipeline.data.conversion.staging import Staging, open_staging
 from pipeline.data.shards.manifest import Manifest
-from pipeline.data.shards.problems import PROBLEMS, Problem, ProblemWriter
+from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS, Problem, ProblemWriter
 from pipeline.data.shards.shard_table import ShardTable
 from pipeline.data.sources.record import SourceImage
 from pipeline.errors import UserError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MAX_SHARD_SAMPLES = 10_000
 MAX_SHARD_BYTES = 48 * 2**20
-KINDS_ALLOWED_BY_STRICT = ("near duplicate",)  # not a mistake in the source
 
 
 class SourceRejected(UserError):
@@ -196,7 +195,7 @@ class _Summary:
 def _check_usable(manifest: Manifest, problems: ProblemWriter, strict: bool) -> None:
     """Raise SourceRejected if the set has no samples or, with ``strict``, any problem."""
     title = f"{manifest.name} {manifest.split}"
-    faults = [kind for kind in problems.first if kind not in KINDS_ALLOWED_BY_STRICT]
+    faults = [kind for kind in problems.first if kind not in HARMLESS_KINDS]
     first = problems.first[faults[0]][0] if faults else None  # kinds are in order of occurrence
     if strict and faults:
         print(problems.format(), file=sys.stderr)

@@ -29,7 +29,7 @@ MAX_IMAGE_BYTES = 4 * MAX_PIXELS
 class StoredImage(NamedTuple):
     """Bytes to store, their extension and size; ``repairs`` describes what had to be repaired.
 
-    Near duplicates are found by ``image_hash``.
+    ``notes`` describe what is harmless. Near duplicates are found by ``image_hash``.
     """
 
     data: bytes
@@ -38,6 +38,7 @@ class StoredImage(NamedTuple):
     height: int
     repairs: list[str]
     image_hash: bytes
+    notes: tuple[str, ...] = ()
 
 
 def read_image(image: File | bytes) -> bytes:
@@ -71,7 +72,7 @@ def prepare_image(
     """
     pixels = decode_image(data, upright=False)
     extension, exif_orientation = image_format(data), orientation(data)
-    repairs = []
+    repairs, notes = [], []
     height, width = pixels.shape[:2]
     rotated_size = exif_orientation >= 5 and size == (height, width) != (width, height)
     if rotated_size or (upright and exif_orientation != 1):
@@ -85,11 +86,12 @@ def prepare_image(
         repairs.append("EXIF orientation removed; boxes refer to the pixels as stored")
     elif extension is None:
         data = _encode(pixels, None)
-        repairs.append("not JPEG or PNG; stored as PNG")
+        notes.append("not JPEG or PNG; stored as PNG")
     if extension and not _has_suffix_of(file_name, extension):
-        repairs.append(f"content is {extension.upper()}; stored as .{extension}")
+        notes.append(f"content is {extension.upper()}; stored as .{extension}")
     repairs += _size_repairs(size, width, height)
-    return StoredImage(data, extension or "png", width, height, repairs, image_hash(pixels))
+    hashed = image_hash(pixels)
+    return StoredImage(data, extension or "png", width, height, repairs, hashed, tuple(notes))
 
 
 def _size_repairs(size: tuple[int, int] | None, width: int, height: int) -> list[str]:

@@ -41,6 +41,8 @@ def validate_record(record: Record, labels: Mapping[str, int]) -> ValidatedRecor
         return ValidatedRecord(None, None, problems)
     for repair in image.repairs:
         problems.append(Problem(file=record.file_name, kind="repaired", reason=repair))
+    for note in image.notes:
+        problems.append(Problem(file=record.file_name, kind="note", reason=note))
     kept = []
     for item in record.objects:
         if record.relative:

@@ -49,11 +49,11 @@ Shards = Annotated[
 class Manifest(Document):
     """A shard set. Labels index ``classes``; ``fingerprint`` identifies the source's content.
 
-    Formats 1 and 2 have the list of problems in place of their counts, and format 1 has older names
-    for two of their kinds.
+    Format 3 has fewer kinds of problems. Formats 1 and 2 have the list of problems in place of
+    their counts, and format 1 has older names for two of their kinds.
     """
 
-    FORMAT_VERSION: ClassVar[int] = 3
+    FORMAT_VERSION: ClassVar[int] = 4
 
     name: str
     split: str
@@ -104,6 +104,8 @@ class Manifest(Document):
     @classmethod
     def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
         """Count the problems of an older manifest."""
+        if version >= 3:
+            return content
         rows = content.pop("problems", None)
         if not isinstance(rows, list):
             raise DocumentError(f"{MANIFEST}: no list of problems")

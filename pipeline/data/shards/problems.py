@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import UserError
 from pipeline.storage.durable import sync_file
@@ -26,10 +26,16 @@ ProblemKind = Literal[
     "image skipped",
     "box dropped",
     "box clipped",
+    "duplicate box",
+    "file unused",
     "repaired",
+    "suspicious",
+    "note",
     "near duplicate",
     "leak",
 ]
+# Kinds that --strict permits, because nothing is lost and nothing may be a mistake of the source.
+HARMLESS_KINDS: tuple[ProblemKind, ...] = ("note", "near duplicate")
 _CURRENT_KINDS = {kind: kind for kind in get_args(ProblemKind)} | OLD_PROBLEM_KINDS
 _KEYS = {"file", "kind", "reason"}
 
@@ -37,7 +43,10 @@ _KEYS = {"file", "kind", "reason"}
 class Problem(BaseModel):
     """One fault of the source, and what was done about it.
 
-    Near duplicates and leaks (a near duplicate in another split) are kept, and only reported.
+    Near duplicates and leaks (a near duplicate in another split) are kept, and only reported. So is
+    what is *suspicious*: probably a mistake, such as boxes in another unit. A *note* is about what
+    is read without any loss or doubt. A reason begins with the object that it is about, if any, and
+    a colon: ``annotation 7: unknown category 5``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +54,7 @@ class Problem(BaseModel):
     file: str
     kind: ProblemKind
     reason: str
+    objects: int = Field(default=0, ge=0, description="objects that are lost with what it is about")
 
     @field_validator("kind", mode="before")
     @classmethod
@@ -53,6 +63,11 @@ class Problem(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.kind}: {self.reason}"
+
+    @property
+    def lost_objects(self) -> int:
+        """Return the number of objects of the source that are not in the set because of this."""
+        return self.objects or int(self.kind == "box dropped")
 
 
 class ProblemWriter:
@@ -70,7 +85,7 @@ class ProblemWriter:
             self.counts[problem.kind] += 1
             if len(self.first[problem.kind]) < MAX_LISTED_PROBLEMS:
                 self.first[problem.kind].append(problem)
-            line = json.dumps(problem.model_dump(), ensure_ascii=False)
+            line = json.dumps(problem.model_dump(exclude_defaults=True), ensure_ascii=False)
             self._file.write(f"{line}\n".encode())
 
     def close(self) -> None:

@@ -100,6 +100,13 @@ def test_strict_rejects_any_problem(voc, tmp_path, convert_source, capsys):
     assert not (tmp_path / "out").exists() and "a.xml: cat" in capsys.readouterr().err
 
 
+def test_strict_permits_what_is_harmless(voc, tmp_path, convert_source, encode):
+    voc.add("a", [("cat", 1, 1, 9, 9)], image=encode("PNG"))
+    out = tmp_path / "out"
+    convert_source(voc_source(voc.root, "train"), out, strict=True)
+    assert [str(p) for p in read_problems(out)] == ["a.jpg: note: content is PNG; stored as .png"]
+
+
 def test_set_without_usable_images_is_rejected(voc, tmp_path, convert_source):
     voc.add("a", [("cat", 1, 1, 9, 9)], image=b"no image")
     with pytest.raises(UserError, match=r"no usable image; .*a\.jpg: image skipped: not an"):

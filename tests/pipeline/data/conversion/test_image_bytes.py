@@ -27,22 +27,20 @@ def test_valid_bytes_are_kept(encode, kind, extension):
 
 @pytest.mark.parametrize("name", ["x.jpeg", "x.JPG", "x.jfif"])
 def test_all_jpeg_suffixes_are_accepted(encode, name):
-    assert prepare_image(encode(), name, None).repairs == []
+    assert prepare_image(encode(), name, None).notes == ()
 
 
 def test_png_named_jpg_with_size_zero_is_repaired(encode):
     data = encode("PNG")
     got = prepare_image(data, "x.jpg", (0, 0))
     assert got[:4] == (data, "png", 40, 30)
-    assert got.repairs == [
-        "content is PNG; stored as .png",
-        "annotated size is 0x0, the image is 40x30",
-    ]
+    assert got.notes == ("content is PNG; stored as .png",)
+    assert got.repairs == ["annotated size is 0x0, the image is 40x30"]
 
 
 def test_other_formats_become_png_with_the_same_pixels(encode):
     got = prepare_image(encode("BMP"), "x.bmp", (40, 30))
-    assert got.extension == "png" and got.repairs == ["not JPEG or PNG; stored as PNG"]
+    assert got.extension == "png" and got.notes == ("not JPEG or PNG; stored as PNG",)
     assert np.array_equal(decode_image(got.data), decode_image(encode("BMP")))
 
 

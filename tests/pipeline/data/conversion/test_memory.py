@@ -119,7 +119,10 @@ def test_opening_a_set_does_not_hold_its_problems(tmp_path, convert_source, vers
     tree = json.loads((out / "manifest.json").read_text())
     if version == 2:
         del tree["problem_counts"]
-        tree |= {"format_version": 2, "problems": [problem.model_dump() for problem in problems]}
+        tree |= {
+            "format_version": 2,
+            "problems": [problem.model_dump(exclude_defaults=True) for problem in problems],
+        }
     else:
         tree["problem_counts"] = {"box dropped": count}
         writer = ProblemWriter(out / "problems.jsonl")

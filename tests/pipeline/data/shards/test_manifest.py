@@ -42,7 +42,7 @@ def test_folder_without_manifest_is_not_a_shard_set(tmp_path):
 def test_newer_format_is_reported(scenes, tmp_path):
     # A newer format may also have unknown fields; the message must be about the version.
     folder = change(scenes, tmp_path, format_version=99, codec="av2")
-    with pytest.raises(UserError, match=r"has format 99, written by a newer version .* up to 3"):
+    with pytest.raises(UserError, match=r"has format 99, written by a newer version .* up to 4"):
         load_manifest(folder)
 
 
@@ -66,7 +66,7 @@ def test_manifest_of_format_1_loads_with_current_problem_kinds(tmp_path):
     assert manifest.samples == 3 and not verify(str(FORMAT_1)).faults
     write_manifest(manifest, tmp_path)
     written = json.loads((tmp_path / "manifest.json").read_text())
-    assert written["format_version"] == 3 and load_manifest(tmp_path) == manifest
+    assert written["format_version"] == 4 and load_manifest(tmp_path) == manifest
     assert written.pop("problem_counts") == manifest.problem_counts
     assert written | {"format_version": 1} == {k: v for k, v in stored.items() if k != "problems"}
 
@@ -135,3 +135,8 @@ def test_content_hash_depends_on_shards_and_classes_only(scenes, tmp_path):
         change(scenes, tmp_path, samples=20, shards=[s.model_dump() for s in manifest.shards[:4]])
     )
     assert manifest.content_hash == renamed.content_hash != fewer.content_hash
+
+
+def test_manifest_of_format_3_loads(scenes, tmp_path):
+    folder = change(scenes, tmp_path, format_version=3, problem_counts={"repaired": 2})
+    assert load_manifest(folder).problem_counts == {"repaired": 2}

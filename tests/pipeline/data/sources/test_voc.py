@@ -145,8 +145,8 @@ def test_png_named_jpg_with_size_zero_is_repaired(voc, convert_voc, encode, tmp_
     assert (samples["a"].width, samples["a"].height) == (40, 30)
     assert samples["a"].boxes == [(0, 0, 40, 9)]
     assert problems.splitlines()[:2] == [
-        "a.jpg: repaired: content is PNG; stored as .png",
         "a.jpg: repaired: annotated size is 0x0, the image is 40x30",
+        "a.jpg: note: content is PNG; stored as .png",
     ]
     assert b"000000000.png" in (tmp_path / "out/shard-000000.tar").read_bytes()
 
