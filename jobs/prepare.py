@@ -3,6 +3,7 @@
 python -m jobs.prepare --source voc --root DIR --split train --out DIR
 python -m jobs.prepare --source coco --images DIR --annotations FILE --out DIR
 python -m jobs.prepare --source yolo --root DIR --split train --out DIR
+python -m jobs.prepare --source webdataset --shards 'URI/{000..009}.tar' --out DIR
 python -m jobs.prepare --source shapes --count 400 --split train --seed 0 --out DIR
 
 DIR may be a tar or zip, or a folder inside one (data.tar/VOCdevkit/VOC2007); FILE may be in one.
@@ -36,12 +37,14 @@ REQUIRED_OPTIONS = {
     "voc": ("root",),
     "coco": ("images", "annotations"),
     "yolo": ("root",),
+    "webdataset": ("shards",),
     "shapes": (),
 }
 ALLOWED_OPTIONS = {
     "voc": ("split", "seed"),
     "coco": ("split", "seed"),
     "yolo": ("split", "seed"),
+    "webdataset": ("split", "seed", "annotations", "box_format"),
     "shapes": ("count", "size", "seed", "split"),
 }
 DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train"}
@@ -104,7 +107,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--split", help="voc, yolo: split of the source; otherwise a name (default: train)")
     add("--images", type=Path, metavar="DIR", help="coco: folder of the images")
-    add("--annotations", type=Path, metavar="FILE", help="coco: instances JSON")
+    add(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="coco: instances JSON; webdataset: JSON with the categories that numbers refer to",
+    )
+    add(
+        "--shards",
+        metavar="PATTERN",
+        help="webdataset: tars on disk, or at an http, https or s3 address: URI/{000..009}.tar",
+    )
+    add(
+        "--box-format",
+        choices=("xywh", "xyxy", "cxcywh"),
+        help="webdataset: numbers of a box in JSON (default: boxes xyxy, bbox xywh)",
+    )
     add("--count", type=_positive, metavar="N", help="shapes: images to draw (default: 400)")
     add("--size", type=_positive, metavar="PX", help="shapes: side of an image (default: 128)")
     add("--seed", type=_seed, metavar="S", help="seed of shapes or of --split-by (default: 0)")
@@ -154,12 +172,14 @@ def _check_options(options: argparse.Namespace) -> None:
     for needed in REQUIRED_OPTIONS[kind]:
         if getattr(options, needed) is None:
             raise UserError(f"--source {kind} needs --{needed}")
-    for other in {"root", "images", "annotations", *DEFAULTS} - {
+    sources = {"root", "images", "annotations", "shards", "box_format"}
+    for other in {*sources, *DEFAULTS} - {
         *REQUIRED_OPTIONS[kind],
         *ALLOWED_OPTIONS[kind],
     }:
         if getattr(options, other) is not None:
-            raise UserError(f"--{other} cannot be used with --source {kind}")
+            option = other.replace("_", "-")
+            raise UserError(f"--{option} cannot be used with --source {kind}")
     if options.split_by is None:
         if kind in ("voc", "yolo") and options.split is None:
             raise UserError(
@@ -175,6 +195,7 @@ def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
     from pipeline.data.sources.coco import coco_source
     from pipeline.data.sources.synthetic import shapes_source
     from pipeline.data.sources.voc import voc_source
+    from pipeline.data.sources.webdataset.source import webdataset_source
     from pipeline.data.sources.yolo import yolo_source
 
     if options.source == "voc":
@@ -183,6 +204,8 @@ def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
         return yolo_source(options.root, options.split, classes)
     if options.source == "coco":
         return coco_source(options.images, options.annotations)
+    if options.source == "webdataset":
+        return webdataset_source(options.shards, classes, options.annotations, options.box_format)
     return shapes_source(*(_value(options, name) for name in ("count", "split", "size", "seed")))
 
 

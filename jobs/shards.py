@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import RECIPES, add_class_options, given_classes, make_parser, run_job
+from jobs._cli import RECIPES, add_class_options, command, given_classes, make_parser, run_job
 from pipeline.errors import UserError
 
 MAX_LISTED_FAULTS = 100
@@ -117,7 +117,8 @@ def _adopt(options: argparse.Namespace) -> dict[str, Any]:
         overwrite=options.overwrite,
     )
     more = "; the check stopped there" if len(faults) >= MAX_FAULTS else ""
-    _check_faults(f"{options.uri}: not in the format of shards{more}", faults)
+    hint = f"{command('prepare')} --source webdataset converts other WebDataset tars"
+    _check_faults(f"{options.uri}: not in the format of shards; {hint}{more}", faults)
     assert manifest is not None  # without faults there is one
     counts = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}"
     seconds = round(time.monotonic() - began, 2)

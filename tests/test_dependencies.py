@@ -21,7 +21,6 @@ MODULE_NAMES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yam
 # Declared, though no file of the product imports it.
 NOT_IMPORTED = {
     "s3fs": "fsspec loads it for s3:// addresses",
-    "webdataset": "shards follow its tar format, and users read them with it",
 }
 
 # Imported only where it is installed. The package is never required.

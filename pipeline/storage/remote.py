@@ -58,15 +58,23 @@ class Remote:
             self._with_retries(name, lambda: self._download(name, path, MAX_SMALL_FILE_BYTES))
             return path.read_bytes()
 
-    def fetch(self, name: str, to: Path, size: int | None = None, sha256: str = "") -> None:
-        """Write a file to ``to``, and check its size and sha256 if they are given.
+    def fetch(
+        self,
+        name: str,
+        to: Path,
+        size: int | None = None,
+        sha256: str = "",
+        max_bytes: int | None = None,
+    ) -> str:
+        """Write a file to ``to`` and return its sha256, in hex.
 
-        Raises FileNotFoundError if it does not exist, UserError if it could not be fetched intact,
-        OutageError if the store does not respond.
+        Its size and sha256 are checked if they are given. Raises FileNotFoundError if it does not
+        exist, UserError if it could not be fetched intact or exceeds ``max_bytes``, OutageError if
+        the store does not respond.
         """
 
-        def attempt() -> None:
-            found = self._download(name, to, size)
+        def attempt() -> str:
+            found = self._download(name, to, max_bytes if size is None else size)
             received = to.stat().st_size
             if size is not None and received != size:
                 raise _DamagedFileError(f"received {received} bytes, the manifest says {size}")
@@ -75,8 +83,9 @@ class Remote:
                     f"its sha256 is {found[:12]}..., the manifest says {sha256[:12]}...: it is "
                     "damaged, or was changed after the manifest was written"
                 )
+            return found
 
-        self._with_retries(name, attempt)
+        return self._with_retries(name, attempt)
 
     def _download(self, name: str, to: Path, max_bytes: int | None) -> str:
         try:
@@ -88,8 +97,8 @@ class Remote:
                 raise UserError(f"{to.parent}: {error.strerror}; cannot write {name}") from None
             raise
 
-    def _with_retries(self, name: str, attempt: Callable[[], object]) -> None:
-        with_retries(attempt, f"{self.uri}/{name}", self.retries)
+    def _with_retries(self, name: str, attempt: Callable[[], T]) -> T:
+        return with_retries(attempt, f"{self.uri}/{name}", self.retries)
 
 
 def with_retries(attempt: Callable[[], T], subject: str, retries: int) -> T:

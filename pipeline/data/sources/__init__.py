@@ -1,1 +1,1 @@
-"""Sources of labelled images: VOC, COCO, YOLO and generated shapes, in folders and archives."""
+"""Sources of labelled images: VOC, COCO, YOLO, WebDataset and generated shapes."""

@@ -146,7 +146,7 @@ def test_job_reports_faults_and_then_adopts(written, capsys):
         with pytest.raises(UserError) as caught:
             shards.main(["adopt", str(written), *arguments])
     assert "--classes" in str(caught.value)
-    fault = r"not in the format of shards: 5 faults\n.*label 1 is not one of the 1 classes"
+    fault = r"not in the format of shards; .*: 5 faults\n.*label 1 is not one of the 1 classes"
     with pytest.raises(UserError, match=fault):
         shards.main(["adopt", str(written), "--classes", "circle"])
     result = shards.main(["adopt", str(written), "--classes", "circle,square", "--name", "x"])

@@ -1,0 +1,115 @@
+"""The source of WebDataset shards: one kind of labels for all samples, found in the first shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.data.sources.files import open_file
+from pipeline.data.sources.record import ParsedImage, Record, Source, SourceImage
+from pipeline.data.sources.values import read_id
+from pipeline.data.sources.webdataset.json_image import Names
+from pipeline.data.sources.webdataset.labels import LabelReader
+from pipeline.data.sources.webdataset.listing import ListedShard, list_shard
+from pipeline.data.sources.webdataset.pattern import expand_shards, shard_names
+from pipeline.data.sources.webdataset.sample_json import BoxFormat
+from pipeline.errors import UserError
+from pipeline.progress import Progress
+
+
+def webdataset_source(
+    pattern: str,
+    classes: list[str] | None = None,
+    annotations: Path | None = None,
+    box_format: BoxFormat | None = None,
+) -> Source:
+    """Return the images of the shards that a pattern such as ``URI/{000..009}.tar`` names.
+
+    ``classes`` are names in the order of the numbers in the labels; the ``categories`` of a JSON
+    file ``annotations`` give numbers of their own. Without either, labels have names, and all
+    shards are read once to collect them. Raises UserError and OutageError.
+    """
+    shards = expand_shards(pattern)
+    names, ids = _categories(annotations) if annotations else (_numbered(classes or []), None)
+    images = _Images(shards, LabelReader(names, box_format))
+    if classes is not None:
+        ids = None
+    elif names:
+        classes = list(dict.fromkeys(name for _, name in names))
+    return Source(
+        kind="webdataset",
+        name=_name(shards),
+        classes=_collect_classes(images) if classes is None else classes,
+        images=images,
+        total=0,  # known when the last shard has been listed
+        category_ids=ids,
+    )
+
+
+def _name(shards: Sequence[str]) -> str:
+    """Return a name for the data set: that of the folder of its first shard."""
+    path = shards[0] if "://" in shards[0] else str(Path(shards[0]).absolute())
+    return path.rpartition("/")[0].rpartition("/")[2] or "webdataset"
+
+
+def _numbered(classes: Sequence[str]) -> Names:
+    return tuple((str(number), name) for number, name in enumerate(classes))
+
+
+def _categories(path: Path) -> tuple[Names, list[int] | None]:
+    """Return the names of the categories in a JSON by id, and the id of each class."""
+    try:
+        tree = json.loads(open_file(path, "--annotations"))
+        rows = tree.get("categories", []) if isinstance(tree, dict) else []
+        names = {int(str(read_id(row["id"]))): str(row["name"]).strip() for row in rows}
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError):
+        names = {}
+    if not names or "" in names.values():
+        raise UserError(
+            f"--annotations {path}: no list of categories, each with an id (a number) and a name"
+        )
+    first: dict[str, int] = {}
+    for number in sorted(names):
+        first.setdefault(names[number], number)
+    return tuple((str(number), names[number]) for number in sorted(names)), list(first.values())
+
+
+def _collect_classes(images: _Images) -> list[str]:
+    """Return the sorted names of all classes in the labels."""
+    found: set[str] = set()
+    progress = Progress("collecting class names")
+    for image in images:
+        found |= {item.name for item in image.read_record().objects}
+        progress.advance()
+    progress.finish()
+    return sorted(found)
+
+
+class _Images:
+    """The images of all shards, which are listed one at a time; each iteration lists them again."""
+
+    def __init__(self, shards: list[str], reader: LabelReader) -> None:
+        self._shards = list(zip(shards, shard_names(shards), strict=True))
+        self._reader = reader
+        for number, (url, name) in enumerate(self._shards):
+            shard = list_shard(url, name)
+            if shard.samples or number == len(shards) - 1:
+                reader.choose(shard, url)
+                break
+        # Listed already, for the first iteration.
+        self._listed: tuple[int, ListedShard] | None = (number, shard)
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        known, self._listed = self._listed, None
+        for number, (url, name) in enumerate(self._shards):
+            shard = known[1] if known and known[0] == number else list_shard(url, name)
+            if known and known[0] == number:
+                known = None  # or its tar would stay on disk
+            for at, problem in enumerate(shard.problems):
+                record = Record(f"{name} {at}", problem.file, None, name, problems=[problem])
+                yield ParsedImage(record)
+            for sample in shard.samples:
+                yield self._reader.image(name, sample)
