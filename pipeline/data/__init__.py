@@ -9,6 +9,7 @@ from pipeline.data.loading.loader import (
     build_train_loader,
     check_batches,
 )
+from pipeline.data.loading.webdataset_pipeline import as_webdataset
 from pipeline.data.shards.manifest import Manifest, load_manifest, require_classes
 from pipeline.data.shards.sample import Sample
 
@@ -19,6 +20,7 @@ __all__ = [
     "Manifest",
     "Sample",
     "TrainLoader",
+    "as_webdataset",
     "build_eval_loader",
     "build_train_loader",
     "check_batches",

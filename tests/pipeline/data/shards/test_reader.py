@@ -52,6 +52,25 @@ def test_webdataset_reads_shards(scenes):
         assert (sample["jpg"], sample["json"]) == (raw.image, raw.json)
 
 
+def test_shard_is_what_webdataset_writes_except_for_padding_and_the_place_of_a_png(tmp_path):
+    for extension in ("jpg", "png"):
+        writer = ShardWriter(tmp_path, 10, 10**6)
+        with (tmp_path / "theirs.tar").open("wb") as file:
+            options = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False}
+            with webdataset.TarWriter(file, **options) as theirs:
+                for number in range(3):
+                    writer.add(extension, b"i" * 700, b"{}")
+                    content = {extension: b"i" * 700, "json": b"{}"}
+                    theirs.write({"__key__": f"{number:09d}", **content})
+        writer.close()
+        own, other = ((tmp_path / name).read_bytes() for name in ("shard-000000.tar", "theirs.tar"))
+        assert len(other) % 10240 == 0 < len(own) % 10240
+        if extension == "jpg":
+            assert other == own + bytes(len(other) - len(own))
+        else:
+            assert other[:9] == own[:9] and other[10:13] == b"jso" and own[10:13] == b"png"
+
+
 def test_hashes_and_sizes_match_the_files(scenes):
     for shard in load_manifest(scenes).shards:
         data = (Path(scenes) / shard.name).read_bytes()
