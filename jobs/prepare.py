@@ -41,10 +41,10 @@ REQUIRED_OPTIONS = {
     "shapes": (),
 }
 ALLOWED_OPTIONS = {
-    "voc": ("split", "seed"),
-    "coco": ("split", "seed"),
-    "yolo": ("split", "seed"),
-    "webdataset": ("split", "seed", "annotations", "box_format"),
+    "voc": ("split", "seed", "boxes_are"),
+    "coco": ("split", "seed", "boxes_are"),
+    "yolo": ("split", "seed", "boxes_are"),
+    "webdataset": ("split", "seed", "boxes_are", "annotations", "box_format"),
     "shapes": ("count", "size", "seed", "split"),
 }
 DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train"}
@@ -67,13 +67,14 @@ def convert(argv: Sequence[str] | None = None) -> tuple[list[StagedShardSet], fl
     """Convert, publish and print the new set, or both sets; return them and the seconds taken."""
     options = _parser().parse_args(argv)
     _check_options(options)
+    from pipeline.data.conversion.frames.orientation import settle_frame
     from pipeline.data.conversion.near_duplicates import hash_shard_set
 
     started = time.monotonic()
     with _cluster(options.workers):
         others = [hash_shard_set(uri) for uri in options.compare_with]
         given = given_classes(options)
-        source = _source(options, given)
+        source = settle_frame(_source(options, given), options.boxes_are)
         staged = _stage(options, source, given or source.classes, others)
     for one in staged:
         one.publish()
@@ -127,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=_positive, metavar="PX", help="shapes: side of an image (default: 128)")
     add("--seed", type=_seed, metavar="S", help="seed of shapes or of --split-by (default: 0)")
     add(
+        "--boxes-are",
+        choices=("stored", "upright"),
+        help="pixels that boxes refer to: as stored, or turned upright by the EXIF orientation "
+        "(default: decided by the annotated sizes and boxes of images turned sideways; "
+        "yolo: upright)",
+    )
+    add(
         "--split-by",
         type=_ratio,
         metavar="RATIO",
@@ -172,7 +180,7 @@ def _check_options(options: argparse.Namespace) -> None:
     for needed in REQUIRED_OPTIONS[kind]:
         if getattr(options, needed) is None:
             raise UserError(f"--source {kind} needs --{needed}")
-    sources = {"root", "images", "annotations", "shards", "box_format"}
+    sources = {"root", "images", "annotations", "boxes_are", "shards", "box_format"}
     for other in {*sources, *DEFAULTS} - {
         *REQUIRED_OPTIONS[kind],
         *ALLOWED_OPTIONS[kind],

@@ -15,7 +15,7 @@ from pipeline.data.sources.files import File, LooseFile
 from pipeline.data.transforms.decode import (
     MAX_PIXELS,
     ImageError,
-    decode_image,
+    decode_with_notes,
     image_format,
     orientation,
     turn_upright,
@@ -24,21 +24,25 @@ from pipeline.errors import UserError
 
 # No real image takes more than four bytes a pixel at the pixel limit.
 MAX_IMAGE_BYTES = 4 * MAX_PIXELS
+# Values of 0 to 255 that differ by less are one level to the eye: the file may hold another depth.
+FLAT_RANGE, FLAT_SAMPLE_STEP = 16, 16
 
 
 class StoredImage(NamedTuple):
-    """Bytes to store, their extension and size; ``repairs`` describes what had to be repaired.
+    """Bytes to store, their extension and size; ``notes`` say how they differ from the original.
 
-    ``notes`` describe what is harmless. Near duplicates are found by ``image_hash``.
+    ``sideways`` images had an EXIF orientation that exchanges width and height. The pixels of a
+    ``flat`` image are almost of one colour. Near duplicates are found by ``image_hash``.
     """
 
     data: bytes
     extension: str
     width: int
     height: int
-    repairs: list[str]
+    notes: list[str]
+    sideways: bool
+    flat: bool
     image_hash: bytes
-    notes: tuple[str, ...] = ()
 
 
 def read_image(image: File | bytes) -> bytes:
@@ -60,44 +64,43 @@ def read_image(image: File | bytes) -> bytes:
         raise ImageError(str(error)) from None
 
 
-def prepare_image(
-    data: bytes, file_name: str, size: tuple[int, int] | None, *, upright: bool = False
-) -> StoredImage:
+def prepare_image(data: bytes, file_name: str, *, upright: bool = False) -> StoredImage:
     """Decode bytes completely and decide how to store them. Raises ImageError.
 
-    ``size`` is the annotated width and height. Boxes are assumed to refer to the pixels as stored,
-    because most annotation tools ignore the EXIF orientation. The image is rotated upright only
-    with ``upright``, or if the annotated size matches the upright image alone. In all cases the
-    stored image has no EXIF orientation: every reader sees the pixels that the boxes refer to.
+    Boxes refer to the pixels as stored or, with ``upright``, to the image as its EXIF orientation
+    turns it. The stored image has no EXIF orientation: every reader sees the pixels that the boxes
+    refer to.
     """
-    pixels = decode_image(data, upright=False)
+    pixels, notes = decode_with_notes(data, upright=False)
     extension, exif_orientation = image_format(data), orientation(data)
-    repairs, notes = [], []
-    height, width = pixels.shape[:2]
-    rotated_size = exif_orientation >= 5 and size == (height, width) != (width, height)
-    if rotated_size or (upright and exif_orientation != 1):
+    if upright and exif_orientation != 1:
         pixels = turn_upright(pixels, exif_orientation)
         data = _encode(pixels, extension)
-        height, width = pixels.shape[:2]
-        expected = "annotated size" if rotated_size else "label format"
-        repairs.append(f"rotated upright to match the {expected}")
+        notes.append(f"turned upright by its EXIF orientation {exif_orientation}")
     elif exif_orientation != 1:
         data = _remove_exif(data) if extension == "jpg" else _encode(pixels, extension)
-        repairs.append("EXIF orientation removed; boxes refer to the pixels as stored")
+        notes.append(f"EXIF orientation {exif_orientation} removed; pixels are as stored")
     elif extension is None:
         data = _encode(pixels, None)
         notes.append("not JPEG or PNG; stored as PNG")
     if extension and not _has_suffix_of(file_name, extension):
         notes.append(f"content is {extension.upper()}; stored as .{extension}")
-    repairs += _size_repairs(size, width, height)
-    hashed = image_hash(pixels)
-    return StoredImage(data, extension or "png", width, height, repairs, hashed, tuple(notes))
+    return StoredImage(
+        data,
+        extension or "png",
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        notes=notes,
+        sideways=exif_orientation >= 5,
+        flat=_is_flat(pixels),
+        image_hash=image_hash(pixels),
+    )
 
 
-def _size_repairs(size: tuple[int, int] | None, width: int, height: int) -> list[str]:
-    if size is None or size == (width, height):
-        return []
-    return [f"annotated size is {size[0]}x{size[1]}, the image is {width}x{height}"]
+def _is_flat(pixels: np.ndarray) -> bool:
+    """Return whether the values of each colour differ by less than 16 of 255."""
+    few = pixels[::FLAT_SAMPLE_STEP, ::FLAT_SAMPLE_STEP]  # enough for nearly all images
+    return all(np.ptp(part, axis=(0, 1)).max() < FLAT_RANGE for part in (few, pixels))
 
 
 def _has_suffix_of(file_name: str, extension: str) -> bool:

@@ -31,7 +31,7 @@ from pipeline.storage.remote import is_remote
 RESULT_FILE = "done.json"
 # Raise it when the same source would give other shards or other problems. Shards of an interrupted
 # conversion with another version are not reused: the conversion starts from scratch.
-CONVERSION_VERSION = 3
+CONVERSION_VERSION = 4
 
 
 class ShardResult(Document):

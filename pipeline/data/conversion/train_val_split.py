@@ -81,7 +81,7 @@ class HashTask:
                 if record.image is None:
                     raise ImageError("skipped")
                 data = read_image(record.image)
-                stored = prepare_image(data, record.file_name, record.size, upright=record.upright)
+                stored = prepare_image(data, record.file_name, upright=record.upright)
                 yield stored.image_hash
             except ImageError:
                 yield _sort_key(-1, image.image_id)[:16]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from pipeline.data.conversion.frames.annotated_size import Fitted, fit_objects
 from pipeline.data.conversion.image_bytes import StoredImage, prepare_image, read_image
-from pipeline.data.shards.problems import Problem
+from pipeline.data.shards.problems import Problem, ProblemKind
 from pipeline.data.shards.sample import Box, Sample
 from pipeline.data.sources.record import Object, Record
 from pipeline.data.transforms.decode import ImageError
@@ -34,17 +35,15 @@ def validate_record(record: Record, labels: Mapping[str, int]) -> ValidatedRecor
         return ValidatedRecord(None, None, problems)
     try:
         data = read_image(record.image)
-        image = prepare_image(data, record.file_name, record.size, upright=record.upright)
+        image = prepare_image(data, record.file_name, upright=record.upright)
+        fitted = fit_objects(record, (image.width, image.height), image.sideways)
     except ImageError as error:
         reason = str(error)
         problems.append(Problem(file=record.file_name, kind="image skipped", reason=reason))
         return ValidatedRecord(None, None, problems)
-    for repair in image.repairs:
-        problems.append(Problem(file=record.file_name, kind="repaired", reason=repair))
-    for note in image.notes:
-        problems.append(Problem(file=record.file_name, kind="note", reason=note))
+    problems += _image_problems(record, image, fitted)
     kept = []
-    for item in record.objects:
+    for item in fitted.objects:
         if record.relative:
             item = item._replace(box=_to_pixels(item.box, image.width, image.height))
         fault, box = _clip_to_image(item, image.width, image.height, labels)
@@ -65,6 +64,19 @@ def validate_record(record: Record, labels: Mapping[str, int]) -> ValidatedRecor
         area=[_area(item, box) for item, box in kept],
     )
     return ValidatedRecord(image, sample, problems)
+
+
+def _image_problems(record: Record, image: StoredImage, fitted: Fitted) -> Iterator[Problem]:
+    """Yield what is to be said of an image that is used."""
+    notes = [*image.notes, *filter(None, [fitted.note])]
+    rows: list[tuple[ProblemKind, str]] = [("note", note) for note in notes]
+    if fitted.repair:
+        rows.append(("repaired", fitted.repair))
+    if image.flat:
+        reason = "the image is almost of one colour; was it saved in another depth?"
+        rows.append(("suspicious" if fitted.objects else "note", reason))
+    for kind, reason in rows:
+        yield Problem(file=record.file_name, kind=kind, reason=reason)
 
 
 def _to_pixels(box: Box, width: int, height: int) -> Box:

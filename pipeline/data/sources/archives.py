@@ -60,14 +60,31 @@ class Member:
         finally:
             os.close(descriptor)
 
-    def _inflate(self, descriptor: int) -> bytes:
+    def read_start(self, limit: int) -> bytes:
+        """Return about the first ``limit`` bytes, unchecked. Raises OSError or ValueError."""
+        descriptor = os.open(self.archive, os.O_RDONLY)
+        try:
+            if self.packed < 0:
+                return _read_exactly(descriptor, self.start, min(self.size, limit))
+            start = self._packed_start(descriptor)
+            data = _read_exactly(descriptor, start, min(self.packed, limit))
+            return zlib.decompressobj(-15).decompress(data, limit) if self.deflated else data
+        except zlib.error as error:
+            raise ValueError(f"the zip is damaged: {error}") from None
+        finally:
+            os.close(descriptor)
+
+    def _packed_start(self, descriptor: int) -> int:
+        """Return the offset of the data of a member of a zip."""
         header = ZIP_LOCAL_HEADER.unpack(
             _read_exactly(descriptor, self.start, ZIP_LOCAL_HEADER.size)
         )
         if header[0] != b"PK\x03\x04":
             raise ValueError("the zip is damaged: local header not found")
-        start = self.start + ZIP_LOCAL_HEADER.size + header[9] + header[10]
-        data = _read_exactly(descriptor, start, self.packed)
+        return int(self.start + ZIP_LOCAL_HEADER.size + header[9] + header[10])
+
+    def _inflate(self, descriptor: int) -> bytes:
+        data = _read_exactly(descriptor, self._packed_start(descriptor), self.packed)
         if self.deflated:
             try:
                 data = zlib.decompressobj(-15).decompress(data, self.size + 1)

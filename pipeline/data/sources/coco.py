@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import FileError, Files, open_file, open_files, relative_name
 from pipeline.data.sources.record import (
+    Images,
     Object,
     ParsedImage,
     Record,
@@ -44,7 +45,7 @@ def coco_source(images: Path, annotations: Path) -> Source:
         kind="coco",
         name=annotations.stem,
         classes=classes,
-        images=_source_images(tree["images"], files, objects, annotations.name),
+        images=Images(lambda: _source_images(tree["images"], files, objects, annotations.name)),
         total=len(tree["images"]),
         problems=problems,
         category_ids=ids,

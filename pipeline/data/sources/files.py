@@ -35,6 +35,9 @@ class File(Protocol):
     def read(self, limit: int) -> bytes:
         """Return all bytes. Raises OSError, or ValueError if they are damaged or over the limit."""
 
+    def read_start(self, limit: int) -> bytes:
+        """Return about the first ``limit`` bytes, unchecked. Raises OSError or ValueError."""
+
 
 @dataclass(frozen=True)
 class LooseFile:
@@ -57,6 +60,11 @@ class LooseFile:
         if len(data) > limit:
             raise ValueError(f"file is larger than the limit of {limit} bytes")
         return data
+
+    def read_start(self, limit: int) -> bytes:
+        """Return the first ``limit`` bytes. Raises OSError."""
+        with open(self.path, "rb", buffering=0) as file:
+            return file.read(limit)
 
 
 class Files:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.sample import Box
 from pipeline.data.sources.files import File
+
+# What boxes refer to: the pixels as stored, or the image as its EXIF orientation turns it.
+Frame = Literal["stored", "upright"]
 
 
 class Object(NamedTuple):
@@ -27,8 +30,8 @@ class Record:
 
     ``annotation_file`` is named in reports on its boxes. Boxes are fractions of the image's width
     and height if ``relative``. If ``upright``, boxes refer to the image as its EXIF orientation
-    turns it; otherwise to the pixels as stored, unless ``size`` contradicts this. A record without
-    an ``image`` stands for a skipped image; ``problems`` gives the reason.
+    turns it; otherwise to the pixels as stored. ``size_upright`` says the same of ``size``. A
+    record without an ``image`` stands for a skipped image; ``problems`` gives the reason.
     """
 
     image_id: str
@@ -40,6 +43,7 @@ class Record:
     problems: list[Problem] = field(default_factory=list)
     relative: bool = False
     upright: bool = False
+    size_upright: bool | None = None  # None: as the boxes
 
 
 class SourceImage(Protocol):
@@ -56,6 +60,10 @@ class SourceImage(Protocol):
     @property
     def file_name(self) -> str:
         """Return the name of the image file in the source."""
+
+    @property
+    def image(self) -> File | bytes | None:
+        """Return the image file; None if the image is skipped, or made when it is converted."""
 
     @property
     def estimated_bytes(self) -> int:
@@ -82,6 +90,11 @@ class ParsedImage:
         return self.record.file_name
 
     @property
+    def image(self) -> File | bytes | None:
+        """Return the image file of the record."""
+        return self.record.image
+
+    @property
     def estimated_bytes(self) -> int:
         """Return the bytes of the image and about those of its JSON."""
         image = self.record.image
@@ -104,9 +117,22 @@ def skipped_image(image_id: str, file: str, reason: str) -> ParsedImage:
     return ParsedImage(Record(image_id, file, None, file, problems=[problem]))
 
 
+@dataclass(frozen=True)
+class Images:
+    """Images that are listed again by each iteration, so that they need no memory."""
+
+    list_images: Callable[[], Iterator[SourceImage]]
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        return self.list_images()
+
+
 @dataclass
 class Source:
-    """Labelled images to convert. ``problems`` concern the source as a whole."""
+    """Labelled images to convert. ``problems`` concern the source as a whole.
+
+    ``boxes_are`` is the frame of the boxes if the format defines it.
+    """
 
     kind: str
     name: str
@@ -115,3 +141,4 @@ class Source:
     total: int
     problems: list[Problem] = field(default_factory=list)
     category_ids: list[int] | None = None
+    boxes_are: Frame | None = None

@@ -32,7 +32,8 @@ SUBPIXEL_BITS = 4  # cv2 draws in 1/16 pixels
 
 def shapes_source(count: int, split: str, size: int = 128, seed: int = 0) -> Source:
     """Return ``count`` scenes of size x size pixels, as JPEG; each split has different ones."""
-    return Source("shapes", "shapes", list(CLASSES), _images(count, split, size, seed), count)
+    images = _images(count, split, size, seed)
+    return Source("shapes", "shapes", list(CLASSES), images, count, boxes_are="stored")
 
 
 def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[Object]]:
@@ -65,6 +66,10 @@ class SyntheticImage:
     def file_name(self) -> str:
         """Return the id with the suffix of a JPEG."""
         return f"{self.image_id}.jpg"
+
+    @property
+    def image(self) -> None:
+        """Return None: there is no file."""
 
     @property
     def estimated_bytes(self) -> int:

@@ -18,6 +18,7 @@ from defusedxml.ElementTree import fromstring
 from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import MAX_LABEL_BYTES, File, FileError, Files, open_files
 from pipeline.data.sources.record import (
+    Images,
     Object,
     Record,
     Source,
@@ -57,7 +58,7 @@ def voc_source(root: Path, split: str | None, classes: list[str] | None = None) 
         kind="voc",
         name=files.name,
         classes=_class_names(files, annotations) if classes is None else classes,
-        images=_source_images(files, images, annotations, ids),
+        images=Images(lambda: _source_images(files, images, annotations, ids)),
         total=len(ids),
         problems=files.problems(),
     )

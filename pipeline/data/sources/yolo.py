@@ -25,6 +25,7 @@ from pipeline.data.sources.files import (
     relative_name,
 )
 from pipeline.data.sources.record import (
+    Images,
     Object,
     Record,
     Source,
@@ -75,9 +76,10 @@ def yolo_source(root: Path, split: str | None, classes: list[str] | None = None)
         kind="yolo",
         name=files.name,
         classes=list(dict.fromkeys(names[number] for number in sorted(names))),
-        images=_source_images(files, images, names, keypoints),
+        images=Images(lambda: _source_images(files, images, names, keypoints)),
         total=len(images),
         problems=files.problems(),
+        boxes_are="upright",
     )
 
 

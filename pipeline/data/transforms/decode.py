@@ -91,16 +91,7 @@ def decode_with_notes(
 
 def orientation(data: bytes | memoryview) -> int:
     """Return the EXIF orientation 1..8 of JPEG, PNG, WebP or TIFF bytes; 1 (as stored) if none."""
-    # Search for the marker first: most images of a data set have no EXIF.
-    if image_format(data) == "jpg":
-        marked = b"Exif\x00\x00" in bytes(data[:65536])
-    elif image_format(data) == "png":
-        marked = b"eXIf" in bytes(data)  # it may follow the pixels
-    elif data[:4] == b"RIFF":
-        marked = b"EXIF" in bytes(data)
-    else:
-        marked = bytes(data[:4]) in TIFF_SIGNATURES
-    if not marked:
+    if not may_have_orientation(data):
         return 1
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -108,6 +99,17 @@ def orientation(data: bytes | memoryview) -> int:
     except Exception:  # damaged metadata raises nearly anything; the pixels may still be valid
         return 1
     return value if value in range(1, 9) else 1
+
+
+def may_have_orientation(data: bytes | memoryview) -> bool:
+    """Return whether the bytes have EXIF metadata, which most images of a data set have not."""
+    if image_format(data) == "jpg":
+        return b"Exif\x00\x00" in bytes(data[:65536])
+    if image_format(data) == "png":
+        return b"eXIf" in bytes(data)  # it may follow the pixels
+    if data[:4] == b"RIFF":
+        return b"EXIF" in bytes(data)
+    return bytes(data[:4]) in TIFF_SIGNATURES
 
 
 def turn_upright(pixels: np.ndarray, exif_orientation: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipeline.config import Config
 from pipeline.data.conversion.convert import convert
+from pipeline.data.conversion.frames.orientation import settle_frame
 from pipeline.data.shards.manifest import Manifest
 from pipeline.data.sources.record import Source
 from pipeline.data.sources.synthetic import shapes_source
@@ -112,6 +113,7 @@ def coco(tmp_path: Path, encode: Encode) -> Any:
 
 def _convert(source: Source, out: Path, **options: Any) -> Manifest:
     """Convert a source as the job does."""
+    source = settle_frame(source)
     arguments = {"name": source.name, "split": "train", "classes": source.classes, **options}
     return convert(source.images, source.problems, out, source=source.kind, **arguments)
 

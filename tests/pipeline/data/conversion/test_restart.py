@@ -42,7 +42,8 @@ def interrupting(source: Source, after: int) -> Source:
                 raise KeyboardInterrupt
             yield item
 
-    return Source(source.kind, source.name, source.classes, images(), source.total)
+    options = {"total": source.total, "boxes_are": "stored"}  # iterated once, when written
+    return Source(source.kind, source.name, source.classes, images(), **options)
 
 
 @pytest.fixture

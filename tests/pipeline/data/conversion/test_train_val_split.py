@@ -52,7 +52,7 @@ def _hash_images(images):
     hashes = ImageHashes("x")
     for item in images:
         record = item.read_record()
-        image = prepare_image(read_image(record.image), "x.jpg", record.size)
+        image = prepare_image(read_image(record.image), "x.jpg")
         hashes.extend([item.image_id], [image.image_hash])
     return hashes
 

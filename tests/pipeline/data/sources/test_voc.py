@@ -136,17 +136,19 @@ def test_undecodable_image_is_skipped(voc, convert_voc):
     voc.add("a", [("cat", 1, 1, 9, 9)])
     voc.add("b", image=b"<html>not found</html>")
     samples, problems = convert_voc()
-    assert list(samples) == ["a"] and problems == "b.jpg: image skipped: not an image"
+    assert (
+        list(samples) == ["a"] and problems == "b.jpg: image skipped: not an image but a web page"
+    )
 
 
-def test_png_named_jpg_with_size_zero_is_repaired(voc, convert_voc, encode, tmp_path):
+def test_png_named_jpg_with_size_zero_is_noted(voc, convert_voc, encode, tmp_path):
     voc.add("a", [("cat", 1, 1, 44, 9)], image=encode("PNG"), size=(0, 0))
     samples, problems = convert_voc()
     assert (samples["a"].width, samples["a"].height) == (40, 30)
     assert samples["a"].boxes == [(0, 0, 40, 9)]
     assert problems.splitlines()[:2] == [
-        "a.jpg: repaired: annotated size is 0x0, the image is 40x30",
         "a.jpg: note: content is PNG; stored as .png",
+        "a.jpg: note: annotated size is 0x0, the image is 40x30",
     ]
     assert b"000000000.png" in (tmp_path / "out/shard-000000.tar").read_bytes()
 

@@ -187,7 +187,7 @@ def test_labels_refer_to_the_upright_image(write_data_set, convert_yolo, encode,
     upright = decode_image((root / "images/a.jpg").read_bytes())
     assert stored.shape == (40, 30, 3)
     assert np.abs(stored.astype(int) - upright).mean() < 3
-    assert "rotated upright" in problems[0]
+    assert problems[0] == "images/a.jpg: note: turned upright by its EXIF orientation 6"
 
 
 @pytest.mark.parametrize(
