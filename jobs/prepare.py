@@ -297,12 +297,15 @@ def _figures(staged: StagedShardSet, seconds: float) -> dict[str, Any]:
         "boxes_per_class": manifest.boxes_per_class,
         "shards": len(manifest.shards),
         "problems": manifest.problem_counts,
+        "lost_objects": manifest.lost_objects,
+        "excluded_boxes": manifest.excluded_boxes,
         "fingerprint": manifest.fingerprint,
         "seconds": seconds,
     }
 
 
 def _print_result(staged: StagedShardSet, seconds: float) -> None:
+    from pipeline.data.conversion.checks.verdict import list_excluded, lost_headline
     from pipeline.progress import counted
 
     manifest = staged.manifest
@@ -316,6 +319,10 @@ def _print_result(staged: StagedShardSet, seconds: float) -> None:
         f"{counted(len(manifest.shards), 'shard')}, {seconds} s; "
         f"without objects {manifest.samples_without_objects}\nboxes: {boxes}"
     )
+    if manifest.excluded_boxes:
+        print(f"left out by --classes: {list_excluded(manifest.excluded_boxes)}")
+    if headline := lost_headline(manifest.boxes, staged.problems):
+        print(headline)
     if advice := _shard_advice(manifest):
         print(advice)
     print(staged.problems.format())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from jobs import prepare
 from jobs.prepare import main
@@ -21,6 +22,7 @@ from pipeline.data.shards.manifest import load_manifest, write_manifest
 from pipeline.data.shards.reader import ShardSet
 from pipeline.errors import UserError
 
+JPEG = simplejpeg.encode_jpeg(np.full((120, 160, 3), 90, np.uint8))
 SHAPES = ["--source", "shapes", "--count", "3", "--size", "64"]
 
 
@@ -78,8 +80,59 @@ def test_voc_is_converted_and_problems_are_reported(shared, tmp_path, capsys):
     assert load_manifest(tmp_path / "v").samples == 4
     given = ["--classes", "person,cat", "--out", str(tmp_path / "p"), "--name", "people"]
     result = main(["--source", "voc", "--root", root, "--split", "train", *given])
-    assert result["name"] == "people" and result["problems"]["box dropped"] > 0
-    assert "unknown class" in capsys.readouterr().out
+    assert result["name"] == "people" and result["problems"] == {}
+    assert result["excluded_boxes"]["bottle"] > 0
+    assert "left out by --classes: " in capsys.readouterr().out
+
+
+def write_yolo(root, labels, names="[cat, dog]"):
+    """Write a YOLO data set with one text of labels per image."""
+    for number, text in enumerate(labels):
+        for folder, data in (("images", JPEG), ("labels", text.encode())):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            suffix = "jpg" if folder == "images" else "txt"
+            (root / folder / f"{number}.{suffix}").write_bytes(data)
+    (root / "data.yaml").write_text(f"train: images\nnames: {names}\n")
+    return ["--source", "yolo", "--root", str(root), "--split", "train"]
+
+
+def test_many_lost_objects_are_named_in_a_line(tmp_path, capsys):
+    good = "0 .5 .5 .2 .2\n"
+    options = write_yolo(tmp_path / "y", [good * 1 + "0 9 9 9 9\n" * 2])
+    result = main([*options, "--out", str(tmp_path / "out")])
+    assert result["lost_objects"] == 2
+    assert (
+        "warning: 2 of 3 objects (67 %) are not in the set; the commonest reason, 2 x: line 2: a "
+        "coordinate is over 1"
+    ) in capsys.readouterr().out
+    lines = "".join(f"0 .5 .5 .2 .{i}\n" for i in range(11, 20))
+    options = write_yolo(tmp_path / "z", [lines + "0 9 9 9 9\n"])
+    assert main([*options, "--out", str(tmp_path / "few")])["lost_objects"] == 1
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_labels_in_pixels_make_no_empty_set(tmp_path):
+    options = write_yolo(tmp_path / "y", ["0 20 15 10 8\n", "0 20 15 10 8\n"])
+    with pytest.raises(UserError, match=r"none of 2 objects is usable; .* 2 x: line 1: a coord"):
+        main([*options, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_class_numbers_that_count_from_one_are_reported(tmp_path, capsys):
+    options = write_yolo(tmp_path / "y", ["1 .5 .5 .2 .2\n", "2 .5 .5 .2 .2\n"])
+    main([*options, "--out", str(tmp_path / "out")])
+    assert "the labels look numbered from 1, and then every box has" in capsys.readouterr().out
+    options = write_yolo(tmp_path / "z", ["1 .5 .5 .2 .2\n0 .5 .5 .1 .1\n", "2 .5 .5 .2 .2\n"])
+    main([*options, "--out", str(tmp_path / "zero")])
+    assert "numbered from 1" not in capsys.readouterr().out
+
+
+def test_manifest_is_small_whatever_classes_leaves_out(tmp_path):
+    lines = "".join(f"1 .5 .5 .2 {i / 50_000}\n" for i in range(1, 20_001))
+    options = write_yolo(tmp_path / "y", ["0 .5 .5 .2 .2\n" + lines])
+    main([*options, "--classes", "cat", "--out", str(tmp_path / "out")])
+    assert load_manifest(tmp_path / "out").excluded_boxes == {"dog": 20_000}
+    assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) < 100_000
 
 
 def test_coco_is_converted(shared, tmp_path):
@@ -117,7 +170,7 @@ def test_coco_is_converted(shared, tmp_path):
             [*SHAPES, "--classes-from", "nowhere"],
             r"nowhere: not a shard set \(manifest\.json not found\)",
         ),
-        ([*SHAPES, "--classes", "cube", "--strict"], "unknown class"),
+        ([*SHAPES, "--classes", "cube", "--strict"], "--classes leaves out all objects: c"),
     ],
 )
 def test_wrong_combinations_of_options_raise(tmp_path, options, message):

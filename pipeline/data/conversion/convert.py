@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Required, TypedDict, Unpack
 
+from pipeline.data.conversion.checks.counts import ObjectCounts
+from pipeline.data.conversion.checks.verdict import fault_of_set, whole_source_problems
 from pipeline.data.conversion.executor import run_tasks
 from pipeline.data.conversion.image_hashes import ImageHashes
 from pipeline.data.conversion.near_duplicates import find_near_duplicates
@@ -116,8 +118,9 @@ def stage_shard_set(
     means Ray; the bytes are the same. Images that look like those of ``others`` are reported as
     leaks. An existing set is replaced only with ``overwrite``, and only when the new one is
     complete. An interrupted conversion leaves its finished shards in a subfolder of ``out``; the
-    same call reuses them. Raises SourceRejected if no image is usable or, with ``strict``, if there
-    is any problem, and UserError for all other errors, such as an ``out`` in use.
+    same call reuses them. Raises SourceRejected if no image or no object is usable or, with
+    ``strict``, if there is any problem, and UserError for all other errors, such as an ``out`` in
+    use.
     """
     staging = open_staging(out)
     staging.check(overwrite)
@@ -136,9 +139,10 @@ def stage_shard_set(
                     summary.add(number, written.read())
                 progress.finish()
                 summary.problems.add(find_near_duplicates(summary.hashes, others))
+                summary.check_whole_source(name)
                 summary.problems.close()
                 manifest = summary.manifest(name, split, source, category_ids)
-                _check_usable(manifest, summary.problems, strict)
+                _check_usable(manifest, summary, strict)
                 staging.store(manifest)
         except SourceRejected:
             summary.hashes.close()
@@ -157,6 +161,7 @@ class _Summary:
         self.shards, self.numbers = ShardTable(), array("q")
         self._samples_without_objects = 0
         self._boxes: Counter[int] = Counter()  # by label
+        self.counts = ObjectCounts()
         self._content = hashlib.sha256("\n".join(classes).encode())
 
     def add(self, number: int, result: ShardResult) -> None:
@@ -164,6 +169,7 @@ class _Summary:
         self.problems.add(result.problems)
         self.hashes.extend(result.file_names, list(map(bytes.fromhex, result.image_hashes)))
         self._boxes.update(result.boxes_per_label)
+        self.counts.update(result.counts)
         self._samples_without_objects += result.samples_without_objects
         for sample in result.content_hashes:
             self._content.update(bytes.fromhex(sample))
@@ -171,6 +177,18 @@ class _Summary:
             name = f"shard-{len(self.shards):06d}.tar"
             self.shards.add({**result.shard.model_dump(), "name": name})
             self.numbers.append(number)
+
+    @property
+    def boxes_per_class(self) -> dict[str, int]:
+        """Return the number of boxes of each class."""
+        return {name: self._boxes[label] for label, name in enumerate(self.classes)}
+
+    def check_whole_source(self, name: str) -> None:
+        """Add the problems of all objects taken together. Raises OSError."""
+        causes = self.problems.causes
+        self.problems.add(
+            whole_source_problems(name, self.classes, self.boxes_per_class, self.counts, causes)
+        )
 
     def manifest(
         self, name: str, split: str, source: str, category_ids: list[int] | None
@@ -186,15 +204,21 @@ class _Summary:
             samples=len(self.hashes),
             samples_without_objects=self._samples_without_objects,
             boxes=sum(self._boxes.values()),
-            boxes_per_class={c: self._boxes[i] for i, c in enumerate(self.classes)},
+            boxes_per_class=self.boxes_per_class,
             shards=self.shards,
             problem_counts=dict(sorted(self.problems.counts.items())),
+            lost_objects=self.problems.lost_objects,
+            excluded_boxes=dict(sorted(self.counts.excluded.items())),
+            crowd_boxes=self.counts.crowd,
         )
 
 
-def _check_usable(manifest: Manifest, problems: ProblemWriter, strict: bool) -> None:
-    """Raise SourceRejected if the set has no samples or, with ``strict``, any problem."""
-    title = f"{manifest.name} {manifest.split}"
+def _check_usable(manifest: Manifest, summary: _Summary, strict: bool) -> None:
+    """Raise SourceRejected if the set would be empty or meaningless.
+
+    With ``strict``, also if there is any problem that is not harmless.
+    """
+    title, problems = f"{manifest.name} {manifest.split}", summary.problems
     faults = [kind for kind in problems.first if kind not in HARMLESS_KINDS]
     first = problems.first[faults[0]][0] if faults else None  # kinds are in order of occurrence
     if strict and faults:
@@ -207,3 +231,5 @@ def _check_usable(manifest: Manifest, problems: ProblemWriter, strict: bool) -> 
     if not manifest.samples:
         reason = f"; the first problem: {first}" if faults else ""
         raise SourceRejected(f"{title}: no usable image{reason}; nothing was written")
+    if fault := fault_of_set(manifest.boxes, summary.counts, problems):
+        raise SourceRejected(f"{title}: {fault}; nothing was written")

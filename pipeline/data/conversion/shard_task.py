@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from pipeline.data.conversion.checks.counts import ObjectCounts
 from pipeline.data.conversion.image_ids import ImageIds
 from pipeline.data.conversion.validate import validate_record
 from pipeline.data.shards.manifest import Shard
@@ -37,12 +38,13 @@ CONVERSION_VERSION = 4
 class ShardResult(Document):
     """Result of one task: its counts, and a shard unless all its images were skipped."""
 
-    FORMAT_VERSION: ClassVar[int] = 2
+    FORMAT_VERSION: ClassVar[int] = 3
 
     input_hash: str
     shard: Shard | None
     boxes_per_label: dict[int, int]
     samples_without_objects: int
+    counts: ObjectCounts
     problems: list[Problem]
     file_names: list[str]
     image_hashes: list[str]  # of each image, in hex, by which near duplicates are found
@@ -122,13 +124,14 @@ class ShardTask:
         # The limits were applied when the task was planned.
         writer = ShardWriter(folder, len(self.images), 2**62, self.first_key)
         boxes: Counter[int] = Counter()
+        counts = ObjectCounts()
         without_objects = 0
         problems: list[Problem] = []
         file_names: list[str] = []
         image_hashes: list[str] = []
         content_hashes: list[str] = []
         for source_image in self.images:
-            image, sample, found = validate_record(source_image.read_record(), labels)
+            image, sample, found = validate_record(source_image.read_record(), labels, counts)
             problems += found
             if image and sample:
                 json = sample.to_json()
@@ -145,6 +148,7 @@ class ShardTask:
             shard=next(iter(writer.close()), None),
             boxes_per_label=dict(boxes),
             samples_without_objects=without_objects,
+            counts=counts,
             problems=problems,
             file_names=file_names,
             image_hashes=image_hashes,

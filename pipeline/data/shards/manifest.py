@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote, urlparse
 
 import numpy as np
-from pydantic import PlainSerializer, WrapValidator, model_validator
+from pydantic import Field, PlainSerializer, WrapValidator, model_validator
 
 from pipeline.data.shards.problems import (
     PROBLEMS,
@@ -49,8 +49,8 @@ Shards = Annotated[
 class Manifest(Document):
     """A shard set. Labels index ``classes``; ``fingerprint`` identifies the source's content.
 
-    Format 3 has fewer kinds of problems. Formats 1 and 2 have the list of problems in place of
-    their counts, and format 1 has older names for two of their kinds.
+    Format 3 has fewer kinds of problems and no counts of what is left out. Formats 1 and 2 have the
+    list of problems in place of their counts, and format 1 has older names for two of their kinds.
     """
 
     FORMAT_VERSION: ClassVar[int] = 4
@@ -67,6 +67,9 @@ class Manifest(Document):
     boxes_per_class: dict[str, int]
     shards: Shards
     problem_counts: dict[ProblemKind, int]  # their list is beside the manifest
+    lost_objects: int = 0  # because of these problems
+    excluded_boxes: dict[str, int] = Field(default_factory=dict)  # of classes that were not chosen
+    crowd_boxes: int = 0  # of the boxes: regions that training ignores
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Manifest:

@@ -6,6 +6,7 @@ The manifest has only their counts, so that a process that opens the set does no
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipeline.storage.durable import sync_file
 
 PROBLEMS = "problems.jsonl"
 MAX_LISTED_PROBLEMS = 20  # of each kind, on the terminal
+MAX_CAUSES, OTHER_CAUSE = 1000, "other reasons"  # kept in memory
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 # Kinds of problems as manifests of format 1 name them, and their names now.
 OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
 
@@ -65,18 +68,29 @@ class Problem(BaseModel):
         return f"{self.file}: {self.kind}: {self.reason}"
 
     @property
+    def cause(self) -> str:
+        """Return the reason without the object that it is about."""
+        _, colon, cause = self.reason.partition(": ")
+        return cause if colon else self.reason
+
+    @property
     def lost_objects(self) -> int:
         """Return the number of objects of the source that are not in the set because of this."""
         return self.objects or int(self.kind == "box dropped")
 
 
 class ProblemWriter:
-    """Write problems to a file. Keeps their counts, and the first ones of each kind."""
+    """Write problems to a file. Keeps their counts, and the first ones of each kind.
+
+    ``causes`` counts the lost objects by cause.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.counts: Counter[ProblemKind] = Counter()
         self.first: dict[ProblemKind, list[Problem]] = defaultdict(list)
+        self.causes: Counter[str] = Counter()
+        self._first_of_cause: dict[str, Problem] = {}  # with # for each number
         self._file = path.open("wb")
 
     def add(self, problems: Iterable[Problem]) -> None:
@@ -85,8 +99,30 @@ class ProblemWriter:
             self.counts[problem.kind] += 1
             if len(self.first[problem.kind]) < MAX_LISTED_PROBLEMS:
                 self.first[problem.kind].append(problem)
+            if problem.lost_objects:
+                self._count_cause(problem)
             line = json.dumps(problem.model_dump(exclude_defaults=True), ensure_ascii=False)
             self._file.write(f"{line}\n".encode())
+
+    def _count_cause(self, problem: Problem) -> None:
+        cause = problem.cause
+        if cause not in self.causes and len(self.causes) >= MAX_CAUSES:
+            cause = OTHER_CAUSE
+        self.causes[cause] += problem.lost_objects
+        self._first_of_cause.setdefault(_NUMBER.sub("#", cause), problem)
+
+    @property
+    def lost_objects(self) -> int:
+        """Return the number of objects of the source that are not in the set."""
+        return self.causes.total()
+
+    def commonest_cause(self) -> tuple[int, Problem]:
+        """Return how many objects are lost for the commonest cause, and the first problem of it."""
+        counts: Counter[str] = Counter()
+        for cause, count in self.causes.items():  # causes that differ in numbers only are one
+            counts[_NUMBER.sub("#", cause)] += count
+        ((cause, count),) = counts.most_common(1)
+        return count, self._first_of_cause[cause]
 
     def close(self) -> None:
         """Finish the file, and delete it if there are no problems. Raises OSError."""

@@ -139,7 +139,10 @@ def _source_images(
             continue
         annotation_file = f"{file} image {row['id']}"
         boxes = objects.get(row["id"], [])
-        yield ParsedImage(Record(str(row["id"]), name, image, annotation_file, _size(row), boxes))
+        record = Record(
+            str(row["id"]), name, image, annotation_file, _size(row), boxes, layout="xywh"
+        )
+        yield ParsedImage(record)
 
 
 def _locate_images(files: Files, rows: list[dict[str, Any]], images: Path) -> Files:

@@ -12,6 +12,8 @@ from pipeline.data.sources.files import File
 
 # What boxes refer to: the pixels as stored, or the image as its EXIF orientation turns it.
 Frame = Literal["stored", "upright"]
+# How a source writes boxes: two corners, the top left corner and the size, the centre and the size.
+BoxLayout = Literal["corners", "xywh", "cxcywh"]
 
 
 class Object(NamedTuple):
@@ -31,7 +33,8 @@ class Record:
     ``annotation_file`` is named in reports on its boxes. Boxes are fractions of the image's width
     and height if ``relative``. If ``upright``, boxes refer to the image as its EXIF orientation
     turns it; otherwise to the pixels as stored. ``size_upright`` says the same of ``size``. A
-    record without an ``image`` stands for a skipped image; ``problems`` gives the reason.
+    record without an ``image`` stands for a skipped image; ``problems`` gives the reason. Of a
+    ``layout`` other than corners it is checked whether corners were meant.
     """
 
     image_id: str
@@ -44,6 +47,7 @@ class Record:
     relative: bool = False
     upright: bool = False
     size_upright: bool | None = None  # None: as the boxes
+    layout: BoxLayout = "corners"
 
 
 class SourceImage(Protocol):

@@ -244,18 +244,16 @@ class YoloImage:
             problems,
             relative=True,
             upright=True,
+            layout="cxcywh",
         )
 
     def _objects(self, text: str, problems: list[Problem]) -> list[Object]:
-        names, objects, seen = dict(self.names), [], set()
+        names, objects = dict(self.names), []
         for number, line in enumerate(text.splitlines(), 1):
             fields = line.split()
             if not fields:
                 continue
             try:
-                if tuple(fields) in seen:
-                    raise ValueError("repeats an earlier line")
-                seen.add(tuple(fields))
                 objects.append(_object(fields, names, self.keypoints))
             except ValueError as error:
                 reason = f"line {number}: {error}"

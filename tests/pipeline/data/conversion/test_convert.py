@@ -127,7 +127,9 @@ def test_problems_are_counted_and_listed_by_kind(voc, tmp_path):
     staged = stage_shard_set(source.images, [], out, "x", "train", source.classes, source="voc")
     staged.publish()
     text = staged.problems.format()
-    assert text.startswith("problems: 25 x box dropped\n  a.xml: cat [8.0, 8.0, 3.0, 3.0]: empty\n")
+    assert text.startswith(
+        "problems: 25 x box dropped\n  a.xml: cat [8.0, 8.0, 3.0, 3.0]: negative"
+    )
     assert "... and 5 more, all in problems.jsonl" in text
     assert text.endswith("problems: 1 x image skipped\n  gone: no such image in JPEGImages")
     counts = load_manifest(out).problem_counts
@@ -136,7 +138,7 @@ def test_problems_are_counted_and_listed_by_kind(voc, tmp_path):
 
 
 def test_set_without_problems_has_no_list_of_them(voc, tmp_path, convert_source):
-    voc.add("a", [("cat", 9, 9, 3, 3)])
+    voc.add("a", [("cat", 9, 9, 3, 3), ("cat", 3, 3, 9, 9)])
     convert_source(voc_source(voc.root, "train"), tmp_path / "out")
     assert (tmp_path / "out/problems.jsonl").exists()
     scenes = shapes_source(2, "train", 64)

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from pipeline.data.conversion import image_ids
+from pipeline.data.conversion.checks.counts import ObjectCounts
 from pipeline.data.conversion.convert import stage_shard_set
 from pipeline.data.conversion.image_ids import ImageIds
 from pipeline.data.conversion.shard_task import RESULT_FILE, ShardResult, ShardTask, plan_shards
@@ -65,6 +66,7 @@ def test_results_keep_few_bytes_per_image(tmp_path, few_recent_ids):
             shard=None,  # so that no tar is needed
             boxes_per_label={0: 1},
             samples_without_objects=0,
+            counts=ObjectCounts(),
             problems=[Problem(file=name, kind="repaired", reason="tilted") for name in names],
             file_names=names,
             image_hashes=[draw.randbytes(16).hex() for _ in names],

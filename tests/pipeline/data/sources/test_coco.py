@@ -94,7 +94,7 @@ def test_unusable_images_are_reported(coco, convert_coco, tmp_path):
 
 def test_categories_with_one_name_are_merged(coco, convert_coco, tmp_path):
     categories = [{"id": i, "name": n} for i, n in [(0, "cell"), (3, "cell"), (5, "other")]]
-    rows = [{"bbox": [1, 1, 2, 2], "category_id": i} for i in (0, 3, 5)]
+    rows = [{"bbox": [1, 1, 2, 2 + i], "category_id": i} for i in (0, 3, 5)]
     manifest, (sample,) = convert_coco(*coco(rows, categories=categories))
     assert manifest.classes == ["cell", "other"] and sample.labels == [0, 0, 1]
     assert "category 3 has the same name as 0" in next(read_problems(tmp_path / "out")).reason

@@ -126,9 +126,8 @@ def test_class_numbers_with_gaps_and_a_named_yaml(write_data_set, convert_yolo, 
         ("0 .5 .5 .1", "line 2: 4 values; expected class, cx, cy, w, h or a polygon"),
         ("0 .5 .5 .1 .1 .9", "line 2: 6 values; expected"),
         ("0 20 15 10 8", "line 2: a coordinate is over 1; coordinates are fractions"),
-        (GOOD, "line 2: repeats an earlier line"),
         ("0 .5 .5 0 .1", "cat [20.0, 13.5, 20.0, 16.5]: empty"),
-        ("0 .5 .5 -.1 .1", "empty"),
+        ("0 .5 .5 -.1 .1", "negative width or height"),
     ],
 )
 def test_invalid_lines_are_dropped(write_data_set, convert_yolo, line, reason):

@@ -1,0 +1,57 @@
+"""Counts over the objects of a source that show whether it is read as it is meant."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.data.shards.sample import Box
+from pipeline.data.sources.record import BoxLayout
+
+# Boxes that end within so many pixels of the top left corner are fractions of the image size.
+MAX_FRACTION = 1.5
+# A box reaches outside clearly by so much of the image's side, and at least by so many pixels.
+CLEARLY_OUTSIDE, CLEARLY_OUTSIDE_PIXELS = 0.01, 2.0
+
+
+class ObjectCounts(BaseModel):
+    """Counts over objects, which are added up image by image and shard by shard."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    excluded: Counter[str] = Field(
+        default_factory=Counter, description="by class: objects that are not of the chosen classes"
+    )
+    crowd: int = Field(default=0, description="kept crowd regions")
+    replaced_areas: int = Field(default=0, description="areas that no object can have")
+    boxes: int = Field(default=0, description="boxes of finite numbers")
+    absolute: int = Field(default=0, description="those in pixels")
+    near_corner: int = Field(default=0, description="those of them that look like fractions")
+    outside: int = Field(default=0, description="boxes that reach clearly outside their image")
+    as_corners: int = Field(default=0, description="boxes that fit if their numbers are corners")
+
+    def update(self, other: ObjectCounts) -> None:
+        """Add other counts."""
+        self.excluded.update(other.excluded)
+        for name in type(self).model_fields.keys() - {"excluded"}:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def add_box(self, box: Box, width: int, height: int, layout: BoxLayout, relative: bool) -> None:
+        """Count a box in pixels, which a source wrote in that layout."""
+        self.boxes += 1
+        x1, y1, x2, y2 = box
+        if not relative:
+            self.absolute += 1
+            self.near_corner += x1 < x2 <= MAX_FRACTION and y1 < y2 <= MAX_FRACTION
+        across = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * width)
+        down = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * height)
+        self.outside += min(x1 + across, y1 + down) < 0 or x2 > width + across or y2 > height + down
+        if layout == "corners":
+            return
+        # The numbers as they were written.
+        third, fourth = x2 - x1, y2 - y1
+        first, second = (x1, y1) if layout == "xywh" else ((x1 + x2) / 2, (y1 + y2) / 2)
+        self.as_corners += (
+            0 <= first < third <= width + across and 0 <= second < fourth <= height + down
+        )

@@ -1,0 +1,137 @@
+"""Say what is probably wrong with a whole source, and reject what makes a meaningless set."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pipeline.data.conversion.checks.counts import MAX_FRACTION, ObjectCounts
+from pipeline.data.shards.problems import Problem, ProblemWriter
+from pipeline.progress import counted
+
+# Shares of all boxes, from which a source is suspicious.
+SUSPICIOUS_SHARE = 0.1
+CORNERS_SHARE = 0.95
+MAX_LOST_SHARE = 0.1  # of the objects; more are named in a headline
+MAX_LISTED_CLASSES = 10
+# The cause that a reader of numbered classes gives.
+_UNKNOWN_NUMBER = re.compile(r"unknown class (\d+); known: 0 to (\d+)")
+
+
+def fault_of_set(boxes: int, counts: ObjectCounts, problems: ProblemWriter) -> str | None:
+    """Return why a set with that many boxes would be meaningless, if it would."""
+    if counts.absolute and counts.near_corner == counts.boxes:
+        return (
+            f"all {counts.boxes} boxes end within {MAX_FRACTION} pixels of the top left corner: "
+            "they look like fractions of the image size; multiply them by its width and height"
+        )
+    lost, excluded = problems.lost_objects, counts.excluded.total()
+    if boxes or not lost + excluded:
+        return None
+    hints = "".join(f"; {problem.reason}" for problem in problems.first.get("suspicious", [])[:1])
+    if not lost:
+        return f"--classes leaves out all objects: {list_excluded(counts.excluded)}{hints}"
+    others = f", and --classes leaves out {excluded}" if excluded else ""
+    return f"{_none(lost)}{others}; {commonest_reason(problems)}{hints}"
+
+
+def lost_headline(boxes: int, problems: ProblemWriter) -> str | None:
+    """Return a line about the lost objects, if they are more than a tenth of all."""
+    lost = problems.lost_objects
+    if lost <= MAX_LOST_SHARE * (boxes + lost):
+        return None
+    share = 100 * lost / (boxes + lost)
+    return (
+        f"warning: {lost} of {boxes + lost} objects ({share:.0f} %) are not in the set; "
+        f"{commonest_reason(problems)}"
+    )
+
+
+def commonest_reason(problems: ProblemWriter) -> str:
+    """Return the cause by which most objects are lost, with its count and an example."""
+    count, problem = problems.commonest_cause()
+    return f"the commonest reason, {count} x: {problem.reason} ({problem.file})"
+
+
+def list_excluded(excluded: Mapping[str, int]) -> str:
+    """Return the classes that were left out, with their counts, the commonest first."""
+    ranked = sorted(excluded.items(), key=lambda item: -item[1])
+    more = len(ranked) - MAX_LISTED_CLASSES
+    shown = ", ".join(f"{name} {count}" for name, count in ranked[:MAX_LISTED_CLASSES])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _none(count: int) -> str:
+    return "the only object is unusable" if count == 1 else f"none of {count} objects is usable"
+
+
+def whole_source_problems(
+    name: str,
+    classes: Sequence[str],
+    boxes_per_class: Mapping[str, int],
+    counts: ObjectCounts,
+    causes: Mapping[str, int],
+) -> Iterator[Problem]:
+    """Yield what is suspicious about the objects of a source taken together.
+
+    ``causes`` counts the lost objects by their cause.
+    """
+    for reason in (
+        *_suspicious_boxes(counts),
+        *_suspicious_names([*classes, *counts.excluded]),
+        *_suspicious_numbers(classes, {**boxes_per_class, **counts.excluded}, causes),
+    ):
+        yield Problem(file=name, kind="suspicious", reason=reason)
+    if counts.replaced_areas:
+        reason = (
+            f"{counted(counts.replaced_areas, 'area')} not positive or larger than the image; "
+            "replaced by the area of the box"
+        )
+        yield Problem(file=name, kind="note", reason=reason)
+
+
+def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
+    if not counts.boxes:
+        return
+    if SUSPICIOUS_SHARE * counts.absolute < counts.near_corner < counts.boxes:
+        yield (
+            f"{counts.near_corner} of {counts.boxes} boxes end within {MAX_FRACTION} pixels of the "
+            "top left corner; are they fractions of the image size?"
+        )
+    many_outside = counts.outside > SUSPICIOUS_SHARE * counts.boxes
+    if many_outside and counts.as_corners >= CORNERS_SHARE * counts.boxes:
+        yield (
+            f"{counts.outside} of {counts.boxes} boxes reach outside their image, and "
+            f"{counts.as_corners} fit it if their numbers are read as corners x1, y1, x2, y2; "
+            "convert them to the layout of the format"
+        )
+
+
+def _suspicious_names(names: Iterable[str]) -> Iterator[str]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        groups["".join(name.split()).casefold()].append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            first, *others = group
+            options = " ".join(f"--rename {_quoted(f'{other}={first}')}" for other in others)
+            yield f"{', '.join(map(repr, group))} look like one class; {options} merges them"
+
+
+def _quoted(text: str) -> str:
+    return text if re.fullmatch(r"[\w=.-]+", text) else f"'{text}'"
+
+
+def _suspicious_numbers(
+    classes: Sequence[str], boxes_per_class: Mapping[str, int], causes: Mapping[str, int]
+) -> Iterator[str]:
+    found = [match for cause in causes if (match := _UNKNOWN_NUMBER.fullmatch(cause))]
+    if len(found) != 1 or not classes:
+        return
+    number, last = map(int, found[0].groups())
+    if number == last + 1 and last + 1 == len(classes) and not boxes_per_class.get(classes[0]):
+        yield (
+            f"class {number} is unknown and class 0 is never used: the labels look numbered from "
+            "1, and then every box has the class after its own; subtract 1 from all class numbers"
+        )
