@@ -86,4 +86,11 @@ class FetchedMember:
 
     def read(self, limit: int) -> bytes:
         """Return all bytes. Raises OSError, ValueError if they are over the limit, OutageError."""
-        return Member(str(self.tar.path()), 0, self.start, self.size).read(limit)
+        return self._member().read(limit)
+
+    def read_start(self, limit: int) -> bytes:
+        """Return the first ``limit`` bytes. Raises OSError, ValueError or OutageError."""
+        return self._member().read_start(limit)
+
+    def _member(self) -> Member:
+        return Member(str(self.tar.path()), 0, self.start, self.size)

@@ -56,12 +56,12 @@ class JsonImage:
             reason = f"{self.json_name} cannot be used: {error}"
             problem = Problem(file=self.file_name, kind="image skipped", reason=reason)
             return self._record(None, None, [], [problem])
-        problems = [self._problem("box dropped", fault) for fault in found.faults]
+        problems = [self._problem("box dropped", fault, objects=1) for fault in found.faults]
         problems += [self._problem("suspicious", doubt) for doubt in found.doubts]
         return self._record(self.image, found.size, found.objects, problems)
 
-    def _problem(self, kind: ProblemKind, reason: str) -> Problem:
-        return Problem(file=self.json_name, kind=kind, reason=reason)
+    def _problem(self, kind: ProblemKind, reason: str, objects: int = 0) -> Problem:
+        return Problem(file=self.json_name, kind=kind, reason=reason, objects=objects)
 
     def _record(
         self,

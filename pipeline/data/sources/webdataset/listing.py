@@ -45,16 +45,18 @@ class ListedShard:
     name: str
     samples: list[TarSample]
     problems: list[Problem]
+    tar: FetchedTar | None = None  # of a remote shard
 
 
-def list_shard(url: str, name: str) -> ListedShard:
+def list_shard(url: str, name: str, tar: FetchedTar | None = None) -> ListedShard:
     """List a shard at a path or URL, which is called ``name`` in messages.
 
-    Members are grouped as webdataset does, by their names up to the first dot, but need not be
-    adjacent. Raises UserError if it is not a tar, and OutageError.
+    A remote one is fetched, unless its ``tar`` is given. Members are grouped as webdataset does, by
+    their names up to the first dot, but need not be adjacent. Raises UserError if it is not a tar,
+    and OutageError.
     """
     if is_remote(url):
-        tar = FetchedTar(url)
+        tar = tar or FetchedTar(url)
         files, skipped = _members(tar.path(), url)
         files = {
             member: FetchedMember(tar, file.start, file.size) for member, file in files.items()
@@ -65,7 +67,7 @@ def list_shard(url: str, name: str) -> ListedShard:
         Problem(file=f"{name}/{member}", kind="member skipped", reason=reason)
         for member, reason in skipped
     ]
-    return ListedShard(name, list(_group(name, files, problems)), problems)
+    return ListedShard(name, list(_group(name, files, problems)), problems, tar)
 
 
 def _members(path: Path, shown: str) -> tuple[dict[str, Any], Iterable[tuple[str, str]]]:

@@ -25,7 +25,7 @@ NAMES = ("category_name", "class_name", "label_name", "name", "category", "class
 NUMBERS = ("category_id", "class_id", "label_id", "bbox_label")
 COLUMNS = (*NAMES, *NUMBERS, "labels", "classes", "categories", "category_ids", "class_ids")
 FLAGS = {"difficult": ("difficult",), "crowd": ("iscrowd", "crowd", "ignore_flag")}
-MAX_SHOWN_KEYS = 8
+MAX_SHOWN_KEYS, MAX_SHOWN_NUMBERS = 8, 100
 
 
 class NoObjectsError(ValueError):
@@ -179,8 +179,15 @@ def _class_name(row: dict[str, Any], names: Mapping[str, str]) -> str:
             raise ValueError(f"{key} {value!r} is neither a name nor a number of a class")
         if not names:
             raise UnnamedClassError(f"{key} {value!r} is a number")
-        raise ValueError(f"unknown class {value!r}; known: {', '.join(list(names)[:100])}")
+        raise ValueError(f"unknown class {number}; known: {_known(names)}")
     raise ValueError(f"no class; known keys: {', '.join((*NAMES, *NUMBERS))}")
+
+
+def _known(names: Mapping[str, str]) -> str:
+    """Return the known numbers of classes, for a message."""
+    if list(names) == [str(number) for number in range(len(names))]:
+        return f"0 to {len(names) - 1}"
+    return ", ".join(list(names)[:MAX_SHOWN_NUMBERS])
 
 
 def _box(row: dict[str, Any], box_format: BoxFormat | None) -> Box:

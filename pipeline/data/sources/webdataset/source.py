@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.data.sources.files import open_file
 from pipeline.data.sources.record import ParsedImage, Record, Source, SourceImage
 from pipeline.data.sources.values import read_id
+from pipeline.data.sources.webdataset.fetched_tar import FetchedTar
 from pipeline.data.sources.webdataset.json_image import Names
 from pipeline.data.sources.webdataset.labels import LabelReader
 from pipeline.data.sources.webdataset.listing import ListedShard, list_shard
@@ -16,6 +18,8 @@ from pipeline.data.sources.webdataset.pattern import expand_shards, shard_names
 from pipeline.data.sources.webdataset.sample_json import BoxFormat
 from pipeline.errors import UserError
 from pipeline.progress import Progress
+
+KEPT_BYTES = 8 * 2**30
 
 
 def webdataset_source(
@@ -44,6 +48,7 @@ def webdataset_source(
         images=images,
         total=0,  # known when the last shard has been listed
         category_ids=ids,
+        boxes_are="upright" if images.reader.kind == "txt" else None,  # as in YOLO
     )
 
 
@@ -89,27 +94,39 @@ def _collect_classes(images: _Images) -> list[str]:
 
 
 class _Images:
-    """The images of all shards, which are listed one at a time; each iteration lists them again."""
+    """The images of all shards, which are listed one at a time; each iteration lists them again.
+
+    The first remote shards, up to `KEPT_BYTES` and half of the free space, stay on disk between
+    iterations.
+    """
 
     def __init__(self, shards: list[str], reader: LabelReader) -> None:
         self._shards = list(zip(shards, shard_names(shards), strict=True))
-        self._reader = reader
+        self._tars: dict[str, FetchedTar] = {}
+        self._kept_bytes = 0
+        self.reader = reader
         for number, (url, name) in enumerate(self._shards):
-            shard = list_shard(url, name)
+            shard = self._list(url, name)
             if shard.samples or number == len(shards) - 1:
                 reader.choose(shard, url)
                 break
-        # Listed already, for the first iteration.
-        self._listed: tuple[int, ListedShard] | None = (number, shard)
 
     def __iter__(self) -> Iterator[SourceImage]:
-        known, self._listed = self._listed, None
-        for number, (url, name) in enumerate(self._shards):
-            shard = known[1] if known and known[0] == number else list_shard(url, name)
-            if known and known[0] == number:
-                known = None  # or its tar would stay on disk
+        for url, name in self._shards:
+            shard = self._list(url, name)
             for at, problem in enumerate(shard.problems):
                 record = Record(f"{name} {at}", problem.file, None, name, problems=[problem])
                 yield ParsedImage(record)
             for sample in shard.samples:
-                yield self._reader.image(name, sample)
+                yield self.reader.image(name, sample)
+            del shard  # or its tar would stay on disk while the next one is fetched
+
+    def _list(self, url: str, name: str) -> ListedShard:
+        shard = list_shard(url, name, self._tars.get(url))
+        if shard.tar and url not in self._tars:
+            size = shard.tar.path().stat().st_size
+            free = shutil.disk_usage(shard.tar.path().parent).free
+            if self._kept_bytes + size <= min(KEPT_BYTES, self._kept_bytes + free // 2):
+                self._tars[url] = shard.tar
+                self._kept_bytes += size
+        return shard
