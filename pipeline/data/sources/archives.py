@@ -3,7 +3,7 @@
 Many processes can read from one archive at a time. Nothing is unpacked to disk, and at most as much
 is inflated as a member's header states. Members with absolute names or names that lead out of the
 archive, links, devices, encrypted members and members of implausible size, packed or not, are
-skipped and reported.
+skipped and reported. Backslashes in names separate folders, as old tools on Windows write them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def list_archive(path: Path) -> tuple[dict[str, Member], list[SkippedMember]]:
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
         raise UserError(f"{path}: damaged archive: {error}; download it again") from None
     for listed_name, member, listed_reason in listed:
-        name = listed_name.removeprefix("./")
+        name = listed_name.replace("\\", "/").removeprefix("./")
+        if name.endswith("/"):
+            continue
         reason = listed_reason or _reject_reason(name, member)
         if reason is None and name in members:
             reason = "duplicate name; the first one is kept"
@@ -123,9 +125,9 @@ def list_archive(path: Path) -> tuple[dict[str, Member], list[SkippedMember]]:
 
 
 def _reject_reason(name: str, member: Member) -> str | None:
-    if not name or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":"):
+    if not name or name.startswith("/") or (len(name) > 1 and name[1] == ":"):
         return "absolute name"
-    if ".." in PurePosixPath(name.replace("\\", "/")).parts:
+    if ".." in PurePosixPath(name).parts:
         return "name contains .."
     if any(ord(character) < 32 for character in name):
         return "name contains control characters"
@@ -169,8 +171,18 @@ def _zip_members(path: Path) -> Listing:
                 info.compress_type == zipfile.ZIP_DEFLATED,
                 info.CRC,
             )
-            found.append((info.filename, member, reason))
+            found.append((_zip_name(info), member, reason))
     return found
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member. Some tools write UTF-8 without the flag that says so."""
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _tar_members(path: Path, skipped: list[SkippedMember]) -> Listing:

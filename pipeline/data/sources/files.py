@@ -6,19 +6,22 @@ are looked up in a listing only, which keeps names such as ``../x`` inside the s
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pipeline.data.shards.problems import Problem
-from pipeline.data.sources.archives import Member, SkippedMember, is_archive, list_archive
+from pipeline.data.sources.archives import SkippedMember, is_archive, list_archive
+from pipeline.data.sources.paths import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from pipeline.errors import UserError
 
 MAX_LABEL_BYTES = 16 * 2**20  # annotations of one image
 MAX_TEXT_BYTES = 4 * 2**30  # annotations of a whole data set
 MAX_FILES = 50_000_000
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 class FileError(ValueError):
@@ -71,9 +74,9 @@ class Files:
     """Files below a folder, on disk or in an archive, by their POSIX names relative to it."""
 
     def __init__(
-        self, location: str, found: dict[str, Member | None], skipped: list[SkippedMember]
+        self, location: str, found: dict[str, File | None], skipped: list[SkippedMember]
     ) -> None:
-        # Loose files are listed without a member: a path for each would take 300 bytes.
+        # Loose files are listed by name alone: a path for each would take 300 bytes.
         self.location, self.skipped, self._found = location, skipped, found
         self._folder = Path(location).absolute()
 
@@ -90,10 +93,11 @@ class Files:
         return name.removesuffix(".tar").removesuffix(".zip")
 
     def problems(self) -> list[Problem]:
-        """Return a problem for each skipped member of the archive."""
+        """Return a problem for each skipped member, and for each archive among the files."""
+        reason = "an archive inside the source is not read; unpack it"
         return [
-            Problem(file=name, kind="member skipped", reason=reason)
-            for name, reason in self.skipped
+            *(Problem(file=n, kind="member skipped", reason=why) for n, why in self.skipped),
+            *(Problem(file=n, kind="note", reason=reason) for n in _archives(self)),
         ]
 
     def names(self, folder: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -108,8 +112,8 @@ class Files:
         """Return the file of that name. Raises FileError if it does not exist."""
         if name not in self._found:
             raise FileError("not found")
-        if member := self._found[name]:
-            return member
+        if listed := self._found[name]:
+            return listed
         try:
             return LooseFile.of(self._folder / name)
         except FileNotFoundError:
@@ -143,7 +147,9 @@ def read_file(file: File, limit: int) -> bytes:
 def open_files(path: Path, option: str) -> Files:
     """List a folder, an archive, or a folder inside an archive. Raises UserError."""
     if path.is_dir():
-        return Files(str(path), dict.fromkeys(_walk(path)), [])
+        files = _list_folder(path)
+        _check_for_images(files, path, option, "give that")
+        return files
     archive, inside = _split_archive_path(path)
     if archive is None:
         if path.is_file():
@@ -151,14 +157,44 @@ def open_files(path: Path, option: str) -> Files:
         raise UserError(f"{option} {path}: no such directory or archive")
     members, skipped = list_archive(archive)
     found = {name: member for name, member in members.items() if not _is_macos_metadata(name)}
-    listed: dict[str, Member | None] = {name: found[name] for name in sorted(found)}
-    files = Files(str(archive), listed, skipped)
+    files = Files(str(archive), {name: found[name] for name in sorted(found)}, skipped)
     below = files.subfolder(inside)
     if inside and not list(below):
         raise UserError(f"{option} {path}: {archive} has no files in {inside}")
     if not list(below):
         raise UserError(f"{option} {path}: the archive contains no files")
+    _check_for_images(below, path, option, f"unpack {archive} and give the archive inside")
     return below
+
+
+def _list_folder(path: Path) -> Files:
+    """List a folder. Backslashes in names separate folders, as in an archive."""
+    skipped: list[SkippedMember] = []
+    found: dict[str, File | None] = dict.fromkeys(_walk(path, skipped))
+    for name in [name for name in found if "\\" in name]:
+        del found[name]
+        relative = relative_name(name)
+        if relative is None or relative in found:
+            skipped.append(SkippedMember(name, "its backslashes do not separate folders"))
+        else:
+            with contextlib.suppress(OSError):  # deleted since
+                found[relative] = LooseFile.of(path.absolute() / name)
+    return Files(str(path), found, skipped)
+
+
+def _archives(files: Iterable[str]) -> list[str]:
+    return [name for name in files if name.lower().endswith(ARCHIVE_SUFFIXES)]
+
+
+def _check_for_images(files: Iterable[str], path: Path, option: str, remedy: str) -> None:
+    """Raise UserError if there are no images, but an archive that may have them."""
+    archives = _archives(files)
+    suffixes = (*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES)
+    if archives and not any(name.lower().endswith(suffixes) for name in files):
+        raise UserError(
+            f"{option} {path}: no images, but an archive inside: {archives[0]}; "
+            f"{remedy} as {option}"
+        )
 
 
 def open_file(path: Path, option: str, limit: int = MAX_TEXT_BYTES) -> bytes:
@@ -201,12 +237,16 @@ def _split_archive_path(path: Path) -> tuple[Path | None, str]:
     return None, ""
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, skipped: list[SkippedMember]) -> Iterator[str]:
     """Yield the names of all files below a folder, in order; links are followed once."""
+
+    def report(error: OSError) -> None:
+        skipped.append(SkippedMember(str(error.filename), f"cannot be read: {error.strerror}"))
+
     root = root.absolute()
     seen = set()
     count = 0
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=report, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()

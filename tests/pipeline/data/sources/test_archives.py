@@ -1,6 +1,7 @@
 """Archives as sources: the same files as in a folder; hostile and damaged ones do no harm."""
 
 import io
+import os
 import random
 import struct
 import tarfile
@@ -62,7 +63,17 @@ def test_folders_and_archives_give_the_same_files(tmp_path, kind):
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
 def test_unsafe_member_names_are_skipped_and_reported(tmp_path, make):
-    bad = ["../x", "a/../../x", "/etc/passwd", "C:/x", "..\\x", "a\nb"]
+    bad = [
+        "../x",
+        "a/../../x",
+        "/etc/passwd",
+        "C:/x",
+        "..\\x",
+        "C:\\x",
+        "\\\\h\\x",
+        "a\\..\\x",
+        "a\nb",
+    ]
     path = make(tmp_path / "x", {**dict.fromkeys(bad, b"evil"), "good": b"good"})
     files = open_files(path, "--root")
     assert list(files) == ["good"]
@@ -260,3 +271,58 @@ def test_too_many_members_raise_while_listing(tmp_path, monkeypatch, make):
     monkeypatch.setattr("pipeline.data.sources.archives.MAX_MEMBERS", 2)
     with pytest.raises(UserError, match="more than 2 members, which is the limit"):
         list_archive(make(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("make", [make_folder, make_tar, make_zip])
+def test_backslashes_separate_folders(tmp_path, make):
+    content = {"VOC\\Annotations\\a.xml": b"xml", "VOC\\JPEGImages\\a.jpg": b"jpg"}
+    path = make(tmp_path / "x", content)
+    if make is make_zip:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("VOC\\Empty\\", b"")
+    files = open_files(path, "--root")
+    assert {name: files.read_bytes(name) for name in files} == {
+        name.replace("\\", "/"): data for name, data in content.items()
+    }
+    assert files.problems() == []
+    assert list(open_files(path, "--root").subfolder("VOC/JPEGImages")) == ["a.jpg"]
+
+
+def test_backslashes_never_lead_out_of_a_folder(tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    files = open_files(
+        make_folder(tmp_path / "f", {"..\\secret.jpg": b"", "\\a.jpg": b""}), "--root"
+    )
+    assert list(files) == []
+    assert {p.file for p in files.problems()} == {"..\\secret.jpg", "\\a.jpg"}
+
+
+@pytest.mark.parametrize(("raw", "name"), [("café".encode(), "café"), (b"caf\x82", "café")])
+def test_zip_names_without_the_utf8_flag_are_read(tmp_path, raw, name):
+    # The second one is in code page 437, as the flag's absence means.
+    path = make_zip(tmp_path / "x.zip", {"#" * len(raw): b"1"})
+    path.write_bytes(path.read_bytes().replace(b"#" * len(raw), raw))
+    files = open_files(path, "--root")
+    assert list(files) == [name] and files.read_bytes(name) == b"1"
+
+
+@pytest.mark.parametrize("make", [make_folder, make_tar, make_zip])
+def test_archives_inside_are_named(tmp_path, make):
+    nested = {"export/inner.zip": b"PK", "__MACOSX/export/._inner.zip": b"", "README.txt": b""}
+    path = make(tmp_path / "x", nested)
+    remedy = "give that as" if make is make_folder else f"unpack {path} and give the archive inside"
+    with pytest.raises(
+        UserError, match=f"no images, but an archive .*: export/inner.zip; {remedy}"
+    ):
+        open_files(path, "--root")
+    files = open_files(make(tmp_path / "y", {**nested, "a.JPG": b""}), "--root")
+    (problem,) = files.problems()
+    assert str(problem).startswith("export/inner.zip: note: an archive inside the source is not")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_folder_without_permission_is_reported(tmp_path):
+    make_folder(tmp_path / "f")
+    (tmp_path / "f/set/deep").chmod(0)
+    (problem,) = open_files(tmp_path / "f", "--root").problems()
+    assert "set/deep: member skipped: cannot be read: Permission denied" in str(problem)
