@@ -61,6 +61,44 @@ def test_text_without_aliases_is_never_over_the_limit(
     assert len(load_yaml(f"[{part * 500}]")) == 500
 
 
+def test_scalars_below_a_key_stay_text() -> None:
+    names = [
+        "no",
+        "on",
+        "007",
+        "0x1F",
+        "1_000",
+        "12:30",
+        "2020-01-01",
+        "null",
+        "~",
+        "1e3",
+        ".nan",
+        "=",
+    ]
+    text = f"names: [{', '.join(names)}, 'yes', \"no\", traffic light]\nnc: 15\non: no"
+    tree = load_yaml(text, ["names"])
+    assert tree == {"names": [*names, "yes", "no", "traffic light"], "nc": 15, True: False}
+    assert load_yaml(text.replace(" =,", ""))["names"][:3] == [False, True, 7]
+    mapping = load_yaml("names:\n  0: no\n  1:\n  2: {a: 1}\n", ["names"])
+    assert mapping == {"names": {"0": "no", "1": "", "2": {"a": "1"}}}
+    assert load_yaml("x: &a {1: no}\nnames: {<<: *a, 2: on}", ["names"])["names"] == {
+        "1": "no",
+        "2": "on",
+    }
+
+
+def test_repeated_keys_are_rejected_where_scalars_are_text() -> None:
+    with pytest.raises(YamlError, match="line 1: the key 0 is repeated"):
+        load_yaml("names: {0: cat, 0: dog}", ["names"])
+
+
+def test_aliases_are_rejected_before_the_rest_is_read() -> None:
+    text = f"a: &a {'x' * 400_000}\nnames: [{'*a, ' * 150_000}"  # the end would be an error, too
+    with pytest.raises(YamlError, match="aliases"):
+        load_yaml(text)
+
+
 def test_all_yaml_is_read_by_this_module() -> None:
     files = [path for layer in ("pipeline", "jobs") for path in (ROOT / layer).rglob("*.py")]
     reads = re.compile(r"yaml\.(safe_|full_|unsafe_)?load|SafeLoader")
