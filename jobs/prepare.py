@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "--root",
         type=Path,
         metavar="DIR",
-        help="voc: has Annotations; yolo: has the YAML",
+        help="voc: has Annotations; yolo: has the YAML, obj.data or classes.txt, or is the YAML",
     )
     add("--split", help="voc, yolo: split of the source; otherwise a name (default: train)")
     add("--images", type=Path, metavar="DIR", help="coco: folder of the images")

@@ -80,8 +80,11 @@ class Files:
         self.location, self.skipped, self._found = location, skipped, found
         self._folder = Path(location).absolute()
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -159,9 +162,9 @@ def open_files(path: Path, option: str) -> Files:
     found = {name: member for name, member in members.items() if not _is_macos_metadata(name)}
     files = Files(str(archive), {name: found[name] for name in sorted(found)}, skipped)
     below = files.subfolder(inside)
-    if inside and not list(below):
+    if inside and not below:
         raise UserError(f"{option} {path}: {archive} has no files in {inside}")
-    if not list(below):
+    if not below:
         raise UserError(f"{option} {path}: the archive contains no files")
     _check_for_images(below, path, option, f"unpack {archive} and give the archive inside")
     return below

@@ -25,6 +25,7 @@ from pipeline.data.sources.paths import (
     is_url,
     path_parts,
 )
+from pipeline.progress import counted
 
 _SPLIT = re.compile(r"(train|val|test)(ing|id|idation)?[-_0-9]*$", re.I)
 # The ways of repair, in the order in which they are reported.
@@ -39,6 +40,7 @@ WAYS = {
     "below": "found in several folders below",
     "folder": "found by the end of the path, in another folder",
 }
+DOUBTFUL_WAYS = ("suffix", "folder")  # --strict rejects them; the others fit one file only
 
 
 @dataclass
@@ -161,11 +163,14 @@ def _matches(entry: _Entry, names: Sequence[str], whole: bool) -> list[_Match]:
     return [match for match in found if match.rank == best]
 
 
+def splits_in(parts: Iterable[str]) -> set[str]:
+    """Return the splits, ``train``, ``val`` and ``test``, that folders are named after."""
+    return {match[1].lower() for part in parts if (match := _SPLIT.match(part))}
+
+
 def _in_other_split(dropped: Iterable[str], kept: Iterable[str]) -> bool:
     """Return whether an entry names the folder of a split, and the file is in that of another."""
-    named, other = (
-        {m[1].lower() for p in side if (m := _SPLIT.match(p))} for side in (dropped, kept)
-    )
+    named, other = splits_in(dropped), splits_in(kept)
     return bool(named and other and not named & other)
 
 
@@ -268,8 +273,8 @@ def _problems(
     return [
         Problem(
             file=listed_in,
-            kind="repaired",
-            reason=f"paths of {len(by_way[way])} images: {WAYS[way]}; "
+            kind="repaired" if way in DOUBTFUL_WAYS else "note",
+            reason=f"{counted(len(by_way[way]), 'path')}: {WAYS[way]}; "
             f"the first: {texts[way]} is {by_way[way][0].name}",
         )
         for way in WAYS

@@ -73,8 +73,8 @@ def test_each_way_is_reported_once():
     result = resolve(entries, [f"images/{n}.jpg" for n in range(10)], "ROOT", "list.txt")
     assert len(result.found) == 10 and not result.missing
     assert sorted(p.reason.split(":")[0] for p in result.problems) == [
-        "paths of 1 images",
-        "paths of 9 images",
+        "1 path",
+        "9 paths",
     ]
     assert {p.file for p in result.problems} == {"list.txt"}
 
