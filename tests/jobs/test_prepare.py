@@ -102,7 +102,7 @@ def test_many_lost_objects_are_named_in_a_line(tmp_path, capsys):
     result = main([*options, "--out", str(tmp_path / "out")])
     assert result["lost_objects"] == 2
     assert (
-        "warning: 2 of 3 objects (67 %) are not in the set; the commonest reason, 2 x: line 2: a "
+        "warning: lost 2 of 3 objects (67 %); the commonest reason, 2 x: line 2: a "
         "coordinate is over 1"
     ) in capsys.readouterr().out
     lines = "".join(f"0 .5 .5 .2 .{i}\n" for i in range(11, 20))

@@ -134,12 +134,17 @@ class ProblemWriter:
     def format(self) -> str:
         """Return lines for the terminal: the number and the first problems of each kind."""
         lines = []
-        for kind, count in sorted(self.counts.items()):
+        for kind, count in sorted(self.counts.items(), key=lambda item: _format_order(item[0])):
             lines.append(f"problems: {count} x {kind}")
             lines += [f"  {problem.file}: {problem.reason}" for problem in self.first[kind]]
             if count > MAX_LISTED_PROBLEMS:
                 lines.append(f"  ... and {count - MAX_LISTED_PROBLEMS} more, all in {PROBLEMS}")
         return "\n".join(lines) or "problems: none"
+
+
+def _format_order(kind: ProblemKind) -> tuple[int, str]:
+    """Put what is about the meaning of all boxes first, and what is harmless last."""
+    return -1 if kind == "suspicious" else int(kind in HARMLESS_KINDS), kind
 
 
 def parse_problems(lines: Iterable[bytes], path: str) -> Iterator[Problem]:

@@ -1,21 +1,23 @@
 """Read COCO instance annotations: one JSON file with images, annotations and categories.
 
 Boxes are x, y, width, height, 0-based. Category ids may have gaps; labels number the categories in
-the order of their ids. Segmentations (polygons or RLE) are dropped while the file is parsed, to
-save memory.
+the order of their ids. Ids are compared as `values.read_id` reads them. Segmentations are used only
+where an annotation has no bbox.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.data.shards.problems import Problem
-from pipeline.data.sources.files import FileError, Files, open_file, open_files, relative_name
+from pipeline.data.sources.coco_file.categories import read_categories, report_group
+from pipeline.data.sources.coco_file.objects import AnnotationReader
+from pipeline.data.sources.coco_file.tree import Row, read_tree
+from pipeline.data.sources.files import FileError, Files, open_files, relative_name
 from pipeline.data.sources.record import (
     Images,
     Object,
@@ -23,11 +25,13 @@ from pipeline.data.sources.record import (
     Record,
     Source,
     SourceImage,
-    skipped_image,
 )
+from pipeline.data.sources.values import read_id, read_number
+from pipeline.data.sources.voc import IMAGE_SUFFIXES
 from pipeline.errors import UserError
 
-MAX_LISTED_FOLDERS = 5
+MAX_LISTED_FOLDERS, MAX_LISTED_IDS = 5, 20
+MAX_SHOWN = 60  # characters of an id
 
 
 def coco_source(images: Path, annotations: Path) -> Source:
@@ -36,116 +40,140 @@ def coco_source(images: Path, annotations: Path) -> Source:
     Both may be in a tar or zip: ``train2017.zip`` and ``annotations.zip/annotations/x.json``.
     Raises UserError.
     """
-    tree = _read(annotations)
+    tree = read_tree(annotations)
     files = _locate_images(open_files(images, "--images"), tree["images"], images)
     problems = files.problems()
-    classes, names, ids = _categories(tree, annotations, problems)
-    objects = _objects_by_image(tree, names, annotations.name, problems)
+    categories = read_categories(tree["categories"], annotations, problems)
+    listing = _Listing(tree["images"], files, annotations.name)
+    reader = AnnotationReader(categories.names, listing.file_by_id, annotations.name)
+    objects = reader.read(tree["annotations"])
+    problems += [*reader.problems, *listing.unused_pictures()]
+    report_group(tree["categories"], reader.used_categories, annotations, problems)
     return Source(
         kind="coco",
         name=annotations.stem,
-        classes=classes,
-        images=Images(lambda: _source_images(tree["images"], files, objects, annotations.name)),
+        classes=categories.classes,
+        images=Images(lambda: listing.images(objects)),
         total=len(tree["images"]),
         problems=problems,
-        category_ids=ids,
+        category_ids=categories.ids,
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(open_file(path, "--annotations"), object_hook=_drop_segmentation)
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--annotations {path}: not valid JSON: {error}") from None
-    for key in ("images", "annotations", "categories"):
-        rows = tree.get(key) if isinstance(tree, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise UserError(f"--annotations {path}: not a COCO instances file: no list of {key}")
-    return tree
+@dataclass
+class _Listing:
+    """The list of images: which file each id means, and which ids each file has."""
 
+    rows: list[Row]
+    files: Files
+    file: str
+    file_by_id: dict[str, str] = field(default_factory=dict)
+    first_id: dict[str, str] = field(default_factory=dict)  # by file
+    other_ids: dict[str, list[str]] = field(default_factory=dict)  # by file with several
+    ambiguous: dict[str, list[str]] = field(default_factory=dict)  # files by id with several
+    repeats: Counter[str] = field(default_factory=Counter)  # by file: listed again with its id
 
-def _drop_segmentation(row: dict[str, Any]) -> dict[str, Any]:
-    row.pop("segmentation", None)
-    return row
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            key, name = read_id(row.get("id")), self._path(row)
+            if key is None or name is None:
+                continue
+            if self.file_by_id.get(key) == name:
+                self.repeats[name] += 1
+            other = self.file_by_id.setdefault(key, name)
+            if other != name and name not in self.ambiguous.setdefault(key, [other]):
+                self.ambiguous[key].append(name)
+            if self.first_id.setdefault(name, key) != key:
+                self.other_ids.setdefault(name, []).append(key)
 
+    def _path(self, row: Row) -> str | None:
+        """Return the path below the folder of the images; None if there is none."""
+        name = row.get("file_name")
+        return relative_name(name) if isinstance(name, str) and name else None
 
-def _categories(
-    tree: dict[str, Any], path: Path, problems: list[Problem]
-) -> tuple[list[str], dict[int, str], list[int]]:
-    """Return class names in the order of their ids, the name of each id, the id of each class."""
-    try:
-        names = {int(row["id"]): str(row["name"]) for row in tree["categories"]}
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise UserError(f"--annotations {path}: a category lacks its id or name") from None
-    first: dict[str, int] = {}
-    for number in sorted(names):
-        if names[number] in first:
-            reason = f"category {number} has the same name as {first[names[number]]}; merged"
-            problems.append(Problem(file=path.name, kind="repaired", reason=reason))
-        first.setdefault(names[number], number)
-    return list(first), names, list(first.values())
+    def images(self, objects: Mapping[str, list[Object]]) -> Iterator[SourceImage]:
+        """Yield each file once, with the objects of all its ids, in the order of the list."""
+        seen: set[str] = set()
+        left = dict(objects)  # those of an id that stands for two files are counted once
+        doubtful = self._doubtful_files()
+        for row in self.rows:
+            key, path = read_id(row.get("id")), self._path(row)
+            name = str(row.get("file_name") or f"image {row.get('id')}")
+            if key is None or path is None:
+                yield self._skipped(key or str(row.get("id")), name, self._fault(row), [])
+            elif path not in seen:
+                seen.add(path)
+                ids = list(dict.fromkeys([key, *self.other_ids.get(path, [])]))
+                found = [item for one in ids for item in left.pop(one, ())]
+                if path in doubtful:
+                    yield self._skipped(key, name, doubtful[path], found)
+                else:
+                    yield self._image(row, ids, name, path, found)
 
+    def _doubtful_files(self) -> dict[str, str]:
+        """Return the reason for each file whose boxes may be those of another file."""
+        reasons = {}
+        for key, names in self.ambiguous.items():
+            shown = ", ".join(names[:MAX_LISTED_FOLDERS])
+            for name in names:
+                reasons[name] = (
+                    f"id {key} stands for {len(names)} files ({shown}), so that its boxes may be "
+                    "of any of them; give each its own id"
+                )
+        return reasons
 
-def _objects_by_image(
-    tree: dict[str, Any], names: dict[int, str], file: str, problems: list[Problem]
-) -> dict[Any, list[Object]]:
-    known = {row["id"] for row in tree["images"] if _has_id(row)}
-    objects: dict[Any, list[Object]] = defaultdict(list)
-    for row in tree["annotations"]:
+    def _fault(self, row: Row) -> str:
+        if read_id(row.get("id")) is None:
+            given = f"its id is not one: {str(row.get('id'))[:MAX_SHOWN]}"
+            return f"no id in {self.file}" if row.get("id") is None else given
+        if not row.get("file_name"):
+            return f"no file_name in {self.file}"
+        return "its path leads out of --images"
+
+    def _image(
+        self, row: Row, ids: list[str], name: str, path: str, objects: list[Object]
+    ) -> SourceImage:
+        problems = []
+        if len(ids) > 1:
+            reason = (
+                f"listed with the ids {', '.join(ids[:MAX_LISTED_IDS])}; merged into one sample"
+            )
+            problems.append(Problem(file=name, kind="repaired", reason=reason))
+        if self.repeats[path]:
+            reason = f"listed {self.repeats[path] + 1} times with the same id; kept once"
+            problems.append(Problem(file=name, kind="note", reason=reason))
         try:
-            if row["image_id"] not in known:
-                raise ValueError(f"image {row['image_id']} is not listed")
-            objects[row["image_id"]].append(_object(row, names))
-        except KeyError as error:
-            problems.append(_box_dropped(file, row, f"no {error.args[0]}"))
-        except (TypeError, ValueError, OverflowError) as error:
-            problems.append(_box_dropped(file, row, str(error)))
-    return objects
-
-
-def _box_dropped(file: str, row: dict[str, Any], reason: str) -> Problem:
-    return Problem(file=file, kind="box dropped", reason=f"annotation {row.get('id')}: {reason}")
-
-
-def _object(row: dict[str, Any], names: dict[int, str]) -> Object:
-    if row["category_id"] not in names:
-        raise ValueError(f"unknown category {row['category_id']}")
-    x, y, width, height = (float(value) for value in row["bbox"])
-    area = row.get("area")
-    return Object(
-        name=names[row["category_id"]],
-        box=(x, y, x + width, y + height),
-        crowd=bool(row.get("iscrowd", 0)),
-        area=float(area) if isinstance(area, int | float) and math.isfinite(area) else None,
-    )
-
-
-def _source_images(
-    rows: list[dict[str, Any]], files: Files, objects: dict[Any, list[Object]], file: str
-) -> Iterator[SourceImage]:
-    for row in rows:
-        name = str(row.get("file_name") or f"image {row.get('id')}")
-        relative = relative_name(name)
-        if not _has_id(row) or "file_name" not in row or relative is None:
-            reason = f"no id or file_name in {file}, or a path that leads out of --images"
-            yield skipped_image(str(row.get("id")), name, reason)
-            continue
-        try:
-            image = files.file(relative)
+            image = self.files.file(path)
         except FileError as error:
-            yield skipped_image(str(row["id"]), name, f"image file {error}")
-            continue
-        annotation_file = f"{file} image {row['id']}"
-        boxes = objects.get(row["id"], [])
-        record = Record(
-            str(row["id"]), name, image, annotation_file, _size(row), boxes, layout="xywh"
+            return self._skipped(ids[0], name, f"image file {error}", objects)
+        source = f"{self.file} image {ids[0]}"
+        return ParsedImage(
+            Record(ids[0], name, image, source, _size(row), objects, problems, layout="xywh")
         )
-        yield ParsedImage(record)
+
+    def _skipped(self, key: str, name: str, reason: str, objects: list[Object]) -> SourceImage:
+        problem = Problem(file=name, kind="image skipped", reason=reason)
+        return ParsedImage(Record(key, name, None, name, objects=objects, problems=[problem]))
+
+    def unused_pictures(self) -> Iterator[Problem]:
+        """Yield the pictures that are not listed; one problem for a folder without listed ones."""
+        used = {name.rpartition("/")[0] for name in self.first_id if name in self.files}
+        others: dict[str, list[str]] = defaultdict(list)
+        for name in self.files:
+            if name in self.first_id or not name.lower().endswith(IMAGE_SUFFIXES):
+                continue
+            folder = name.rpartition("/")[0]
+            if folder in used:
+                reason = f"a picture that {self.file} does not list"
+                yield Problem(file=name, kind="file unused", reason=reason)
+            else:
+                others[folder].append(name)
+        for folder, names in others.items():
+            reason = f"{self.file} lists none of its {len(names)} pictures, such as {names[0]}"
+            yield Problem(file=folder or ".", kind="file unused", reason=reason)
 
 
-def _locate_images(files: Files, rows: list[dict[str, Any]], images: Path) -> Files:
+def _locate_images(files: Files, rows: list[Row], images: Path) -> Files:
     """Return the files relative to the folder that the file names are relative to."""
     listed = [
         relative for row in rows if (relative := relative_name(str(row.get("file_name") or "")))
@@ -172,12 +200,9 @@ def _locate_images(files: Files, rows: list[dict[str, Any]], images: Path) -> Fi
     return files.subfolder(folders.pop())
 
 
-def _has_id(row: dict[str, Any]) -> bool:
-    return isinstance(row.get("id"), int | str)
-
-
-def _size(row: dict[str, Any]) -> tuple[int, int] | None:
-    try:
-        return int(row["width"]), int(row["height"])
-    except (KeyError, TypeError, ValueError, OverflowError):
+def _size(row: Row) -> tuple[int, int] | None:
+    sides = [read_number(row.get(name)) for name in ("width", "height")]
+    if any(side is None or not math.isfinite(side) for side in sides):
         return None
+    width, height = (int(side or 0) for side in sides)
+    return width, height

@@ -29,12 +29,15 @@ class ObjectCounts(BaseModel):
     absolute: int = Field(default=0, description="those in pixels")
     near_corner: int = Field(default=0, description="those of them that look like fractions")
     outside: int = Field(default=0, description="boxes that reach clearly outside their image")
-    as_corners: int = Field(default=0, description="boxes that fit if their numbers are corners")
+    fit_as: Counter[BoxLayout] = Field(
+        default_factory=Counter, description="by layout: boxes that fit if it is the one meant"
+    )
 
     def update(self, other: ObjectCounts) -> None:
         """Add other counts."""
         self.excluded.update(other.excluded)
-        for name in type(self).model_fields.keys() - {"excluded"}:
+        self.fit_as.update(other.fit_as)
+        for name in type(self).model_fields.keys() - {"excluded", "fit_as"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def add_box(self, box: Box, width: int, height: int, layout: BoxLayout, relative: bool) -> None:
@@ -46,12 +49,25 @@ class ObjectCounts(BaseModel):
             self.near_corner += x1 < x2 <= MAX_FRACTION and y1 < y2 <= MAX_FRACTION
         across = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * width)
         down = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * height)
-        self.outside += min(x1 + across, y1 + down) < 0 or x2 > width + across or y2 > height + down
+        inside = (-across, -down, width + across, height + down)
+        self.outside += x1 < x2 and y1 < y2 and not _is_inside(box, inside)
         if layout == "corners":
             return
-        # The numbers as they were written.
+        # The numbers as they were written, in the other layouts.
         third, fourth = x2 - x1, y2 - y1
         first, second = (x1, y1) if layout == "xywh" else ((x1 + x2) / 2, (y1 + y2) / 2)
-        self.as_corners += (
-            0 <= first < third <= width + across and 0 <= second < fourth <= height + down
-        )
+        readings: dict[BoxLayout, Box] = {
+            "corners": (first, second, third, fourth),
+            "xywh": (first, second, first + third, second + fourth),
+            "cxcywh": (
+                first - third / 2,
+                second - fourth / 2,
+                first + third / 2,
+                second + fourth / 2,
+            ),
+        }
+        self.fit_as.update(name for name, read in readings.items() if _is_inside(read, inside))
+
+
+def _is_inside(box: Box, bounds: Box) -> bool:
+    return bounds[0] <= box[0] < box[2] <= bounds[2] and bounds[1] <= box[1] < box[3] <= bounds[3]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.data.conversion.checks.counts import MAX_FRACTION, ObjectCounts
 from pipeline.data.shards.problems import Problem, ProblemWriter
+from pipeline.data.sources.record import BoxLayout
 from pipeline.progress import counted
 
 # Shares of all boxes, from which a source is suspicious.
 SUSPICIOUS_SHARE = 0.1
-CORNERS_SHARE = 0.95
+OUTSIDE_SHARE, MIN_OUTSIDE = 0.25, 3
+FITTING_SHARE = 0.95
 MAX_LOST_SHARE = 0.1  # of the objects; more are named in a headline
 MAX_LISTED_CLASSES = 10
+_LAYOUTS: dict[BoxLayout, str] = {
+    "corners": "corners x1, y1, x2, y2",
+    "xywh": "the top left corner and the size",
+    "cxcywh": "the centre and the size",
+}
 # The cause that a reader of numbered classes gives.
 _UNKNOWN_NUMBER = re.compile(r"unknown class (\d+); known: 0 to (\d+)")
 
@@ -43,7 +50,7 @@ def lost_headline(boxes: int, problems: ProblemWriter) -> str | None:
         return None
     share = 100 * lost / (boxes + lost)
     return (
-        f"warning: {lost} of {boxes + lost} objects ({share:.0f} %) are not in the set; "
+        f"warning: lost {lost} of {boxes + lost} objects ({share:.0f} %); "
         f"{commonest_reason(problems)}"
     )
 
@@ -79,7 +86,7 @@ def whole_source_problems(
     """
     for reason in (
         *_suspicious_boxes(counts),
-        *_suspicious_names([*classes, *counts.excluded]),
+        *_suspicious_names({**boxes_per_class, **counts.excluded}),
         *_suspicious_numbers(classes, {**boxes_per_class, **counts.excluded}, causes),
     ):
         yield Problem(file=name, kind="suspicious", reason=reason)
@@ -99,23 +106,29 @@ def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
             f"{counts.near_corner} of {counts.boxes} boxes end within {MAX_FRACTION} pixels of the "
             "top left corner; are they fractions of the image size?"
         )
-    many_outside = counts.outside > SUSPICIOUS_SHARE * counts.boxes
-    if many_outside and counts.as_corners >= CORNERS_SHARE * counts.boxes:
+    if counts.outside <= SUSPICIOUS_SHARE * counts.boxes:
+        return
+    reach = f"{counts.outside} of {counts.boxes} boxes reach outside their image"
+    layout = max(_LAYOUTS, key=lambda name: counts.fit_as[name])
+    if counts.fit_as[layout] >= FITTING_SHARE * counts.boxes:
         yield (
-            f"{counts.outside} of {counts.boxes} boxes reach outside their image, and "
-            f"{counts.as_corners} fit it if their numbers are read as corners x1, y1, x2, y2; "
-            "convert them to the layout of the format"
+            f"{reach}, and {counts.fit_as[layout]} fit it if their numbers are read as "
+            f"{_LAYOUTS[layout]}; convert them to the layout of the format"
         )
+    elif counts.outside >= max(MIN_OUTSIDE, OUTSIDE_SHARE * counts.boxes):
+        yield f"{reach}; was it resized or turned after it was annotated?"
 
 
-def _suspicious_names(names: Iterable[str]) -> Iterator[str]:
+def _suspicious_names(boxes_per_class: Mapping[str, int]) -> Iterator[str]:
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(names):
+    for name in boxes_per_class:
         groups["".join(name.split()).casefold()].append(name)
     for group in groups.values():
         if len(group) > 1:
-            first, *others = group
-            options = " ".join(f"--rename {_quoted(f'{other}={first}')}" for other in others)
+            usual = max(group, key=lambda name: (boxes_per_class[name], -len(name)))
+            options = " ".join(
+                f"--rename {_quoted(f'{name}={usual}')}" for name in group if name != usual
+            )
             yield f"{', '.join(map(repr, group))} look like one class; {options} merges them"
 
 

@@ -153,9 +153,28 @@ def test_corners_in_the_place_of_sizes_are_reported(convert_objects, layout):
         "boxes reach outside their image, and 3 fit it if their numbers are read as"
         in (problems[-1])
     )
+    assert "corners x1, y1, x2, y2" in problems[-1]
     # Boxes of the right layout of which some reach outside are not suspicious.
-    rows = [[Object("cat", (100, 60, 190, 110))], [Object("cat", BOX)], [Object("cat", BOX)]]
+    rows = [[Object("cat", (100, 60, 190, 110))], *[[Object("cat", BOX)]] * 9]
     assert "suspicious" not in "".join(convert_objects(*rows, record={"layout": layout})[2])
+
+
+def test_centres_in_the_place_of_corners_are_reported(convert_objects):
+    rows = [[Object("cat", (cx, cy, cx + 60, cy + 60))] for cx, cy in [(35, 40), (110, 70)]]
+    _, _, problems = convert_objects(*rows, record={"layout": "xywh"})
+    assert problems[-1] == (
+        "x: suspicious: 1 of 2 boxes reach outside their image, and 2 fit it if their numbers are "
+        "read as the centre and the size; convert them to the layout of the format"
+    )
+
+
+def test_boxes_for_a_larger_image_are_reported(convert_objects):
+    rows = [[Object("cat", (x, 10, x + 20, 100))] for x in (20, 150, 165, 280)]
+    _, _, problems = convert_objects(*rows)
+    assert problems[-1] == (
+        "x: suspicious: 3 of 4 boxes reach outside their image; was it resized or turned after it "
+        "was annotated?"
+    )
 
 
 def test_left_out_classes_are_counted_and_not_listed(convert_objects):
@@ -171,12 +190,12 @@ def test_left_out_classes_are_counted_and_not_listed(convert_objects):
 
 def test_names_that_differ_by_case_or_blanks_are_reported(convert_objects):
     names = ["cat", "Cat", "traffic  light", "CAT", "dog", "traffic light"]
-    rows = [Object(name, (0, 0, 10 + i, 50)) for i, name in enumerate(names)]
+    rows = [Object(name, (0, 0, 10 + i, 50)) for i, name in enumerate([*names, "Cat"])]
     manifest, _, problems = convert_objects(rows, classes=names)
     assert problems == [
-        "x: suspicious: 'cat', 'Cat', 'CAT' look like one class; --rename Cat=cat --rename CAT=cat "
+        "x: suspicious: 'cat', 'Cat', 'CAT' look like one class; --rename cat=Cat --rename CAT=Cat "
         "merges them",
         "x: suspicious: 'traffic  light', 'traffic light' look like one class; "
-        "--rename 'traffic light=traffic  light' merges them",
+        "--rename 'traffic  light=traffic light' merges them",
     ]
     assert manifest.classes == names

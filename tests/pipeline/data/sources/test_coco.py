@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+from pycocotools import mask
 
 from pipeline.data.shards.manifest import read_problems
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample
 from pipeline.data.sources.coco import coco_source
+from pipeline.data.sources.coco_file.outline import outline_box
 from pipeline.errors import UserError
 
 
@@ -58,7 +60,10 @@ def test_rounding_at_the_border_is_clipped_silently(coco, convert_coco):
             {"bbox": [float("nan"), 5, 1, 9]},
             "image 7: box dropped: person [nan, 5.0, nan, 14.0]: not",
         ),
-        ({"bbox": [5, 5]}, "instances.json: box dropped: annotation 3: not enough values"),
+        (
+            {"bbox": [5, 5]},
+            "instances.json: box dropped: annotation 3: bbox is not four numbers: [5, 5]",
+        ),
         ({"bbox": None}, "instances.json: box dropped: annotation 3: "),
         ({}, "instances.json: box dropped: annotation 3: no bbox"),
         ({"bbox": [1, 1, 2, 2], "category_id": 5}, "annotation 3: unknown category 5"),
@@ -83,12 +88,10 @@ def test_unusable_images_are_reported(coco, convert_coco, tmp_path):
     _, samples = convert_coco(*coco([], images=images))
     assert [s.image_id for s in samples] == ["7"]
     assert [str(p) for p in read_problems(tmp_path / "out")] == [
+        "one.jpg: note: listed 2 times with the same id; kept once",
         "none.jpg: image skipped: image file not found",
-        "../instances.json: image skipped: no id or file_name in instances.json, "
-        "or a path that leads out of --images",
-        "x.jpg: image skipped: no id or file_name in instances.json, "
-        "or a path that leads out of --images",
-        "one.jpg: image skipped: the source lists 7 twice; the first one is kept",
+        "../instances.json: image skipped: its path leads out of --images",
+        "x.jpg: image skipped: no id in instances.json",
     ]
 
 
@@ -154,7 +157,7 @@ def test_segmentations_are_dropped_while_parsing(coco, monkeypatch):
     trees = []
     read = json.loads
     monkeypatch.setattr(
-        "pipeline.data.sources.coco.json.loads",
+        "pipeline.data.sources.coco_file.tree.json.loads",
         lambda *a, **k: trees.append(read(*a, **k)) or trees[-1],
     )
     coco_source(images, file)
@@ -168,3 +171,261 @@ def test_ids_of_a_wrong_type_are_reported(coco, convert_coco, broken):
     manifest, (sample,) = convert_coco(*coco(rows, images=images))
     assert len(sample.boxes) == 1
     assert manifest.problem_counts == {"box dropped": 1, "image skipped": 1}
+
+
+def lines(folder):
+    return [str(p) for p in read_problems(folder) if p.kind != "near duplicate"]
+
+
+BOXES = [{"bbox": [1, 2, 3, 4]}, {"bbox": [5, 6, 7, 8]}]
+KEPT = [(1, 2, 4, 6), (5, 6, 12, 14)]
+
+
+@pytest.mark.parametrize("listed", [7, 7.0, "7"])
+@pytest.mark.parametrize("used", [7, 7.0, "7"])
+def test_ids_as_number_text_and_float_are_the_same(coco, convert_coco, tmp_path, listed, used):
+    manifest, (sample,) = convert_coco(
+        *coco(
+            [{**row, "image_id": used, "category_id": used} for row in BOXES],
+            images=[{"id": listed, "file_name": "one.jpg"}],
+            categories=[{"id": listed, "name": "cat"}],
+        )
+    )
+    assert sample.image_id == "7" and sample.boxes == KEPT
+    assert manifest.category_ids == [7] and not lines(tmp_path / "out")
+
+
+def test_ids_may_be_text(coco, convert_coco, tmp_path):
+    images = [{"id": "a", "file_name": "one.jpg"}, {"id": "01", "file_name": "none.jpg"}]
+    categories = [{"id": "x", "name": "dog"}, {"id": "b", "name": "cat"}, {"id": 5, "name": "cow"}]
+    rows = [{**row, "image_id": "a", "category_id": "b"} for row in BOXES]
+    rows.append({"bbox": [1, 1, 2, 2], "image_id": 1, "category_id": "b"})
+    manifest, (sample,) = convert_coco(*coco(rows, images=images, categories=categories))
+    assert manifest.classes == ["cow", "cat", "dog"] and manifest.category_ids is None
+    assert sample.labels == [1, 1] and sample.image_id == "a"
+    assert "image 1 is not listed" in lines(tmp_path / "out")[0]  # 01 is another id than 1
+
+
+@pytest.mark.parametrize("wrong", [None, True, [], {}, 1.5, float("nan"), ""])
+def test_ids_that_are_none_are_reported(coco, convert_coco, tmp_path, wrong):
+    rows = [*BOXES, {"bbox": [1, 1, 2, 2], "category_id": wrong}]
+    convert_coco(*coco([*rows, {"bbox": [1, 1, 2, 2], "image_id": wrong}]))
+    text = "\n".join(lines(tmp_path / "out"))
+    assert "category_id is not an id" in text and "image_id is not an id" in text
+    images, file = coco([], categories=[{"id": wrong, "name": "cat"}])
+    with pytest.raises(UserError, match="a category lacks its id or name"):
+        coco_source(images, file)
+
+
+@pytest.mark.parametrize(
+    ("flag", "crowd", "reported"),
+    [
+        *((flag, False, False) for flag in (0, 0.0, "0", False, "false", "False", "no", None)),
+        *((flag, True, False) for flag in (1, 1.0, "1", True, "true", "TRUE")),
+        *((flag, False, True) for flag in (2, "maybe", "", [], 0.5)),
+    ],
+)
+def test_iscrowd_is_read_in_every_spelling(coco, convert_coco, tmp_path, flag, crowd, reported):
+    _, (sample,) = convert_coco(*coco([{**BOXES[0], "iscrowd": flag}]))
+    assert sample.crowd == [crowd]
+    assert [": repaired: iscrowd is " in line for line in lines(tmp_path / "out")] == (
+        [True] if reported else []
+    )
+
+
+@pytest.mark.parametrize("area", [0, 0.0, -3, "wide", True, float("nan"), 10**400, 1e9])
+def test_impossible_areas_are_those_of_the_boxes(coco, convert_coco, tmp_path, area):
+    _, (sample,) = convert_coco(*coco([{**row, "area": area} for row in BOXES]))
+    assert sample.area == [12, 56]
+    assert lines(tmp_path / "out")[0].startswith("instances: note: 2 areas not positive")
+
+
+def test_numbers_may_be_text(coco, convert_coco):
+    _, (sample,) = convert_coco(*coco([{"bbox": ["1", "2.0", "3", 4], "area": "5.5"}]))
+    assert sample.boxes == [(1, 2, 4, 6)] and sample.area == [5.5]
+
+
+@pytest.mark.parametrize(
+    "bbox", ["1,2,3,4", [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, "w"], [1, 2, None, 4], {"x": 1}, 7]
+)
+def test_boxes_that_are_not_four_numbers_are_reported(coco, convert_coco, tmp_path, bbox):
+    convert_coco(*coco([*BOXES, {"bbox": bbox}]))
+    (problem,) = lines(tmp_path / "out")
+    assert "box dropped: annotation None: bbox is not four numbers: " in problem
+
+
+def test_one_id_for_two_files_skips_both(coco, convert_coco, tmp_path, encode):
+    images, file = coco(
+        [*BOXES, {"bbox": [1, 1, 9, 9], "image_id": 8}],
+        images=[
+            {"id": 7, "file_name": "two.jpg"},
+            {"id": "7", "file_name": "three.jpg"},
+            {"id": 8, "file_name": "one.jpg"},
+        ],
+    )
+    for name in ("two", "three"):
+        (images / f"{name}.jpg").write_bytes(encode())
+    manifest, (sample,) = convert_coco(images, file)
+    assert sample.file_name == "one.jpg" and manifest.lost_objects == 2
+    assert [line.partition(" (")[0] for line in lines(tmp_path / "out")] == [
+        "two.jpg: image skipped: id 7 stands for 2 files",
+        "three.jpg: image skipped: id 7 stands for 2 files",
+    ]
+
+
+def test_one_file_with_several_ids_becomes_one_sample(coco, convert_coco, tmp_path):
+    images = [{"id": i, "file_name": n} for i, n in [(3, "one.jpg"), (7, "./one.jpg")]]
+    rows = [{**BOXES[0], "image_id": 3}, BOXES[1]]
+    manifest, (sample,) = convert_coco(*coco(rows, images=images))
+    assert sample.image_id == "3" and sample.boxes == KEPT and manifest.samples == 1
+    assert lines(tmp_path / "out") == [
+        "one.jpg: repaired: listed with the ids 3, 7; merged into one sample"
+    ]
+
+
+def test_category_names_are_stripped_and_unique(coco, convert_coco, tmp_path):
+    categories = [{"id": 1, "name": "cat "}, {"id": 2, "name": " Cat"}, {"id": 3, "name": 7}]
+    manifest, _ = convert_coco(*coco(BOXES, categories=categories))
+    assert manifest.classes == ["cat", "Cat", "7"]
+    assert "'cat', 'Cat' look like one class" in lines(tmp_path / "out")[0]
+    for wrong in (None, True, ["cat"], {}, " "):
+        images, file = coco(BOXES, categories=[{"id": 1, "name": wrong}])
+        with pytest.raises(UserError, match="a category lacks its id or name"):
+            coco_source(images, file)
+    images, file = coco(BOXES, categories=[{"id": 1, "name": "a"}, {"id": "1", "name": "b"}])
+    with pytest.raises(UserError, match="category 1 is both 'a' and 'b'"):
+        coco_source(images, file)
+
+
+def test_category_that_only_groups_is_noted(coco, convert_coco, tmp_path):
+    categories = [
+        {"id": 0, "name": "animals", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "animals"},
+        {"id": 2, "name": "dog", "supercategory": "animals"},
+    ]
+    convert_coco(*coco(BOXES, categories=categories), strict=True)
+    assert lines(tmp_path / "out") == [
+        "instances.json: note: class 'animals' has no box and only groups the others; "
+        "--classes cat,dog leaves it out"
+    ]
+    rows = [*BOXES, {"bbox": [1, 1, 2, 2], "category_id": 0}]
+    convert_coco(*coco(rows, categories=categories), overwrite=True)
+    assert not lines(tmp_path / "out")
+
+
+POLYGON = [[10, 5, 30, 5, 30, 15], [12, 2, 14, 4]]
+RUNS = {"size": [30, 40], "counts": [10 * 30 + 2, 5, 25, 5, 40 * 30 - 337]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "box"),
+    [
+        (POLYGON, (10, 2, 30, 15)),
+        (POLYGON[0], (10, 5, 30, 15)),
+        (RUNS, (10, 2, 12, 7)),
+    ],
+)
+@pytest.mark.parametrize("bbox", [{}, {"bbox": []}, {"bbox": None}, {"bbox": [0, 0, 0, 0]}])
+def test_outlines_give_the_boxes_that_are_absent(
+    coco, convert_coco, tmp_path, segmentation, box, bbox
+):
+    _, (sample,) = convert_coco(*coco([{"segmentation": segmentation, **bbox}]), strict=True)
+    assert sample.boxes == [box]
+    assert lines(tmp_path / "out") == [
+        "instances.json: note: 1 annotation without bbox; the box of the segmentation is used"
+    ]
+
+
+def test_compressed_masks_give_their_boxes():
+    encoded = mask.frPyObjects(RUNS, 30, 40)["counts"].decode()
+    assert outline_box({"size": [30, 40], "counts": encoded}) == [10, 2, 2, 5]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        [[]],
+        [[1, 2, 3]],
+        [["a", 2, 3, 4]],
+        "text",
+        {},
+        {"size": [30, 40], "counts": [5, -1]},
+        {"size": [30, 40], "counts": [5, 5]},
+        {"size": [0, 40], "counts": []},
+        {"size": [30, 40], "counts": "\x7f"},
+        {"size": [30, 40], "counts": "o"},  # the last number has no end
+        {"size": ["30", 40], "counts": "0"},
+    ],
+)
+def test_unreadable_outlines_give_no_box(segmentation):
+    assert outline_box(segmentation) is None
+
+
+@pytest.mark.parametrize(
+    ("tree", "fault"),
+    [
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "a list, as files of detections"),
+        (
+            {"images": [], "annotations": [{"segments_info": []}], "categories": []},
+            "a panoptic file; give the instances file",
+        ),
+        ({"images": [], "annotations": [{"caption": "a"}]}, "a captions file; give the instances"),
+        ({"images": [], "annotations": [], "categories": {"1": "cat"}}, "categories is not a list"),
+        ({"images": [], "annotations": {}, "categories": []}, "annotations is not a list"),
+        ({"images": [], "annotations": []}, "no list of categories"),
+        ({"images": [3], "annotations": [], "categories": []}, "item 1 of images is not an object"),
+        ("text", "not a JSON object"),
+    ],
+)
+def test_other_files_are_named(coco, tree, fault):
+    images, file = coco([])
+    file.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=f"not a COCO instances file: {fault}"):
+        coco_source(images, file)
+
+
+@pytest.mark.parametrize("field", ["category_id", "image_id"])
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_ids_that_are_off_by_one_are_reported(coco, convert_coco, tmp_path, encode, field, shift):
+    images, file = coco(
+        [
+            {"bbox": [1, 2, 3, 4 + i], "category_id": i, "image_id": i, field: i + shift}
+            for i in (1, 2, 3)
+        ],
+        images=[{"id": i, "file_name": f"{i}.jpg"} for i in (1, 2, 3)],
+        categories=[{"id": i, "name": f"class {i}"} for i in (1, 2, 3)],
+    )
+    for i in (1, 2, 3):
+        (images / f"{i}.jpg").write_bytes(encode())
+    (images / "one.jpg").unlink()
+    convert_coco(images, file)
+    more = "more" if shift > 0 else "less"
+    assert f"suspicious: every {field} looks 1 {more} than the id that is meant" in "\n".join(
+        lines(tmp_path / "out")
+    )
+
+
+def test_all_categories_unknown_is_an_error(coco, tmp_path, convert_coco):
+    rows = [{**row, "category_id": 0} for row in BOXES]
+    with pytest.raises(
+        UserError,
+        match="none of 2 objects is usable; the commonest reason, 2 x: annotation None: unknown "
+        r"category 0 \(instances\.json\); every category_id looks 1 less",
+    ):
+        convert_coco(*coco(rows, categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_are_not_listed_are_reported(coco, convert_coco, tmp_path, encode):
+    images, file = coco(BOXES)
+    (images / "more").mkdir()
+    for name in ("two.jpg", "more/a.png", "more/b.png", "notes.txt"):
+        (images / name).write_bytes(encode())
+    convert_coco(images, file)
+    assert lines(tmp_path / "out") == [
+        "two.jpg: file unused: a picture that instances.json does not list",
+        "more: file unused: instances.json lists none of its 2 pictures, such as more/a.png",
+    ]
+    with pytest.raises(UserError, match="--strict rejects 2 problems"):
+        convert_coco(images, file, strict=True, overwrite=True)

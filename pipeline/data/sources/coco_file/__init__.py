@@ -1,0 +1,1 @@
+"""The annotation file of COCO: its JSON, its categories and its objects."""
