@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from jobs._cli import add_class_options, command, given_classes, make_parser, run_job
 from pipeline.errors import UserError
@@ -73,9 +73,9 @@ def convert(argv: Sequence[str] | None = None) -> tuple[list[StagedShardSet], fl
     started = time.monotonic()
     with _cluster(options.workers):
         others = [hash_shard_set(uri) for uri in options.compare_with]
-        given = given_classes(options)
-        source = settle_frame(_source(options, given), options.boxes_are)
-        staged = _stage(options, source, given or source.classes, others)
+        source, classes = _source_and_classes(options)
+        source = settle_frame(source, options.boxes_are)
+        staged = _stage(options, source, classes, others)
     for one in staged:
         one.publish()
     seconds = round(time.monotonic() - started, 2)
@@ -148,8 +148,25 @@ def _parser() -> argparse.ArgumentParser:
         help="report images that are also in that set (leaks); may be repeated",
     )
     add_class_options(parser)
+    add(
+        "--rename",
+        action="append",
+        default=[],
+        type=_renaming,
+        metavar="OLD=NEW",
+        help="rename a class; the name of another class merges both; before --classes; may be "
+        "repeated",
+    )
     add("--name", help="name of the data set (default: from the source)")
-    add("--strict", action="store_true", help="write nothing if anything is wrong with the source")
+    add("--strict", action="store_true", help="write nothing if there is any problem but notes")
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="with --strict: a kind of problem that is permitted, such as 'file unused'; may be "
+        "repeated",
+    )
     add("--overwrite", action="store_true", help="replace the shard set in --out")
     add(
         "--workers",
@@ -176,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_options(options: argparse.Namespace) -> None:
+    from pipeline.data.shards.problems import ProblemKind
+
     kind = options.source
     for needed in REQUIRED_OPTIONS[kind]:
         if getattr(options, needed) is None:
@@ -188,6 +207,12 @@ def _check_options(options: argparse.Namespace) -> None:
         if getattr(options, other) is not None:
             option = other.replace("_", "-")
             raise UserError(f"--{option} cannot be used with --source {kind}")
+    if options.allow and not options.strict:
+        raise UserError("--allow has no effect without --strict")
+    kinds = get_args(ProblemKind)
+    for name in options.allow:
+        if name not in kinds:
+            raise UserError(f"--allow {name!r}: unknown kind; known: {', '.join(kinds)}")
     if options.split_by is None:
         if kind in ("voc", "yolo") and options.split is None:
             raise UserError(
@@ -197,6 +222,25 @@ def _check_options(options: argparse.Namespace) -> None:
             raise UserError(f"--seed cannot be used with --source {kind} without --split-by")
     elif kind == "shapes":
         raise UserError("--split-by cannot be used with --source shapes; generate each --split")
+
+
+def _source_and_classes(options: argparse.Namespace) -> tuple[Source, list[str]]:
+    """Return the source, with renamed classes, and the classes of the set in order."""
+    from pipeline.data.sources.rename import rename_classes
+
+    given = given_classes(options)
+    if not options.rename:
+        source = _source(options, given)
+        return source, given or source.classes
+    new_names = dict(options.rename)
+    if len(new_names) != len(options.rename):
+        raise UserError("--rename names a class twice; give each one name")
+    # --classes has the new names; only labels with numbers and no names also take these from it.
+    may_number = options.source in ("yolo", "webdataset")
+    source = _source(options, given if may_number else None)
+    renamed = rename_classes(source, new_names)
+    numbered = may_number and given == source.classes
+    return renamed, renamed.classes if given is None or numbered else given
 
 
 def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
@@ -255,6 +299,8 @@ def _stage(
                 total=part.total,
                 overwrite=options.overwrite,
                 strict=options.strict,
+                allowed=options.allow,
+                renamed=dict(options.rename),
                 shard_samples=options.shard_samples,
                 shard_bytes=options.shard_mib * 2**20,
                 workers=options.workers,
@@ -294,6 +340,7 @@ def _figures(staged: StagedShardSet, seconds: float) -> dict[str, Any]:
         "split": manifest.split,
         "samples": manifest.samples,
         "classes": manifest.classes,
+        "renamed": manifest.renamed,
         "boxes_per_class": manifest.boxes_per_class,
         "shards": len(manifest.shards),
         "problems": manifest.problem_counts,
@@ -363,6 +410,13 @@ def _below(out: Path | str, name: str) -> Path | str:
 
 def _absolute(out: Path | str) -> str:
     return str(out.absolute()) if isinstance(out, Path) else out
+
+
+def _renaming(text: str) -> tuple[str, str]:
+    old, equals, new = (part.strip() for part in text.partition("="))
+    if not (old and equals and new):
+        raise argparse.ArgumentTypeError(f"{text!r} is not OLD=NEW")
+    return old, new
 
 
 def _ratio(text: str) -> float:

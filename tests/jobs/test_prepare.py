@@ -135,6 +135,84 @@ def test_manifest_is_small_whatever_classes_leaves_out(tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) < 100_000
 
 
+NEW_NAMES = ["--rename", "dog=animal", "--rename", "cat=animal", "--rename", "cow=bull"]
+
+
+def write_voc(root, names):
+    """Write a VOC data set of one image with an object of each name."""
+    for folder in ("Annotations", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    (root / "JPEGImages/a.jpg").write_bytes(JPEG)
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{5 + i}</xmin><ymin>5</ymin><xmax>90</xmax>"
+        "<ymax>90</ymax></bndbox></object>"
+        for i, name in enumerate(names)
+    )
+    (root / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
+    return ["--source", "voc", "--root", str(root), "--split", "train"]
+
+
+def write_coco(root, names):
+    """Write a COCO data set of one image with an object of each name."""
+    (root / "images").mkdir(parents=True)
+    (root / "images/a.jpg").write_bytes(JPEG)
+    tree = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "categories": [{"id": 10 * i, "name": name} for i, name in enumerate(names)],
+        "annotations": [
+            {"image_id": 1, "category_id": 10 * i, "bbox": [5 + i, 5, 50, 50]}
+            for i in range(len(names))
+        ],
+    }
+    (root / "a.json").write_text(json.dumps(tree))
+    return [
+        *("--source", "coco", "--images", str(root / "images")),
+        *("--annotations", str(root / "a.json")),
+    ]
+
+
+def write_yolo_names(root, names):
+    lines = "".join(f"{i} .5 .5 .2 .{i + 1}\n" for i in range(len(names)))
+    return write_yolo(root, [lines], json.dumps(names))
+
+
+@pytest.mark.parametrize("write", [write_voc, write_coco, write_yolo_names])
+def test_classes_are_renamed_and_merged(tmp_path, write):
+    options = write(tmp_path / "source", ["bird", "cat", "cow", "dog"])
+    main([*options, *NEW_NAMES, "--out", str(tmp_path / "a")])
+    manifest = load_manifest(tmp_path / "a")
+    assert manifest.classes == ["bird", "animal", "bull"]
+    assert manifest.boxes_per_class == {"bird": 1, "animal": 2, "bull": 1}
+    assert manifest.renamed == {"dog": "animal", "cat": "animal", "cow": "bull"}
+    assert manifest.category_ids == ([0, 10, 20] if write is write_coco else None)
+    main([*options, *NEW_NAMES, "--classes", "bull,animal", "--out", str(tmp_path / "b")])
+    manifest = load_manifest(tmp_path / "b")
+    assert manifest.boxes_per_class == {"bull": 1, "animal": 2}
+    assert manifest.excluded_boxes == {"bird": 1} and not manifest.problem_counts
+    with pytest.raises(UserError, match="unknown class 'cats'; known: bird, cat, cow, dog"):
+        main([*options, "--rename", "cats=x", "--out", str(tmp_path / "c")])
+
+
+def test_renaming_swaps_names_and_numbers_classes_without_yaml(tmp_path):
+    options = write_yolo_names(tmp_path / "source", ["cat", "dog", "cow"])
+    swap = ["--rename", "cat=dog", "--rename", "dog=cat", "--rename", "cow=a=b"]
+    main([*options, *swap, "--out", str(tmp_path / "a")])
+    assert load_manifest(tmp_path / "a").classes == ["dog", "cat", "a=b"]
+    (tmp_path / "source/data.yaml").unlink()
+    given = ["--classes", "x,y,z", "--rename", "y=x"]
+    main([*options[:4], "--split", "images", *given, "--out", str(tmp_path / "b")])
+    assert load_manifest(tmp_path / "b").boxes_per_class == {"x": 2, "z": 1}
+
+
+def test_strict_permits_the_kinds_that_are_allowed(tmp_path):
+    options = [*write_coco(tmp_path / "source", ["cat"]), "--strict"]
+    (tmp_path / "source/images/b.jpg").write_bytes(JPEG)
+    with pytest.raises(UserError, match="--strict rejects 1 problem; the first: b.jpg: file unus"):
+        main([*options, "--out", str(tmp_path / "out")])
+    result = main([*options, "--allow", "file unused", "--out", str(tmp_path / "out")])
+    assert result["problems"] == {"file unused": 1}
+
+
 def test_coco_is_converted(shared, tmp_path):
     folder = shared / "data/mini"
     options = ["--images", str(folder / "JPEGImages")]
@@ -166,6 +244,9 @@ def test_coco_is_converted(shared, tmp_path):
             "--root no: no such directory or archive",
         ),
         ([*SHAPES, "--classes", "a,,b"], "empty or repeated name"),
+        ([*SHAPES, "--rename", "star=a", "--rename", "star=b"], "--rename names a class twice"),
+        ([*SHAPES, "--allow", "note"], "--allow has no effect without --strict"),
+        ([*SHAPES, "--strict", "--allow", "all"], "'all': unknown kind; known: member skipped, "),
         (
             [*SHAPES, "--classes-from", "nowhere"],
             r"nowhere: not a shard set \(manifest\.json not found\)",

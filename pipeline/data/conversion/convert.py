@@ -9,7 +9,7 @@ import hashlib
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Required, TypedDict, Unpack
@@ -47,6 +47,8 @@ class ConversionOptions(TypedDict, total=False):
     total: int | None
     overwrite: bool
     strict: bool
+    allowed: Collection[str]
+    renamed: dict[str, str]
     shard_samples: int
     shard_bytes: int
     workers: int
@@ -107,6 +109,8 @@ def stage_shard_set(
     total: int | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    allowed: Collection[str] = (),
+    renamed: dict[str, str] | None = None,
     shard_samples: int = MAX_SHARD_SAMPLES,
     shard_bytes: int = MAX_SHARD_BYTES,
     workers: int = 1,
@@ -118,9 +122,10 @@ def stage_shard_set(
     means Ray; the bytes are the same. Images that look like those of ``others`` are reported as
     leaks. An existing set is replaced only with ``overwrite``, and only when the new one is
     complete. An interrupted conversion leaves its finished shards in a subfolder of ``out``; the
-    same call reuses them. Raises SourceRejected if no image or no object is usable or, with
-    ``strict``, if there is any problem, and UserError for all other errors, such as an ``out`` in
-    use.
+    same call reuses them. ``renamed`` is recorded: new names of classes of the source. Raises
+    SourceRejected if no image or no object is usable or, with ``strict``, if there is any problem
+    that is not harmless and not of the kinds ``allowed``, and UserError for all other errors, such
+    as an ``out`` in use.
     """
     staging = open_staging(out)
     staging.check(overwrite)
@@ -141,8 +146,8 @@ def stage_shard_set(
                 summary.problems.add(find_near_duplicates(summary.hashes, others))
                 summary.check_whole_source(name)
                 summary.problems.close()
-                manifest = summary.manifest(name, split, source, category_ids)
-                _check_usable(manifest, summary, strict)
+                manifest = summary.manifest(name, split, source, category_ids, renamed or {})
+                _check_usable(manifest, summary, strict, {*HARMLESS_KINDS, *allowed})
                 staging.store(manifest)
         except SourceRejected:
             summary.hashes.close()
@@ -191,7 +196,12 @@ class _Summary:
         )
 
     def manifest(
-        self, name: str, split: str, source: str, category_ids: list[int] | None
+        self,
+        name: str,
+        split: str,
+        source: str,
+        category_ids: list[int] | None,
+        renamed: dict[str, str],
     ) -> Manifest:
         """Return the manifest of the shards."""
         return Manifest(
@@ -210,16 +220,19 @@ class _Summary:
             lost_objects=self.problems.lost_objects,
             excluded_boxes=dict(sorted(self.counts.excluded.items())),
             crowd_boxes=self.counts.crowd,
+            renamed=renamed,
         )
 
 
-def _check_usable(manifest: Manifest, summary: _Summary, strict: bool) -> None:
+def _check_usable(
+    manifest: Manifest, summary: _Summary, strict: bool, permitted: Collection[str]
+) -> None:
     """Raise SourceRejected if the set would be empty or meaningless.
 
-    With ``strict``, also if there is any problem that is not harmless.
+    With ``strict``, also if there is any problem of a kind that is not permitted.
     """
     title, problems = f"{manifest.name} {manifest.split}", summary.problems
-    faults = [kind for kind in problems.first if kind not in HARMLESS_KINDS]
+    faults = [kind for kind in problems.first if kind not in permitted]
     first = problems.first[faults[0]][0] if faults else None  # kinds are in order of occurrence
     if strict and faults:
         print(problems.format(), file=sys.stderr)

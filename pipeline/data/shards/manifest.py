@@ -70,6 +70,7 @@ class Manifest(Document):
     lost_objects: int = 0  # because of these problems
     excluded_boxes: dict[str, int] = Field(default_factory=dict)  # of classes that were not chosen
     crowd_boxes: int = 0  # of the boxes: regions that training ignores
+    renamed: dict[str, str] = Field(default_factory=dict)  # classes of the source, to new names
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Manifest:
