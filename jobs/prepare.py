@@ -67,14 +67,12 @@ def convert(argv: Sequence[str] | None = None) -> tuple[list[StagedShardSet], fl
     """Convert, publish and print the new set, or both sets; return them and the seconds taken."""
     options = _parser().parse_args(argv)
     _check_options(options)
-    from pipeline.data.conversion.frames.orientation import settle_frame
     from pipeline.data.conversion.near_duplicates import hash_shard_set
 
     started = time.monotonic()
     with _cluster(options.workers):
         others = [hash_shard_set(uri) for uri in options.compare_with]
         source, classes = _source_and_classes(options)
-        source = settle_frame(source, options.boxes_are)
         staged = _stage(options, source, classes, others)
     for one in staged:
         one.publish()
@@ -230,17 +228,24 @@ def _source_and_classes(options: argparse.Namespace) -> tuple[Source, list[str]]
 
     given = given_classes(options)
     if not options.rename:
-        source = _source(options, given)
+        source = _framed_source(options, given)
         return source, given or source.classes
     new_names = dict(options.rename)
     if len(new_names) != len(options.rename):
         raise UserError("--rename names a class twice; give each one name")
     # --classes has the new names; only labels with numbers and no names also take these from it.
     may_number = options.source in ("yolo", "webdataset")
-    source = _source(options, given if may_number else None)
+    source = _framed_source(options, given if may_number else None)
     renamed = rename_classes(source, new_names)
     numbered = may_number and given == source.classes
     return renamed, renamed.classes if given is None or numbered else given
+
+
+def _framed_source(options: argparse.Namespace, classes: list[str] | None) -> Source:
+    """Return the source, with what its boxes refer to decided."""
+    from pipeline.data.conversion.frames.orientation import settle_frame
+
+    return settle_frame(_source(options, classes), options.boxes_are)
 
 
 def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from pipeline.data.sources.files import File
 from pipeline.data.sources.record import ParsedImage, Record, Source, SourceImage
 from pipeline.errors import UserError
 
@@ -44,27 +45,32 @@ def _renamed(images: Iterable[SourceImage], new_names: dict[str, str]) -> Iterat
 class RenamedImage:
     """An image whose classes are renamed when it is converted."""
 
-    image: SourceImage
+    source: SourceImage
     new_names: tuple[tuple[str, str], ...]
 
     @property
     def image_id(self) -> str:
         """Return the id of the image."""
-        return self.image.image_id
+        return self.source.image_id
 
     @property
     def file_name(self) -> str:
         """Return the file name of the image."""
-        return self.image.file_name
+        return self.source.file_name
+
+    @property
+    def image(self) -> File | bytes | None:
+        """Return the image file."""
+        return self.source.image
 
     @property
     def estimated_bytes(self) -> int:
         """Return about how many bytes the sample takes in a shard."""
-        return self.image.estimated_bytes
+        return self.source.estimated_bytes
 
     def read_record(self) -> Record:
         """Read the annotations, with the new names."""
-        return _rename(self.image.read_record(), dict(self.new_names))
+        return _rename(self.source.read_record(), dict(self.new_names))
 
 
 def _rename(record: Record, new_names: Mapping[str, str]) -> Record:

@@ -16,7 +16,7 @@ from pipeline.data.sources.voc import VocImage
 from pipeline.data.sources.webdataset.json_image import JsonImage, Names
 from pipeline.data.sources.webdataset.listing import LABELS, ListedShard, TarSample
 from pipeline.data.sources.webdataset.sample_json import BoxFormat, UnnamedClassError
-from pipeline.data.sources.yolo import YoloImage
+from pipeline.data.sources.yolo.labels import YoloImage
 from pipeline.data.transforms.decode import FORMATS
 from pipeline.errors import UserError
 
