@@ -41,13 +41,13 @@ REQUIRED_OPTIONS = {
     "shapes": (),
 }
 ALLOWED_OPTIONS = {
-    "voc": ("split", "seed", "boxes_are"),
+    "voc": ("split", "seed", "boxes_are", "corners_from"),
     "coco": ("split", "seed", "boxes_are"),
     "yolo": ("split", "seed", "boxes_are"),
     "webdataset": ("split", "seed", "boxes_are", "annotations", "box_format"),
     "shapes": ("count", "size", "seed", "split"),
 }
-DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train"}
+DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train", "corners_from": 1}
 # The defaults of the converter, repeated here because importing it takes a second.
 SHARD_SAMPLES, SHARD_MIB = 10_000, 48
 # A set of at least so many bytes in fewer shards than this gets a hint.
@@ -131,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
         help="pixels that boxes refer to: as stored, or turned upright by the EXIF orientation "
         "(default: decided by the annotated sizes and boxes of images turned sideways; "
         "yolo: upright)",
+    )
+    add(
+        "--corners-from",
+        type=int,
+        choices=(0, 1),
+        help="voc: number of the first pixel in the XML files (default: 1)",
     )
     add(
         "--split-by",
@@ -256,7 +262,8 @@ def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
     from pipeline.data.sources.yolo import yolo_source
 
     if options.source == "voc":
-        return voc_source(options.root, options.split, classes)
+        first = _value(options, "corners_from")
+        return voc_source(options.root, options.split, classes, first)
     if options.source == "yolo":
         return yolo_source(options.root, options.split, classes)
     if options.source == "coco":

@@ -18,6 +18,7 @@ from pipeline.data.sources.coco_file.categories import read_categories, report_g
 from pipeline.data.sources.coco_file.objects import AnnotationReader
 from pipeline.data.sources.coco_file.tree import Row, read_tree
 from pipeline.data.sources.files import FileError, Files, open_files, relative_name
+from pipeline.data.sources.paths import IMAGE_SUFFIXES
 from pipeline.data.sources.record import (
     Images,
     Object,
@@ -27,7 +28,6 @@ from pipeline.data.sources.record import (
     SourceImage,
 )
 from pipeline.data.sources.values import read_id, read_number
-from pipeline.data.sources.voc import IMAGE_SUFFIXES
 from pipeline.errors import UserError
 
 MAX_LISTED_FOLDERS, MAX_LISTED_IDS = 5, 20

@@ -34,7 +34,8 @@ class Record:
     and height if ``relative``. If ``upright``, boxes refer to the image as its EXIF orientation
     turns it; otherwise to the pixels as stored. ``size_upright`` says the same of ``size``. A
     record without an ``image`` stands for a skipped image; ``problems`` gives the reason. Of a
-    ``layout`` other than corners it is checked whether corners were meant.
+    ``layout`` other than corners it is checked whether corners were meant. ``zero_corners`` counts
+    boxes that begin at 0 in a format whose first pixel is 1; ``box`` has them at the border.
     """
 
     image_id: str
@@ -48,6 +49,7 @@ class Record:
     upright: bool = False
     size_upright: bool | None = None  # None: as the boxes
     layout: BoxLayout = "corners"
+    zero_corners: int = 0
 
 
 class SourceImage(Protocol):

@@ -29,6 +29,7 @@ class ObjectCounts(BaseModel):
     absolute: int = Field(default=0, description="those in pixels")
     near_corner: int = Field(default=0, description="those of them that look like fractions")
     outside: int = Field(default=0, description="boxes that reach clearly outside their image")
+    zero_corners: int = Field(default=0, description="boxes that begin before the first pixel")
     fit_as: Counter[BoxLayout] = Field(
         default_factory=Counter, description="by layout: boxes that fit if it is the one meant"
     )

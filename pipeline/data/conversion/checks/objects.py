@@ -31,6 +31,7 @@ def check_objects(
     def report(kind: ProblemKind, reason: str) -> None:
         problems.append(Problem(file=record.annotation_file, kind=kind, reason=reason))
 
+    counts.zero_corners += record.zero_corners
     kept: list[Object] = []
     classes_by_box: dict[tuple[Box, bool], list[str]] = {}
     for item in _in_pixels(record, width, height):

@@ -106,6 +106,12 @@ def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
             f"{counts.near_corner} of {counts.boxes} boxes end within {MAX_FRACTION} pixels of the "
             "top left corner; are they fractions of the image size?"
         )
+    if counts.zero_corners:
+        yield (
+            f"the corners look 0-based: {counts.zero_corners} of {counts.boxes} boxes begin at 0, "
+            "where the first pixel is 1; these are cut, and all others may be shifted by a pixel; "
+            "--corners-from 0 reads them as 0-based"
+        )
     if counts.outside <= SUSPICIOUS_SHARE * counts.boxes:
         return
     reach = f"{counts.outside} of {counts.boxes} boxes reach outside their image"

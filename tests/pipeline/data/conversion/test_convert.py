@@ -94,7 +94,7 @@ def test_full_disk_raises_user_error(tmp_path, convert_source, monkeypatch):
 
 
 def test_strict_rejects_any_problem(voc, tmp_path, convert_source, capsys):
-    voc.add("a", [("cat", 1, 1, 9, 9), ("cat", 9, 9, 3, 3)])
+    voc.add("a", [("cat", 1, 1, 9, 9), ("cat", 50, 9, 60, 12)])
     with pytest.raises(UserError, match=r"--strict rejects 1 problem; the first: a\.xml: box"):
         convert_source(voc_source(voc.root, "train"), tmp_path / "out", strict=True)
     assert not (tmp_path / "out").exists() and "a.xml: cat" in capsys.readouterr().err
@@ -121,14 +121,14 @@ def test_missing_class_names_raise(voc, tmp_path, convert_source):
 
 
 def test_problems_are_counted_and_listed_by_kind(voc, tmp_path):
-    voc.add("a", [("cat", 1, 1, 9, 9)] + [("cat", 9, 9, 3, 3)] * 25)
+    voc.add("a", [("cat", 1, 1, 9, 9)] + [("cat", 50, 9, 60, 12)] * 25)
     voc.list("gone")
     source, out = voc_source(voc.root, "train"), tmp_path / "out"
     staged = stage_shard_set(source.images, [], out, "x", "train", source.classes, source="voc")
     staged.publish()
     text = staged.problems.format()
     assert text.startswith(
-        "problems: 25 x box dropped\n  a.xml: cat [8.0, 8.0, 3.0, 3.0]: negative"
+        "problems: 25 x box dropped\n  a.xml: cat [49.0, 8.0, 60.0, 12.0]: outside the image"
     )
     assert "... and 5 more, all in problems.jsonl" in text
     assert text.endswith("problems: 1 x image skipped\n  gone: no such image in JPEGImages")

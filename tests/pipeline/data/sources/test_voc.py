@@ -64,7 +64,6 @@ def test_split_lists_with_flags_and_blank_lines(voc, convert_voc):
     ("bounds", "kept", "reason"),
     [
         ((10, 10, 9, 20), None, "cat [9.0, 9.0, 9.0, 20.0]: empty"),
-        ((20, 10, 10, 20), None, "cat [19.0, 9.0, 10.0, 20.0]: negative width or height; are its"),
         ((50, 10, 60, 20), None, "outside the image of 40x30"),
         ((0, 10, 44, 31), (0, 9, 40, 30), "reaches outside the image of 40x30"),
         (("nan", 10, 20, 20), None, "object 2: xmin is nan, not finite"),
@@ -187,6 +186,294 @@ def test_layouts_of_annotation_tools_are_read(voc, convert_voc, tmp_path, xml_fo
     voc.root = tmp_path / "own"
     samples, problems = convert_voc("any name")
     assert list(samples) == ["a", "b"] and samples["b"].labels == [0] and problems == ""
+
+
+@pytest.mark.parametrize(
+    ("xml", "image"),
+    [
+        ("Annotations/{}.xml", "Images/{}.jpg"),
+        ("annotations/xmls/{}.xml", "images/{}.jpg"),  # Oxford Pets
+        ("ann/{}.jpg.xml", "pics/{}.jpg"),  # the only folders
+        ("labels/{}.jpg.xml", "images/{}.jpg"),
+        ("Annotations/{}.xml", "JPEGImages/camera/{}.jpg"),
+        ("annotations/{}.XML", "images/{}.JPG"),
+        ("VOC2007/Annotations/{}.xml", "VOC2007/JPEGImages/{}.jpg"),
+    ],
+)
+def test_layouts_under_other_names_are_read(voc, tmp_path, convert_voc, xml, image):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    voc.add("b.1", [("dog", 1, 1, 9, 9)])
+    own = move(
+        voc,
+        tmp_path / "own",
+        {name: (xml.format(name), image.format(name)) for name in ("a", "b.1")},
+    )
+    voc.root = own
+    samples, problems = convert_voc("any name")
+    assert list(samples) == ["a", "b.1"] and samples["b.1"].labels == [1]
+    assert all(": note: " in line for line in problems.splitlines())
+
+
+def move(voc, root, names):
+    """Move the files of images to other names below a new root, and return it."""
+    for image_id, paths in names.items():
+        for old, new in zip(
+            (f"Annotations/{image_id}.xml", f"JPEGImages/{image_id}.jpg"), paths, strict=True
+        ):
+            (root / new).parent.mkdir(parents=True, exist_ok=True)
+            (voc.root / old).rename(root / new)
+    return root
+
+
+SUBFOLDERS = [
+    ("Annotations/{}.xml", "JPEGImages/{}.jpg"),
+    ("{}.xml", "{}.jpg"),
+    ("images/{}.xml", "images/{}.jpg"),
+]
+
+
+@pytest.mark.parametrize(("xml", "image"), SUBFOLDERS)
+def test_subfolders_named_like_splits_are_the_splits(voc, tmp_path, convert_voc, xml, image):
+    for name in ("a", "b", "c"):
+        voc.add(name, [("cat", 1, 1, 9, 9)])
+    voc.add("e", [("dog", 1, 1, 9, 9)])
+    places = {"a": "train/1", "b": "valid/1", "c": "train/deep/1", "e": "valid/2"}
+    names = {k: (xml.format(v), image.format(v)) for k, v in places.items()}
+    voc.root = move(voc, tmp_path / "own", names)
+    source = voc_source(voc.root, "val")
+    assert [i.image_id for i in source.images] == ["valid/1", "valid/2"]
+    assert source.classes == ["cat", "dog"]  # of all splits
+    assert [i.file_name for i in voc_source(voc.root, "train").images] == [
+        "train/1.jpg",
+        "train/deep/1.jpg",
+    ]
+    assert voc_source(voc.root, None).total == 4
+    with pytest.raises(UserError, match=r"--split test: no such folder in .*; available: train, v"):
+        voc_source(voc.root, "test")
+    assert convert_voc("train")[1] == ""
+
+
+def test_split_folders_with_their_own_annotations(voc, tmp_path):
+    for name in ("a", "b"):
+        voc.add(name, [("cat", 1, 1, 9, 9)])
+    names = {
+        "a": ("train/annotations/1.xml", "train/images/1.jpg"),
+        "b": ("test/annotations/1.xml", "test/images/1.jpg"),
+    }
+    root = move(voc, tmp_path / "own", names)
+    assert [i.image_id for i in voc_source(root, "test").images] == ["test/1"]
+    assert voc_source(root, None).total == 2
+
+
+def test_pairs_in_subfolders_beside_pairs_on_top_are_read(voc, tmp_path):
+    for name in ("a", "b", "c"):
+        voc.add(name, [("cat", 1, 1, 9, 9)])
+    names = {
+        "a": ("a.xml", "a.jpg"),
+        "b": ("more/b.xml", "more/b.jpg"),
+        "c": ("more/c.xml", "more/c.jpg"),
+    }
+    source = voc_source(move(voc, tmp_path / "own", names), "train")
+    assert [i.image_id for i in source.images] == ["a", "more/b", "more/c"]
+    assert source.problems == []
+
+
+def test_files_outside_split_folders_are_reported(voc, tmp_path):
+    for name in ("a", "b", "c"):
+        voc.add(name, [("cat", 1, 1, 9, 9)])
+    names = {
+        "a": ("a.xml", "a.jpg"),
+        "b": ("train/b.xml", "train/b.jpg"),
+        "c": ("val/c.xml", "val/c.jpg"),
+    }
+    source = voc_source(move(voc, tmp_path / "own", names), "train")
+    assert [i.image_id for i in source.images] == ["train/b"]
+    assert [str(p) for p in source.problems] == [
+        "own: file unused: 1 XML files are outside the folders train, val; left out"
+    ]
+
+
+def test_images_without_xml_are_reported(voc):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    for name in ("b.jpg", "c.HEIC"):
+        (voc.root / "JPEGImages" / name).write_bytes(b"")
+    shutil.rmtree(voc.root / "ImageSets")
+    assert [str(p) for p in voc_source(voc.root, "train").problems] == [
+        "JPEGImages/b.jpg: file unused: there is no XML file for it; left out",
+        "JPEGImages/c.HEIC: file unused: there is no XML file for it; left out",
+    ]
+
+
+def test_many_images_without_xml_are_counted(voc, monkeypatch):
+    monkeypatch.setattr("pipeline.data.sources.voc.pairs.MAX_LISTED_FILES", 2)
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    for number in range(5):
+        (voc.root / f"JPEGImages/{number}.jpg").write_bytes(b"")
+    problems = voc_source(voc.root, None).problems
+    assert [p.file for p in problems] == ["JPEGImages/0.jpg", "JPEGImages/1.jpg", "JPEGImages"]
+    assert problems[-1].reason == "3 more images are left out"
+
+
+def test_images_in_no_list_are_counted(voc):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    voc.add("b", [("cat", 1, 1, 9, 9)], split="val")
+    for name in ("c", "e"):
+        voc.add(name, [("cat", 1, 1, 9, 9)], split="cat_train")
+    (voc.root / "Annotations/e.xml").unlink()
+    assert [str(p) for p in voc_source(voc.root, "train").problems] == [
+        "ImageSets/Main: note: 2 images are in none of the lists of splits; left out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("named", "used"), [("a.png", "a.png"), (r"C:\pics\A.JPG", "a.jpg"), ("other.jpg", "a.jpg")]
+)
+def test_xml_decides_between_images_of_the_same_name(voc, encode, convert_voc, named, used):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    xml = voc.root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<size>", f"<filename>{named}</filename><size>"))
+    (voc.root / "JPEGImages/a.png").write_bytes(encode("PNG"))
+    samples, problems = convert_voc()
+    other = {"a.png": "a.jpg", "a.jpg": "a.png"}[used]
+    why = "and the XML file names neither" if named == "other.jpg" else "which the XML file names"
+    assert samples["a"].file_name == used
+    assert problems == f"JPEGImages/{other}: file unused: it is named like {used}, {why}; left out"
+
+
+def test_each_image_of_the_same_name_may_have_its_xml(voc, encode, tmp_path):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    (voc.root / "JPEGImages/a.png").write_bytes(encode("PNG"))
+    shutil.copy(voc.root / "Annotations/a.xml", voc.root / "Annotations/a.png.xml")
+    (voc.root / "Annotations/a.xml").rename(voc.root / "Annotations/a.jpg.xml")
+    source = voc_source(voc.root, None)
+    assert [(i.image_id, i.file_name) for i in source.images] == [
+        ("a", "a.jpg"),
+        ("a.png", "a.png"),
+    ]
+    assert source.problems == []
+
+
+def test_images_are_found_by_the_name_in_the_xml(voc, convert_voc):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    xml = voc.root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<size>", "<filename>photo 7.jpg</filename><size>"))
+    (voc.root / "JPEGImages/a.jpg").rename(voc.root / "JPEGImages/photo 7.jpg")
+    samples, problems = convert_voc()
+    assert samples["a"].file_name == "photo 7.jpg"
+    assert "1 XML files have other names than their images" in problems
+
+
+@pytest.mark.parametrize("case", ["A.jpg", "a.JPG"])
+def test_names_may_differ_by_case(voc, convert_voc, case):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    (voc.root / "JPEGImages/a.jpg").rename(voc.root / "JPEGImages" / case)
+    assert convert_voc()[0]["a"].file_name == case
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe"])
+def test_further_suffixes_of_jpeg_are_read(voc, convert_voc, suffix):
+    voc.add("a", [("cat", 1, 1, 9, 9)], suffix=suffix)
+    samples, problems = convert_voc()
+    assert samples["a"].file_name == f"a{suffix}" and problems == ""
+
+
+def test_formats_that_are_not_read_are_named(voc, encode, convert_voc):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    voc.add("b", [("cat", 1, 1, 9, 9)], suffix=".HEIC", image=b"\0\0\0\x18ftypheic")
+    voc.add("c", [("cat", 1, 1, 9, 9)], suffix=".nef", image=encode("TIFF"))
+    voc.add("d", [("cat", 1, 1, 9, 9)], suffix=".heic", image=encode())  # a phone's JPEG
+    samples, problems = convert_voc()
+    assert list(samples) == ["a", "d"]
+    remedy = "convert the image to JPEG or PNG"
+    assert problems.splitlines() == [
+        f"b.HEIC: image skipped: HEIC is a format that is not read; {remedy}",
+        f"c.nef: image skipped: NEF is a format that is not read; {remedy}",
+        "d.heic: note: content is JPG; stored as .jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "{}.jpg",
+        "{}.xml",
+        "JPEGImages/{}.jpg",
+        "./JPEGImages/{}.jpg ./Annotations/{}.xml",
+        "/home/me/VOC/JPEGImages/{}.jpg",
+        "C:\\voc\\JPEGImages\\{}.jpg",
+        "{}.jpg\t1",
+        "{} 1 2 1",
+        "  {}  1\r",
+    ],
+)
+@pytest.mark.parametrize("place", ["ImageSets/Main/train.txt", "ImageSets/train.txt", "train.txt"])
+def test_entries_of_lists_are_read_as_tools_write_them(voc, line, place):
+    for name in ("a", "b c"):
+        voc.add(name, [("cat", 1, 1, 9, 9)])
+    shutil.rmtree(voc.root / "ImageSets")
+    (voc.root / place).parent.mkdir(parents=True, exist_ok=True)
+    names = ("a",) if " ./" in line else ("a", "b c")
+    text = "\n".join(line.format(name, name) for name in names)
+    (voc.root / place).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    source = voc_source(voc.root, "train")
+    assert [i.image_id for i in source.images] == list(names)
+    assert not any("suffix" in problem.reason for problem in source.problems)
+
+
+def test_other_text_files_are_ignored(voc):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    shutil.rmtree(voc.root / "ImageSets")
+    (voc.root / "classes.txt").write_text("cat")
+    (voc.root / "Annotations/readme.txt").write_text("cat")
+    assert voc_source(voc.root, "anything").total == 1
+
+
+def test_swapped_corners_are_exchanged(voc, convert_voc):
+    voc.add("a", [("cat", 20, 20, 11, 5), ("cat", 20, 3, 11, 9)])
+    samples, problems = convert_voc()
+    assert samples["a"].boxes == [(10, 4, 20, 20), (10, 2, 20, 9)]
+    assert problems.splitlines() == [
+        "a.xml: repaired: object 1: the corners of cat are swapped; exchanged",
+        "a.xml: repaired: object 2: the corners of cat are swapped; exchanged",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1.0", True), ("true", True), ("TRUE", True), ("", False), ("0.0", False)],
+)
+def test_difficult_is_read_as_tools_write_it(voc, convert_voc, value, expected):
+    voc.add("a", [("cat", 1, 1, 9, 9, value)])
+    samples, problems = convert_voc()
+    assert samples["a"].difficult == [expected] and problems == ""
+
+
+def test_difficult_of_neither_value_is_reported(voc, convert_voc):
+    voc.add("a", [("cat", 1, 1, 9, 9, "Unspecified")])
+    samples, problems = convert_voc()
+    assert samples["a"].difficult == [False]
+    assert problems == (
+        "a.xml: repaired: object 1: difficult is 'Unspecified', neither true nor false; read as "
+        "false"
+    )
+
+
+def test_zero_based_corners_are_reported_once(voc, convert_voc):
+    voc.add("a", [("cat", 0, 0, 9, 9), ("cat", 5, 0, 9, 9)])
+    voc.add("b", [("cat", 0, 5, 39, 29)])
+    samples, problems = convert_voc()
+    assert samples["a"].boxes == [(0, 0, 9, 9), (4, 0, 9, 9)]
+    assert problems.startswith("voc: suspicious: the corners look 0-based: 3 of 3 boxes begin at 0")
+    assert problems.count("\n") == 0 and "--corners-from 0" in problems
+
+
+def test_corners_may_be_zero_based(voc, tmp_path, convert_source):
+    voc.add("a", [("cat", 0, 0, 39, 29), ("cat", 20, 9, 4, 4)])
+    convert_source(voc_source(voc.root, "train", corners_from=0), tmp_path / "out")
+    shards = ShardSet(tmp_path / "out")
+    assert Sample.from_json(shards.read(0).json).boxes == [(0, 0, 40, 30), (4, 4, 21, 10)]
+    assert [p.kind for p in read_problems(tmp_path / "out")] == ["repaired"]
 
 
 def test_two_data_sets_below_one_root_raise(voc, convert_voc, tmp_path):

@@ -1,0 +1,124 @@
+"""Parse the XML file of one image: its objects, its size and the name of the image.
+
+Corners are inclusive: x1 = xmin - first and x2 = xmax - first + 1, where ``first`` is the number of
+the first pixel. It is 1 in VOC; some tools write 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from pipeline.data.shards.problems import Problem
+from pipeline.data.sources.files import MAX_LABEL_BYTES, File
+from pipeline.data.sources.record import Object
+from pipeline.data.sources.values import read_flag
+
+
+class AnnotationError(ValueError):
+    """An annotation file that cannot be used; the message gives the reason."""
+
+
+@dataclass
+class Annotation:
+    """Content of an XML file; ``zero_corners`` counts boxes that begin before the first pixel."""
+
+    size: tuple[int, int] | None
+    objects: list[Object] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    zero_corners: int = 0
+
+
+def read_annotation(file: File, name: str, first: int) -> Annotation:
+    """Return the content of the XML file of that name. Raises AnnotationError."""
+    tree = parse_xml(file)
+    found = Annotation(_size(tree))
+    for number, item in enumerate(tree.findall("object"), 1):
+        try:
+            _add_object(found, item, f"object {number}", name, first)
+        except AnnotationError as error:
+            reason = f"object {number}: {error}"
+            found.problems.append(Problem(file=name, kind="box dropped", reason=reason))
+    return found
+
+
+def parse_xml(file: File) -> Element:
+    """Return the root of an XML file. Raises AnnotationError, or FileNotFoundError."""
+    try:
+        root = fromstring(file.read(MAX_LABEL_BYTES), forbid_dtd=True)
+    except ParseError as error:
+        raise AnnotationError(f"the XML does not parse: {error}") from None
+    except DefusedXmlException:
+        raise AnnotationError("the XML declares a DTD or entities, which are not allowed") from None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, LookupError) as error:
+        raise AnnotationError(f"the XML cannot be read: {error}") from None
+    if root is None:
+        raise AnnotationError("the XML is empty")
+    return root
+
+
+def class_names(tree: Element) -> set[str]:
+    """Return the names of all objects."""
+    return {_text(item, "name") for item in tree.iter("object")} - {""}
+
+
+def image_file_name(tree: Element) -> str:
+    """Return the file name of the image without folders; empty if there is none."""
+    return PurePosixPath(_text(tree, "filename").replace("\\", "/")).name
+
+
+def _add_object(found: Annotation, item: Element, title: str, file: str, first: int) -> None:
+    name, corners = _text(item, "name"), item.find("bndbox")
+    if not name:
+        raise AnnotationError("no name")
+    if corners is None:
+        raise AnnotationError(f"{name}: no bndbox")
+    x1, y1, x2, y2 = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
+    # A difference of -1 is a box without pixels.
+    if x2 < x1 - 1 or y2 < y1 - 1:
+        x1, x2 = (x2, x1) if x2 < x1 - 1 else (x1, x2)
+        y1, y2 = (y2, y1) if y2 < y1 - 1 else (y1, y2)
+        reason = f"{title}: the corners of {name} are swapped; exchanged"
+        found.problems.append(Problem(file=file, kind="repaired", reason=reason))
+    difficult = read_flag(_text(item, "difficult") or "0")
+    if difficult is None:
+        shown = _text(item, "difficult")[:40]
+        reason = f"{title}: difficult is {shown!r}, neither true nor false; read as false"
+        found.problems.append(Problem(file=file, kind="repaired", reason=reason))
+    if first - 1 in (x1, y1):
+        found.zero_corners += 1
+        x1, y1 = (first if corner == first - 1 else corner for corner in (x1, y1))
+    box = x1 - first, y1 - first, x2 - first + 1, y2 - first + 1
+    found.objects.append(Object(name, box, difficult=bool(difficult)))
+
+
+def _size(tree: Element) -> tuple[int, int] | None:
+    size = tree.find("size")
+    if size is None:
+        return None
+    try:
+        return int(_number(size, "width")), int(_number(size, "height"))
+    except AnnotationError:
+        return None
+
+
+def _number(parent: Element, tag: str) -> float:
+    text = _text(parent, tag)
+    try:
+        value = float(text)
+    except ValueError:
+        raise AnnotationError(f"{tag} is {text!r}, not a number") from None
+    if not math.isfinite(value):
+        raise AnnotationError(f"{tag} is {text}, not finite")
+    return value
+
+
+def _text(parent: Element, tag: str) -> str:
+    return (parent.findtext(tag) or "").strip()
