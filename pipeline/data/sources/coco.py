@@ -27,6 +27,7 @@ from pipeline.data.sources.record import (
     Source,
     SourceImage,
 )
+from pipeline.data.sources.resolve import Resolution, resolve
 from pipeline.data.sources.values import read_id, read_number
 from pipeline.errors import UserError
 
@@ -41,10 +42,11 @@ def coco_source(images: Path, annotations: Path) -> Source:
     Raises UserError.
     """
     tree = read_tree(annotations)
-    files = _locate_images(open_files(images, "--images"), tree["images"], images)
-    problems = files.problems()
+    files = open_files(images, "--images")
+    paths = _resolve_paths(files, tree["images"], images, annotations.name)
+    problems = [*files.problems(), *paths.problems]
     categories = read_categories(tree["categories"], annotations, problems)
-    listing = _Listing(tree["images"], files, annotations.name)
+    listing = _Listing(tree["images"], files, paths, annotations.name)
     reader = AnnotationReader(categories.names, listing.file_by_id, annotations.name)
     objects = reader.read(tree["annotations"])
     problems += [*reader.problems, *listing.unused_pictures()]
@@ -66,6 +68,7 @@ class _Listing:
 
     rows: list[Row]
     files: Files
+    paths: Resolution
     file: str
     file_by_id: dict[str, str] = field(default_factory=dict)
     first_id: dict[str, str] = field(default_factory=dict)  # by file
@@ -87,9 +90,9 @@ class _Listing:
                 self.other_ids.setdefault(name, []).append(key)
 
     def _path(self, row: Row) -> str | None:
-        """Return the path below the folder of the images; None if there is none."""
+        """Return the file among those of the source, or the path as written if there is none."""
         name = row.get("file_name")
-        return relative_name(name) if isinstance(name, str) and name else None
+        return self.paths.found.get(name, name) if isinstance(name, str) and name else None
 
     def images(self, objects: Mapping[str, list[Object]]) -> Iterator[SourceImage]:
         """Yield each file once, with the objects of all its ids, in the order of the list."""
@@ -126,13 +129,13 @@ class _Listing:
         if read_id(row.get("id")) is None:
             given = f"its id is not one: {str(row.get('id'))[:MAX_SHOWN]}"
             return f"no id in {self.file}" if row.get("id") is None else given
-        if not row.get("file_name"):
-            return f"no file_name in {self.file}"
-        return "its path leads out of --images"
+        return f"no file_name in {self.file}"
 
     def _image(
         self, row: Row, ids: list[str], name: str, path: str, objects: list[Object]
     ) -> SourceImage:
+        if path in self.paths.missing:
+            return self._skipped(ids[0], name, f"image file {self.paths.missing[path]}", objects)
         problems = []
         if len(ids) > 1:
             reason = (
@@ -147,6 +150,8 @@ class _Listing:
         except FileError as error:
             return self._skipped(ids[0], name, f"image file {error}", objects)
         source = f"{self.file} image {ids[0]}"
+        if relative_name(name) != name:  # of another machine, or with a key in a URL
+            name = path
         return ParsedImage(
             Record(ids[0], name, image, source, _size(row), objects, problems, layout="xywh")
         )
@@ -173,31 +178,20 @@ class _Listing:
             yield Problem(file=folder or ".", kind="file unused", reason=reason)
 
 
-def _locate_images(files: Files, rows: list[Row], images: Path) -> Files:
-    """Return the files relative to the folder that the file names are relative to."""
-    listed = [
-        relative for row in rows if (relative := relative_name(str(row.get("file_name") or "")))
-    ]
-    if not listed or any(name in files for name in listed):
-        return files
-    paths = defaultdict(list)
-    for path in files:
-        paths[path.rpartition("/")[2]].append(path)
-    folders = {
-        path.removesuffix(f"/{name}")
-        for name in listed
-        for path in paths[name.rpartition("/")[2]]
-        if path.endswith(f"/{name}")
-    }
-    if not folders:
-        raise UserError(
-            f"--images {images}: none of the {len(listed)} listed images was found, "
-            f"for example {listed[0]}"
-        )
-    if len(folders) > 1:
+def _resolve_paths(files: Files, rows: list[Row], images: Path, file: str) -> Resolution:
+    """Return the file that each file_name means. Raises UserError if there is none at all."""
+    listed = [name for row in rows if isinstance(name := row.get("file_name"), str) and name]
+    paths = resolve(listed, files, str(images), file)
+    if paths.found or not listed:
+        return paths
+    folders = {name.rpartition("/")[0] for names in paths.ambiguous.values() for name in names}
+    if folders:
         some = ", ".join(str(images / folder) for folder in sorted(folders)[:MAX_LISTED_FOLDERS])
         raise UserError(f"--images {images}: images found in several folders; name one: {some}")
-    return files.subfolder(folders.pop())
+    raise UserError(
+        f"--images {images}: none of the {len(paths.missing)} listed images was found, for example "
+        f"{listed[0]}: {paths.missing[listed[0]]}"
+    )
 
 
 def _size(row: Row) -> tuple[int, int] | None:

@@ -47,12 +47,13 @@ DOUBTFUL_WAYS = ("suffix", "folder")  # --strict rejects them; the others fit on
 class Resolution:
     """The files that entries mean.
 
-    ``found`` maps an entry to a listed name, ``missing`` to the reason why it has none.
-    ``problems`` has one item for each way of repair.
+    ``found`` maps an entry to a listed name, ``missing`` to the reason why it has none, and
+    ``ambiguous`` to the names if it fits several. ``problems`` has one item for each way of repair.
     """
 
     found: dict[str, str]
     missing: dict[str, str] = field(default_factory=dict)
+    ambiguous: dict[str, list[str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -97,6 +98,8 @@ def resolve(
             result.found[text] = fitting[0].name
         else:
             result.missing[text] = _missing_reason(fitting, location)
+            if fitting:
+                result.ambiguous[text] = [match.name for match in fitting]
     if one_to_one:
         _reject_shared(result, pending)
     result.problems = _problems(result, matches, listed_in)
