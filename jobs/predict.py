@@ -1,9 +1,10 @@
-"""Detect objects in a folder of images with a trained model.
+"""Detect objects in images with a trained model.
 
     python -m jobs.predict --model models:/NAME@champion --images DIR --out DIR
 
 Writes ``detections.jsonl`` (one line per image: file, width, height, detections) and a copy of each
-image with its boxes drawn, in ``pictures``. Files that are not images are reported and skipped.
+image with its boxes drawn, in ``pictures``. The line of an image that cannot be read has the reason
+as ``error``. Other files in a folder are not images and only counted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
 from pipeline.errors import UserError
+from pipeline.progress import counted
 
 if TYPE_CHECKING:
     from pipeline.registry.predict import PredictionSummary
@@ -53,7 +55,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="URI",
         help="models:/NAME@champion, models:/NAME/1, or the folder of a run or checkpoint",
     )
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="images to read")
+    parser.add_argument(
+        "--images",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="folder, tar, zip, one image, or a text file with the path of an image on each line",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--score-threshold", type=float, metavar="S", help="minimum score; default: the model's"
@@ -71,7 +79,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _print_summary(summary: PredictionSummary) -> None:
-    skipped = f", {len(summary.skipped)} files skipped" if summary.skipped else ""
+    skipped = f", {counted(len(summary.skipped), 'image')} skipped" if summary.skipped else ""
+    if summary.other_files:
+        skipped += f", {counted(summary.other_files, 'other file')}"
     print(f"{summary.detections} detections in {summary.images} images{skipped}", file=sys.stderr)
     print(f"boxes: {summary.detections_file}", file=sys.stderr)
     if summary.pictures:

@@ -1,6 +1,6 @@
-"""Predictions of a registered model on a folder of images: detections as JSONL, and pictures.
+"""Predictions of a registered model on images: detections as JSONL, and pictures.
 
-A bounded number of pixels is in memory at a time, so the folder may be of any size.
+A bounded number of pixels is in memory at a time, so there may be any number of images.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -18,9 +19,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.data.transforms.decode import ImageError, decode_image
+from pipeline.data.transforms.decode import MAX_PIXELS, decode_image
 from pipeline.errors import UserError
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted
+from pipeline.registry.image_files import InputImage, PictureNames, list_images
 from pipeline.registry.load import fetch_model, load_detector, read_description
 from pipeline.registry.own_code import own_detector
 from pipeline.reports import Boxes, draw_detections
@@ -31,15 +33,20 @@ Predict = Callable[[pd.DataFrame, Mapping[str, Any]], Any]  # images, params -> 
 
 _CORNERS = ["x1", "y1", "x2", "y2"]
 _JPEG_QUALITY = 92
-_MAX_SHOWN = 20  # skipped files that are named on stderr; --json lists all
+_MAX_SHOWN = 20  # unreadable images that are named on stderr; detections.jsonl has all
+_MAX_IMAGE_BYTES = 4 * MAX_PIXELS  # as for conversion
 
 
 class PredictionSummary(NamedTuple):
-    """Counts, and the paths of the results."""
+    """Counts, the images that cannot be read, and the paths of the results.
+
+    ``other_files`` counts files that are not images.
+    """
 
     images: int
     detections: int
     skipped: list[str]
+    other_files: int
     detections_file: str
     pictures: str | None
 
@@ -53,19 +60,53 @@ class Detection(msgspec.Struct):
     class_name: str
 
 
-class ImageDetections(msgspec.Struct):
-    """A line of ``detections.jsonl``; width and height in pixels."""
+class ImageDetections(msgspec.Struct, omit_defaults=True):
+    """A line of ``detections.jsonl``; width and height in pixels.
+
+    ``picture`` is given if its name differs from ``file``, and ``error`` if the image cannot be
+    read.
+    """
 
     file: str
-    width: int
-    height: int
+    width: int | None
+    height: int | None
     detections: list[Detection]
+    picture: str | None = None
+    error: str | None = None
 
 
 class _Image(NamedTuple):
     name: str
     data: bytes
     pixels: np.ndarray
+
+
+class _Unreadable(NamedTuple):
+    name: str
+    reason: str
+
+
+@dataclass
+class _Output:
+    """Where the lines and pictures of images are written."""
+
+    lines: BinaryIO
+    folder: Path | None  # of the pictures; None: without
+    names: PictureNames = field(default_factory=PictureNames)
+    skipped: list[str] = field(default_factory=list)
+
+    def write(self, line: ImageDetections) -> None:
+        """Write a line."""
+        self.lines.write(json.dumps(msgspec.to_builtins(line)).encode() + b"\n")
+
+    def skip(self, name: str, reason: str) -> None:
+        """Write a line for an image that cannot be read."""
+        self.write(ImageDetections(name, None, None, [], error=reason))
+        self.skipped.append(name)
+        if len(self.skipped) <= _MAX_SHOWN:
+            print(f"skipped {name}: {reason}", file=sys.stderr)
+        elif len(self.skipped) == _MAX_SHOWN + 1:
+            print("skipped more images; detections.jsonl has their reasons", file=sys.stderr)
 
 
 def predict_folder(
@@ -77,47 +118,40 @@ def predict_folder(
     pictures: bool = True,
     bundle_code: bool = False,
 ) -> PredictionSummary:
-    """Predict on all images below a folder. Report and skip files that are not images.
+    """Predict on all images of a folder, archive or list, or on one image.
 
-    The code of this project predicts. With ``bundle_code`` that of a registered version does, with
-    the rights of this process.
+    An image that cannot be read is a line with the reason; other files are counted. The code of
+    this project predicts. With ``bundle_code`` that of a registered version does, with the rights
+    of this process.
     Without a ``score_threshold`` the default of the model applies. Raises UserError if there is no
     image or the model is not available.
     """
-    files = _list_files(images, out)
+    files, others = list_images(images, out)
+    if not files:
+        raise UserError(f"--images {images}: none of its {counted(others, 'file')} is an image")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     target = out / "detections.jsonl"
-    skipped: list[str] = []
+    folder = out / "pictures" if pictures else None
     with tempfile.TemporaryDirectory() as scratch:
         predict, classes = _load(model_uri, Path(scratch), tracking_uri, bundle_code)
         with open_durably(target) as lines:
-            progress = Progress("predicting", len(files), "files")
-            count = found = 0
-            for batch in _batches(files, images, skipped):
-                found += _predict(predict, classes, batch, score_threshold, lines, out, pictures)
-                count += len(batch)
-                progress.advance(count + len(skipped) - progress.done)
+            output = _Output(lines, folder)
+            progress = Progress("predicting", len(files), "images")
+            found = 0
+            for batch in _batches(files):
+                found += _predict(predict, classes, batch, score_threshold, output)
+                progress.advance(len(batch))
+            count = progress.done - len(output.skipped)
     if not count:
-        raise UserError(f"--images {images}: none of its {len(files)} files is an image")
-    folder = str(out / "pictures") if pictures else None
-    return PredictionSummary(count, found, skipped, str(target), folder)
-
-
-def _list_files(images: Path, out: Path) -> list[Path]:
-    if not images.is_dir():
-        raise UserError(f"--images {images} is not a directory")
-    excluded = out.resolve()
-    files = sorted(
-        path
-        for path in images.rglob("*")
-        if path.is_file() and excluded not in path.resolve().parents
-    )
-    if not files:
-        raise UserError(f"--images {images} is empty")
-    return files
+        raise UserError(
+            f"--images {images}: none of its {counted(len(files), 'image')} can be read; {target} "
+            "has the reasons"
+        )
+    shown = str(folder) if folder else None
+    return PredictionSummary(count, found, output.skipped, others, str(target), shown)
 
 
 def _load(
@@ -133,23 +167,14 @@ def _load(
     return pyfunc.load_model(str(folder)).predict, classes
 
 
-def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[list[_Image]]:
-    batch: list[_Image] = []
+def _batches(files: Iterable[InputImage]) -> Iterator[list[_Image | _Unreadable]]:
+    batch: list[_Image | _Unreadable] = []
     pixels = 0
-    for path in files:
-        name = path.relative_to(root).as_posix()
-        try:
-            data = path.read_bytes()
-            item = _Image(name, data, decode_image(data))
-        except (ImageError, OSError) as error:
-            skipped.append(name)
-            if len(skipped) <= _MAX_SHOWN:
-                print(f"skipped {name}: {error}", file=sys.stderr)
-            elif len(skipped) == _MAX_SHOWN + 1:
-                print("skipped more files, which are not listed", file=sys.stderr)
-            continue
+    for file in files:
+        item = _read(file)
         batch.append(item)
-        pixels += item.pixels.shape[0] * item.pixels.shape[1]
+        if isinstance(item, _Image):
+            pixels += item.pixels.shape[0] * item.pixels.shape[1]
         if len(batch) == _IMAGES_PER_BATCH or pixels >= _PIXELS_PER_BATCH:
             yield batch
             batch, pixels = [], 0
@@ -157,29 +182,43 @@ def _batches(files: Sequence[Path], root: Path, skipped: list[str]) -> Iterator[
         yield batch
 
 
+def _read(image: InputImage) -> _Image | _Unreadable:
+    if image.file is None:
+        return _Unreadable(image.name, image.error)
+    try:
+        data = image.file.read(_MAX_IMAGE_BYTES)
+        return _Image(image.name, data, decode_image(data))
+    except (ValueError, OSError) as error:
+        return _Unreadable(image.name, getattr(error, "strerror", None) or str(error))
+
+
 def _predict(
     predict: Predict,
     classes: Sequence[str],
-    batch: Sequence[_Image],
+    batch: Sequence[_Image | _Unreadable],
     score_threshold: float | None,
-    lines: BinaryIO,
-    out: Path,
-    pictures: bool,
+    output: _Output,
 ) -> int:
     """Write lines and pictures of a batch. Return the number of detections."""
     params = {} if score_threshold is None else {"score_threshold": score_threshold}
-    images = pd.DataFrame({"image": [image.data for image in batch]})
-    table = cast("pd.DataFrame", predict(images, params))
-    for row, image in enumerate(batch):
+    images = [item.data for item in batch if isinstance(item, _Image)]
+    table = pd.DataFrame()
+    if images:
+        table = cast("pd.DataFrame", predict(pd.DataFrame({"image": images}), params))
+    row = 0
+    for item in batch:
+        if isinstance(item, _Unreadable):
+            output.skip(item.name, item.reason)
+            continue
         found = table[table["image"] == row]
-        line = json.dumps(msgspec.to_builtins(_image_detections(image, found)))
-        lines.write(line.encode() + b"\n")
-        if pictures:
+        row += 1
+        line = _image_detections(item, found)
+        if output.folder:
             boxes = found[_CORNERS].to_numpy(), found["label"].to_numpy(), found["score"].to_numpy()
-            _save(
-                draw_detections(image.pixels, Boxes(*boxes), classes),
-                out / "pictures" / image.name,
-            )
+            name = output.names.new(item.name)
+            line.picture = name if name != item.name else None
+            _save(draw_detections(item.pixels, Boxes(*boxes), classes), output.folder / name)
+        output.write(line)
     return len(table)
 
 
@@ -198,7 +237,5 @@ def _image_detections(image: _Image, found: pd.DataFrame) -> ImageDetections:
 
 
 def _save(picture: np.ndarray, path: Path) -> None:
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        path = path.with_name(f"{path.name}.jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path, quality=_JPEG_QUALITY)

@@ -66,12 +66,17 @@ def test_predict_writes_boxes_and_pictures_of_all_images(uri, images, tmp_path, 
     out = tmp_path / "out"
     answer = run(uri, images, out)
     assert (answer["images"], answer["detections"]) == (3, 15)
-    assert answer["skipped"] == ["cut.jpg", "notes.txt"]
+    assert (answer["skipped"], answer["other_files"]) == (["cut.jpg"], 1)
     shown = capsys.readouterr().err
-    assert "skipped notes.txt: not an image" in shown
-    assert "skipped cut.jpg: damaged JPEG" in shown
+    assert "skipped cut.jpg: damaged JPEG" in shown and "notes.txt" not in shown
+    assert "in 3 images, 1 image skipped, 1 other file" in shown
 
     lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    (damaged,) = [line for line in lines if "error" in line]
+    assert damaged.pop("error").startswith("damaged JPEG")
+    assert damaged == {"file": "cut.jpg", "width": None, "height": None, "detections": []}
+    lines.remove(damaged)
+    assert [line.get("picture") for line in lines] == [None, "c.webp.jpg", None]
     assert [(line["file"], line["width"], line["height"]) for line in lines] == [
         ("a.jpg", 60, 40),
         ("c.webp", 60, 40),
@@ -91,16 +96,33 @@ def test_predict_writes_boxes_and_pictures_of_all_images(uri, images, tmp_path, 
     assert (drawn != np.asarray(Image.open(images / "more" / "b.png"))).any()
 
 
-def test_many_files_that_are_not_images_are_counted_and_not_all_listed(
-    uri, images, tmp_path, capsys
-):
+def test_many_images_that_cannot_be_read_are_not_all_printed(uri, images, tmp_path, capsys):
     for number in range(30):
+        (images / f"broken-{number}.jpg").write_text("no image")
         (images / f"note-{number}.txt").write_text("no image")
     answer = run(uri, images, tmp_path / "out", "--no-pictures")
-    assert len(answer["skipped"]) == 32
+    assert len(answer["skipped"]) == 31 and answer["other_files"] == 31
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith("skipped ") for line in lines) == 21
-    assert any("32 files skipped" in line for line in lines)
+    assert any("31 images skipped, 31 other files" in line for line in lines)
+    errors = [line for line in (tmp_path / "out/detections.jsonl").open() if "error" in line]
+    assert len(errors) == 31
+
+
+def test_one_image_or_a_list_of_images_is_read(uri, images, tmp_path):
+    out = tmp_path / "out"
+    assert run(uri, images / "a.jpg", out)["images"] == 1
+    assert (out / "pictures/a.jpg").is_file()
+    listed = images / "list.txt"
+    listed.write_text(f"\ufeffa.jpg\r\n{images}/more/b.png\nmore/../a.jpg\ngone.jpg\n")
+    answer = run(uri, listed, tmp_path / "listed")
+    assert (answer["images"], answer["skipped"]) == (3, ["gone.jpg"])
+    lines = [json.loads(line) for line in (tmp_path / "listed/detections.jsonl").open()]
+    assert "not found in" in lines[3]["error"]
+    names = [line.get("picture", line["file"]) for line in lines[:3]]
+    assert names[0] == "a.jpg" and names[2] == "a-2.jpg"
+    assert all((tmp_path / "listed/pictures" / name).is_file() for name in names)
+    assert len(list(tmp_path.glob("listed/pictures/**/*.*"))) == 3
 
 
 def test_result_does_not_depend_on_batching(uri, images, tmp_path, monkeypatch):
@@ -129,10 +151,10 @@ def test_user_errors_name_the_cause(uri, images, tmp_path):
     empty.mkdir()
     with pytest.raises(UserError, match="empty is empty"):
         run(uri, empty, tmp_path / "out")
-    with pytest.raises(UserError, match="absent is not a directory"):
+    with pytest.raises(UserError, match="absent: no such file or directory"):
         run(uri, tmp_path / "absent", tmp_path / "out")
     (empty / "notes.txt").write_text("text")
-    with pytest.raises(UserError, match="none of its 1 files is an image"):
+    with pytest.raises(UserError, match="none of its 1 file is an image"):
         run(uri, empty, tmp_path / "out")
     with pytest.raises(UserError, match="between 0 and 1"):
         run(uri, images, tmp_path / "out", "--score-threshold", "30")

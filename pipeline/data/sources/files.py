@@ -7,7 +7,9 @@ are looked up in a listing only, which keeps names such as ``../x`` inside the s
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -54,6 +56,8 @@ class LooseFile:
     def of(cls, path: Path) -> LooseFile:
         """Return the file with its current size and time. Raises OSError."""
         found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return cls(str(path), found.st_size, found.st_mtime_ns)
 
     def read(self, limit: int) -> bytes:
