@@ -49,8 +49,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     elif options.model.startswith("models:"):
         uri = resolve_uri(tracking_config(options))
     manifest = load_manifest(options.data)
-    if not manifest.boxes:
-        raise UserError(f"{options.data} has no objects, so that nothing can be scored")
+    if not manifest.countable_boxes:
+        crowds = " but crowd regions" if manifest.boxes else ""
+        raise UserError(
+            f"{options.data} has no objects{crowds}, so that there is nothing to find and nothing "
+            "can be scored; convert it with its labels"
+        )
     loaded = load_detector(options.model, uri)
     progress = Progress("evaluating", manifest.samples)
     if options.workers > 1:

@@ -96,6 +96,11 @@ class DataConfig(Section):
         "if there are more than 10",
     )
 
+    allow_no_objects: bool = Field(
+        False,
+        description="train on a set without any object to learn, for example to measure speed",
+    )
+
     @field_validator("sizes")
     @classmethod
     def _divisible(cls, value: tuple[int, ...]) -> tuple[int, ...]:

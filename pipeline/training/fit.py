@@ -16,6 +16,7 @@ from pipeline.data import Manifest, check_batches, load_manifest
 from pipeline.distributed.ray_cluster import check_cluster_paths
 from pipeline.errors import OutageError, TrainingStopped, UserError
 from pipeline.pretrained import check_start
+from pipeline.progress import counted
 from pipeline.storage.folder import join
 from pipeline.tracking import (
     create_run,
@@ -156,11 +157,20 @@ def _start_run(
 
 
 def check_data(config: Config) -> dict[str, Manifest]:
-    """Return the manifests of the configured sets. Raises UserError if their classes differ."""
+    """Return the manifests of the configured sets.
+
+    Raises UserError if their classes differ, or if there is nothing to learn.
+    """
     if config.data.train is None:
         raise UserError("data.train is not set; give a shard set made by `python -m jobs.prepare`")
     uris = {use: getattr(config.data, use) for use in ("train", "val", "test")}
     manifests = {use: load_manifest(uri, config.data.retries) for use, uri in uris.items() if uri}
+    if not (manifests["train"].countable_boxes or config.data.allow_no_objects):
+        raise UserError(
+            f"data.train ({uris['train']}) has no object to learn in "
+            f"{counted(manifests['train'].samples, 'sample')}; convert it with its labels, or set "
+            "data.allow_no_objects"
+        )
     for use, manifest in manifests.items():
         if manifest.classes != manifests["train"].classes:
             raise UserError(

@@ -94,6 +94,11 @@ class Manifest(Document):
             return self.shards.sizes
         return np.array([shard.bytes for shard in self.shards], dtype=np.int64)
 
+    @property
+    def countable_boxes(self) -> int:
+        """Return the number of boxes that training learns and evaluation counts: not crowds."""
+        return self.boxes - self.crowd_boxes
+
     @cached_property
     def content_hash(self) -> str:
         """Return a hash of everything that training reads: shards in order, and class names."""
