@@ -28,10 +28,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.flops import markdown_table, model_cost
 
     if options.config or config.model.model_fields_set:
-        detectors = [(config.model.backbone, config.model.neck, config.model.image_size)]
+        detectors = [config.model.network()]
     else:
-        detectors = [(b, n, size) for b in BACKBONES for n in NECKS for size in SIZES]
-    costs = [model_cost(*detector, options.classes) for detector in detectors]
+        detectors = [
+            {"backbone": backbone, "neck": neck, "image_size": size}
+            for backbone in BACKBONES
+            for neck in NECKS
+            for size in SIZES
+        ]
+    costs = [model_cost(**detector, num_classes=options.classes) for detector in detectors]
     print("\n".join(markdown_table(costs)))
     return {"classes": options.classes, "detectors": [cost._asdict() for cost in costs]}
 

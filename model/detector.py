@@ -1,11 +1,13 @@
 """The detector: backbone, neck and heads chosen by name, for one input size."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .anchors import level_strides, make_anchors
+from .anchor_shapes import AnchorShapes, level_strides
+from .anchors import make_anchors
 from .backbones import build_backbone
 from .heads import Heads
 from .layers import NORMS, initialise, use_group_norm
@@ -45,9 +47,11 @@ class Detector(nn.Module):
         image_size: int,
         neck_channels: int | None = None,
         norm: str = "batch",
+        anchor_shapes: AnchorShapes | None = None,
     ) -> None:
         super().__init__()
         _check(backbone, neck, num_classes, image_size, neck_channels, norm)
+        self.anchor_shapes = shapes = anchor_shapes or AnchorShapes()
         self.num_classes = num_classes
         self.image_size = image_size
         self.backbone = build_backbone(backbone)
@@ -55,7 +59,7 @@ class Detector(nn.Module):
         levels = len(level_strides(image_size))
         self.neck = NECKS[neck](self.backbone.channels, width, levels)
         initialise(self.neck)
-        self.heads = Heads(width, levels, num_classes)
+        self.heads = Heads(width, levels, num_classes, shapes.per_cell)
         if norm == "group":
             use_group_norm(self)
         self.spec: dict[str, Any] = {
@@ -65,8 +69,11 @@ class Detector(nn.Module):
             "image_size": image_size,
             "neck_channels": width,
             "norm": norm,
+            "anchor_base": shapes.base,
+            "anchor_scales": shapes.scales,
+            "anchor_ratios": shapes.ratios,
         }
-        anchors, strides = make_anchors(image_size)
+        anchors, strides = make_anchors(image_size, shapes)
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("anchor_strides", strides, persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -83,7 +90,7 @@ class Detector(nn.Module):
                 f"{self.spec['image_size']}; choose a multiple of 64 on the same side of 512"
             )
         self.image_size = image_size
-        anchors, strides = make_anchors(image_size)
+        anchors, strides = make_anchors(image_size, self.anchor_shapes)
         self.anchors, self.anchor_strides = anchors.to(self.mean), strides.to(self.mean)
 
     def forward(self, images: Tensor) -> Predictions:
@@ -104,14 +111,20 @@ def build_detector(
     image_size: int = 320,
     neck_channels: int | None = None,
     norm: str = "batch",
+    anchor_base: float | None = None,
+    anchor_scales: Sequence[float] | None = None,
+    anchor_ratios: Sequence[float] | None = None,
 ) -> Detector:
     """Build a detector with random weights; `build_detector(**detector.spec)` has the same shape.
 
     `neck_channels` is the width of the pyramid; None takes the one that suits the backbone. `norm`,
-    "batch" or "group", holds for the whole network. Raise ValueError on unknown names and
-    impossible sizes.
+    "batch" or "group", holds for the whole network. `anchor_base` is the side in pixels of the
+    square anchor of scale 1 on stride 8, which doubles from level to level; each cell has an anchor
+    for each of `anchor_scales` and `anchor_ratios` (width / height). None takes the paper's. Raise
+    ValueError on unknown names and impossible sizes.
     """
-    return Detector(backbone, neck, num_classes, image_size, neck_channels, norm)
+    shapes = AnchorShapes.make(anchor_base, anchor_scales, anchor_ratios)
+    return Detector(backbone, neck, num_classes, image_size, neck_channels, norm, shapes)
 
 
 def _check(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .anchors import ANCHORS_PER_CELL
-
 # Every class starts at probability 0.01; else background would dominate the first steps.
 PRIOR_BIAS = -math.log(99.0)
 
@@ -15,13 +13,12 @@ PRIOR_BIAS = -math.log(99.0)
 class Heads(nn.Module):
     """Offsets and class logits of every anchor, in the order of the anchors."""
 
-    def __init__(self, channels: int, levels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, levels: int, num_classes: int, anchors_per_cell: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.localize = nn.ModuleList(_head(channels, 4, 0.0) for _ in range(levels))
-        self.classify = nn.ModuleList(
-            _head(channels, num_classes, PRIOR_BIAS) for _ in range(levels)
-        )
+        offsets, logits = anchors_per_cell * 4, anchors_per_cell * num_classes
+        self.localize = nn.ModuleList(_head(channels, offsets, 0.0) for _ in range(levels))
+        self.classify = nn.ModuleList(_head(channels, logits, PRIOR_BIAS) for _ in range(levels))
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return deltas (B, A, 4) and logits (B, A, C) of one (B, F, h, w) per level."""
@@ -34,12 +31,12 @@ class Heads(nn.Module):
 
 def _head(channels: int, outputs: int, bias: float) -> nn.Conv2d:
     """Build the 3x3 convolution of one level and task."""
-    layer = nn.Conv2d(channels, ANCHORS_PER_CELL * outputs, 3, padding=1)
+    layer = nn.Conv2d(channels, outputs, 3, padding=1)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
     return layer
 
 
 def _flat(x: Tensor, outputs: int) -> Tensor:
-    """Reshape (B, 6 * outputs, h, w) to (B, h * w * 6, outputs)."""
+    """Reshape (B, K * outputs, h, w) to (B, h * w * K, outputs), with K anchors per cell."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, outputs)

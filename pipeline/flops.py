@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,13 +26,16 @@ class ModelCost(NamedTuple):
     """An addition and a multiplication count as two; only convolutions are counted, as usual."""
 
 
-def model_cost(backbone: str, neck: str, image_size: int, num_classes: int) -> ModelCost:
+def model_cost(
+    backbone: str, neck: str, image_size: int, num_classes: int, **others: Any
+) -> ModelCost:
     """Return the cost of a detector without computing anything.
 
-    Raises ValueError for the names and sizes that `build_detector` rejects.
+    ``others`` are further arguments of `build_detector`, such as ``anchor_ratios``. Raises
+    ValueError for the names and sizes that `build_detector` rejects.
     """
     with torch.device("meta"):
-        detector = build_detector(backbone, neck, num_classes, image_size).eval()
+        detector = build_detector(backbone, neck, num_classes, image_size, **others).eval()
         image = torch.empty(1, 3, image_size, image_size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             detector(image)

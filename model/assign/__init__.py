@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from ..anchor_shapes import AnchorShapes
 from ..options import ASSIGNER_OPTIONS, AssignerOptions, assigner_options
 from .atss import ATSS
 from .base import BACKGROUND, IGNORED, Assigner, Assignment, StaticPart
@@ -38,14 +39,19 @@ __all__ = [
 
 
 def build_assigner(
-    name: str, *, anchor_strides: Tensor | None = None, **options: Unpack[AssignerOptions]
+    name: str,
+    *,
+    anchor_strides: Tensor | None = None,
+    anchors_per_cell: int = AnchorShapes().per_cell,
+    **options: Unpack[AssignerOptions],
 ) -> Assigner:
     """Build the assigner of this name.
 
     Options of other assigners are ignored, so that one flat section of settings serves all of
     them; an option of None takes the assigner's default. `anchor_strides` (A,), the stride of each
-    anchor's level, is required by `atss` and `sim_ota`. Raise ValueError on an unknown assigner, an
-    option that no assigner has, and a value out of bounds.
+    anchor's level, is required by `atss` and `sim_ota`; `atss` also needs the number of anchors per
+    cell, unless it is the paper's. Raise ValueError on an unknown assigner, an option that no
+    assigner has, and a value out of bounds.
     """
     own = assigner_options(name)
     known = {option for other in ASSIGNER_OPTIONS for option in assigner_options(other)}
@@ -55,6 +61,7 @@ def build_assigner(
                 f"no assigner has an option {option!r}; {name} takes: {', '.join(own)}"
             )
     chosen = {key: value for key, value in options.items() if key in own and value is not None}
-    if any(field.name == "anchor_strides" for field in fields(ASSIGNERS[name])):
-        chosen["anchor_strides"] = anchor_strides
+    about_anchors = {"anchor_strides": anchor_strides, "anchors_per_cell": anchors_per_cell}
+    taken = {field.name for field in fields(ASSIGNERS[name])}
+    chosen |= {key: value for key, value in about_anchors.items() if key in taken}
     return ASSIGNERS[name](**chosen)

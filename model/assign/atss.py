@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..anchors import ANCHORS_PER_CELL
+from ..anchor_shapes import AnchorShapes
 from ..options import ATSSOptions
 from .base import Assigner, Assignment, StaticPart, hard_assignment, require_strides
 from .conflicts import join_chunks, resolve_conflicts, stable_topk
@@ -24,6 +24,7 @@ class ATSS(Assigner, ATSSOptions):
     """
 
     anchor_strides: Tensor | None = field(default=None, repr=False, compare=False)
+    anchors_per_cell: int = field(default=AnchorShapes().per_cell, repr=False, compare=False)
     uses_predictions: ClassVar[bool] = False
     levels: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """Indices of the anchors of each level."""
@@ -78,4 +79,4 @@ class ATSS(Assigner, ATSSOptions):
         level = level.to(cells.device)  # (n,)
         centre = (boxes[..., :2] + boxes[..., 2:]).unsqueeze(2) / 2  # (B, m, 1, 2)
         distance = (centre - cells[level]).square().sum(-1)  # (B, m, n)
-        return level[stable_topk(distance, self.candidates * ANCHORS_PER_CELL, largest=False)]
+        return level[stable_topk(distance, self.candidates * self.anchors_per_cell, largest=False)]

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..anchors import ANCHORS_PER_CELL
 from ..options import (
     ATSSOptions,
     MaxIoUOptions,
@@ -155,7 +154,7 @@ def atss(image: Image, options: ATSSOptions) -> ImageAssignment:
         candidates = [
             i
             for stride in sorted(set(image.strides))
-            for i in nearest(image, g, stride)[: options.candidates * ANCHORS_PER_CELL]
+            for i in nearest(image, g, stride)[: options.candidates * per_cell(image)]
         ]
         ious = [iou(g, image.anchors[i]) for i in candidates]
         mean = sum(ious) / len(ious)
@@ -181,6 +180,14 @@ def nearest(image: Image, g: Box, stride: float) -> list[int]:
 
     level = [i for i, s in enumerate(image.strides) if s == stride]
     return sorted(level, key=squared_distance)
+
+
+def per_cell(image: Image) -> int:
+    """Return the number of anchors of one cell: those with the first anchor's centre."""
+    first, stride = image.anchors[0], image.strides[0]
+    distances = [math.dist(centre(first), centre(anchor)) for anchor in image.anchors]
+    levels = image.strides
+    return sum(d < stride / 2 and s == stride for d, s in zip(distances, levels, strict=True))
 
 
 def sim_ota(image: Image, options: SimOTAOptions) -> ImageAssignment:

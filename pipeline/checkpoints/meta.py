@@ -51,7 +51,7 @@ class CheckpointMeta(Document):
     The last four fields are filled in when the checkpoint is written.
     """
 
-    # 2 had metrics as keys of the top level, 3 no bad samples, 4 no records.
+    # 2 had metrics as keys of the top level, 3 no bad samples, 4 no anchors and no records.
     FORMAT_VERSION: ClassVar[int] = 5
 
     step: int = Field(description="steps done")
@@ -98,7 +98,7 @@ class CheckpointMeta(Document):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any], version: int) -> dict[str, Any]:
-        """Return the content of format 2, 3 or 4 as format 5 has it."""
+        """Return the content of formats 2 to 4 as format 5 has it."""
         if version > 2:
             return content
         try:

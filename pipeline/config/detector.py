@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from model.anchor_shapes import AnchorShapes, check_base, check_factors, check_per_cell
 from model.names import BACKBONE_NAMES, NECK_NAMES, TIMM_PREFIX, check_backbone
 from model.options import ASSIGNER_OPTIONS, LossOptions, check_threshold_order
 from pipeline.config.base import Section, one_of
@@ -29,6 +30,18 @@ class ModelConfig(Section):
     norm: Literal["batch", "group"] = Field(
         "batch",
         description="norms of the network; group makes a step independent of how a batch is split",
+    )
+    anchor_base: float = Field(
+        AnchorShapes.base,
+        description="side of the square anchor of scale 1 on stride 8, pixels of the input; "
+        "it doubles from level to level",
+    )
+    anchor_scales: tuple[float, ...] = Field(
+        AnchorShapes.scales, description="sizes of the anchors of a cell, as multiples of the base"
+    )
+    anchor_ratios: tuple[float, ...] = Field(
+        AnchorShapes.ratios,
+        description="width / height of the anchors of a cell; each scale has one anchor per ratio",
     )
     init: str | None = Field(
         None,
@@ -55,7 +68,15 @@ class ModelConfig(Section):
             "neck": self.neck,
             "image_size": self.image_size,
             "norm": self.norm,
+            "anchor_base": self.anchor_base,
+            "anchor_scales": self.anchor_scales,
+            "anchor_ratios": self.anchor_ratios,
         }
+
+    @property
+    def anchor_shapes(self) -> AnchorShapes:
+        """Return the shapes of the anchors of a cell."""
+        return AnchorShapes(self.anchor_base, self.anchor_scales, self.anchor_ratios)
 
     @field_validator("backbone")
     @classmethod
@@ -77,6 +98,23 @@ class ModelConfig(Section):
                 f"{value} is not divisible by 64; the nearest are {low} and {low + 64}"
             )
         return value
+
+    @field_validator("anchor_base")
+    @classmethod
+    def _base_in_bounds(cls, value: float) -> float:
+        check_base("the base", value)
+        return value
+
+    @field_validator("anchor_scales", "anchor_ratios")
+    @classmethod
+    def _factors_in_bounds(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        check_factors("the list", value)
+        return value
+
+    @model_validator(mode="after")
+    def _anchors_are_few(self) -> ModelConfig:
+        check_per_cell(self.anchor_scales, self.anchor_ratios)
+        return self
 
     @model_validator(mode="after")
     def _hash_of_url(self) -> ModelConfig:

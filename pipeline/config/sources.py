@@ -167,7 +167,7 @@ def _placeholder(metavar: str) -> str:
     """Return a placeholder for a value in --help, from the type that pydantic names."""
     kinds = metavar.strip("{}").split(",")
     if metavar.startswith("tuple"):
-        return "[N,N,...]"
+        return "[X,X,...]" if metavar.startswith("tuple[float") else "[N,N,...]"
     if metavar.startswith("dict"):
         return "JSON"
     if "tuple[int" in metavar:

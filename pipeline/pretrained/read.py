@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.anchor_shapes import AnchorShapes
 from pipeline.errors import UserError
 from pipeline.pretrained.download import download
 from pipeline.registry.load import load_detector
@@ -22,12 +23,13 @@ _WEIGHT_KEYS = ("ema", "state_dict", "model_state_dict", "model")
 
 
 class Weights(NamedTuple):
-    """Tensors by name; backbone and classes if they are a whole detector of this project."""
+    """Tensors by name; the rest is known if they are a whole detector of this project."""
 
     source: str
     state: dict[str, Tensor]
     backbone: str | None = None
     classes: list[str] | None = None
+    anchors: AnchorShapes | None = None
 
 
 def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None = None) -> Weights:
@@ -55,7 +57,8 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
             "models:/NAME@ALIAS, or the folder of a run or checkpoint"
         )
     loaded = load_detector(uri, tracking_uri)
-    return Weights(loaded.uri, loaded.state, loaded.spec.backbone, loaded.classes)
+    spec = loaded.spec
+    return Weights(loaded.uri, loaded.state, spec.backbone, loaded.classes, spec.anchor_shapes)
 
 
 def _read_file(path: Path, name: str) -> dict[str, Tensor]:

@@ -27,6 +27,9 @@ class TransferReport(Document):
     missing: list[str] = Field(description="only in the detector: left random")
     new_class_heads: list[str] = Field(description="for other classes: left random")
     source_classes: list[str] | None = Field(description="None if they are the detector's")
+    source_anchors: str | None = Field(
+        default=None, description="None if they are the detector's, or unknown"
+    )
 
     def lines(self) -> list[str]:
         """Return the report in a few lines for a reader, whole modules by their name."""
@@ -35,6 +38,11 @@ class TransferReport(Document):
         if self.new_class_heads:
             classes = ", ".join(self.source_classes or [])
             lines.append(f"class heads left random: the classes of the source are {classes}")
+        if self.source_anchors:
+            lines.append(
+                f"the anchors of the source are others ({self.source_anchors}): its heads of the "
+                "same shape are loaded, and have to learn the new anchors"
+            )
         for title, group, among in (
             ("other shape in the source, left random", self.other_shape, names),
             ("not in the source, left random", self.missing, names),
@@ -56,6 +64,7 @@ def transfer(detector: Detector, weights: Weights, classes: Sequence[str]) -> Tr
     _check_backbone(detector, weights)
     own = detector.state_dict()
     has_same_classes = weights.classes is None or weights.classes == list(classes)
+    has_same_anchors = weights.anchors in (None, detector.anchor_shapes)
     is_detector = any(name.startswith(_BACKBONE) for name in weights.state)
     loaded, unused, new_class_heads = list[str](), list[str](), list[str]()
     mismatches: dict[str, str] = {}
@@ -83,6 +92,7 @@ def transfer(detector: Detector, weights: Weights, classes: Sequence[str]) -> Tr
         missing=[n for n in own if n not in known and not n.endswith("num_batches_tracked")],
         new_class_heads=new_class_heads,
         source_classes=None if has_same_classes else weights.classes,
+        source_anchors=None if has_same_anchors else str(weights.anchors),
     )
 
 

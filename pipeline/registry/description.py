@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,8 @@ class PredictionDefaults(_Part):
 
 class DetectorDescription(Document):
     """What a bundle says about its detector. Fields with a default are missing in old bundles."""
+
+    FORMAT_VERSION: ClassVar[int] = 2  # 1 had no anchors in the spec
 
     package: str = Field(description="name of the bundle's code, unique to the version")
     spec: DetectorSpec

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from model.anchors import level_strides, make_anchors
+from model.anchor_shapes import AnchorShapes, level_strides
+from model.anchors import make_anchors
 
 
 def test_number_of_anchors_and_levels() -> None:
@@ -37,3 +38,23 @@ def test_order_is_row_column_scale_ratio() -> None:
     next_column, next_row = anchors[6], anchors[6 * 40]
     torch.testing.assert_close(next_column - anchors[0], torch.tensor([8.0, 0.0, 8.0, 0.0]))
     torch.testing.assert_close(next_row - anchors[0], torch.tensor([0.0, 8.0, 0.0, 8.0]))
+
+
+def test_anchors_of_the_paper_are_the_same_bits() -> None:
+    """Computed here as they were before they could be configured."""
+    row = []
+    for scale in (1.0, math.sqrt(2.0)):
+        for ratio in (1.0, 2.0, 0.5):
+            half = torch.tensor(
+                [24.0 * scale * math.sqrt(ratio), 24.0 * scale / math.sqrt(ratio)],
+                dtype=torch.float64,
+            )
+            row.append(torch.cat([4 - half / 2, 4 + half / 2]))
+    assert torch.equal(make_anchors(320)[0][:6], torch.stack(row).float())
+
+
+def test_order_and_sizes_of_other_shapes() -> None:
+    anchors, strides = make_anchors(64, AnchorShapes(16.0, (1.0, 2.0), (4.0,)))
+    sizes = anchors[:, 2:] - anchors[:, :2]
+    assert sizes[:3].tolist() == [[32, 8], [64, 16], [32, 8]]
+    assert sizes[strides == 64].tolist() == [[256, 64], [512, 128]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import BACKBONES, NECKS, Detector, build_detector
-from model.anchors import ANCHORS_PER_CELL
+from model.anchor_shapes import AnchorShapes
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
@@ -102,6 +102,11 @@ def test_every_parameter_learns(neck: str) -> None:
         ({"image_size": 32}, "the nearest are 64 and 128"),
         ({"num_classes": 0}, "at least one class"),
         ({"neck_channels": 0}, "neck_channels is 0; it must be a positive even number"),
+        ({"anchor_base": 0}, "base is 0; it must be from 1 to 1024 pixels"),
+        ({"anchor_scales": []}, "scales is empty; give at least one number"),
+        ({"anchor_ratios": [1, float("nan")]}, "ratios contains nan; give numbers from 1/64 to 64"),
+        ({"anchor_ratios": [1, 2, 1.0]}, "ratios contains a number twice: 1, 2, 1"),
+        ({"anchor_scales": range(1, 34), "anchor_ratios": [1, 2]}, "more than 64 anchors per cell"),
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
@@ -132,4 +137,19 @@ def test_input_size_can_change() -> None:
 def test_anchors_per_cell_match_the_heads() -> None:
     detector = build_detector(num_classes=2, image_size=128)
     widths = {layer.out_channels for layer in detector.heads.classify}  # type: ignore[union-attr]
-    assert widths == {ANCHORS_PER_CELL * 2}
+    assert widths == {AnchorShapes().per_cell * 2}
+
+
+def test_other_anchors_change_heads_and_survive_spec_and_resizing() -> None:
+    chosen = {"anchor_base": 10, "anchor_scales": [1, 1.5], "anchor_ratios": [1]}
+    detector = build_detector(num_classes=3, image_size=64, **chosen).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        deltas, logits = detector(torch.zeros(2, 3, 64, 64))
+    assert deltas.shape == (2, 2 * 85, 4)
+    assert logits.shape == (2, 2 * 85, 3)
+    again = build_detector(**json.loads(json.dumps(detector.spec)))
+    assert again.spec == detector.spec
+    assert torch.equal(again.anchors, detector.anchors)
+    detector.resize_input(128)
+    assert torch.equal(detector.anchors[0], torch.tensor([-1.0, -1.0, 9.0, 9.0]))
+    assert len(detector.anchors) == 2 * 340

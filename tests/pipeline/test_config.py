@@ -76,6 +76,9 @@ def test_replace_changes_dotted_fields_and_validates() -> None:
         (["--model.init_sha256", "6c64b313"], r"model\.init_sha256: got '6c64b313'.*64 hexa"),
         (["--model.freeze_stages", "5"], r"freeze_stages is 5; slim has 4 stages"),
         (["--model.image_size", "100"], r"100 is not divisible by 64; the nearest are 64 and 128"),
+        (["--model.anchor_base", "0"], r"model\.anchor_base: the base is 0; .* 1 to 1024 pixels"),
+        (["--model.anchor_ratios", "[1,-2]"], r"anchor_ratios: the list contains -2; .*1/64 to 64"),
+        (["--model.anchor_scales", "[2,2]"], r"anchor_scales: the list contains a number twice"),
         (["--ray.workers", "0"], r"ray\.workers: 0 is not valid"),
         (
             ["--ray.workers", "[2,1]"],

@@ -260,5 +260,9 @@ class Trainer:
 
 def build_loss(config: Config, detector: Detector) -> DetectionLoss:
     """Build the configured loss with the configured assigner."""
-    assigner = build_assigner(**config.assign.model_dump(), anchor_strides=detector.anchor_strides)
+    assigner = build_assigner(
+        **config.assign.model_dump(),
+        anchor_strides=detector.anchor_strides,
+        anchors_per_cell=detector.anchor_shapes.per_cell,
+    )
     return DetectionLoss(assigner, **config.loss.model_dump())

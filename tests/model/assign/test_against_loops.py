@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model.anchor_shapes import AnchorShapes
 from model.anchors import make_anchors
 from model.assign import ASSIGNERS, Assignment, build_assigner
 from model.assign.loops import LOOPS, Image, ImageAssignment
@@ -18,14 +19,16 @@ STRIDES = make_anchors(64)[1]
 ADVERSITIES = ("none", "ties", "identical", "distant", "inverted", "on anchors", "perfect")
 
 
-def random_case(seed: int, objects: int, adversity: str) -> Case:
+def random_case(
+    seed: int, objects: int, adversity: str, shapes: AnchorShapes | None = None
+) -> Case:
     """Return one image in float64: anchors (A, 4), objects (1, M, 4), labels, boxes, scores."""
     draw = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=draw, dtype=torch.float64)
 
-    anchors = make_anchors(64)[0].double()
+    anchors = make_anchors(64, shapes)[0].double()
     centre, size = rand(1, objects, 2) * 64, rand(1, objects, 2) * 40 + 4
     gt = torch.cat([centre - size / 2, centre + size / 2], -1)
     labels = torch.randint(0, 3, (1, objects), generator=draw)
@@ -49,10 +52,10 @@ def random_case(seed: int, objects: int, adversity: str) -> Case:
     return anchors, gt, labels, boxes, scores
 
 
-def as_image(case: Case) -> Image:
+def as_image(case: Case, strides: Tensor = STRIDES) -> Image:
     anchors, gt, labels, boxes, scores = case
     return Image(
-        anchors.tolist(), STRIDES.tolist(), gt[0].tolist(), labels[0].tolist(), boxes[0].tolist(),
+        anchors.tolist(), strides.tolist(), gt[0].tolist(), labels[0].tolist(), boxes[0].tolist(),
         scores[0].tolist(),
     )  # fmt: skip
 
@@ -96,6 +99,17 @@ def test_options_have_the_same_effect_in_the_plain_loop(
     expected = LOOPS[name](as_image(case), ASSIGNER_OPTIONS[name](**options))
     assert expected != LOOPS[name](as_image(case), ASSIGNER_OPTIONS[name]())
     assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", sorted(ASSIGNERS))
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 1.3, 1.7)])
+def test_other_numbers_of_anchors_per_cell(name: str, scales: tuple[float, ...]) -> None:
+    shapes = AnchorShapes(16.0, scales, (1.0, 3.0))
+    strides = make_anchors(64, shapes)[1]
+    case = random_case(3, 9, "none", shapes)
+    assigner = build_assigner(name, anchor_strides=strides, anchors_per_cell=shapes.per_cell)
+    expected = LOOPS[name](as_image(case, strides), ASSIGNER_OPTIONS[name]())
+    assert_equal(assigner(*case), expected)
 
 
 @pytest.mark.parametrize("guide_cls", [False, True])

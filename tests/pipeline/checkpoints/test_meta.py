@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from model.anchor_shapes import AnchorShapes
 from pipeline.checkpoints.format import load_meta, load_state, save_checkpoint
 from pipeline.checkpoints.meta import (
     UNSCORED,
@@ -16,6 +17,7 @@ from pipeline.checkpoints.meta import (
     DataFingerprints,
     EarlyStoppingState,
 )
+from pipeline.config import DetectorSpec
 from pipeline.storage.document import DocumentError
 from tests.pipeline.checkpoints.examples import SPEC, example_meta, write_format_2
 
@@ -71,6 +73,13 @@ def test_format_3_has_no_bad_samples() -> None:
     assert read == example_meta(step=7, ap=0.3)
 
 
+def test_format_4_has_the_anchors_of_the_paper() -> None:
+    content = example_meta(step=7, ap=0.3).model_dump(mode="json")
+    spec = {k: v for k, v in content["spec"].items() if not k.startswith("anchor_")}
+    old = {**content, "spec": spec, "format_version": 4}
+    assert CheckpointMeta.from_content(old, "meta.json").spec.anchor_shapes == AnchorShapes()
+
+
 @pytest.mark.parametrize(
     ("more", "metrics", "early_stopping"),
     [
@@ -98,7 +107,7 @@ def test_format_2_is_upgraded(
     meta = load_meta(tmp_path)
     assert (meta.metrics, meta.early_stopping) == (metrics, early_stopping)
     assert (meta.step, meta.epoch, meta.world_size) == (5, 1.0, 2)
-    assert meta.classes == FORMAT_2["classes"] and meta.spec.model_dump() == FORMAT_2["spec"]
+    assert meta.classes == FORMAT_2["classes"] and meta.spec == DetectorSpec(**FORMAT_2["spec"])
     assert meta.data == DataFingerprints(train="abc", val="def")
     assert load_state(tmp_path)["step"] == 5
     assert len(meta.weights_sha256) == 64

@@ -133,6 +133,19 @@ def test_additional_levels_are_reported() -> None:
     assert "heads.classify.4" in missing and "neck.outputs.4" in missing
 
 
+def test_other_anchors_are_reported() -> None:
+    there, here = detector(seed=1), detector(anchor_base=12.0)
+    weights = weights_of(there, ["a", "b"])._replace(anchors=there.anchor_shapes)
+    report = transfer(here, weights, ["a", "b"])
+    assert set(report.loaded) == set(here.state_dict())
+    (line,) = report.lines()[1:]
+    assert "(base 24 px, scales 1, 1.414, ratios 1, 2, 0.5)" in line
+    same = transfer(there, weights, ["a", "b"])
+    assert same.lines()[1:] == []
+    fewer = transfer(detector(anchor_ratios=[1, 2]), weights, ["a", "b"])
+    assert {name.split(".")[0] for name in fewer.other_shape} == {"heads"}
+
+
 def test_detector_on_another_backbone_is_rejected() -> None:
     with pytest.raises(UserError, match=r"w is a detector on slim, model\.backbone is resnet18"):
         transfer(detector("resnet18"), weights_of(detector(), ["a", "b"]), ["a", "b"])

@@ -21,12 +21,13 @@ class Registered(NamedTuple):
     config: Config
 
 
+ANCHORS = {"anchor_base": 20.0, "anchor_scales": (1.0, 1.3, 1.7), "anchor_ratios": (1.0, 0.4)}
 CONFIG = {"registry": {"score_threshold": 0.0}, "evaluate": {"max_detections": 20}}
 
 
-def build(seed, classes, backbone, size):
+def build(seed, classes, backbone, size, **anchors):
     torch.manual_seed(seed)
-    detector = build_detector(backbone=backbone, num_classes=len(classes), image_size=size).eval()
+    detector = build_detector(backbone, "retinanet", len(classes), size, **anchors).eval()
     # Spread the scores, so ranks do not depend on rounding.
     for parameter in detector.heads.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -38,7 +39,7 @@ def registered(tmp_path_factory):
     uri = new_store(tmp_path_factory.mktemp("registry"))
     config = Config.from_dict(CONFIG)
     classes = [["circle", "square"], ["cat", "dog", "bird"]]
-    detectors = [build(0, classes[0], "slim", 64), build(1, classes[1], "resnet18", 128)]
+    detectors = [build(0, classes[0], "slim", 64), build(1, classes[1], "resnet18", 128, **ANCHORS)]
     run_ids = [create_run(uri, config, name, {"data.val.fingerprint": "f" * 64}) for name in "ab"]
     versions = [
         register(

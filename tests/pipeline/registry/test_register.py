@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model import build_detector
+from model.anchor_shapes import AnchorShapes
 from pipeline.config import DetectorSpec
 from pipeline.errors import UserError
 from pipeline.registry import BundleContent, fetch_model, load_detector, register
@@ -193,6 +194,7 @@ def test_load_detector_reads_descriptions_of_the_first_versions(bundle):
         "batch",
         ["circle", "square"],
     )
+    assert loaded.spec.anchor_shapes == AnchorShapes()
     detector = build_detector(**loaded.spec.model_dump())
     detector.load_state_dict(loaded.state)
 
@@ -200,7 +202,7 @@ def test_load_detector_reads_descriptions_of_the_first_versions(bundle):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "has format 2, written by a newer version"),
+        ({"format_version": 3}, "has format 3, written by a newer version"),
         ({"classes": "cat"}, r"detector\.json: classes: "),
     ],
 )

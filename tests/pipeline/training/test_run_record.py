@@ -66,6 +66,17 @@ def test_interventions_of_all_resumes_are_kept(tmp_path: Path) -> None:
         record.resumable_run_id("auto", CONFIG, ["sweep"])
 
 
+def test_run_from_before_anchors_were_configured_has_those_of_the_paper(tmp_path: Path) -> None:
+    tree = CONFIG.recorded()
+    tree["model"] = {k: v for k, v in tree["model"].items() if not k.startswith("anchor_")}
+    content = {"run_id": "abc", "status": "failed", "config": tree}
+    record = record_with(tmp_path, "run.json", json.dumps(content))
+    assert record.resumable_run_id("must", CONFIG) == "abc"
+    for field, value in (("anchor_base", 12.0), ("anchor_scales", [1.0]), ("anchor_ratios", [2])):
+        with pytest.raises(UserError, match=rf"was started with model\.{field} = .*, now "):
+            record.resumable_run_id("must", CONFIG.replace({f"model.{field}": value}))
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

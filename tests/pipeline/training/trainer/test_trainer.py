@@ -196,11 +196,24 @@ def test_other_learning_rate_after_a_restart_follows_the_schedule() -> None:
     assert not torch.equal(weights(one), weights(other))
 
 
-def test_state_round_trip_continues_identically() -> None:
-    one = make_trainer(momentum=0.9)
+OTHER_ANCHORS = {
+    "model": {"image_size": 64, "anchor_base": 16.0, "anchor_scales": [1], "anchor_ratios": [1, 3]},
+    "assign": {"name": "atss"},
+}
+
+
+def test_assigner_has_the_anchors_of_the_detector() -> None:
+    trainer = make_trainer(kind=OTHER_ANCHORS)
+    assert trainer.loss.assigner.anchors_per_cell == 2  # type: ignore[attr-defined]
+    assert trainer.detector.anchors[0].tolist() == [-4, -4, 12, 12]
+
+
+@pytest.mark.parametrize("kind", [{}, OTHER_ANCHORS])
+def test_state_round_trip_continues_identically(kind: Mapping[str, Any]) -> None:
+    one = make_trainer(kind=kind, momentum=0.9)
     for _ in range(2):
         one.step(batch())
-    other = make_trainer(momentum=0.9, seed=5)
+    other = make_trainer(kind=kind, momentum=0.9, seed=5)
     other.load(copy.deepcopy(one.state()))
     one.step(batch())
     other.step(batch())
