@@ -17,7 +17,7 @@ from jobs._cli import command, run_job
 JOBS = {
     "demo": "run the whole chain on generated images: prepare, train, register, predict",
     "prepare": "convert labelled images (VOC, COCO, YOLO, WebDataset, generated) to a shard set",
-    "shards": "verify, describe, preview or adopt a shard set",
+    "shards": "verify, describe, examine, preview or adopt a shard set",
     "describe": "print parameters and FLOPs of detectors",
     "train": "train a detector, evaluate it and register a model version",
     "tune": "search over configuration fields and write the best recipe",

@@ -170,10 +170,11 @@ def announced(config: Config, name: str) -> Iterator[None]:
 def run_job(main: Main, argv: Sequence[str] | None = None) -> None:
     """Run a job and exit with its code.
 
-    0: done, 1: failed, also by an outage, 2: an error of the user (one line), 3: refused
-    (`JobResult`), 130: interrupted, 141: stdout was closed by its reader (``| head``), 143: stopped
-    by SIGTERM after saving. With ``--json`` stdout holds exactly one line, whatever the libraries
-    underneath print. Secrets are masked in the result, in errors and in log records.
+    0: done, 1: failed, also by an outage, 2: an error of the user (one line), the code of a
+    `JobResult`, such as 3 for refused, 130: interrupted, 141: stdout was closed by its reader
+    (``| head``), 143: stopped by SIGTERM after saving. With ``--json`` stdout holds exactly one
+    line, whatever the libraries underneath print. Secrets are masked in the result, in errors and
+    in log records.
     """
     mask_output()
     arguments = list(sys.argv[1:] if argv is None else argv)

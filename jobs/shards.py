@@ -1,9 +1,12 @@
-"""Verify, describe, preview or adopt a shard set in a folder or at an http, https or s3 address.
+"""Verify, describe, examine, preview or adopt a shard set in a folder or at an address (http, s3).
 
 python -m jobs.shards verify URI                  check every hash, sample and count
 python -m jobs.shards describe URI [--html FILE]  classes, counts, box sizes, problems, pictures
 python -m jobs.shards preview URI --out FILE      what training sees: augmented images with boxes;
                                                   also accepts --config and --SECTION.FIELD VALUE
+python -m jobs.shards doctor URI                  what will hurt a training, with remedies, and how
+                                                  well anchors fit; also accepts --config,
+                                                  --compare-with SHARDSET and --anchors fit
 python -m jobs.shards adopt URI --classes A,B     make a shard set of tars that are in its format
                                                   already, such as those of webdataset's writer
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs._cli import RECIPES, add_class_options, command, given_classes, make_parser, run_job
+from jobs._doctor import doctor
 from pipeline.errors import UserError
 
 MAX_LISTED_FAULTS = 100
@@ -29,12 +33,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_verify, _add_describe, _add_adopt):
         add(commands)
-    commands.add_parser("preview", help="write a sheet of augmented images", add_help=False)
+    for name, (_, text) in CONFIGURED.items():
+        commands.add_parser(name, help=text, add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if not word.startswith("-")]
-    if words[:1] == ["preview"]:  # it also accepts every field of the configuration
-        arguments.remove("preview")
-        return _preview(arguments)
+    if words and words[0] in CONFIGURED:
+        arguments.remove(words[0])
+        run, _ = CONFIGURED[words[0]]
+        return run(arguments)
     options = parser.parse_args(arguments)
     result: dict[str, Any] = options.run(options)
     return result
@@ -201,6 +207,12 @@ def _preview(argv: Sequence[str]) -> dict[str, Any]:
         "problems": problems,
     }
 
+
+# Commands that also accept fields of the configuration.
+CONFIGURED = {
+    "doctor": (doctor, "find what will hurt a training, and anchors that fit"),
+    "preview": (_preview, "write a sheet of augmented images"),
+}
 
 if __name__ == "__main__":
     run_job(main)

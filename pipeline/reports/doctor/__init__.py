@@ -1,0 +1,1 @@
+"""Find in a shard set what will hurt a training, before it starts."""
