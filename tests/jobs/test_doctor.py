@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import shards
+from jobs import prepare, shards
 from jobs._cli import JobResult
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -19,8 +19,6 @@ from tests.nginx import Nginx
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two splits of scenes of 64 px."""
-    from jobs import prepare
-
     folder = tmp_path_factory.mktemp("sets")
     for split, seed in (("train", "1"), ("val", "2")):
         shape = ["--source", "shapes", "--count", "30", "--size", "64", "--shard-samples", "12"]
@@ -50,6 +48,15 @@ def test_errors_give_exit_code_1(sets: Path) -> None:
     first = result["findings"][0]
     assert (first["severity"], first["check"]) == ("error", "same_content")
     assert result["errors"] == 1
+
+
+def test_images_of_both_splits_are_an_error(sets: Path, tmp_path: Path) -> None:
+    arguments = ["--source", "shapes", "--count", "25", "--size", "64", "--split", "train"]
+    prepare.main([*arguments, "--seed", "1", "--out", str(tmp_path / "part")])
+    result = shards.main(["doctor", str(sets / "train"), "--compare-with", str(tmp_path / "part")])
+    (finding,) = (one for one in result["findings"] if one["check"] == "same_annotations")
+    assert finding["severity"] == "error"
+    assert int(finding["text"].split()[-3]) >= 15
 
 
 def test_unreadable_sample_is_named(sets: Path, tmp_path: Path) -> None:

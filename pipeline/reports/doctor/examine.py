@@ -10,7 +10,6 @@ import numpy as np
 
 from model.anchor_shapes import AnchorShapes
 from pipeline.config import Config
-from pipeline.data.shards.manifest import load_manifest
 from pipeline.data.shards.reader import ShardSet
 from pipeline.progress import counted
 from pipeline.reports.doctor.anchor_fit import (
@@ -22,13 +21,15 @@ from pipeline.reports.doctor.anchor_fit import (
 )
 from pipeline.reports.doctor.box_findings import anchor_findings, box_findings, size_findings
 from pipeline.reports.doctor.finding import SEVERITIES, Finding, percent
+from pipeline.reports.doctor.fingerprints import Fingerprints
 from pipeline.reports.doctor.set_findings import (
     class_findings,
+    common_findings,
     conversion_findings,
     sample_findings,
     split_findings,
 )
-from pipeline.reports.doctor.statistics import SIDE_NAMES, Statistics, collect, sides
+from pipeline.reports.doctor.statistics import SIDE_NAMES, Statistics, collect, read_samples, sides
 
 WIDTH = 100
 MIN_GAIN = 0.01  # of the share of objects that anchors fit, from which others are proposed
@@ -50,14 +51,15 @@ class Diagnosis(NamedTuple):
 
 
 def examine(uri: str, config: Config, compare_with: Sequence[str] = ()) -> Diagnosis:
-    """Read the annotations of a set and the manifests of other splits.
+    """Read the annotations of a set and of other splits.
 
     The set is judged as the training set of this configuration. Raises UserError if there is no
     usable shard set, OutageError if a store does not respond.
     """
-    others = {other: load_manifest(other) for other in compare_with}
+    others = {other: ShardSet(other) for other in compare_with}
     shapes, size = config.model.anchor_shapes, config.model.image_size
-    found = collect(ShardSet(uri), shapes, size, config.data.fit)
+    known = Fingerprints() if others else None
+    found = collect(ShardSet(uri), shapes, size, config.data.fit, known)
     fitted = None
     if found.missed > MIN_GAIN * found.objects:
         best = fit_anchors(found.kept_boxes, shapes, size)
@@ -66,14 +68,25 @@ def examine(uri: str, config: Config, compare_with: Sequence[str] = ()) -> Diagn
     findings = [
         *sample_findings(found),
         *conversion_findings(found.manifest),
-        *split_findings(found, others),
+        *split_findings(found, {name: other.manifest for name, other in others.items()}),
         *class_findings(found),
         *box_findings(found),
         *size_findings(found),
         *anchor_findings(found, fitted),
     ]
+    for name, other in others.items():
+        if known is not None and other.manifest.content_hash != found.manifest.content_hash:
+            common = known.common(_fingerprints(other))
+            findings += common_findings(name, other.manifest.samples, common)
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(uri, found, shapes, fitted, findings)
+
+
+def _fingerprints(shards: ShardSet) -> Fingerprints:
+    found = Fingerprints()
+    for sample in read_samples(shards, lambda reason: None):
+        found.add(sample)
+    return found
 
 
 def format_text(diagnosis: Diagnosis) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.data.shards.manifest import Manifest
 from pipeline.progress import counted
 from pipeline.reports.doctor.finding import Finding, listed, percent
-from pipeline.reports.doctor.statistics import Statistics
+from pipeline.reports.doctor.statistics import MAX_EXAMPLES, Statistics
 
 FEW_OBJECTS = 50  # of a class
 FEW_SAMPLES = 100
@@ -145,6 +145,27 @@ def split_findings(found: Statistics, others: Mapping[str, Manifest]) -> Iterato
                 "they are not part of its scores; a larger split would have them",
                 classes=unmeasured,
             )
+
+
+def common_findings(
+    uri: str, samples: int, common: tuple[int, Sequence[tuple[str, str]]]
+) -> Iterator[Finding]:
+    """Yield a finding if another split of so many ``samples`` has images in common with the set.
+
+    ``common`` is the result of `Fingerprints.common`.
+    """
+    count, files = common
+    if count:
+        examples = ", ".join(f"{here} and {there}" for here, there in files[:MAX_EXAMPLES])
+        yield Finding(
+            "error" if count > samples / 100 else "warning",
+            "same_annotations",
+            f"images of {uri} with the size and the boxes of an image of this set: {count} of "
+            f"{samples}",
+            "they are probably the same images: remove them from one of the two, or scores will be "
+            "too good",
+            [f"for example {examples}"],
+        )
 
 
 def class_findings(found: Statistics) -> Iterator[Finding]:

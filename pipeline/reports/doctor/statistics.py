@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.data.transforms.resize import visible_size
 from pipeline.metrics.iou import pairwise_iou
 from pipeline.progress import Progress
 from pipeline.reports.doctor.anchor_fit import FIT_IOU, best_ious
+from pipeline.reports.doctor.fingerprints import Fingerprints
 
 Floats = NDArray[np.float64]
 
@@ -116,6 +117,12 @@ class Statistics:
         if self._waiting_count >= _CHUNK_OBJECTS:
             self.finish(shapes)
 
+    def add_unreadable(self, reason: str) -> None:
+        """Count a sample that cannot be read."""
+        self.unreadable += 1
+        if len(self.unreadable_examples) < MAX_EXAMPLES:
+            self.unreadable_examples.append(reason)
+
     def finish(self, shapes: AnchorShapes) -> None:
         """Count the objects that were added last."""
         if not self._waiting:
@@ -158,23 +165,33 @@ class Statistics:
         self.two_classes.add(two_classes, sample)
 
 
-def collect(shards: ShardSet, shapes: AnchorShapes, image_size: int, fit: str) -> Statistics:
+def collect(
+    shards: ShardSet,
+    shapes: AnchorShapes,
+    image_size: int,
+    fit: str,
+    fingerprints: Fingerprints | None = None,
+) -> Statistics:
     """Read the annotations of a set, and return their statistics.
 
-    Of a remote set, whole shards are read through the cache. Raises UserError or OutageError if one
-    is not available.
+    Also adds the samples to ``fingerprints``, if given. Raises as `read_samples`.
     """
     found = Statistics(shards.manifest, image_size, fit)
-    progress = Progress("reading annotations", len(shards), "samples")
-    for sample in _samples(shards, found):
+    for sample in read_samples(shards, found.add_unreadable):
         found.add(sample, shapes)
-        progress.advance()
+        if fingerprints is not None:
+            fingerprints.add(sample)
     found.finish(shapes)
     return found
 
 
-def _samples(shards: ShardSet, found: Statistics) -> Iterator[Sample]:
-    """Yield the samples; those that cannot be read are counted in ``found``."""
+def read_samples(shards: ShardSet, report: Callable[[str], object]) -> Iterator[Sample]:
+    """Yield the annotations of all images, and call ``report`` for those that cannot be read.
+
+    Of a remote set, whole shards are read through the cache. Raises UserError or OutageError if one
+    is not available.
+    """
+    progress = Progress("reading annotations", len(shards), "samples")
     current, total = -1, len(shards.manifest.shards)
     shards.prefetch(range(min(SHARDS_AHEAD, total)))
     for index in range(len(shards)):
@@ -185,6 +202,6 @@ def _samples(shards: ShardSet, found: Statistics) -> Iterator[Sample]:
         try:
             yield parse_sample(raw, len(shards.manifest.classes))
         except ImageError as error:
-            found.unreadable += 1
-            if len(found.unreadable_examples) < MAX_EXAMPLES:
-                found.unreadable_examples.append(f"{raw.location}: {error}")
+            report(f"{raw.location}: {error}")
+        progress.advance()
+    progress.finish()
