@@ -9,7 +9,7 @@ for found in detect("photo.jpg"):
 
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.registry import load_detector
 from pipeline.registry.own_code import own_detector
 from pipeline.registry.predict import Detection
+from pipeline.registry.pyfunc_model import UnreadableImage, from_base64
 
-ImageInput = str | Path | bytes | NDArray[np.uint8]
+ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+_SHOWN = 80  # characters of a text in an error
 
 
 class Predictor:
     """A detector that is called with an image or several: paths, bytes of files, or arrays.
 
-    Arrays are (H,W,3) uint8, RGB. Boxes are in pixels of the image, turned by its EXIF orientation.
+    Arrays are (H,W,3) uint8, RGB. Text is the path of a file, or the bytes of one in base64. So do
+    not pass on text from a request: it could name any file that this process can read. Boxes are in
+    pixels of the image, turned by its EXIF orientation.
     """
 
     def __init__(self, uri: str, tracking_uri: str | None = None) -> None:
@@ -53,11 +56,13 @@ class Predictor:
         unknown = settings.keys() - {"score_threshold", "nms_iou", "max_detections"}
         if unknown:
             raise UserError(f"unknown setting {min(unknown)!r}")
-        frame = pd.DataFrame({"image": [_file_bytes(image) for image in images]})
+        column = pd.Series([_file_or_image(image) for image in images], dtype=object)
         try:
-            table: Any = self._detector.predict(None, frame, dict(settings))
+            table: Any = self._detector.predict(None, pd.DataFrame({"image": column}), settings)
+        except UnreadableImage as error:
+            raise UserError(_unreadable(images[error.row], error)) from None
         except MlflowException as error:
-            raise UserError(str(error)) from None
+            raise UserError(error.message) from None
         found: list[list[Detection]] = [[] for _ in images]
         for row in table.to_dict("records"):
             box = [float(row[corner]) for corner in ("x1", "y1", "x2", "y2")]
@@ -75,19 +80,23 @@ def load(uri: str, tracking_uri: str | None = None) -> Predictor:
     return Predictor(uri, tracking_uri)
 
 
-def _file_bytes(image: ImageInput) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(
-                f"an array of shape {image.shape} and type {image.dtype} is not an image; "
-                "expected (H,W,3) uint8, RGB"
-            )
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "PNG", compress_level=1)
-        return file.getvalue()
+def _file_or_image(image: ImageInput) -> Any:
+    """Return text that can only be a path, or is the path of a file, as such."""
+    if isinstance(image, str) and (os.path.exists(image) or not _is_base64(image)):
+        return Path(image)
+    return image
+
+
+def _is_base64(text: str) -> bool:
     try:
-        return Path(image).read_bytes()
-    except OSError as error:
-        raise UserError(f"{image}: {error.strerror}") from None
+        from_base64(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unreadable(image: ImageInput, error: UnreadableImage) -> str:
+    if isinstance(_file_or_image(image), str):
+        return f"{str(image)[:_SHOWN]!r} is neither a file nor an image in base64"
+    where = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {error.row}"
+    return error.reason if error.reason.startswith(where) else f"{where}: {error.reason}"

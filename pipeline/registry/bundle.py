@@ -110,9 +110,10 @@ def requirements(backbone: str) -> list[str]:
 
 
 def signature(defaults: PredictionDefaults) -> ModelSignature:
-    """Return the signature: a column ``image`` of bytes -> the table of detections."""
+    """Return the signature: a column ``image`` -> the table of detections."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
 
     outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.long, "image")]
     outputs += [ColSpec(DataType.double, name) for name in ("x1", "y1", "x2", "y2", "score")]
@@ -123,7 +124,9 @@ def signature(defaults: PredictionDefaults) -> ModelSignature:
         ParamSpec("max_detections", DataType.long, defaults.max_detections),
     ]
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        # With a binary column, MLflow decodes base64 in some forms of requests and not in others,
+        # and rejects arrays.
+        inputs=Schema([ColSpec(AnyType(), "image")]),
         outputs=Schema(outputs),
         params=ParamSchema(params),
     )

@@ -9,9 +9,9 @@ nothing of a bundle.
 from __future__ import annotations
 
 import base64
-import binascii
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,16 @@ class Code(NamedTuple):
     build_detector: Callable[..., Any]
 
 
+class UnreadableImage(MlflowException):
+    """A value that is not an image: its row, and the reason."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(
+            f"row {row}: not a readable image: {reason}", error_code=INVALID_PARAMETER_VALUE
+        )
+        self.row, self.reason = row, reason
+
+
 class RegisteredDetector(PythonModel):
     """Returns detections in pixels of the original images, best first within each image."""
 
@@ -78,13 +88,15 @@ class RegisteredDetector(PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return the detections in a table with a column ``image`` (bytes, or base64 text).
+        """Return the detections in the images of a column ``image``.
 
-        ``params``: score_threshold, nms_iou, max_detections. An image without detections has no
-        row. Raises MlflowException naming the row that is not an image.
+        An image is the bytes of a file, these in base64 as text, a ``pathlib.Path``, or pixels: an
+        array (H,W,3) uint8, RGB, or nested lists of them. Text is never a path, so that a request
+        to a server cannot name its files. ``params``: score_threshold, nms_iou, max_detections.
+        An image without detections has no row. Raises MlflowException, for an image with its row.
         """
         settings = _settings(self.description.defaults, params or {})
-        images = list(model_input["image"])
+        images = _images(model_input)
         tables = []
         for start in range(0, len(images), IMAGES_PER_PASS):
             rows = range(start, min(start + IMAGES_PER_PASS, len(images)))
@@ -96,12 +108,31 @@ class RegisteredDetector(PythonModel):
     def _read(self, row: int, value: Any) -> tuple[np.ndarray, tuple[int, int]]:
         """Return the network's input (3,S,S), and the width and height of the image."""
         try:
-            image = self.decode.decode_image(_bytes(value))
-        except (self.decode.ImageError, ValueError) as error:
-            raise _invalid(f"row {row}: not a readable image: {error}") from None
+            image = self._pixels(value)
+        except OSError as error:
+            raise UnreadableImage(row, f"{value}: {error.strerror or error}") from None
+        except ValueError as error:  # an ImageError is one, too
+            raise UnreadableImage(row, str(error)) from None
         height, width = image.shape[:2]
         side, fit = self.detector.image_size, self.description.fit
         return self.resize.to_input(image, side, fit), (width, height)
+
+    def _pixels(self, value: Any) -> np.ndarray:
+        """Return the pixels (H,W,3) of any form of an image. Raises OSError and ValueError."""
+        if isinstance(value, str):
+            value = from_base64(value)
+        elif isinstance(value, os.PathLike):
+            value = Path(value).read_bytes()
+        if isinstance(value, bytes | bytearray | memoryview):
+            pixels: np.ndarray = self.decode.decode_image(bytes(value))
+            return pixels
+        pixels = _from_array(value)
+        if pixels.shape[0] * pixels.shape[1] > self.decode.MAX_PIXELS:
+            raise ValueError(
+                f"{pixels.shape[1]}x{pixels.shape[0]} pixels exceed the limit of "
+                f"{self.decode.MAX_PIXELS}"
+            )
+        return pixels
 
     @torch.inference_mode()
     def _detect(
@@ -149,15 +180,47 @@ def _table(row: Any, boxes: Any, scores: Any, labels: Any, names: list[str]) -> 
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
 
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, str):
+def _images(table: pd.DataFrame) -> list[Any]:
+    values = list(table["image"])
+    # MLflow puts a list of texts into one row.
+    if len(values) == 1 and isinstance(values[0], list):
+        texts: list[Any] = values[0]
+        if all(isinstance(text, str) for text in texts):
+            return texts
+    return values
+
+
+def from_base64(text: str) -> bytes:
+    """Return the bytes of a text in base64, which may have lines. Raises ValueError."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(
+            f"text that is not base64 ({error}); to read a file, pass its bytes or a pathlib.Path"
+        ) from None
+
+
+def _from_array(value: Any) -> np.ndarray:
+    """Return the pixels (H,W,3) of an array, or of nested lists of whole numbers 0 to 255."""
+    if isinstance(value, list | tuple):
         try:
-            return base64.b64decode(value, validate=True)
-        except binascii.Error as error:
-            raise ValueError(f"text that is not base64 ({error})") from None
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise ValueError(f"expected bytes or base64 text, got {type(value).__name__}")
+            array = np.array(value)
+        except ValueError:
+            raise ValueError("a list whose parts have different lengths") from None
+        if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
+            array = array.astype(np.uint8)
+    elif isinstance(value, np.ndarray):
+        array = value
+    else:
+        raise ValueError(
+            f"expected bytes, base64 text, a path or an array, got {type(value).__name__}"
+        )
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ValueError(
+            f"an array of shape {array.shape} and type {array.dtype} is not an image; expected "
+            "(H,W,3) uint8, RGB"
+        )
+    return np.ascontiguousarray(array)
 
 
 def _settings(defaults: Mapping[str, float], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_checkpoints_of_a_run_become_versions(small: Config, tmp_path: Path) -> 
         detect(image[:, :, 0])
     with pytest.raises(UserError, match="absent.jpg: No such file"):
         detect("absent.jpg")
-    with pytest.raises(UserError, match="not a readable image"):
+    with pytest.raises(UserError, match="image 0: not an image"):
         detect(b"no image")
 
     # A store that does not have the run gets a new one.

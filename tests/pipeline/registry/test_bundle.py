@@ -136,7 +136,7 @@ def test_parameters_out_of_range_are_rejected(models, images, wrong):
 
 def test_signature_has_columns_and_defaults(models):
     signature = models[0].metadata.signature
-    assert signature.inputs.input_dict()["image"].type.name == "binary"
+    assert signature.inputs.input_names() == ["image"]
     assert {p.name: p.default for p in signature.params} == {
         "score_threshold": 0.0,
         "nms_iou": 0.5,
