@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         threshold,
         options.pictures,
         options.bundle_code,
+        options.calibrated,
     )
     _print_summary(summary)
     return {"model": options.model, **summary._asdict()}
@@ -65,6 +66,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--score-threshold", type=float, metavar="S", help="minimum score; default: the model's"
+    )
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="return scores that are probabilities, by the temperature that was fitted on data.val",
     )
     parser.add_argument(
         "--no-pictures", dest="pictures", action="store_false", help="write detections.jsonl only"

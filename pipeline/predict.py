@@ -41,15 +41,21 @@ class Predictor:
         self.uri, self.classes = loaded.uri, loaded.classes
         self._detector = own_detector(loaded)
 
-    def __call__(self, image: ImageInput, **settings: float) -> list[Detection]:
+    def __call__(
+        self, image: ImageInput, *, calibrated: bool = False, **settings: float
+    ) -> list[Detection]:
         """Return the detections in an image, best first.
 
-        ``settings``: score_threshold, nms_iou, max_detections; by default the model's. Raises
-        UserError if the image cannot be read or a setting is out of range.
+        ``settings``: score_threshold, nms_iou, max_detections; by default the model's.
+        ``calibrated`` scores are probabilities of a correct detection at IoU 0.5, and the threshold
+        applies to them. Raises UserError if the image cannot be read, a setting is out of range, or
+        the model was not calibrated.
         """
-        return self.detect_all([image], **settings)[0]
+        return self.detect_all([image], calibrated=calibrated, **settings)[0]
 
-    def detect_all(self, images: Sequence[ImageInput], **settings: float) -> list[list[Detection]]:
+    def detect_all(
+        self, images: Sequence[ImageInput], *, calibrated: bool = False, **settings: float
+    ) -> list[list[Detection]]:
         """Return the detections in each of several images. Raises as a call does."""
         from mlflow.exceptions import MlflowException
 
@@ -57,8 +63,9 @@ class Predictor:
         if unknown:
             raise UserError(f"unknown setting {min(unknown)!r}")
         column = pd.Series([_file_or_image(image) for image in images], dtype=object)
+        params = {**settings, "calibrated": calibrated}
         try:
-            table: Any = self._detector.predict(None, pd.DataFrame({"image": column}), settings)
+            table: Any = self._detector.predict(None, pd.DataFrame({"image": column}), params)
         except UnreadableImage as error:
             raise UserError(_unreadable(images[error.row], error)) from None
         except MlflowException as error:

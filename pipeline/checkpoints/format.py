@@ -67,6 +67,7 @@ def add_evaluation(
     folder: Storage | Path | str,
     metrics: Mapping[str, float],
     early_stopping: EarlyStoppingState,
+    temperature: float | None = None,
     records: Sequence[str] = (),
 ) -> None:
     """Add the results of an evaluation to ``meta.json``, atomically. Raises as `load_meta`.
@@ -76,6 +77,7 @@ def add_evaluation(
     storage = _storage(folder)
     update = {
         "metrics": dict(metrics),
+        "temperature": temperature,
         "early_stopping": early_stopping,
         "records": list(records),
     }

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -112,14 +113,16 @@ class CheckpointManager:
         self,
         metrics: Mapping[str, float],
         early_stopping: EarlyStoppingState,
+        temperature: float | None = None,
         records: Sequence[str] = (),
     ) -> None:
         """Add an evaluation, and records of the run, to the current step's written checkpoint."""
         if self.world.is_main:
             step, previous = self.trainer.step_count, self._pending
-            self._pending = self._writer.submit(
-                self._add_evaluation, step, metrics, early_stopping, records, previous
+            add = partial(
+                self.store.add_evaluation, step, metrics, early_stopping, temperature, records
             )
+            self._pending = self._writer.submit(self._add_evaluation, step, add, previous)
 
     def wait(self) -> None:
         """Wait until what has been saved is written, or has failed with a warning."""
@@ -158,21 +161,14 @@ class CheckpointManager:
             self._failed.setdefault(meta.step, str(lost))
 
     def _add_evaluation(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        early_stopping: EarlyStoppingState,
-        records: Sequence[str],
-        previous: Future[None] | None,
+        self, step: int, add: Callable[[], None], previous: Future[None] | None
     ) -> None:
         if previous is not None:
             previous.result()  # raises what broke the writing, for `wait` to raise
         if step in self._failed:
             return
         try:
-            error: Exception | None = _with_retries(
-                lambda: self.store.add_evaluation(step, metrics, early_stopping, records)
-            )
+            error: Exception | None = _with_retries(add)
         except UserError as mistake:
             error = mistake
         except LeaseLostError as lost:

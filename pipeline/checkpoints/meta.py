@@ -51,7 +51,7 @@ class CheckpointMeta(Document):
     The last four fields are filled in when the checkpoint is written.
     """
 
-    # 2 had metrics as keys of the top level, 3 no bad samples, 4 no anchors and no records.
+    # 2 had metrics as keys of the top level, 3 no bad samples; 4 no anchors, temperature, records.
     FORMAT_VERSION: ClassVar[int] = 5
 
     step: int = Field(description="steps done")
@@ -69,6 +69,11 @@ class CheckpointMeta(Document):
     data: DataFingerprints
     metrics: dict[str, float] | None = Field(
         default=None, description="results on data.val; None until the step is evaluated"
+    )
+    temperature: float | None = Field(
+        default=None,
+        description="calibrates the scores, fitted on data.val; None until the step is evaluated "
+        "and before format 5",
     )
     early_stopping: EarlyStoppingState | None = Field(
         default=None, description="None in format 2 where state.pt alone had it"

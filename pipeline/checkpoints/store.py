@@ -83,12 +83,13 @@ class CheckpointStore:
         step: int,
         metrics: Mapping[str, float],
         early_stopping: EarlyStoppingState,
+        temperature: float | None = None,
         records: Sequence[str] = (),
     ) -> None:
         """Add the results of an evaluation to a step's checkpoint. Raises OSError, UserError."""
         self._check_lease()
         folder = self.storage.child(step_name(step))
-        add_evaluation(folder, metrics, early_stopping, records)
+        add_evaluation(folder, metrics, early_stopping, temperature, records)
 
     def saved(self) -> list[SavedCheckpoint]:
         """List all complete checkpoints, oldest first. Raises UserError on a newer format."""

@@ -19,6 +19,7 @@ BINS = 10
 _Floats = NDArray[np.float64]
 _TEMPERATURE_BOUNDS = (0.1, 10.0)
 _GOLDEN = (5**0.5 - 1) / 2
+_MAX_FITTED = 250_000  # detections, which suffice for one parameter
 _SEARCH_STEPS = 20  # each narrows the interval of the logarithm to 0.62 of its length
 
 
@@ -62,6 +63,8 @@ def fit_temperature(table: MatchTable) -> float:
     rows, positive = _counted(table)
     if positive.all() or not positive.any():
         return 1.0
+    stride = -(-len(rows) // _MAX_FITTED)
+    rows, positive = rows[::stride], positive[::stride]
     logits = _logits(table.score[rows])
     margins = np.where(positive, -logits, logits)
 

@@ -61,6 +61,8 @@ class BundleContent:
     classes: Sequence[str]
     config: Config
     metrics: Mapping[str, float]
+    temperature: float | None = None
+    """Calibrates the scores, fitted on ``data.val``; None if nothing was."""
     figures: Sequence[Path] = field(default=())
 
     @property
@@ -122,6 +124,7 @@ def signature(defaults: PredictionDefaults) -> ModelSignature:
         ParamSpec("score_threshold", DataType.double, defaults.score_threshold),
         ParamSpec("nms_iou", DataType.double, defaults.nms_iou),
         ParamSpec("max_detections", DataType.long, defaults.max_detections),
+        ParamSpec("calibrated", DataType.boolean, False),
     ]
     return ModelSignature(
         # With a binary column, MLflow decodes base64 in some forms of requests and not in others,
@@ -179,6 +182,7 @@ def _describe(
         defaults=content.defaults,
         max_candidates=content.config.evaluate.max_candidates,
         class_agnostic=content.config.evaluate.class_agnostic,
+        temperature=content.temperature,
         origin=dict(origin),
     )
 

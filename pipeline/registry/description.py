@@ -25,7 +25,7 @@ class PredictionDefaults(_Part):
 class DetectorDescription(Document):
     """What a bundle says about its detector. Fields with a default are missing in old bundles."""
 
-    FORMAT_VERSION: ClassVar[int] = 2  # 1 had no anchors in the spec
+    FORMAT_VERSION: ClassVar[int] = 2  # 1 had no anchors in the spec and no temperature
 
     package: str = Field(description="name of the bundle's code, unique to the version")
     spec: DetectorSpec
@@ -34,4 +34,9 @@ class DetectorDescription(Document):
     defaults: PredictionDefaults
     max_candidates: int = Field(description="maximum boxes per image before NMS")
     class_agnostic: bool = False
+    temperature: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="of calibrated scores, fitted on data.val; None without it and in format 1",
+    )
     origin: dict[str, str] = Field(description="run, revision and data fingerprints")

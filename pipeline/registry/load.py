@@ -48,6 +48,8 @@ class LoadedDetector(NamedTuple):
     """How images are fitted to the input."""
     defaults: PredictionDefaults
     """The parameters of a prediction unless the caller sets them."""
+    temperature: float | None = None
+    """Divides the logits of calibrated scores; None if none was fitted."""
 
 
 def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -> Path:
@@ -190,7 +192,9 @@ def _load_checkpoint(folder: str) -> LoadedDetector:
         nms_iou=settings.nms_iou,
         max_detections=settings.max_detections,
     )
-    return LoadedDetector(folder, meta.spec, meta.classes, state, evaluate, fit, defaults)
+    return LoadedDetector(
+        folder, meta.spec, meta.classes, state, evaluate, fit, defaults, meta.temperature
+    )
 
 
 def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:
@@ -215,6 +219,7 @@ def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:
         recipe["evaluate"],
         description.fit,
         description.defaults,
+        description.temperature,
     )
 
 

@@ -23,6 +23,7 @@ def own_detector(loaded: LoadedDetector) -> RegisteredDetector:
         defaults=loaded.defaults.model_dump(),
         max_candidates=loaded.evaluate.get("max_candidates", EvaluateConfig().max_candidates),
         class_agnostic=loaded.evaluate.get("class_agnostic", False),
+        temperature=loaded.temperature,
     )
     detector = RegisteredDetector()
     detector.load(description, Code(decode, resize, postprocess, build_detector), loaded.state)

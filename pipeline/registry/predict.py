@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipeline.reports import Boxes, draw_detections
 from pipeline.storage.durable import open_durably
 
 _IMAGES_PER_BATCH, _PIXELS_PER_BATCH = 16, 50_000_000
-Predict = Callable[[pd.DataFrame, Mapping[str, Any]], Any]  # images, params -> detections
+Predict = Callable[..., Any]  # images, params -> detections
 
 _CORNERS = ["x1", "y1", "x2", "y2"]
 _JPEG_QUALITY = 92
@@ -117,14 +117,16 @@ def predict_folder(
     score_threshold: float | None = None,
     pictures: bool = True,
     bundle_code: bool = False,
+    calibrated: bool = False,
 ) -> PredictionSummary:
     """Predict on all images of a folder, archive or list, or on one image.
 
     An image that cannot be read is a line with the reason; other files are counted. The code of
     this project predicts. With ``bundle_code`` that of a registered version does, with the rights
     of this process.
-    Without a ``score_threshold`` the default of the model applies. Raises UserError if there is no
-    image or the model is not available.
+    Without a ``score_threshold`` the default of the model applies. It is compared with the scores
+    that are written, which with ``calibrated`` are probabilities. Raises UserError if there is no
+    image, the model is not available, or ``calibrated`` is given and it has no temperature.
     """
     files, others = list_images(images, out)
     if not files:
@@ -136,13 +138,23 @@ def predict_folder(
     target = out / "detections.jsonl"
     folder = out / "pictures" if pictures else None
     with tempfile.TemporaryDirectory() as scratch:
-        predict, classes = _load(model_uri, Path(scratch), tracking_uri, bundle_code)
+        predict, classes, temperature = _load(model_uri, Path(scratch), tracking_uri, bundle_code)
+        params: dict[str, Any] = {}
+        if score_threshold is not None:
+            params["score_threshold"] = score_threshold
+        if calibrated:
+            if temperature is None:
+                raise UserError(
+                    f"--calibrated: {model_uri} has no temperature; train with data.val and "
+                    "register the result"
+                )
+            params["calibrated"] = True
         with open_durably(target) as lines:
             output = _Output(lines, folder)
             progress = Progress("predicting", len(files), "images")
             found = 0
             for batch in _batches(files):
-                found += _predict(predict, classes, batch, score_threshold, output)
+                found += _predict(partial(predict, params=params), classes, batch, output)
                 progress.advance(len(batch))
             count = progress.done - len(output.skipped)
     if not count:
@@ -156,15 +168,17 @@ def predict_folder(
 
 def _load(
     model_uri: str, scratch: Path, tracking_uri: str | None, bundle_code: bool
-) -> tuple[Predict, list[str]]:
+) -> tuple[Predict, list[str], float | None]:
+    """Return how to predict, the classes, and the temperature."""
     if not bundle_code:
         loaded = load_detector(model_uri, tracking_uri)
-        return partial(own_detector(loaded).predict, None), loaded.classes
+        return partial(own_detector(loaded).predict, None), loaded.classes, loaded.temperature
     folder = fetch_model(model_uri, scratch, tracking_uri)
-    classes = read_description(folder, model_uri).classes
+    description = read_description(folder, model_uri)
     from mlflow import pyfunc
 
-    return pyfunc.load_model(str(folder)).predict, classes
+    predict = pyfunc.load_model(str(folder)).predict
+    return predict, description.classes, description.temperature
 
 
 def _batches(files: Iterable[InputImage]) -> Iterator[list[_Image | _Unreadable]]:
@@ -196,15 +210,13 @@ def _predict(
     predict: Predict,
     classes: Sequence[str],
     batch: Sequence[_Image | _Unreadable],
-    score_threshold: float | None,
     output: _Output,
 ) -> int:
     """Write lines and pictures of a batch. Return the number of detections."""
-    params = {} if score_threshold is None else {"score_threshold": score_threshold}
     images = [item.data for item in batch if isinstance(item, _Image)]
     table = pd.DataFrame()
     if images:
-        table = cast("pd.DataFrame", predict(pd.DataFrame({"image": images}), params))
+        table = cast("pd.DataFrame", predict(pd.DataFrame({"image": images})))
     row = 0
     for item in batch:
         if isinstance(item, _Unreadable):

@@ -40,6 +40,7 @@ class Description(NamedTuple):
     defaults: dict[str, float]
     max_candidates: int
     class_agnostic: bool
+    temperature: float | None
 
 
 class Code(NamedTuple):
@@ -92,10 +93,16 @@ class RegisteredDetector(PythonModel):
 
         An image is the bytes of a file, these in base64 as text, a ``pathlib.Path``, or pixels: an
         array (H,W,3) uint8, RGB, or nested lists of them. Text is never a path, so that a request
-        to a server cannot name its files. ``params``: score_threshold, nms_iou, max_detections.
-        An image without detections has no row. Raises MlflowException, for an image with its row.
+        to a server cannot name its files. ``params``: score_threshold, nms_iou, max_detections,
+        calibrated (return scores that are probabilities; the threshold applies to them). An image
+        without detections has no row. Raises MlflowException, for an image with its row.
         """
-        settings = _settings(self.description.defaults, params or {})
+        params = params or {}
+        settings = _settings(self.description.defaults, params)
+        temperature = self._temperature(params)
+        if temperature and 0 < settings["score_threshold"] < 1:  # of the scores before calibration
+            threshold = torch.tensor(settings["score_threshold"], dtype=torch.float64)
+            settings["score_threshold"] = float(_calibrate(threshold, 1 / temperature))
         images = _images(model_input)
         tables = []
         for start in range(0, len(images), IMAGES_PER_PASS):
@@ -103,7 +110,24 @@ class RegisteredDetector(PythonModel):
             inputs, sizes = zip(*(self._read(row, images[row]) for row in rows), strict=True)
             tables.append(self._detect(inputs, sizes, settings))
             tables[-1]["image"] += start
-        return pd.concat(tables, ignore_index=True) if tables else _table([], [], [], [], [])
+        if not tables:
+            return _table([], [], [], [], [])
+        table = pd.concat(tables, ignore_index=True)
+        if temperature:
+            scores = torch.tensor(table["score"].to_numpy())
+            table["score"] = _calibrate(scores, temperature).numpy()
+        return table
+
+    def _temperature(self, params: Mapping[str, Any]) -> float | None:
+        """Return the temperature of the scores if they shall be calibrated, else None."""
+        if not params.get("calibrated", False):
+            return None
+        if self.description.temperature is None:
+            raise _invalid(
+                "calibrated: this model has no temperature; one is fitted by a training with "
+                "data.val"
+            )
+        return self.description.temperature
 
     def _read(self, row: int, value: Any) -> tuple[np.ndarray, tuple[int, int]]:
         """Return the network's input (3,S,S), and the width and height of the image."""
@@ -221,6 +245,11 @@ def _from_array(value: Any) -> np.ndarray:
             "(H,W,3) uint8, RGB"
         )
     return np.ascontiguousarray(array)
+
+
+def _calibrate(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Divide the logits of scores by a temperature, in float64."""
+    return scores.double().clamp(1e-7, 1 - 1e-7).logit().div(temperature).sigmoid()
 
 
 def _settings(defaults: Mapping[str, float], params: Mapping[str, Any]) -> dict[str, Any]:

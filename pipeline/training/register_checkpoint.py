@@ -31,6 +31,7 @@ def register_checkpoint(uri: str, path: str, name: str) -> RegisteredVersion:
         classes=meta.classes,
         config=config,
         metrics=meta.metrics or {},
+        temperature=meta.temperature,
     )
     run_id = _run_id(uri, folder)
     if run_id is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.checkpoints.format import load_averaged_weights
+from pipeline.checkpoints.format import load_averaged_weights, load_meta
 from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
@@ -55,6 +55,7 @@ def register_result(
         classes=outcome.classes,
         config=config,
         metrics=outcome.metrics,
+        temperature=load_meta(checkpoint).temperature,
     )
     for is_last in [False] * (_ATTEMPTS - 1) + [True]:
         try:

@@ -7,6 +7,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -24,6 +25,7 @@ from pipeline.data.loading.prefetch_plan import open_shards
 from pipeline.distributed.world import World, mean_over_ranks
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.malloc import keep_freed_memory
+from pipeline.metrics.calibration import fit_temperature
 from pipeline.storage.folder import join
 from pipeline.storage.redact import mask_tree
 from pipeline.tracking import ClusterLoad, RunSpec, Tracker, save_run_spec, visible_here
@@ -167,9 +169,10 @@ def evaluate_step(
 ) -> None:
     """Score the current step on ``data.val`` and add the result to its checkpoint."""
     assert config.data.val and data.val, "or there are no evaluation steps"
-    metrics = validate("val", config.data.val, data.val, trainer, log)
+    metrics, temperature = validate("val", config.data.val, data.val, trainer, log)
     trainer.early_stopping.update(metrics.get(config.evaluate.deciding_metric, UNSCORED))
-    checkpoints.add_evaluation(metrics, trainer.early_stopping.state(), log.records_in_memory())
+    state = trainer.early_stopping.state()
+    checkpoints.add_evaluation(metrics, state, temperature, log.records_in_memory())
     step = trainer.step_count
     session.report({"step": step, "epoch": schedule.epoch(step), **metrics})
 
@@ -226,8 +229,15 @@ def cluster_load(config: Config, world: World, first_of_node: bool) -> ClusterLo
     return ClusterLoad(world.key_value_store(), world.rank, senders)
 
 
-def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) -> dict[str, float]:
-    """Score the averaged weights on a set; returns the same metrics on every rank.
+class Validation(NamedTuple):
+    """The metrics of a set by their full names, and the temperature that fits its scores."""
+
+    metrics: dict[str, float]
+    temperature: float
+
+
+def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) -> Validation:
+    """Score the averaged weights on a set; returns the same result on every rank.
 
     Raises UserError, on every rank, if the content hash of the set is not ``content`` any more, or
     if too many samples cannot be read.
@@ -242,9 +252,12 @@ def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) 
     if result is not None:
         pictures = config.evaluate.pictures
         log.evaluated(split, trainer.step_count, result, loader.shards, classes, pictures)
-    metrics = result.result.metrics if result is not None else {}
-    named: dict[str, float] = world.broadcast({f"{split}/{k}": v for k, v in metrics.items()})
-    return named
+    found = None
+    if result is not None:
+        metrics = {f"{split}/{name}": value for name, value in result.result.metrics.items()}
+        found = Validation(metrics, fit_temperature(result.table))
+    validation: Validation = world.broadcast(found)
+    return validation
 
 
 def finish(
@@ -263,7 +276,7 @@ def finish(
     metrics = dict(selected.meta.metrics or {})
     log.selected(selected.step, join(str(checkpoints.store.storage), selected.name), metrics)
     if config.data.test and test:
-        metrics |= validate("test", config.data.test, test, trainer, log)
+        metrics |= validate("test", config.data.test, test, trainer, log).metrics
     return Finished(
         checkpoint=selected.name,
         best_step=selected.step,

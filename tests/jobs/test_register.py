@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from jobs import register
+from pipeline.checkpoints.format import load_meta
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.evaluation.model_evaluation import evaluate_model
+from pipeline.metrics.calibration import fit_temperature
 from pipeline.predict import load
 from pipeline.registry import load_detector
 from pipeline.tracking import connect
@@ -36,6 +39,13 @@ def test_checkpoints_of_a_run_become_versions(small: Config, tmp_path: Path) -> 
     assert found.metrics["best/ap"] == pytest.approx(result.metrics["val/ap"])
     assert found.tags["best.step"] == str(result.best_step)
     assert found.tags["best.checkpoint"] == result.checkpoint
+
+    # The temperature of the scores on data.val is in the checkpoint and in its version.
+    meta = load_meta(result.checkpoint)
+    table = evaluate_model(load_detector(result.checkpoint), str(config.data.val)).evaluation.table
+    assert meta.temperature == pytest.approx(fit_temperature(table))
+    for uri in ("models:/shapes/1", result.checkpoint, str(run)):
+        assert load_detector(uri, result.tracking_uri).temperature == meta.temperature
 
     detect = load("models:/shapes/1", result.tracking_uri)
     assert detect.classes == load_detector(str(run)).classes

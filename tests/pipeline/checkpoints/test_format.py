@@ -129,10 +129,11 @@ def test_other_json_is_damage(folder: Path, content: str) -> None:
 def test_added_evaluation_keeps_everything_else(folder: Path) -> None:
     before = load_meta(folder)
     state = EarlyStoppingState(best=0.5, evaluations_since_best=1)
-    add_evaluation(folder, {"val/ap": 0.4}, state)
+    add_evaluation(folder, {"val/ap": 0.4}, state, 1.5)
     after = verify_checkpoint(folder)
     assert (after.metrics, after.early_stopping) == ({"val/ap": 0.4}, state)
-    changed = {"metrics", "early_stopping"}
+    assert after.temperature == 1.5
+    changed = {"metrics", "early_stopping", "temperature"}
     assert after.model_dump(exclude=changed) == before.model_dump(exclude=changed)
 
 

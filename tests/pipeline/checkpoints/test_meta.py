@@ -54,6 +54,7 @@ def test_all_fields_survive_a_file(tmp_path: Path) -> None:
     meta = example_meta(
         step=7,
         metrics={"val/ap": 0.1 + 0.2, "val/ap50": float("nan")},
+        temperature=1.7,
         early_stopping=EarlyStoppingState(best=0.1 + 0.2, evaluations_since_best=3),
         data=DataFingerprints(train="a", val="b"),
         bad_samples=BadSamplesState(samples_read=9, occurrences=2, problems={"a: broken": 2}),
@@ -62,7 +63,7 @@ def test_all_fields_survive_a_file(tmp_path: Path) -> None:
     read = load_meta(tmp_path)
     assert read.metrics is not None and read.metrics["val/ap"] == 0.1 + 0.2
     assert str(read) == str(written)  # NaN is not equal to itself
-    assert read.early_stopping == meta.early_stopping
+    assert (read.early_stopping, read.temperature) == (meta.early_stopping, 1.7)
     assert json.loads((tmp_path / "meta.json").read_text())["format_version"] == 5
 
 
@@ -78,6 +79,13 @@ def test_format_4_has_the_anchors_of_the_paper() -> None:
     spec = {k: v for k, v in content["spec"].items() if not k.startswith("anchor_")}
     old = {**content, "spec": spec, "format_version": 4}
     assert CheckpointMeta.from_content(old, "meta.json").spec.anchor_shapes == AnchorShapes()
+
+
+def test_format_4_has_no_temperature() -> None:
+    content = example_meta(step=7, ap=0.3).model_dump(mode="json")
+    del content["temperature"]
+    read = CheckpointMeta.from_content({**content, "format_version": 4}, "meta.json")
+    assert read == example_meta(step=7, ap=0.3)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,18 @@ def test_temperature_repairs_overconfident_scores() -> None:
     assert calibration(found, fit_temperature(found)).error < calibration(found).error / 3
 
 
+def test_temperature_of_many_detections_is_that_of_a_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    true = np.random.default_rng(1).random(8000)
+    found = drawn(true, apply_temperature(true, 1 / 3))
+    whole = fit_temperature(found)
+    monkeypatch.setattr("pipeline.metrics.calibration._MAX_FITTED", 4000)
+    part = fit_temperature(found)
+    assert part != whole
+    assert part == pytest.approx(whole, rel=0.1)
+
+
 def test_nothing_to_fit() -> None:
     empty = table((objects(), detections()))
     assert fit_temperature(empty) == 1.0

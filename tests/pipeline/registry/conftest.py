@@ -22,6 +22,7 @@ class Registered(NamedTuple):
 
 
 ANCHORS = {"anchor_base": 20.0, "anchor_scales": (1.0, 1.3, 1.7), "anchor_ratios": (1.0, 0.4)}
+TEMPERATURE = 2.0  # of the first version
 CONFIG = {"registry": {"score_threshold": 0.0}, "evaluate": {"max_detections": 20}}
 
 
@@ -41,6 +42,7 @@ def registered(tmp_path_factory):
     classes = [["circle", "square"], ["cat", "dog", "bird"]]
     detectors = [build(0, classes[0], "slim", 64), build(1, classes[1], "resnet18", 128, **ANCHORS)]
     run_ids = [create_run(uri, config, name, {"data.val.fingerprint": "f" * 64}) for name in "ab"]
+    temperatures = [TEMPERATURE, None]
     versions = [
         register(
             uri,
@@ -52,8 +54,11 @@ def registered(tmp_path_factory):
                 classes=names,
                 config=config,
                 metrics={"test/ap": 0.5, "test/ap50": 0.75},
+                temperature=temperature,
             ),
         )
-        for run_id, detector, names in zip(run_ids, detectors, classes, strict=True)
+        for run_id, detector, names, temperature in zip(
+            run_ids, detectors, classes, temperatures, strict=True
+        )
     ]
     return Registered(uri, run_ids, detectors, classes, versions, config)

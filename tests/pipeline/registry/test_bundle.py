@@ -141,6 +141,7 @@ def test_signature_has_columns_and_defaults(models):
         "score_threshold": 0.0,
         "nms_iou": 0.5,
         "max_detections": 20,
+        "calibrated": False,
     }
 
 

@@ -80,7 +80,7 @@ def test_sigterm_during_an_evaluation_stops_after_it(
 
     def interrupted(
         split: str, uri: str, content: str, trainer: Trainer, log: RunLog
-    ) -> dict[str, float]:
+    ) -> worker.Validation:
         if trainer.step_count == step:
             terminate()
         return validate(split, uri, content, trainer, log)

@@ -261,7 +261,7 @@ def test_training_killed_during_an_evaluation_loses_no_step(
 
     def killed(
         split: str, uri: str, content: str, trainer: Trainer, log: RunLog
-    ) -> dict[str, float]:
+    ) -> worker.Validation:
         if trainer.step_count == step:
             raise Killed
         return validate(split, uri, content, trainer, log)
