@@ -133,8 +133,6 @@ class RegisteredDetector(PythonModel):
         """Return the network's input (3,S,S), and the width and height of the image."""
         try:
             image = self._pixels(value)
-        except OSError as error:
-            raise UnreadableImage(row, f"{value}: {error.strerror or error}") from None
         except ValueError as error:  # an ImageError is one, too
             raise UnreadableImage(row, str(error)) from None
         height, width = image.shape[:2]
@@ -142,11 +140,14 @@ class RegisteredDetector(PythonModel):
         return self.resize.to_input(image, side, fit), (width, height)
 
     def _pixels(self, value: Any) -> np.ndarray:
-        """Return the pixels (H,W,3) of any form of an image. Raises OSError and ValueError."""
+        """Return the pixels (H,W,3) of any form of an image. Raises ValueError."""
         if isinstance(value, str):
             value = from_base64(value)
         elif isinstance(value, os.PathLike):
-            value = Path(value).read_bytes()
+            try:
+                value = Path(value).read_bytes()
+            except OSError as error:
+                raise ValueError(f"{value}: {error.strerror}") from None
         if isinstance(value, bytes | bytearray | memoryview):
             pixels: np.ndarray = self.decode.decode_image(bytes(value))
             return pixels
