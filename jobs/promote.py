@@ -8,7 +8,8 @@
 Evaluates the version and the champion on the same images and compares them by a paired bootstrap.
 The section ``promote`` is the gate. If the version passes, it gets the alias ``champion``, and the
 version that had it becomes ``previous``. Every decision is recorded with its figures and reasons.
-Exit code 0: promoted or unchanged; 3: refused, and no alias has moved.
+Exit code 0: promoted or unchanged; 3: refused, and no alias has moved; 1: the registry does not
+respond; 2: a mistake, or another promotion was faster.
 """
 
 from __future__ import annotations
@@ -128,22 +129,37 @@ def _history(uri: str, name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from pipeline.promotion.aliases import read_moves
+    from pipeline.promotion.moving import unfinished_move
     from pipeline.registry.load import get_aliases
     from pipeline.tracking import connect
+    from pipeline.tracking.client import store_errors
 
     client = connect(uri)
-    aliases = get_aliases(client, uri, name)
-    moves = read_moves(client, name)
+    with store_errors(uri):
+        aliases = get_aliases(client, uri, name)
+        moves = read_moves(client, name)
+        unfinished = unfinished_move(client, name)
     for move in moves:
         source = f"version {move.before}" if move.before else "none"
-        print(
-            f"{move.at}  {move.action:<8}  {source} -> version {move.after}  by {move.by}"
-            f"{f'  {move.reason}' if move.reason else ''}",
-            file=sys.stderr,
-        )
+        line = f"{move.at}  {move.action:<8}  {source} -> version {move.after}  by {move.by}"
+        line += f"  {move.reason}" if move.reason else ""
+        line += "  (not completed)" if move == unfinished else ""
+        print(line, file=sys.stderr)
     if not moves:
         print(f"{name}: the champion was never moved", file=sys.stderr)
-    return {"name": name, "aliases": aliases, "moves": [asdict(move) for move in moves]}
+    if unfinished is not None:
+        now = f"version {aliases['champion']}" if "champion" in aliases else "none"
+        print(
+            f"champion: {now}; the last move is under way or was interrupted, which the next "
+            "promotion or rollback repairs",
+            file=sys.stderr,
+        )
+    return {
+        "name": name,
+        "aliases": aliases,
+        "moves": [asdict(move) for move in moves],
+        "unfinished": asdict(unfinished) if unfinished else None,
+    }
 
 
 if __name__ == "__main__":

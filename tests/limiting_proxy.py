@@ -11,11 +11,11 @@ _NOT_FORWARDED = {"host", "connection", "content-length", "transfer-encoding"}
 
 
 class LimitingProxy(ThreadingHTTPServer):
-    """Forwards requests to a server, but answers HTTP 413 to bodies above ``limit`` bytes."""
+    """Forwards requests to a server, but answers ``status`` to bodies above ``limit`` bytes."""
 
-    def __init__(self, target: str, limit: int) -> None:
+    def __init__(self, target: str, limit: int, status: int = 413) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.target, self.limit = target, limit
+        self.target, self.limit, self.status = target, limit, status
         self.uri = f"http://127.0.0.1:{self.server_port}"
         self.rejected: set[str] = set()  # names of files
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -32,7 +32,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if len(body) > self.server.limit:
             self.server.rejected.add(self.path.rsplit("/", 1)[-1])
-            self._respond(413, {}, b"")
+            self._respond(self.server.status, {}, b"")
             return
         headers = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_FORWARDED}
         request = urllib.request.Request(

@@ -5,7 +5,8 @@ one would be lost. Therefore a move happens under a claim, a tag of the register
 claim and then reads no other has the model to itself, since of two claims at least the later one
 reads both. Under the claim, the champion must still be the one that the decision was about.
 
-Every move is one more tag, ``promotion.TIME``, which is never changed; `champions` follows them.
+Every move is one more tag, ``promotion.TIME``, which is written before the aliases move;
+`champions` follows them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import datetime
 import getpass
 import json
+import logging
 import platform
 import random
 import time
@@ -30,12 +32,14 @@ from pipeline.tracking import is_rejected
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_LOG = logging.getLogger(__name__)
 CHAMPION, PREVIOUS = "champion", "previous"
 Action = Literal["promote", "force", "rollback"]
 _MOVE, _CLAIM = "promotion.", "promotion-claim."
 _CLAIM_SECONDS = 30.0  # a move takes seconds: after this, the claim is of a process that has ended
 _PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
+_REPORT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ class ChampionChangedError(UserError):
     """Another promotion has moved the champion since the decision was made."""
 
 
+class MoveUnfinishedError(OutageError):
+    """The registry stopped responding during a move, which may be done, half done or not done."""
+
+
 def read_moves(client: MlflowClient, name: str) -> list[Move]:
     """Return the moves of the champion of a model, oldest first."""
     tags: Mapping[str, str] = client.get_registered_model(name).tags
@@ -115,28 +123,31 @@ def _go_to(stack: list[int], version: int) -> None:
 
 
 def move_champion(
-    client: MlflowClient, uri: str, name: str, move: Move, previous: int | None
+    client: MlflowClient,
+    uri: str,
+    name: str,
+    move: Move,
+    previous: int | None,
+    still_claimed: Callable[[], None],
 ) -> None:
-    """Make ``move.after`` the champion and set ``previous``, or change nothing.
+    """Make ``move.after`` the champion and set ``previous``, or change nothing, under a `claim`.
 
-    Raises ChampionChangedError if the champion is not ``move.before`` any more, and OutageError if
-    the registry does not respond.
+    Raises ChampionChangedError if the champion is not ``move.before`` any more, OutageError if the
+    registry does not respond, and MoveUnfinishedError if a half move cannot be undone then.
     """
-    with _claim(client, name) as still_claimed:
-        aliases = get_aliases(client, uri, name)
-        if aliases.get(CHAMPION) != move.before:
-            now = aliases.get(CHAMPION)
-            raise ChampionChangedError(
-                f"{name}: {'no version' if now is None else f'version {now}'} is the champion now, "
-                f"no longer {'none' if move.before is None else f'version {move.before}'}; nothing "
-                "was changed; run the same command again to decide about the new state"
-            )
-        key = f"{_MOVE}{_key_time(move.at)}"
-        with _undone(client, name, key, move.after, aliases.get(PREVIOUS)):
-            client.set_registered_model_tag(name, key, move.encode())
-            _set_alias(client, name, PREVIOUS, previous)
-            still_claimed()
-            client.set_registered_model_alias(name, CHAMPION, str(move.after))
+    aliases = get_aliases(client, uri, name)
+    if aliases.get(CHAMPION) != move.before:
+        now = aliases.get(CHAMPION)
+        raise ChampionChangedError(
+            f"{name}: {'no version' if now is None else f'version {now}'} is the champion now, "
+            f"no longer {'none' if move.before is None else f'version {move.before}'}; nothing "
+            "was changed; run the same command again to decide about the new state"
+        )
+    with _undone(client, name, move, aliases.get(PREVIOUS)):
+        client.set_registered_model_tag(name, _key(move), move.encode())
+        _set_alias(client, name, PREVIOUS, previous)
+        still_claimed()
+        client.set_registered_model_alias(name, CHAMPION, str(move.after))
 
 
 def now() -> str:
@@ -152,24 +163,40 @@ def user() -> str:
         return "unknown"
 
 
-@contextlib.contextmanager
-def _undone(
-    client: MlflowClient, name: str, key: str, champion: int, previous: int | None
-) -> Iterator[None]:
-    """Undo a move whose block fails, as far as the registry responds.
+def undo_move(client: MlflowClient, name: str, move: Move, previous: int | None) -> None:
+    """Remove a move from the trail, and set ``previous`` as it was; the champion has not moved."""
+    _set_alias(client, name, PREVIOUS, previous)
+    client.delete_registered_model_tag(name, _key(move))
 
-    If the champion has moved and only the response was lost, nothing has failed.
+
+@contextlib.contextmanager
+def _undone(client: MlflowClient, name: str, move: Move, previous: int | None) -> Iterator[None]:
+    """Undo a move whose block fails or is interrupted.
+
+    If the champion has moved and only the response was lost, nothing has failed. Raises
+    MoveUnfinishedError if the registry does not respond to that either.
     """
     try:
         yield
-    except Exception as error:
-        with contextlib.suppress(Exception):
-            if client.get_registered_model(name).aliases.get(CHAMPION) in (champion, str(champion)):
-                return
-            _set_alias(client, name, PREVIOUS, previous)
-            client.delete_registered_model_tag(name, key)
-        kind = UserError if is_rejected(error) else OutageError
-        raise kind(f"{name}: the champion was not changed: {first_line(error)}") from error
+    except BaseException as error:
+        try:
+            champion = client.get_registered_model(name).aliases.get(CHAMPION)
+            moved = champion is not None and int(champion) == move.after
+            if not moved:
+                undo_move(client, name, move, previous)
+        except Exception:
+            if not isinstance(error, Exception):
+                raise error from None
+            raise MoveUnfinishedError(
+                f"{name}: it is not known whether the champion was changed: {first_line(error)}; "
+                "run the same command again when the registry responds: it completes or undoes "
+                "what was begun"
+            ) from error
+        if not isinstance(error, Exception):
+            raise
+        if not moved:
+            kind = UserError if is_rejected(error) else OutageError
+            raise kind(f"{name}: the champion was not changed: {first_line(error)}") from error
 
 
 def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None) -> None:
@@ -180,11 +207,15 @@ def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None)
 
 
 @contextlib.contextmanager
-def _claim(client: MlflowClient, name: str) -> Iterator[Callable[[], None]]:
-    """Hold the claim of a model; yields a function that raises UserError if it was lost."""
+def claim(client: MlflowClient, name: str) -> Iterator[Callable[[], None]]:
+    """Hold the claim of a model; yields a function that raises UserError if it was lost.
+
+    Waits for other claims, and ignores one that stays for longer than any move takes.
+    """
     key = f"{_CLAIM}{uuid.uuid4().hex}"
     first_seen: dict[str, float] = {}  # of other claims, by the clock of this process
-    until = time.monotonic() + _CLAIM_SECONDS + _PATIENCE_SECONDS
+    began, reported = time.monotonic(), False
+    until = began + _CLAIM_SECONDS + _PATIENCE_SECONDS
     while True:
         value = {"by": f"{user()} on {platform.node()}", "at": now()}
         client.set_registered_model_tag(name, key, json.dumps(value))
@@ -194,6 +225,13 @@ def _claim(client: MlflowClient, name: str) -> Iterator[Callable[[], None]]:
         client.delete_registered_model_tag(name, key)
         if time.monotonic() > until:
             raise UserError(f"{name} is being promoted by {others[0]}; try again when that ended")
+        if not reported and time.monotonic() > began + _REPORT_SECONDS:
+            reported = True
+            _LOG.warning(
+                "%s is being promoted by %s; waiting until that ends or its claim expires",
+                name,
+                others[0],
+            )
         time.sleep(random.SystemRandom().uniform(0.1, 1.0) * _PAUSE_SECONDS)
 
     def still_claimed() -> None:
@@ -223,6 +261,7 @@ def _other_claims(
     return others
 
 
-def _key_time(at: str) -> str:
-    """Return an ISO time as tags are named, so that their order is that of time."""
-    return datetime.datetime.fromisoformat(at).strftime("%Y%m%dT%H%M%S.%fZ")
+def _key(move: Move) -> str:
+    """Return the tag of a move; the order of tags is that of time."""
+    at = datetime.datetime.fromisoformat(move.at)
+    return f"{_MOVE}{at.strftime('%Y%m%dT%H%M%S.%fZ')}"

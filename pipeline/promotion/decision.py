@@ -1,11 +1,18 @@
-"""The record of a decision about a version: an artifact that is written before the alias moves."""
+"""The record of a decision about a version: an artifact that is written before the alias moves.
+
+It belongs to a separate run. That of a promotion or rollback is finished when the aliases have
+moved, so that a run that is not finished shows a move that was not completed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 FILE = "decision.json"
 EXPERIMENT = "promotions"  # for versions whose run is gone
 VerdictName = Literal["promoted", "refused", "unchanged", "rolled back"]
+MOVES: tuple[VerdictName, ...] = ("promoted", "rolled back")  # verdicts that move the champion
 
 
 class Decision(Document):
@@ -63,8 +71,9 @@ def figures(verdict: Verdict) -> dict[str, Any]:
 def write_record(client: MlflowClient, decision: Decision) -> str:
     """Write a decision as an artifact of a new run. Return its URI.
 
-    The run belongs to the experiment of the version's training. Raises UserError or OutageError if
-    the artifact cannot be written.
+    The run belongs to the experiment of the version's training. If aliases are to move it stays
+    open until `end_record`. Raises UserError or OutageError if the artifact cannot be written; the
+    run, if there is one, is marked as failed.
     """
     name = f"{decision.verdict} {decision.model} {decision.version}"
     tags = {
@@ -74,6 +83,7 @@ def write_record(client: MlflowClient, decision: Decision) -> str:
         "promotion.verdict": decision.verdict,
         "promotion.by": decision.by,
     }
+    run_id = None
     try:
         version = client.get_model_version(decision.model, str(decision.version))
         experiment = experiment_of(client, version, EXPERIMENT)
@@ -81,14 +91,47 @@ def write_record(client: MlflowClient, decision: Decision) -> str:
         for key, value in _metrics(decision.figures or {}).items():
             client.log_metric(run_id, key, value)
         client.log_text(run_id, decision.encode().decode(), FILE)
-        client.set_terminated(run_id)
+        if decision.verdict not in MOVES:
+            client.set_terminated(run_id)
     except Exception as error:  # stores raise errors of many types
+        if run_id is not None:
+            with contextlib.suppress(Exception):
+                client.set_terminated(run_id, "FAILED")
         kind = UserError if is_rejected(error) else OutageError
         raise kind(
             f"{decision.model}: the decision cannot be recorded, and the aliases stay: "
             f"{first_line(error)}"
         ) from error
     return f"runs:/{run_id}/{FILE}"
+
+
+def end_record(client: MlflowClient, record: str, status: str) -> None:
+    """Mark the run of a record: FINISHED after the move, FAILED if it was undone or not begun."""
+    client.set_terminated(_run_id(record), status)
+
+
+def is_open(client: MlflowClient, record: str) -> bool:
+    """Return whether the move of a record is not completed; False if its run was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        info = client.get_run(_run_id(record)).info
+    except MlflowException as error:
+        if is_rejected(error):
+            return False
+        raise
+    return bool(info.status == "RUNNING" and info.lifecycle_stage == "active")
+
+
+def read_record(client: MlflowClient, record: str) -> Decision:
+    """Read a decision. Raises errors of the store, and DocumentError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(client.download_artifacts(_run_id(record), FILE, folder))
+        return Decision.parse(path.read_bytes(), record)
+
+
+def _run_id(record: str) -> str:
+    return record.removeprefix("runs:/").split("/")[0]
 
 
 def _metrics(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from model import build_detector
 from pipeline.config import Config
@@ -18,18 +17,15 @@ from pipeline.evaluation.model_evaluation import (
     latencies,
 )
 from pipeline.promotion import aliases
-from pipeline.promotion.aliases import CHAMPION, PREVIOUS, Move
+from pipeline.promotion.aliases import CHAMPION, PREVIOUS
 from pipeline.promotion.decision import Decision, figures, write_record
 from pipeline.promotion.gate import ALL_IOUS, AP50, Subject, Verdict, judge
+from pipeline.promotion.moving import carry_out, recover, tag_version
 from pipeline.registry.load import LoadedDetector, check_version, get_aliases, load_detector
-from pipeline.registry.register import CANDIDATE
 from pipeline.storage.redact import first_line
 from pipeline.tracking import connect
 from pipeline.tracking.client import store_errors
 from pipeline.tracking.provenance import git_state
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 Evaluate = Callable[[LoadedDetector, str, Sequence[str] | None], ModelEvaluation]
 
@@ -42,7 +38,6 @@ class Options(NamedTuple):
     allow_class_change: bool = False
 
 
-_LOG = logging.getLogger(__name__)
 _DEFAULTS = Options()
 
 
@@ -78,6 +73,8 @@ def promote(
     with store_errors(uri):
         before = get_aliases(client, uri, name)
         check_version(client, name, version)
+        if not options.dry_run and recover(client, uri, name):
+            before = get_aliases(client, uri, name)
     champion = before.get(CHAMPION)
     if champion == version:
         decision = _decision(
@@ -126,10 +123,10 @@ def promote(
     record = write_record(client, decision)
     if not passed:
         with store_errors(uri):
-            _tag_version(client, decision, record)
+            tag_version(client, decision, record)
         return Outcome(decision, champion, before.get(PREVIOUS), record, verdict)
     action: aliases.Action = "force" if options.force is not None else "promote"
-    _move(client, uri, decision, action, champion, version, champion, record)
+    carry_out(client, uri, decision, action, champion, record)
     return Outcome(decision, version, champion, record, verdict)
 
 
@@ -142,6 +139,8 @@ def rollback(uri: str, name: str, reason: str = "", dry_run: bool = False) -> Ou
     client = connect(uri)
     with store_errors(uri):
         before = get_aliases(client, uri, name)
+        if not dry_run and recover(client, uri, name):
+            before = get_aliases(client, uri, name)
         stack = aliases.champions(aliases.read_moves(client, name), before)
     champion = before.get(CHAMPION)
     if len(stack) < 2:
@@ -161,7 +160,7 @@ def rollback(uri: str, name: str, reason: str = "", dry_run: bool = False) -> Ou
     if dry_run:
         return Outcome(decision, champion, before.get(PREVIOUS))
     record = write_record(client, decision)
-    _move(client, uri, decision, "rollback", champion, target, previous, record)
+    carry_out(client, uri, decision, "rollback", previous, record)
     return Outcome(decision, target, previous, record)
 
 
@@ -252,42 +251,3 @@ def _decision(
         **fields,
     }
     return Decision.model_validate(content)
-
-
-def _move(
-    client: MlflowClient,
-    uri: str,
-    decision: Decision,
-    action: aliases.Action,
-    before: int | None,
-    after: int,
-    previous: int | None,
-    record: str,
-) -> None:
-    move = Move(action, before, after, decision.by, decision.at, decision.reasons[0], record)
-    with store_errors(uri):
-        aliases.move_champion(client, uri, decision.model, move, previous)
-    try:
-        _tag_version(client, decision, record)
-        if get_aliases(client, uri, decision.model).get(CANDIDATE) == after:
-            client.delete_registered_model_alias(decision.model, CANDIDATE)
-    except Exception as error:  # the champion has moved all the same
-        _LOG.warning("the tags of version %s could not be set: %s", after, first_line(error))
-
-
-def _tag_version(client: MlflowClient, decision: Decision, record: str) -> None:
-    """Describe the decision at the version, since runs may be deleted."""
-    gain = (decision.figures or {}).get("gain") or {}
-    values = {
-        "verdict": decision.verdict,
-        "at": decision.at,
-        "by": decision.by,
-        "from": str(decision.champion_before or "none"),
-        "reasons": "; ".join(decision.reasons)[:4000],
-        "record": record,
-        **{f"gain.{part}": f"{value:.6g}" for part, value in gain.items() if value is not None},
-    }
-    for key, value in values.items():
-        client.set_model_version_tag(
-            decision.model, str(decision.version), f"promotion.{key}", value
-        )

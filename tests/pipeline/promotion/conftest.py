@@ -16,7 +16,7 @@ from pipeline.evaluation.model_evaluation import ModelEvaluation
 from pipeline.evaluation.protocol import score
 from pipeline.metrics import match_images
 from pipeline.registry import BundleContent, LoadedDetector, register
-from pipeline.tracking import create_run
+from pipeline.tracking import connect, create_run
 from tests.pipeline.metrics.scenes import random_scenes
 from tests.stores import new_store
 
@@ -24,11 +24,12 @@ CLASSES = ["circle", "square"]
 
 
 class Store(NamedTuple):
-    """A store whose model ``shapes`` has the versions 1 to 4."""
+    """A store with a model that has the versions 1 to 4."""
 
     uri: str
     run_ids: list[str]
     config: Config
+    name: str = "shapes"
 
 
 def add_version(uri: str, config: Config, classes: Sequence[str], name: str = "shapes") -> str:
@@ -46,6 +47,12 @@ def add_version(uri: str, config: Config, classes: Sequence[str], name: str = "s
     )
     register(uri, run_id, content)
     return run_id
+
+
+def aliases_of(uri: str, name: str = "shapes") -> dict[str, int]:
+    """Return the versions of a model by alias."""
+    found = connect(uri).get_registered_model(name).aliases
+    return {alias: int(version) for alias, version in found.items()}
 
 
 @pytest.fixture

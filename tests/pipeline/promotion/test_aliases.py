@@ -9,8 +9,9 @@ from pipeline.promotion import aliases
 from pipeline.promotion.aliases import (
     ChampionChangedError,
     Move,
+    MoveUnfinishedError,
     champions,
-    move_champion,
+    claim,
     read_moves,
 )
 from pipeline.tracking import connect
@@ -29,6 +30,11 @@ def uri(tmp_path) -> str:
 
 def move(before: int | None, after: int, action: aliases.Action = "promote") -> Move:
     return Move(action, before, after, "ada", aliases.now(), "because")
+
+
+def move_champion(client, uri: str, name: str, move: Move, previous: int | None) -> None:
+    with claim(client, name) as still_claimed:
+        aliases.move_champion(client, uri, name, move, previous, still_claimed)
 
 
 def current(uri: str) -> dict[str, int]:
@@ -186,3 +192,40 @@ def test_move_whose_claim_was_taken_changes_nothing(
         move_champion(client, uri, "shapes", move(None, 1), None)
     assert current(uri) == {}
     assert read_moves(client, "shapes") == []
+
+
+def test_move_that_can_not_be_undone_is_called_unknown(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(uri)
+    move_champion(client, uri, "shapes", move(None, 1), None)
+
+    def down(*_: object) -> None:
+        raise ConnectionError("the registry is down")
+
+    def goes_down(name: str, alias: str, version: str) -> None:
+        monkeypatch.setattr(client, "get_registered_model", down)
+        down()
+
+    monkeypatch.setattr(client, "set_registered_model_alias", goes_down)
+    with pytest.raises(MoveUnfinishedError, match="not known whether.*run the same command again"):
+        move_champion(client, uri, "shapes", move(1, 2), 1)
+
+
+def test_interrupted_move_is_undone(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(uri)
+    move_champion(client, uri, "shapes", move(None, 1), None)
+    move_champion(client, uri, "shapes", move(1, 2), 1)
+    real = client.set_registered_model_alias
+
+    def interrupted(name: str, alias: str, version: str) -> None:
+        if alias == "champion":
+            raise KeyboardInterrupt
+        real(name, alias, version)
+
+    monkeypatch.setattr(client, "set_registered_model_alias", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        move_champion(client, uri, "shapes", move(2, 3), 2)
+    assert current(uri) == {"champion": 2, "previous": 1}
+    assert [item.after for item in read_moves(client, "shapes")] == [1, 2]
+    assert not [key for key in client.get_registered_model("shapes").tags if "claim" in key]

@@ -1,7 +1,10 @@
 """Test promotion from end to end in a real store; only the quality of the versions is chosen."""
 
+import contextlib
 import json
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -154,6 +157,37 @@ def test_record_that_cannot_be_written_stops_the_promotion(
     with pytest.raises(OutageError, match="cannot be recorded, and the aliases stay: No space"):
         decide(store, 3, evaluate, scenes)
     assert current(store) == {"champion": 1}
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file of this process grow above 100 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("method", ["create_run", "log_text"])
+def test_full_disk_stops_the_promotion(store, evaluate, scenes, monkeypatch, method) -> None:
+    from mlflow import MlflowClient
+
+    real = getattr(MlflowClient, method)
+
+    def fills(*arguments: object, **options: object) -> object:
+        with full_disk():
+            return real(*arguments, **options)
+
+    decide(store, 1, evaluate, scenes)
+    monkeypatch.setattr(MlflowClient, method, fills)
+    with pytest.raises(OutageError, match="cannot be recorded, and the aliases stay: ") as error:
+        decide(store, 3, evaluate, scenes)
+    assert len(str(error.value).splitlines()) == 1
+    monkeypatch.undo()
+    assert current(store) == {"champion": 1}
+    assert decide(store, 3, evaluate, scenes).champion == 3
 
 
 def test_champion_that_changes_during_the_evaluation_is_noticed(store, evaluate, scenes) -> None:
