@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         alone = evaluate_model(loaded, options.data, progress=progress)
         assert alone is not None, "this process is rank 0"
         found = alone
+    if not (~found.evaluation.table.object_ignored).any():
+        raise UserError(f"{options.data} has only crowd and difficult objects, which do not count")
     settings = evaluation_config(loaded).evaluate
     speed = latencies([loaded])[0], _device_name()
     findings = analyse(found, settings.protocol, options.resamples, speed)
@@ -120,8 +122,11 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--workers {options.workers}: give at least 1")
     if options.resamples < 1:
         raise UserError(f"--resamples {options.resamples}: give at least 1")
-    if options.out and options.out.exists() and not options.out.is_dir():
-        raise UserError(f"not a directory: {options.out}")
+    if options.out:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)  # fails before the evaluation
+        except OSError as error:
+            raise UserError(f"--out {options.out}: {error.strerror}") from None
 
 
 @contextmanager

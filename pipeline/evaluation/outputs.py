@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.config import EvaluateConfig
+from pipeline.errors import UserError
 from pipeline.evaluation.findings import Findings
 from pipeline.evaluation.model_evaluation import ModelEvaluation
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.page.render import pictured
 from pipeline.evaluation.samples import FoundSamples
 from pipeline.evaluation.suspects_file import suspects_as_coco
+from pipeline.storage.durable import write_durably
 from pipeline.storage.redact import mask
 
 FIGURES, PAGE, SUSPECTS = "evaluation.json", "evaluation.html", "suspects.json"
@@ -30,9 +32,11 @@ class Subject(NamedTuple):
 def write_outputs(
     folder: Path, found: ModelEvaluation, findings: Findings, subject: Subject
 ) -> dict[str, str]:
-    """Write `FIGURES`, `PAGE` and `SUSPECTS` to a folder. Return their paths by kind."""
+    """Write `FIGURES`, `PAGE` and `SUSPECTS` to a folder. Return their paths by kind.
+
+    Each file is complete or unchanged. Raises UserError if one cannot be written.
+    """
     samples = FoundSamples(subject.data, pictured(found, findings))
-    folder.mkdir(parents=True, exist_ok=True)
     table = found.evaluation.table
     known = [s for s in findings.suspects if table.image_ids[s.image] in samples]
     suspects = suspects_as_coco(
@@ -44,8 +48,14 @@ def write_outputs(
         "page": (PAGE, page),
         "suspects": (SUSPECTS, json.dumps(suspects, indent=1)),
     }
-    for name, text in files.values():
-        (folder / name).write_text(text, encoding="utf-8", errors="replace")
+    path = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.values():
+            path = folder / name
+            write_durably(path, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     return {kind: str(folder / name) for kind, (name, _) in files.items()}
 
 
