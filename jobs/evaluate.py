@@ -74,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result |= {"files": None, "run_id": None}
     for line in table(findings):
         print(line, flush=True)
+    if findings.absent:
+        names = ", ".join(findings.absent)
+        print(f"{options.data} has no objects of: {names}; no figure is about them", flush=True)
     if options.out or options.track:
         with _folder(options.out) as folder:
             files = write_outputs(folder, found, findings, subject)
@@ -148,7 +151,7 @@ def table(findings: Findings) -> list[str]:
     """Return the lines of metrics with their intervals, then those of the classes."""
     rows = []
     for name, value in findings.metrics.items():
-        one = findings.intervals.get(name) if findings.protocol == "coco" else None
+        one = findings.intervals.get(name)
         rows.append((name, f"{value:.4f}", f"[{one.low:.4f}, {one.high:.4f}]" if one else ""))
     rows.append(("class", "AP", "AP50 and objects"))
     for found in findings.classes:

@@ -36,6 +36,7 @@ _INTERVALS = {  # indices of IoU thresholds, index of the range of area
     "ap_medium": (_ALL_IOUS, 2),
     "ap_large": (_ALL_IOUS, 3),
 }
+_VOC_INTERVALS = ("ap", "ap50", "ap75")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class ClassFindings:
 class Findings:
     """The figures of one evaluation.
 
-    ``metrics`` are those of the protocol. ``intervals`` has each COCO AP with its bootstrap
-    interval; VOC's forms of AP have none. ``threshold`` is the score of the highest F1 over all
-    classes, at which ``confusion`` (C+1,C+1) and ``groups`` are counted. ``seconds`` is the time
-    per image of the detector with post-processing.
+    ``metrics`` are those of the protocol, and ``intervals`` has each AP among them with its
+    bootstrap interval. ``threshold`` is the score of the highest F1 over all classes, at which
+    ``confusion`` (C+1,C+1) and ``groups`` are counted. ``seconds`` is the time per image of the
+    detector with post-processing.
     """
 
     protocol: Protocol
@@ -80,11 +81,17 @@ class Findings:
     seconds: float | None = None
     device: str = ""
 
+    @property
+    def absent(self) -> list[str]:
+        """Return the classes without an object that counts: no figure says anything about them."""
+        return [one.name for one in self.classes if not one.objects]
+
     def as_json(self) -> dict[str, Any]:
         """Return the figures for JSON, where what is not a number is null."""
         content = {
             **{name: getattr(self, name) for name in ("protocol", "metrics", "intervals")},
             **{name: getattr(self, name) for name in ("images", "objects", "ignored")},
+            "classes_without_objects": self.absent,
             "per_class": {one.name: _class_figures(one) for one in self.classes},
             "best_threshold": _at_best(self.curve),
             "confusion": self.confusion,
@@ -111,7 +118,7 @@ def analyse(
 ) -> Findings:
     """Compute all figures of an evaluation. ``speed`` is seconds per image, and on what."""
     table, names = found.evaluation.table, found.classes
-    intervals, per_class = _intervals(table, names, resamples)
+    intervals, per_class = _intervals(table, names, resamples, protocol)
     curve = threshold_curve(table)
     threshold = float(curve.threshold[curve.best]) if curve else 0.5
     counted = ~table.object_ignored
@@ -146,14 +153,17 @@ def analyse(
 
 
 def _intervals(
-    table: MatchTable, names: Sequence[str], resamples: int
+    table: MatchTable, names: Sequence[str], resamples: int, protocol: Protocol
 ) -> tuple[dict[str, Interval], dict[str, Resampled]]:
     drawn = {}
-    for name, (ious, area) in _INTERVALS.items():
+    for name in _INTERVALS if protocol == "coco" else _VOC_INTERVALS:
+        ious, area = _INTERVALS[name]
         low, high = AREA_RANGES[area]
         in_range = (table.object_area >= low) & (table.object_area <= high)
         if (in_range & ~table.object_ignored).any() or not area:
-            drawn[name] = bootstrap(table, len(names), ious, resamples, area=area)
+            drawn[name] = bootstrap(
+                table, len(names), ious, resamples, area=area, protocol=protocol
+            )
     found = {name: _or_none(sample.interval(CONFIDENCE)) for name, sample in drawn.items()}
     return {name: one for name, one in found.items() if one is not None}, drawn
 

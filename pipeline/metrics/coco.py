@@ -89,12 +89,14 @@ def coco_metrics(table: MatchTable, classes: Sequence[str]) -> DetectionMetrics:
     return DetectionMetrics(metrics, per_class, precision[0, 0])
 
 
-def rows_by_class(table: MatchTable, classes: int) -> list[NDArray[np.int64]]:
+def rows_by_class(
+    table: MatchTable, classes: int, limit: int | None = MAX_DETECTIONS
+) -> list[NDArray[np.int64]]:
     """Return, for each class, the rows of its counted detections by falling score.
 
-    Equal scores stay in the order of the images.
+    ``limit`` is that of detections per image. Equal scores stay in the order of the images.
     """
-    counted = np.flatnonzero(table.rank < MAX_DETECTIONS)
+    counted = np.flatnonzero(table.rank < limit) if limit else np.arange(len(table.rank))
     by_score = counted[np.argsort(-table.score[counted], kind="stable")]
     by_class = by_score[np.argsort(table.label[by_score], kind="stable")]
     ends = np.searchsorted(table.label[by_class], np.arange(classes + 1))

@@ -85,7 +85,10 @@ class MatchTable:
         return self.object_crowd | self.object_difficult
 
     def select(self, images: NDArray[np.integer]) -> MatchTable:
-        """Return the table of some images, in the given order."""
+        """Return the table of some images, in the given order.
+
+        Of an image that is given twice, indices of objects point to its last copy.
+        """
         objects, object_image = _rows_of(self.object_image, images, self.images)
         detections, image = _rows_of(self.image, images, self.images)
         renumbered = np.full(len(self.object_image) + 1, -1, np.int32)  # the last is for -1

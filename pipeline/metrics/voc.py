@@ -17,10 +17,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.metrics.coco import ClassOutcome, rows_by_class
 from pipeline.metrics.matching import match_images
 from pipeline.metrics.table import IOU_THRESHOLDS, ImageDetections, MatchTable, Objects
 
 VocMetric = Literal["voc07", "area"]
+RECALLS_2007 = np.arange(0.0, 1.1, 0.1)
 
 
 def voc_average_precision(
@@ -72,38 +74,45 @@ def voc_per_class(
     """Return the AP of each class with objects that count, as mean over IoU thresholds."""
     if metric not in ("voc07", "area"):
         raise ValueError(f"metric is {metric!r}; choose voc07 or area")
-    by_score = np.argsort(-table.score, kind="stable")
     result = {}
-    for number, name in enumerate(classes):
-        objects = int(((table.object_label == number) & ~table.object_ignored).sum())
-        if not objects:
-            continue
-        rows = by_score[table.label[by_score] == number]
-        curves = [_curve(table, rows, iou, objects) for iou in ious]
-        score = _eleven_points if metric == "voc07" else _area
-        result[name] = float(np.mean([score(*curve) for curve in curves]))
+    score = _eleven_points if metric == "voc07" else _area
+    for label, rows in enumerate(rows_by_class(table, len(classes), limit=None)):
+        outcome = voc_outcome(table, rows, label, ious)
+        if outcome.objects:
+            curves = [_curve(outcome, number) for number in range(len(ious))]
+            result[classes[label]] = float(np.mean([score(*curve) for curve in curves]))
     return result
 
 
-def _curve(
-    table: MatchTable, rows: NDArray[np.int64], iou: float, objects: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return recall and precision (D,) after each detection of a class that counts."""
+def voc_outcome(
+    table: MatchTable, rows: NDArray[np.int64], label: int, ious: Sequence[float]
+) -> ClassOutcome:
+    """Return what the ``rows`` of a class, by falling score, are at IoU thresholds."""
+    objects = int(((table.object_label == label) & ~table.object_ignored).sum())
     claimed = table.same_class_object[rows]
-    over = (table.same_class_iou[rows] > iou) & (claimed >= 0)
-    ignored = np.zeros(len(rows), np.bool_)
-    ignored[over] = table.object_ignored[claimed[over]]
-    first = np.zeros(len(rows), np.bool_)
-    candidates = np.flatnonzero(over & ~ignored)
-    first[candidates[np.unique(claimed[candidates], return_index=True)[1]]] = True
-    positive = np.cumsum(first[~ignored])
+    positive = np.zeros((len(ious), len(rows)), np.bool_)
+    negative = positive.copy()
+    for number, iou in enumerate(ious):
+        over = (table.same_class_iou[rows] > iou) & (claimed >= 0)
+        ignored = np.zeros(len(rows), np.bool_)
+        ignored[over] = table.object_ignored[claimed[over]]
+        candidates = np.flatnonzero(over & ~ignored)
+        first = candidates[np.unique(claimed[candidates], return_index=True)[1]]
+        positive[number, first] = True
+        negative[number] = ~positive[number] & ~ignored
+    return ClassOutcome(rows, positive, negative, objects)
+
+
+def _curve(outcome: ClassOutcome, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return recall and precision (D,) after each detection that counts, at one threshold."""
+    counted = outcome.positive[number] | outcome.negative[number]
+    positive = np.cumsum(outcome.positive[number][counted])
     count = np.arange(1, len(positive) + 1)
-    return positive / objects, positive / count
+    return positive / outcome.objects, positive / count
 
 
 def _eleven_points(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    points = np.arange(0.0, 1.1, 0.1)
-    return float(np.mean([precision[recall >= point].max(initial=0.0) for point in points]))
+    return float(np.mean([precision[recall >= point].max(initial=0.0) for point in RECALLS_2007]))
 
 
 def _area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.config import PromoteConfig
+from pipeline.config import PromoteConfig, Protocol
 from pipeline.metrics import MatchTable
 from pipeline.metrics.bootstrap import Gain, Interval, bootstrap, paired_bootstrap
+from pipeline.metrics.table import IOU_THRESHOLDS
 
-AP50 = (0,)  # index of the IoU thresholds that VOC's protocols average
-ALL_IOUS = tuple(range(10))
+_AP50 = (0,)  # indices of IoU thresholds
+_ALL_IOUS = tuple(range(len(IOU_THRESHOLDS)))
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,21 @@ def judge(
     champion: Subject | None,
     classes: Sequence[str],
     config: PromoteConfig,
-    ious: Sequence[int] = ALL_IOUS,
+    protocol: Protocol = "coco",
 ) -> Verdict:
     """Apply the gate of a configuration.
 
-    ``ious`` are the indices of COCO's IoU thresholds whose mean AP decides. Both tables must be of
-    the same images, else ValueError is raised.
+    The AP that decides is the one that selects checkpoints: COCO's over IoU 0.50 to 0.95, or VOC's
+    at IoU 0.5. Both tables must be of the same images, else ValueError is raised.
     """
+    ious = _ALL_IOUS if protocol == "coco" else _AP50
     size = _size_failure(candidate, config)
     if champion is None:
-        return _first(candidate, len(classes), config, ious, size)
-    gain = paired_bootstrap(candidate.table, champion.table, len(classes), ious, config.resamples)
+        found = bootstrap(candidate.table, len(classes), ious, config.resamples, protocol=protocol)
+        return _first(found.interval(config.confidence), config, size)
+    gain = paired_bootstrap(
+        candidate.table, champion.table, len(classes), ious, config.resamples, protocol=protocol
+    )
     interval = gain.interval(config.confidence)
     by_class = _class_gains(candidate.table, gain, classes, config.confidence)
     ratio = candidate.seconds_per_image / champion.seconds_per_image
@@ -100,15 +105,8 @@ def judge(
     )
 
 
-def _first(
-    candidate: Subject,
-    classes: int,
-    config: PromoteConfig,
-    ious: Sequence[int],
-    size: list[str],
-) -> Verdict:
+def _first(ap: Interval, config: PromoteConfig, size: list[str]) -> Verdict:
     """Judge by absolute minimums, without a champion."""
-    ap = bootstrap(candidate.table, classes, ious, config.resamples).interval(config.confidence)
     failures = list(size)
     if not ap.value > config.min_ap:
         failures.insert(0, f"AP {ap.value:.4f} is not above promote.min_ap {config.min_ap:g}")

@@ -19,7 +19,7 @@ from pipeline.evaluation.model_evaluation import (
 from pipeline.promotion import aliases
 from pipeline.promotion.aliases import CHAMPION, PREVIOUS
 from pipeline.promotion.decision import Decision, figures, write_record
-from pipeline.promotion.gate import ALL_IOUS, AP50, Subject, Verdict, judge
+from pipeline.promotion.gate import Subject, Verdict, judge
 from pipeline.promotion.moving import carry_out, recover, tag_version
 from pipeline.registry.load import LoadedDetector, check_version, get_aliases, load_detector
 from pipeline.storage.redact import first_line
@@ -215,9 +215,8 @@ def _judge(
         megabytes = sum(t.numel() * t.element_size() for t in own.state.values()) / 1e6
         subjects.append(Subject(number, result.evaluation.table, time, megabytes))
     protocol = evaluation_config(loaded, config).evaluate.protocol
-    ious = ALL_IOUS if protocol == "coco" else AP50
     other = subjects[1] if len(subjects) > 1 else None
-    return judge(subjects[0], other, found.classes, config.promote, ious)
+    return judge(subjects[0], other, found.classes, config.promote, protocol)
 
 
 def _evaluate_here(config: Config) -> Evaluate:

@@ -93,7 +93,6 @@ def render_page(
         charts=_charts(findings, charted),
         legend=[(legend_symbol(n), name) for n, (name, _) in enumerate(charted)],
         uncharted=len(findings.classes) + 1 - len(charted),
-        absent=[one.name for one in findings.classes if not one.objects],
         matrix=_matrix(findings, found.classes),
         confusions=list(_confusions(findings, found.classes)),
         worst=worst,

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics import coco_metrics, match_images
+from pipeline.metrics import coco_metrics, match_images, voc_per_class
 from pipeline.metrics.bootstrap import bootstrap, image_weights, paired_bootstrap
+from pipeline.metrics.table import IOU_THRESHOLDS, MatchTable
 from tests.pipeline.metrics.scenes import random_scenes
 
 CLASSES = ["a", "b", "c"]
@@ -22,6 +23,29 @@ def test_resample_has_the_ap_of_the_images_in_it() -> None:
     whole = coco_metrics(table, CLASSES)
     assert found.interval().value == pytest.approx(whole.metrics["ap"], abs=1e-12)
     assert found.class_interval(1).value == pytest.approx(whole.per_class["b"]["ap"], abs=1e-12)
+
+
+@pytest.mark.parametrize(("protocol", "metric"), [("voc07", "voc07"), ("voc", "area")])
+@pytest.mark.parametrize("ious", [(0,), (0, 5, 9)])
+def test_resample_has_the_voc_ap_of_the_images_in_it(protocol, metric, ious) -> None:
+    table = match_images(random_scenes(7, 30, 3, crowd=0.2, difficult=0.2))
+    found = bootstrap(table, 3, ious, resamples=70, seed=1, protocol=protocol)
+    weights = image_weights(30, 70, 1)
+    thresholds = IOU_THRESHOLDS[list(ious)].tolist()
+    for number in (0, 17, 69):
+        # Each copy of an image has its own objects.
+        images = [table.select(np.array([n])) for n in np.repeat(np.arange(30), weights[number])]
+        expected = voc_per_class(MatchTable.concatenate(images), CLASSES, thresholds, metric)
+        for label, name in enumerate(CLASSES):
+            assert found.samples[number, label] == pytest.approx(expected[name], abs=1e-12)
+    whole = voc_per_class(table, CLASSES, thresholds, metric)
+    assert found.interval().value == pytest.approx(np.mean(list(whole.values())), abs=1e-12)
+    assert found.class_interval(1).value == pytest.approx(whole["b"], abs=1e-12)
+
+
+def test_voc_has_no_ranges_of_area() -> None:
+    with pytest.raises(ValueError, match="ranges of area are COCO's"):
+        bootstrap(match_images(random_scenes(7, 3, 3)), 3, area=1, protocol="voc")
 
 
 @pytest.mark.parametrize(("area", "name"), [(1, "ap_small"), (2, "ap_medium"), (3, "ap_large")])

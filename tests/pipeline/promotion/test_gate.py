@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import PromoteConfig
-from pipeline.metrics import match_images
+from pipeline.metrics import match_images, voc_metrics
 from pipeline.promotion.gate import Subject, judge
 from tests.pipeline.metrics.scenes import Scene, random_scenes
 
@@ -122,6 +122,20 @@ def test_without_a_champion_a_minimum_decides() -> None:
     ]
     refused = judge(subject(nothing), None, CLASSES, CONFIG)
     assert not refused.passed and "AP 0.0000 is not above" in refused.reasons[0]
+
+
+@pytest.mark.parametrize(("protocol", "metric"), [("voc07", "voc07"), ("voc", "area")])
+def test_voc_protocols_are_judged_by_their_own_ap(protocol, metric) -> None:
+    better, worse = subject(perfect(SCENES)), subject(SCENES, 1)
+    verdict = judge(better, worse, CLASSES, CONFIG, protocol)
+    assert verdict.champion_ap is not None and verdict.passed
+    for table, found in (
+        (better.table, verdict.candidate_ap),
+        (worse.table, verdict.champion_ap),
+        (better.table, judge(better, None, CLASSES, CONFIG, protocol).candidate_ap),
+    ):
+        assert found.value == pytest.approx(voc_metrics(table, CLASSES, metric)["ap50"])
+        assert found.low <= found.value <= found.high
 
 
 def test_other_images_are_refused() -> None:

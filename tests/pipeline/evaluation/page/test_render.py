@@ -166,6 +166,34 @@ def test_nothing_found_and_nothing_to_find_are_pages_too(judged, scenes) -> None
         assert text in Page(render.render_page(judgement, findings, None, {})).text
 
 
+@pytest.mark.parametrize("protocol", ["coco", "voc07", "voc"])
+def test_every_ap_of_a_protocol_has_its_interval(judged, scenes, protocol) -> None:
+    found = judged(scenes["test"])
+    result = score(found.evaluation.table, found.classes, protocol)
+    evaluation = Evaluation(result, found.evaluation.table)
+    found = ModelEvaluation(found.model, found.data, found.classes, evaluation)
+    findings = analyse(found, protocol, resamples=20)
+    aps = {name: value for name, value in result.metrics.items() if name.startswith("ap")}
+    assert {name: one.value for name, one in findings.intervals.items()} == pytest.approx(aps)
+    for one in findings.classes:
+        if one.ap is not None:
+            assert one.ap.value == pytest.approx(result.per_class[one.name]["ap"])
+    page = Page(render.render_page(found, findings, None, {})).text
+    assert ("(voc)" in page, "(voc07)" in page) == (protocol == "voc", protocol == "voc07")
+    interval = findings.intervals["ap50"]
+    assert f"{interval.low:.3f} to {interval.high:.3f}" in page
+
+
+def test_classes_without_objects_are_named(judged, scenes) -> None:
+    found = judged(scenes["test"])
+    more = ModelEvaluation(found.model, found.data, [*found.classes, "star"], found.evaluation)
+    findings = analyse(more, resamples=5)
+    counts = found.data.boxes_per_class
+    absent = [name for name in found.classes if not counts[name]]
+    assert findings.absent == findings.as_json()["classes_without_objects"] == [*absent, "star"]
+    assert analyse(found, resamples=5).absent == absent
+
+
 @pytest.mark.parametrize("protocol", ["coco", "voc07"])
 def test_figures_are_json_and_count_objects(judged, scenes, protocol) -> None:
     found = judged(scenes["test"])
