@@ -25,7 +25,7 @@ from pipeline.checkpoints.store import (
 from pipeline.config import Config
 from pipeline.distributed.shared_timer import SharedTimer
 from pipeline.distributed.world import World
-from pipeline.errors import LeaseLostError, TrainingFailed, UserError
+from pipeline.errors import LeaseLostError, OutageError, TrainingFailed, UserError
 
 MIN_INTERVAL_SECONDS = 5.0  # between a checkpoint and the next one that is due by time
 RETRY_SECONDS = (2.0, 8.0)  # pauses before the second and third attempt to write
@@ -66,7 +66,7 @@ class CheckpointManager:
         self._timer = SharedTimer(seconds, self.world)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
-        self._failed: dict[int, str] = {}  # by step: why its checkpoint is missing
+        self._failed: dict[int, Exception] = {}  # by step: why its checkpoint is missing
         self._lost: LeaseLostError | None = None
         self._snapshot = Snapshot()
 
@@ -131,14 +131,15 @@ class CheckpointManager:
 
     def missing(self) -> str | None:
         """Wait for the current step's checkpoint; return why it is missing, or None."""
-        reason: str | None = self.world.broadcast(self._missing() if self.world.is_main else None)
+        problem = self._missing() if self.world.is_main else None
+        reason: str | None = self.world.broadcast(str(problem) if problem else None)
         return reason
 
     def finish(self) -> tuple[SavedCheckpoint, SavedCheckpoint]:
         """Return the last checkpoint and the selected one, and load the selected one.
 
         The best on ``data.val`` is selected, or else the last. Raises TrainingFailed if the last
-        one could not be written.
+        one could not be written, and OutageError if that was an outage: a restart may write it.
         """
         (last, selected), state = read_on_main(self._select, self.world)
         assert state is not None, "or `_select` has raised"
@@ -158,7 +159,7 @@ class CheckpointManager:
                 self._prune()
         except LeaseLostError as lost:
             self._lost = lost
-            self._failed.setdefault(meta.step, str(lost))
+            self._failed.setdefault(meta.step, lost)
 
     def _add_evaluation(
         self, step: int, add: Callable[[], None], previous: Future[None] | None
@@ -188,7 +189,7 @@ class CheckpointManager:
             _LOG.warning("cannot delete old checkpoints in %s: %s", self.store.storage, error)
 
     def _give_up(self, step: int, error: OSError) -> None:
-        self._failed[step] = str(error)
+        self._failed[step] = error
         try:  # the space of the partial checkpoint may be what the next one needs
             self.store.discard(step)
             last = self.store.saved()[-1:]
@@ -203,16 +204,18 @@ class CheckpointManager:
             f"from {last[0].name}" if last else "from scratch",
         )
 
-    def _missing(self) -> str | None:
+    def _missing(self) -> OutageError | TrainingFailed | None:
+        """Return the error about a missing checkpoint of the current step; an outage may pass."""
         self.wait()
         step = self.trainer.step_count
-        reason = self._failed.get(step, "it has disappeared")
+        reason: object = self._failed.get(step, "it has disappeared")
         try:
             if step in [item.step for item in self.store.saved()[-1:]]:
                 return None
         except OSError as error:
-            reason = str(error)
-        return (
+            reason = error
+        kind = OutageError if isinstance(reason, OutageError) else TrainingFailed
+        return kind(
             f"the last checkpoint could not be written to {self.store.storage}: {reason}; free "
             "space or repair the storage, then resume the run by its name"
         )
@@ -237,7 +240,7 @@ class CheckpointManager:
         if self._lost is not None:
             raise self._lost
         if problem is not None:
-            raise TrainingFailed(problem)
+            raise problem
         saved, incomplete = self.store.survey()
         self._quarantine(incomplete)
         found = self.store.first_intact(by_score(saved), "cpu", _warn)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,11 @@ from pipeline.checkpoints import manager as manager_module
 from pipeline.checkpoints.manager import CheckpointManager
 from pipeline.checkpoints.meta import CheckpointMeta, EarlyStoppingState
 from pipeline.checkpoints.rng_state import restore_rng, rng_state
-from pipeline.checkpoints.store import CheckpointStore
+from pipeline.checkpoints.store import CheckpointStore, SavedCheckpoint
 from pipeline.config import Config
 from pipeline.distributed.world import World
-from pipeline.errors import TrainingFailed, UserError
+from pipeline.errors import OutageError, TrainingFailed, UserError
+from pipeline.storage.folder import StoreOutage
 from pipeline.training.trainer.trainer import Trainer
 from tests.pipeline.checkpoints.examples import BrokenStorage, example_meta
 
@@ -251,6 +253,37 @@ def test_storage_that_breaks_in_the_middle_causes_a_warning(
         advance(trainer)
         save(manager)
         assert manager.missing() is None
+
+
+class DownStore(CheckpointStore):
+    """A store that does not respond to writes, or to any request."""
+
+    lists = True
+
+    def save(self, state: object, meta: CheckpointMeta) -> None:
+        raise StoreOutage("s3://bucket: no response")
+
+    def saved(self) -> list[SavedCheckpoint]:
+        if not self.lists:
+            raise StoreOutage("s3://bucket: no response")
+        return super().saved()
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_last_checkpoint_that_an_outage_prevents_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: bool
+) -> None:
+    monkeypatch.setattr(manager_module, "RETRY_SECONDS", (0.01, 0.01))
+    store = DownStore(tmp_path)
+    with managed(store) as (manager, trainer):
+        manager.restore(accept)
+        store.lists = lists
+        advance(trainer)
+        save(manager)
+        message = "last checkpoint could not be written.*no response"
+        with pytest.raises(OutageError, match=message):
+            manager.finish()
+        assert re.search(message, str(manager.missing()))
 
 
 def test_save_is_retried(
