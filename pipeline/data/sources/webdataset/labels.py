@@ -12,7 +12,7 @@ from pipeline.data.conversion.image_bytes import MAX_IMAGE_BYTES
 from pipeline.data.shards.sample import Box
 from pipeline.data.sources.files import File, read_file
 from pipeline.data.sources.record import SourceImage, skipped_image
-from pipeline.data.sources.voc import VocImage
+from pipeline.data.sources.voc.source import VocImage
 from pipeline.data.sources.webdataset.json_image import JsonImage, Names
 from pipeline.data.sources.webdataset.listing import LABELS, ListedShard, TarSample
 from pipeline.data.sources.webdataset.sample_json import BoxFormat, UnnamedClassError
@@ -77,6 +77,7 @@ class LabelReader:
                 image=image_file,
                 xml_name=label_name,
                 xml=label_file,
+                corners_from=1,
             )
         if self.kind == "txt":
             return YoloImage(
