@@ -252,3 +252,25 @@ class LossOptions(Options):
         "none", "additional loss of the decoded boxes", choices=OVERLAP_LOSS_NAMES
     )
     overlap_weight: float = _option(2.0, "factor of the overlap loss", ge=0.0)
+
+
+# Options of the loss with which the authors of an assigner train it, where they differ.
+ASSIGNER_LOSSES: dict[str, dict[str, Any]] = {
+    "mutual_guidance_soft": {
+        "classification": "quality_focal",
+        "classification_weight": 2.0,
+        "overlap": "siou",
+    },
+    "task_aligned": {"classification": "quality_focal"},
+}
+FOLLOWING_OPTIONS = tuple(
+    option
+    for option in LossOptions.declared()
+    if any(option in loss for loss in ASSIGNER_LOSSES.values())
+)
+
+
+def loss_default(option: str, assigner: str) -> Any:
+    """Return the default of an option of the loss for an assigner."""
+    default = LossOptions.declared()[option].default
+    return ASSIGNER_LOSSES.get(assigner, {}).get(option, default)

@@ -8,7 +8,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from model.anchor_shapes import AnchorShapes, check_base, check_factors, check_per_cell
 from model.names import BACKBONE_NAMES, NECK_NAMES, TIMM_PREFIX, check_backbone
-from model.options import ASSIGNER_OPTIONS, LossOptions, check_threshold_order
+from model.options import (
+    ASSIGNER_LOSSES,
+    ASSIGNER_OPTIONS,
+    FOLLOWING_OPTIONS,
+    LossOptions,
+    check_threshold_order,
+    loss_default,
+)
 from pipeline.config.base import Section, one_of
 
 
@@ -146,8 +153,14 @@ class ModelConfig(Section):
 def _loss_option(name: str) -> Any:
     """Return the field of an option of the loss."""
     option = LossOptions.declared()[name]
-    choices = f": {', '.join(option.choices)}" if option.choices else ""
-    return Field(option.default, description=option.description + choices, **option.bounds)
+    description, default = option.description, option.default
+    if option.choices:
+        description += f": {', '.join(option.choices)}"
+    if name in FOLLOWING_OPTIONS:
+        own = (f"{loss[name]} ({who})" for who, loss in ASSIGNER_LOSSES.items() if name in loss)
+        description += f"; unset: {', '.join(own)}, else {default}"
+        default = None
+    return Field(default, description=description, **option.bounds)
 
 
 def _assign_option(name: str) -> Any:
@@ -205,20 +218,34 @@ class AssignConfig(Section):
 
 
 class LossConfig(Section):
-    """Losses and their weights. Flat over all losses: fields the chosen ones lack are unused."""
+    """Losses and their weights. Flat over all losses: fields the chosen ones lack are unused.
 
-    classification: str = _loss_option("classification")
+    Fields that are unset follow the assigner.
+    """
+
+    classification: str | None = _loss_option("classification")
     alpha: float | None = _loss_option("alpha")
     gamma: float | None = _loss_option("gamma")
     poly: float = _loss_option("poly")
-    classification_weight: float = _loss_option("classification_weight")
+    classification_weight: float | None = _loss_option("classification_weight")
     localization: str = _loss_option("localization")
     localization_weight: float = _loss_option("localization_weight")
-    overlap: str = _loss_option("overlap")
+    overlap: str | None = _loss_option("overlap")
     overlap_weight: float = _loss_option("overlap_weight")
+
+    def options(self, assigner: str) -> dict[str, Any]:
+        """Return the options of `DetectionLoss`, with those of the assigner where unset."""
+        following = {
+            name: loss_default(name, assigner)
+            for name in FOLLOWING_OPTIONS
+            if getattr(self, name) is None
+        }
+        return {**self.model_dump(), **following}
 
     @field_validator("classification", "localization", "overlap")
     @classmethod
-    def _known_loss(cls, value: str, info: ValidationInfo) -> str:
+    def _known_loss(cls, value: str | None, info: ValidationInfo) -> str | None:
         assert info.field_name is not None
+        if value is None:
+            return None
         return one_of(value, LossOptions.declared()[info.field_name].choices)

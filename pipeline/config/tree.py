@@ -64,10 +64,11 @@ class Config(Section):
         """Return the tree for files that are stored with checkpoints.
 
         It lacks the URIs of tracking and storage, which may contain passwords and are not
-        properties of the training.
+        properties of the training. Options of the loss that follow the assigner are filled in.
         """
         uris = {"tracking": {"uri", "artifacts"}, "ray": {"storage"}}
-        return self.model_dump(mode="json", exclude=uris)
+        tree = self.model_dump(mode="json", exclude=uris)
+        return {**tree, "loss": self.loss.options(self.assign.name)}
 
     def replace(self, overrides: Mapping[str, Any]) -> Config:
         """Return a validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""

@@ -172,6 +172,7 @@ def flat_params(config: Config) -> dict[str, str]:
     """Return MLflow params by dotted field, without those that the chosen assigner ignores."""
     tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
     tree["assign"] = _used_by_assigner(tree["assign"])
+    tree["loss"] = config.loss.options(config.assign.name)
     params = {key: mask(_text(value)) for key, value in _flatten(tree)}
     return {key: value for key, value in params.items() if len(value) <= _MAX_PARAM_LENGTH}
 

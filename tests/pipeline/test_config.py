@@ -8,6 +8,7 @@ import pytest
 from jobs._cli import make_parser
 from model.assign import build_assigner
 from model.loss import DetectionLoss
+from model.options import LossOptions
 from pipeline.config import Config, load_config
 from pipeline.config.sources import COMMON_FIELDS
 from pipeline.errors import UserError
@@ -51,9 +52,21 @@ def test_named_choices_reach_assigner_and_loss() -> None:
     config = load(*argv)
     assigner = build_assigner(**config.assign.model_dump())
     assert assigner == build_assigner("task_aligned", topk=9)
-    loss = DetectionLoss(assigner, **config.loss.model_dump())
+    loss = DetectionLoss(assigner, **config.loss.options(config.assign.name))
     assert (loss.alpha, loss.gamma) == (0.75, 2.0)
     assert build_assigner(**Config().assign.model_dump()) == build_assigner("mutual_guidance")
+
+
+def test_unset_options_of_the_loss_follow_the_assigner() -> None:
+    config = Config()
+    assert DetectionLoss(None, **config.loss.options("atss")).options == LossOptions()
+    soft = config.replace({"assign.name": "mutual_guidance_soft"})
+    follows = {"classification": "quality_focal", "classification_weight": 2.0, "overlap": "siou"}
+    assert soft.recorded()["loss"] | follows == soft.recorded()["loss"]
+    assert soft.replace({"assign.name": "atss"}).recorded()["loss"] == config.recorded()["loss"]
+    given = soft.replace({"loss.overlap": "none"})
+    assert given.loss.options("mutual_guidance_soft")["overlap"] == "none"
+    assert Config.from_dict(soft.recorded()).recorded() == soft.recorded()
 
 
 def test_replace_changes_dotted_fields_and_validates() -> None:

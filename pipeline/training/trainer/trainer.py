@@ -265,4 +265,4 @@ def build_loss(config: Config, detector: Detector) -> DetectionLoss:
         anchor_strides=detector.anchor_strides,
         anchors_per_cell=detector.anchor_shapes.per_cell,
     )
-    return DetectionLoss(assigner, **config.loss.model_dump())
+    return DetectionLoss(assigner, **config.loss.options(config.assign.name))
