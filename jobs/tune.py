@@ -28,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
-    """Return a row per trial, best first."""
-    params = list(result["trials"][0]["params"])
+    """Return a row per trial, best first; ``-`` for fields that do not matter in a trial."""
+    params = sorted({field for trial in result["trials"] for field in trial["params"]})
     rows = [[result["metric"], "epochs", "status", *params, "trial"]]
     for trial in result["trials"]:
         best = "-" if trial["best"] is None else f"{trial['best']:.4f}"
-        values = [_cell(trial["params"][key]) for key in params]
+        values = [_cell(trial["params"].get(key, "-")) for key in params]
         rows.append([best, f"{trial['epochs']:.1f}", trial["status"], *values, trial["name"]])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]

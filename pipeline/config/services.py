@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -120,16 +120,47 @@ class PromoteConfig(Section):
 class SweepConfig(Section):
     """A search over fields of the configuration."""
 
-    trials: int = Field(8, ge=1, description="number of trials (trainings) to run")
+    trials: int = Field(
+        8, ge=1, description="number of trials (trainings); the searcher grid tries all points"
+    )
+    searcher: Literal["random", "grid", "tpe"] = Field(
+        "tpe", description="random, grid (all combinations) or tpe (Optuna's estimator)"
+    )
+    points: list[dict[str, Any]] = Field(
+        [], description="points to try first: field -> value; other fields are drawn"
+    )
+    warm_start: str | None = Field(
+        None,
+        description="folder or URI of an earlier sweep, whose trials the searcher learns from",
+    )
+    scheduler: Literal["none", "asha"] = Field(
+        "asha", description="asha stops the worse trials early, none stops no trial"
+    )
+    max_hours: float = Field(0.0, ge=0.0, description="hours after which a sweep ends; 0: no limit")
+    max_epochs: float = Field(
+        0.0, ge=0.0, description="epochs of all trials together after which it ends; 0: no limit"
+    )
+    retries: int = Field(
+        1, ge=0, description="how often a failed trial is resumed from its checkpoint"
+    )
     concurrency: int = Field(
         0, ge=0, description="trials that run at the same time; 0: as many as fit the cluster"
     )
-    metric: str = Field("val/ap", description="logged metric to maximise")
-    grace_epochs: int = Field(1, ge=1, description="ASHA: epochs before a trial may be stopped")
+    metric: str = Field("val/ap", description="logged metric that ranks the trials")
+    mode: Literal["max", "min"] = Field("max", description="whether higher or lower is better")
+    grace_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="ASHA: epochs before a trial may be stopped; unset: the warm-up, at least "
+        "sweep.grace_share",
+    )
+    grace_share: Probability = Field(
+        0.25, description="ASHA: share of the epochs before a trial may be stopped"
+    )
     reduction: int = Field(2, ge=2, description="ASHA: one in this many trials continues")
     seed: int = Field(0, ge=0, description="seed of the search")
     space: dict[str, dict[str, Any]] = Field(
         {},
-        description="field -> {uniform|loguniform: [low, high]} | {randint: [low, high]} | "
-        "{choice: [values]}",
+        description="field -> {choice|grid: [values]} | {uniform|loguniform|int: [low, high]}, "
+        "with step: STEP for equally spaced values and when: {field: value} for a condition",
     )

@@ -1,57 +1,200 @@
-"""Translate the search space of a recipe to Ray Tune's and check it against the configuration."""
+"""The search space of a recipe, checked against the configuration before a trial starts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.sweep.domain import Domain
+from pipeline.sweep.relevance import controls, explain_useless, matters, why_not_searched
 
-# Number of values by kind of domain; None: a list of any length.
-DOMAIN_SIZES = {"uniform": 2, "loguniform": 2, "randint": 2, "choice": None}
+if TYPE_CHECKING:
+    import optuna
+
+Params = dict[str, Any]
+"""The values of a trial by dotted field. Fields that do not matter in it are absent."""
 
 
-def build_space(config: Config) -> dict[str, Any]:
-    """Return Ray Tune domains by dotted field.
+class SearchSpace:
+    """The searched fields in an order in which each follows those that it depends on.
 
-    Raises UserError for an empty space, an unknown field or kind, or a boundary of a domain that
-    the configuration does not accept.
+    Raises UserError for an empty space, an unknown field, a field that no score depends on, a
+    specification that is not one, a condition on a field that is not searched, and values that the
+    configuration does not accept.
     """
-    if not config.sweep.space:
-        raise UserError("sweep.space is empty; give fields to search, as in configs/sweeps")
-    domains = {}
-    for field, spec in config.sweep.space.items():
-        if field.split(".")[0] == "sweep":
-            raise UserError(f"sweep.space.{field}: a sweep cannot search itself")
-        domains[field] = _domain(field, spec)
-        for value in next(iter(spec.values())):
-            _check_value(config, field, value)
-    return domains
 
+    def __init__(self, config: Config) -> None:
+        if not config.sweep.space:
+            raise UserError("sweep.space is empty; give fields to search, as in configs/sweeps")
+        self.config = config
+        domains = {}
+        for field, spec in config.sweep.space.items():
+            _check_field(config, field)
+            domains[field] = Domain.parse(field, spec)
+        self.domains = {field: domains[field] for field in _ordered(domains)}
+        for field, domain in self.domains.items():
+            self._check_conditions(field, domain)
+            self._check_values(field, domain)
 
-def _domain(field: str, spec: Mapping[str, Any]) -> Any:
-    from ray import tune
+    def suggest(self, trial: optuna.Trial) -> Params:
+        """Draw the values of a trial of Optuna."""
+        return self._complete(lambda field, domain: domain.suggest(trial, field))
 
-    kind, values = next(iter(spec.items()), ("", None))
-    if len(spec) != 1 or kind not in DOMAIN_SIZES:
-        raise UserError(
-            f"sweep.space.{field}: expected one of {', '.join(DOMAIN_SIZES)}, got {spec!r}"
+    def complete(self, point: Mapping[str, Any], draw: Callable[[str, Domain], Any]) -> Params:
+        """Return the values of a point; ``draw`` gives those that it lacks."""
+        return self._complete(
+            lambda field, domain: point[field] if field in point else draw(field, domain)
         )
-    count = DOMAIN_SIZES[kind]
-    if not isinstance(values, list) or not values or (count and len(values) != count):
-        expected = "[low, high]" if count else "a list of values"
-        raise UserError(f"sweep.space.{field}: {kind} takes {expected}, got {values!r}")
-    return getattr(tune, kind)(values) if kind == "choice" else getattr(tune, kind)(*values)
+
+    def combinations(self) -> Iterator[Params]:
+        """Yield all combinations of a finite space, each once. Raises UserError if it is not."""
+        for field, domain in self.domains.items():
+            if domain.all_values() is None:
+                raise UserError(
+                    f"sweep.space.{field}: the searcher grid needs a list, or a range with a step"
+                )
+        yield from self._combinations(list(self.domains), {})
+
+    def check_point(self, point: Mapping[str, Any], source: str) -> None:
+        """Raise UserError unless a given point is in the space and the configuration accepts it."""
+        for field, value in point.items():
+            if field not in self.domains:
+                raise UserError(f"{source}: {field} is not in sweep.space")
+            if value not in self.domains[field]:
+                raise UserError(f"{source}: {field} = {value!r} is not in its range")
+        try:
+            self.config.replace(point)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+
+    def is_valid(self, params: Mapping[str, Any]) -> bool:
+        """Return whether the configuration accepts the values together."""
+        try:
+            self.config.replace(params)
+        except UserError:
+            return False
+        return True
+
+    def _complete(self, choose: Callable[[str, Domain], Any]) -> Params:
+        params: Params = {}
+        for field, domain in self.domains.items():
+            if self._applies(field, params):
+                params[field] = choose(field, domain)
+        return params
+
+    def _combinations(self, fields: list[str], params: Params) -> Iterator[Params]:
+        if not fields:
+            if self.is_valid(params):
+                yield params
+            return
+        field, *rest = fields
+        if not self._applies(field, params):
+            yield from self._combinations(rest, params)
+            return
+        for value in self.domains[field].all_values() or ():
+            yield from self._combinations(rest, {**params, field: value})
+
+    def _applies(self, field: str, params: Mapping[str, Any]) -> bool:
+        """Return whether a field is searched, given the values of the fields before it."""
+        for other, values in self.domains[field].when.items():
+            if other not in params or params[other] not in values:
+                return False
+        return matters(field, self._values(params))
+
+    def _values(self, params: Mapping[str, Any]) -> Callable[[str], Any]:
+        return lambda field: params[field] if field in params else _value(self.config, field)
+
+    def _check_conditions(self, field: str, domain: Domain) -> None:
+        for other, values in domain.when.items():
+            for value in values:
+                if value not in self.domains[other]:
+                    raise UserError(
+                        f"sweep.space.{field}: when {other} = {value!r}, which is not searched"
+                    )
+        # Fields whose values have no end are assumed to take one with which this field matters.
+        searched = [other for other in controls(field) if other in self.domains]
+        lists = [self.domains[other].all_values() for other in searched]
+        if None in lists:
+            return
+        for values in product(*(one or () for one in lists)):
+            params = dict(zip(searched, values, strict=True))
+            allowed = all(
+                params[other] in values for other, values in domain.when.items() if other in params
+            )
+            if allowed and matters(field, self._values(params)):
+                return
+        name = "assign.name"
+        assigners = self.domains[name].values if name in self.domains else [self.config.assign.name]
+        raise UserError(f"sweep.space.{field}: {explain_useless(field, assigners)}")
+
+    def _check_values(self, field: str, domain: Domain) -> None:
+        """Check each value of a list, or both ends of a range."""
+        if domain.kind in ("uniform", "loguniform") and _is_integer(self.config, field):
+            raise UserError(f"sweep.space.{field}: takes whole numbers; use int")
+        context = {other: values[0] for other, values in domain.when.items()}
+        for value in domain.values:
+            params = {**context, field: value}
+            if not self.is_valid(params) and not self._is_valid_with_another(params):
+                try:
+                    self.config.replace(params)
+                except UserError as error:
+                    raise UserError(f"sweep.space.{field}: {error}") from None
+
+    def _is_valid_with_another(self, params: Params) -> bool:
+        """Return whether a value of another searched field makes the values valid."""
+        return any(
+            self.is_valid({**params, other: value})
+            for other, domain in self.domains.items()
+            if other not in params
+            for value in domain.values
+        )
 
 
-def _check_value(config: Config, field: str, value: Any) -> None:
-    # One field at a time: a trial draws all fields together, and one may depend on another.
-    section, _, name = field.partition(".")
-    fields = type(config).model_fields
-    if section not in fields or name not in type(getattr(config, section)).model_fields:
-        raise UserError(f"sweep.space.{field}: there is no such field; see --help")
+def _ordered(domains: Mapping[str, Domain]) -> list[str]:
+    """Return the fields, each after those it depends on. Raises UserError."""
+    graph = {}
+    for field, domain in domains.items():
+        for other in domain.when:
+            if other not in domains:
+                raise UserError(
+                    f"sweep.space.{field}: when names {other}, which is not in sweep.space"
+                )
+        graph[field] = [*domain.when, *(name for name in controls(field) if name in domains)]
     try:
-        config.replace({field: value})
-    except UserError as error:
-        raise UserError(f"sweep.space.{field}: {error}") from None
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise UserError(
+            f"sweep.space: conditions that depend on each other: {', '.join(error.args[1])}"
+        ) from None
+
+
+def _check_field(config: Config, field: str) -> None:
+    """Raise UserError unless a sweep can search this field."""
+    if reason := why_not_searched(field):
+        raise UserError(f"sweep.space.{field}: {reason}")
+    section, _, name = field.partition(".")
+    sections = type(config).model_fields
+    if section in sections and name in type(getattr(config, section)).model_fields:
+        return
+    known = [f"{one}.{key}" for one in sections for key in type(getattr(config, one)).model_fields]
+    near = difflib.get_close_matches(field, known, 1, 0.5)
+    hint = f"; did you mean {near[0]}" if near else "; see --help"
+    raise UserError(f"sweep.space.{field}: there is no such field{hint}")
+
+
+def _value(config: Config, field: str) -> Any:
+    section, _, name = field.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def _is_integer(config: Config, field: str) -> bool:
+    section, _, name = field.partition(".")
+    annotation = type(getattr(config, section)).model_fields[name].annotation
+    types = {annotation, *typing.get_args(annotation)}
+    return int in types and float not in types

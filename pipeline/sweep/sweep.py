@@ -1,36 +1,31 @@
-"""The driver of a sweep: ASHA over epochs, Optuna over fields, one MLflow run per trial.
-
-Ray Tune counts the resources of a trial's function, not those of the workers that it starts. It
-would start more trials than the cluster has resources for, and all would wait for each other.
-Therefore this module computes the concurrency from the resources of a whole trial.
-"""
+"""A sweep: search the space, record the trials in MLflow, write the recipe of the best."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-from pydantic import Field
-
-from pipeline.config import Config, set_dotted
+from pipeline.checkpoints.store import CheckpointStore
+from pipeline.config import Config
 from pipeline.data import check_batches
-from pipeline.distributed.ray_cluster import check_cluster_paths, gpu_choice, ray_cluster
-from pipeline.errors import UserError
+from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.metrics.coco import METRIC_NAMES
-from pipeline.storage.document import Document
+from pipeline.storage.folder import join
 from pipeline.storage.redact import mask, mask_tree
-from pipeline.sweep.space import build_space
+from pipeline.sweep.driver import run_trials
+from pipeline.sweep.results import Trial, TrialTable, best_recipe, check_all_succeeded, make_table
+from pipeline.sweep.space import Params, SearchSpace
+from pipeline.sweep.trial import TrialSettings
+from pipeline.sweep.trial_records import TrialRecords, TrialState
 from pipeline.tracking import (
     connect,
     create_run,
@@ -40,40 +35,26 @@ from pipeline.tracking import (
     spool_folder,
 )
 from pipeline.tracking.run import FinalStatus
-from pipeline.training.fit import absolute_paths, check_data, close_run, fit
+from pipeline.training.fit import absolute_paths, check_data, close_run
 from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord
+from pipeline.training.stop import RESUME_HINT, stop_signal
 
-TRIAL_CPU = 0.01  # of a trial's function; Tune rejects 0
 MAX_CHILD_RUNS = 10_000
-TrialStatus = Literal["finished", "failed", "stopped early"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One row of the table of results."""
-
-    name: str
-    params: dict[str, Any]  # values by dotted field
-    best: float | None  # best score; None if none was reported
-    epochs: float  # epochs trained
-    status: TrialStatus
-    run_id: str | None  # of MLflow
-
-
-class TrialTable(Document):
-    """``trials.json`` of a sweep's MLflow run: all trials, best first."""
-
-    trials: list[Trial]
-
-
-class TrialSettings(Document):
-    """Everything that the driver of a sweep passes to a trial, apart from the values to try."""
-
-    config: Config
-    sweep: str = Field(description="name of the sweep")
-    storage: str = Field(description="folder or URI of the sweep, where trials are stored")
-    tracking_uri: str
-    parent_run_id: str = Field(description="MLflow run of the sweep")
+# What a sweep may be resumed with: more trials, other limits, other resources.
+_CHANGEABLE = (
+    *(name for name in CHANGEABLE if name != "sweep"),
+    "sweep.trials",
+    "sweep.concurrency",
+    "sweep.max_hours",
+    "sweep.max_epochs",
+    "sweep.retries",
+)
+_END: dict[TrialState, FinalStatus] = {
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "stopped early": "KILLED",
+    "unfinished": "KILLED",
+}
 
 
 @dataclass(frozen=True)
@@ -90,42 +71,75 @@ class SweepResult:
 
 
 def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
-    """Search ``sweep.space`` for the highest ``sweep.metric``; resumable by name like a training.
+    """Search ``sweep.space`` for the best ``sweep.metric``; resumable by name like a training.
 
-    Raises UserError for mistakes in the recipe and if no trial reported the metric.
+    A finished sweep can be extended by more trials. Raises UserError for mistakes in the recipe,
+    TrainingFailed if a trial failed after its retries (all others are recorded and its best recipe
+    is written), and TrainingStopped after SIGTERM.
     """
+    from pipeline.sweep.scheduler import Limits, build_scheduler  # slow to import, as Ray Tune is
+    from pipeline.sweep.searcher import SpaceSearcher
+
     began = time.monotonic()
     config = absolute_paths(config)
     if config.data.val is None:
         raise UserError("data.val is not set; a sweep compares its trials on it")
     manifests = check_data(config)
-    space = build_space(config)
+    space = SearchSpace(config)
     known = [f"val/{name}" for name in METRIC_NAMES]
     if config.sweep.metric not in known:
         raise UserError(
             f"sweep.metric {config.sweep.metric!r} is not logged; choose from: {', '.join(known)}"
         )
+    for number, point in enumerate(config.sweep.points):
+        space.check_point(point, f"sweep.points[{number}]")
     check_batches(config, config.ray.max_workers)
     check_cluster_paths(config)
+    former = _former_trials(config, space)
     uri = resolve_run_store(config.tracking)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
         record.hold(config.ray.lease_seconds)
-        run_id = record.resumable_run_id(
-            resume, config, [name for name in CHANGEABLE if name != "sweep"]
-        )
+        records = TrialRecords(record.uri)
+        records.load()
+        info = record.read()
+        run_id = record.resumable_run_id(resume, config, _CHANGEABLE, extend=True)
+        searcher = SpaceSearcher(space, config.sweep, records, former)
+        if info is not None and info.status == "finished" and searcher.is_exhausted():
+            raise UserError(
+                f"sweep {run!r} is finished; raise sweep.trials to extend it, or choose another "
+                "--run name"
+            )
         if run_id is None:
             # Without a spool: the table of results is read from the store, which is required.
             run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
         else:
             resume_run(uri, run_id)
         record.write(run_id, "running", config)
-        with close_run(uri, run_id, record, config), ray_cluster(config.ray, sweep=True):
-            record.when_lost(_interrupt)
-            results = _tune(config, space, record, uri, run_id)
-            record.check_lease()
-            trials = _table(results, config, record, uri, run_id)
+        steps = manifests["train"].samples / config.train.batch_size
+        with close_run(uri, run_id, record, config):
+            with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
+                stop.install()  # Ray has replaced the handler
+                record.when_lost(_interrupt)
+                limits = Limits(config, records, stop)
+                settings = TrialSettings(
+                    config=config,
+                    sweep=run,
+                    storage=record.uri,
+                    tracking_uri=uri,
+                    parent_run_id=run_id,
+                )
+                if not searcher.is_exhausted():
+                    scheduler = build_scheduler(config, steps, records)
+                    run_trials(settings, searcher, scheduler, limits, records)
+                record.check_lease()
+                runs = _child_runs(uri, run_id)
+                _close_trial_runs(uri, runs, records, record.uri)
+                if stop.received.is_set():
+                    raise TrainingStopped(f"the sweep was {stop.reason}; {RESUME_HINT}")
+            trials = make_table(config, records, runs)
             best_yaml = _record_results(config, trials, record, uri, run_id)
+            check_all_succeeded(trials, limits.reached(), best_yaml)
     return SweepResult(
         run=run,
         run_id=run_id,
@@ -137,160 +151,37 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     )
 
 
-def concurrency(config: Config, resources: Mapping[str, float]) -> int:
-    """Return how many whole trials fit in the cluster, at most ``sweep.concurrency``."""
-    ray = config.ray
-    workers = ray.max_workers
-    fits = math.floor(resources.get("CPU", 0) / (workers * ray.cpus_per_worker + TRIAL_CPU))
-    gpu = gpu_choice(ray, resources).used
-    if gpu:
-        fits = min(fits, math.floor(resources.get("GPU", 0) / workers))
-    if fits < 1:
-        raise UserError(
-            f"one trial takes {workers} x {ray.cpus_per_worker:g} CPUs"
-            f"{' and GPUs' if gpu else ''}, more than the cluster has; lower ray.workers or "
-            "ray.cpus_per_worker"
-        )
-    return min(fits, config.sweep.concurrency or fits)
-
-
 def _interrupt() -> None:
     """End the main thread as Ctrl-C does: Tune cannot be stopped otherwise from another thread."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def _tune(config: Config, space: dict[str, Any], record: RunRecord, uri: str, run_id: str) -> Any:
-    import optuna
-    import ray
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search.optuna import OptunaSearch
-
-    from pipeline.sweep.trial_reporter import TrialReporter
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Ray Train may report without the metric, between two evaluations.
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    # With Tune's handler an interrupted sweep would count as finished, and could not be resumed.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    settings = config.sweep
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            _trial,
-            settings=TrialSettings(
-                config=config,
-                sweep=record.name,
-                storage=record.uri,
-                tracking_uri=uri,
-                parent_run_id=run_id,
-            ).model_dump(mode="json"),
-        ),
-        {"CPU": TRIAL_CPU},
-    )
-    folder = f"{record.uri}/tune"
-    if tune.Tuner.can_restore(folder):
-        return _restore_tuner(folder, trainable, record.name).fit()
-    tuner = tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            metric=settings.metric,
-            mode="max",
-            num_samples=settings.trials,
-            max_concurrent_trials=concurrency(config, ray.cluster_resources()),
-            search_alg=OptunaSearch(seed=settings.seed),
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                # No decision at the last epoch: a trial that reaches it is complete.
-                max_t=max(settings.grace_epochs, math.ceil(config.train.epochs) - 1),
-                grace_period=settings.grace_epochs,
-                reduction_factor=settings.reduction,
-                stop_last_trials=False,
-            ),
-            trial_name_creator=lambda trial: str(trial.trial_id),
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=record.uri,
-            verbose=0,
-            callbacks=[TrialReporter(settings.metric, settings.trials)],
-        ),
-    )
-    return tuner.fit()
-
-
-def _restore_tuner(folder: str, trainable: Any, name: str) -> Any:
-    """Restore an unfinished sweep. Raises UserError if another version wrote Tune's state."""
-    from ray import tune
-
-    try:
-        return tune.Tuner.restore(
-            folder, trainable=trainable, resume_unfinished=True, restart_errored=True
-        )
-    except (ImportError, AttributeError) as error:  # Tune pickles our callbacks by name
-        raise UserError(
-            f"sweep {name!r} was started by another version of this software ({error}); resume it "
-            "with that version, or choose another --run name"
-        ) from None
-
-
-def _trial(params: dict[str, Any], settings: dict[str, Any]) -> None:
-    from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    given = TrialSettings.from_content(settings, "trial settings")
-    trial_id = tune.get_context().get_trial_id()
-    info = RunRecord(given.storage, trial_id).read()
-    if info and info.status == "finished":
-        return  # the sweep was killed before Tune recorded the end of the trial
-    config = given.config.replace(
-        {
-            **params,
-            "data.test": None,  # the test set must not influence the selection
-            "registry.name": None,
-            "tracking.uri": given.tracking_uri,
-            "ray.storage": given.storage,
-        }
-    )
-    fit(
-        config,
-        run=trial_id,
-        parent_run_id=given.parent_run_id,
-        tags={"sweep": given.sweep, "trial": trial_id},
-        callbacks=[TuneReportCallback()],
-        label=f"trial {trial_id}",
-    )
-
-
-def _table(
-    results: Any, config: Config, record: RunRecord, uri: str, parent_run_id: str
-) -> list[Trial]:
-    metric = config.sweep.metric
-    runs = _child_runs(uri, parent_run_id)
-    rows = []
-    for result in results:
-        trial_id = Path(result.path).name
-        history = result.metrics_dataframe
-        values = history[metric].dropna() if history is not None and metric in history else []
-        epochs = float((result.metrics or {}).get("epoch", 0.0))
-        run = runs.get(trial_id)
-        complete = epochs >= config.train.epochs
-        spool = spool_folder(f"{record.uri}/{trial_id}")
-        rows.append(
-            Trial(
-                name=trial_id,
-                params={key: result.config[key] for key in config.sweep.space},
-                best=float(max(values)) if len(values) else None,
-                epochs=epochs,
-                status=_close_trial_run(uri, run, spool, result.error is not None, complete),
-                run_id=run.info.run_id if run else None,
-            )
-        )
-    return sorted(rows, key=lambda row: (row.best is None, -(row.best or 0.0), row.name))
+def _former_trials(config: Config, space: SearchSpace) -> list[tuple[Params, float]]:
+    """Return points and scores of ``sweep.warm_start`` that are in this space too."""
+    uri = config.sweep.warm_start
+    if uri is None:
+        return []
+    records = TrialRecords(uri if "://" in uri else str(Path(uri).absolute()))
+    records.load()
+    if not records.all:
+        raise UserError(f"sweep.warm_start {uri}: contains no trials; give the folder of a sweep")
+    found = []
+    for record in records.all.values():
+        score = record.best(config.sweep.mode)
+        if score is None or record.state == "failed":
+            continue
+        try:
+            space.check_point(record.params, "")
+        except UserError:
+            continue
+        found.append((record.params, score))
+    if not found:
+        raise UserError(f"sweep.warm_start {uri}: none of its trials is in sweep.space")
+    return found
 
 
 def _child_runs(uri: str, parent_run_id: str) -> dict[str, Any]:
+    """Return the MLflow runs of the trials by name."""
     client = connect(uri)
     parent = client.get_run(parent_run_id)
     found = client.search_runs(
@@ -301,14 +192,17 @@ def _child_runs(uri: str, parent_run_id: str) -> dict[str, Any]:
     return {run.data.tags["trial"]: run for run in found if "trial" in run.data.tags}
 
 
-def _close_trial_run(uri: str, run: Any, spool: Path, failed: bool, complete: bool) -> TrialStatus:
-    """Return how a trial ended; set it in MLflow if the trial could not close its run."""
-    status: TrialStatus = "failed" if failed else "finished" if complete else "stopped early"
-    if run is not None and run.info.status == "RUNNING":
-        end: FinalStatus = "FAILED" if failed else "FINISHED" if complete else "KILLED"
-        reason = "stopped early by asha" if end == "KILLED" else ""
-        finish_run(uri, run.info.run_id, spool, end, reason)
-    return status
+def _close_trial_runs(
+    uri: str, runs: Mapping[str, Any], records: TrialRecords, storage: str
+) -> None:
+    """Set the end of each trial in MLflow that could not close its run itself."""
+    for name, record in records.all.items():
+        run = runs.get(name)
+        if run is not None and run.info.status == "RUNNING":
+            reason = {"stopped early": "stopped early by asha", "failed": record.error}
+            spool = spool_folder(join(storage, name))
+            text = reason.get(record.state, "the sweep was stopped")
+            finish_run(uri, run.info.run_id, spool, _END[record.state], text)
 
 
 def _record_results(
@@ -316,8 +210,9 @@ def _record_results(
 ) -> str:
     best = trials[0] if trials else None
     if best is None or best.best is None:
-        raise UserError(
-            f"no trial reported {config.sweep.metric}; their runs in {mask(uri)} say why"
+        why = next((f": {trial.error}" for trial in trials if trial.error), "")
+        raise TrainingFailed(
+            f"no trial reported {config.sweep.metric}{why}; their runs are in {mask(uri)}"
         )
     text = best_recipe(config, best, len(trials), record.name)
     client = connect(uri)
@@ -328,20 +223,17 @@ def _record_results(
     folder = Path.cwd() if "://" in record.uri else Path(record.uri)
     path = folder / "best.yaml"
     path.write_text(text, encoding="utf-8")
+    _delete_checkpoints(record.uri, trials[1:])
     print(f"recipe of the best trial: {path}", file=sys.stderr, flush=True)
     return str(path)
 
 
-def best_recipe(config: Config, best: Trial, trials: int, sweep_name: str) -> str:
-    """Return the recipe of a sweep with the values of its best trial, and secrets masked."""
-    tree = config.model_dump(mode="json", exclude_defaults=True, exclude={"sweep": True})
-    if config.tracking.uri and mask(config.tracking.uri) != config.tracking.uri:
-        del tree["tracking"]["uri"]  # it is then read from the environment, as is
-    for field, value in best.params.items():
-        set_dotted(tree, field, value)
-    header = (
-        f"# Best of {trials} trials of the sweep {sweep_name}: "
-        f"{config.sweep.metric} {best.best:.4f} (trial {best.name}).\n"
-        "# Train with: python -m jobs.train --config FILE\n"
-    )
-    return header + yaml.safe_dump(mask_tree(tree), sort_keys=False)
+def _delete_checkpoints(storage: str, trials: Sequence[Trial]) -> None:
+    """Delete the checkpoints of trials that ended, since their recipes give them again."""
+    for trial in trials:
+        if trial.status not in ("finished", "stopped early"):
+            continue
+        store = CheckpointStore(join(storage, trial.name))
+        with contextlib.suppress(OSError):  # only costs space
+            for item in store.saved():
+                store.discard(item.step)

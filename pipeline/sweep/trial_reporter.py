@@ -1,47 +1,89 @@
-"""Progress of a sweep: one line on stderr per event of a trial."""
+"""Keeps the records of the trials while they run, and prints one line on stderr per event."""
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Callback
 
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import error_line, mask
+from pipeline.sweep.trial_records import TrialRecord, TrialRecords, TrialState
+
+_LOG = logging.getLogger(__name__)
 
 
 class TrialReporter(Callback):
-    """Prints starts, evaluations and ends of trials, and how many have ended."""
+    """Records scores and ends of trials, and prints them.
 
-    def __init__(self, metric: str, trials: int) -> None:
-        self.metric, self.trials, self.done = metric, trials, 0
+    ``has_finished`` returns whether the training of a trial has reached its end, and ``is_ending``
+    whether the whole sweep is being stopped: then trials are not stopped early but unfinished.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        records: TrialRecords,
+        has_finished: Callable[[str], bool],
+        is_ending: Callable[[], bool],
+    ) -> None:
+        self._metric, self._records = metric, records
+        self._has_finished, self._is_ending = has_finished, is_ending
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print the values that the trial tries."""
-        params = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
-        _print(f"trial {trial.trial_id} starts: {params}")
+        record = self._of(trial)
+        values = ", ".join(f"{key} {_short(value)}" for key, value in record.params.items())
+        how = f"resumes after epoch {record.epochs:g}" if record.scores else "starts"
+        _print(f"trial {record.name} {how}: {values}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Print the score that the trial has reached."""
-        if self.metric in result:
-            epoch = result.get("epoch", 0.0)
-            _print(
-                f"trial {trial.trial_id} epoch {epoch:.1f}: {self.metric} {result[self.metric]:.4f}"
-            )
+        """Record and print the score that the trial has reached."""
+        if self._metric in result:
+            epoch, score = float(result.get("epoch", 0.0)), float(result[self._metric])
+            self._save(self._of(trial).with_score(epoch, score))
+            name = trial.config["name"]
+            _print(f"trial {name} epoch {epoch:.1f}: {self._metric} {score:.4f}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count the trial and print that it ended."""
-        self._end(trial, "ended")
+        """Record and print that the trial has finished, or was stopped early."""
+        name = trial.config["name"]
+        if self._has_finished(name):
+            self._end(trial, "finished")
+        elif not self._is_ending():
+            self._end(trial, "stopped early")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count the trial and print where to find its error."""
-        self._end(trial, f"failed, see {trial.path}")
+        """Record and print why the trial failed for good."""
+        self._end(trial, "failed", _reason(trial))
 
-    def _end(self, trial: Any, how: str) -> None:
-        self.done += 1
-        _print(f"trial {trial.trial_id} {how} ({self.done} of {self.trials} done)")
+    def _of(self, trial: Any) -> TrialRecord:
+        return self._records.all[trial.config["name"]]
+
+    def _end(self, trial: Any, state: TrialState, error: str = "") -> None:
+        record = self._of(trial).model_copy(update={"state": state, "error": error})
+        self._save(record)
+        ended = sum(item.state != "unfinished" for item in self._records.all.values())
+        because = f": {error}" if error else ""
+        _print(f"trial {record.name} {state}{because} ({ended} ended)")
+
+    def _save(self, record: TrialRecord) -> None:
+        try:
+            self._records.save(record)
+        except OSError as error:  # kept in memory; the next score or end stores it again
+            _LOG.warning("trial %s could not be recorded: %s", record.name, error_line(error))
+
+
+def _reason(trial: Any) -> str:
+    error = trial.get_error() if hasattr(trial, "get_error") else None
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return mask(re.sub(r"^[\w.]+: ", "", lines[-1].strip())) if lines else "its process died"
 
 
 def _short(value: Any) -> str:

@@ -205,12 +205,14 @@ class RunRecord:
         resume: Resume,
         config: Config,
         changeable: Collection[str] = (*CHANGEABLE, *INTERVENTIONS),
+        *,
+        extend: bool = False,
     ) -> str | None:
         """Return the id of the MLflow run to resume, or None to create a new one.
 
         ``changeable`` are sections and fields; changes of `INTERVENTIONS` are warned about and kept
-        for `write`. Raises UserError if the run is finished, if it
-        exists or is absent against ``resume``, or if its configuration differs elsewhere.
+        for `write`. ``extend`` accepts a finished run. Raises UserError if the run is finished, if
+        it exists or is absent against ``resume``, or if its configuration differs elsewhere.
         """
         info = self.read()
         if info is None:
@@ -219,7 +221,7 @@ class RunRecord:
                     f"--resume must: there is no run {self.name!r} in {mask(self.storage)}"
                 )
             return None
-        if info.status == "finished":
+        if info.status == "finished" and not extend:
             raise UserError(f"run {self.name!r} is finished; choose another --run name")
         if resume == "never":
             raise UserError(

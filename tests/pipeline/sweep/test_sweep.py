@@ -3,21 +3,15 @@
 import contextlib
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.config import Config
-from pipeline.errors import LeaseLostError, UserError
-from pipeline.sweep.sweep import (
-    Trial,
-    TrialSettings,
-    TrialTable,
-    _restore_tuner,
-    best_recipe,
-    sweep,
-)
+from pipeline.errors import LeaseLostError
+from pipeline.sweep.results import Trial, TrialTable, best_recipe
+from pipeline.sweep.sweep import sweep
+from pipeline.sweep.trial import TrialSettings
 from tests.pipeline.training.test_fit import status
 from tests.pipeline.training.test_lease_of_run import take_over
 
@@ -57,14 +51,6 @@ def test_settings_of_a_trial_survive_their_way() -> None:
     assert TrialSettings.from_content(content, "settings") == settings
 
 
-def test_state_of_tune_from_another_version_is_reported(tmp_path: Path) -> None:
-    # A pickle of a class that this version does not have.
-    (tmp_path / "tuner.pkl").write_bytes(b"cpipeline.sweep.absent\nTrialCallback\n.")
-    with pytest.raises(UserError, match="sweep 'one' was started by another version") as caught:
-        _restore_tuner(str(tmp_path), lambda params: None, "one")
-    assert "choose another --run name" in str(caught.value)
-
-
 def test_sweep_that_was_taken_over_is_interrupted_and_changes_nothing(
     small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +63,7 @@ def test_sweep_that_was_taken_over_is_interrupted_and_changes_nothing(
         threading.Event().wait(60)  # as in Tune, which only Ctrl-C ends
 
     module = sys.modules[sweep.__module__]  # the package has a function of that name
-    monkeypatch.setattr(module, "_tune", tune)
+    monkeypatch.setattr(module, "run_trials", tune)
     monkeypatch.setattr(module, "ray_cluster", lambda *_, **__: contextlib.nullcontext())
     with pytest.raises(LeaseLostError, match="run 'one' was taken over by process 1 on elsewhere"):
         sweep(config, run="one")

@@ -1,28 +1,55 @@
-"""Progress lines of a sweep: each carries the name of its trial."""
+"""Events of trials are recorded, and printed on one line each."""
 
-from types import SimpleNamespace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.sweep.trial_records import TrialRecord, TrialRecords
 from pipeline.sweep.trial_reporter import TrialReporter
 
 
-def test_each_line_names_its_trial_and_ends_are_counted(
-    capsys: pytest.CaptureFixture[str],
+class Trial:
+    """What the reporter reads of a trial of Ray Tune."""
+
+    def __init__(self, name: str, error: str = "") -> None:
+        self.config, self._error = {"name": name}, error
+
+    def get_error(self) -> Any:
+        return RuntimeError(self._error) if self._error else None
+
+
+def test_each_event_is_recorded_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reporter = TrialReporter("val/ap", 2)
-    config = {"assign.sigma": 2.123456, "assign.name": "atss"}
-    one, two = (
-        SimpleNamespace(trial_id=name, config=config, path=f"/runs/{name}") for name in ("a1", "b2")
-    )
+    records = TrialRecords(str(tmp_path))
+    for name in ("t0001", "t0002", "t0003", "t0004"):
+        records.save(TrialRecord(name=name, params={"assign.sigma": 2.123456}))
+    records.save(records.all["t0002"].with_score(1.0, 0.25))
+    ending: list[bool] = []
+    reporter = TrialReporter("val/ap", records, "t0001".__eq__, lambda: bool(ending))
+    one, two = Trial("t0001"), Trial("t0002")
+    three, four = Trial("t0003"), Trial("t0004", "Traceback:\n  x\n\nray.Error: disk full\n")
     reporter.on_trial_start(0, [], one)
-    reporter.on_trial_result(1, [], one, {"val/ap": 0.25, "epoch": 1.5})
-    reporter.on_trial_result(1, [], one, {"epoch": 2.0})  # without an evaluation
-    reporter.on_trial_complete(2, [], one)
-    reporter.on_trial_error(3, [], two)
+    reporter.on_trial_start(0, [], two)
+    reporter.on_trial_result(0, [], one, {"epoch": 1.0, "val/ap": 0.5})
+    reporter.on_trial_result(0, [], one, {"epoch": 2.0})  # between two evaluations
+    reporter.on_trial_complete(0, [], one)
+    reporter.on_trial_complete(0, [], two)
+    reporter.on_trial_error(0, [], four)
+    ending.append(True)
+    reporter.on_trial_complete(0, [], three)
     assert capsys.readouterr().err.splitlines() == [
-        "trial a1 starts: assign.sigma 2.123, assign.name atss",
-        "trial a1 epoch 1.5: val/ap 0.2500",
-        "trial a1 ended (1 of 2 done)",
-        "trial b2 failed, see /runs/b2 (2 of 2 done)",
+        "trial t0001 starts: assign.sigma 2.123",
+        "trial t0002 resumes after epoch 1: assign.sigma 2.123",
+        "trial t0001 epoch 1.0: val/ap 0.5000",
+        "trial t0001 finished (1 ended)",
+        "trial t0002 stopped early (2 ended)",
+        "trial t0004 failed: disk full (3 ended)",
     ]
+    again = TrialRecords(str(tmp_path))
+    again.load()
+    assert again.all == records.all
+    states = [record.state for record in again.all.values()]
+    assert states == ["finished", "stopped early", "unfinished", "failed"]
+    assert again.all["t0001"].scores == [(1.0, 0.5)] and again.all["t0004"].error == "disk full"

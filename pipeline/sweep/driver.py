@@ -1,0 +1,104 @@
+"""Run the trials of a sweep in Ray Tune.
+
+Ray Tune counts the resources of a trial's function, not those of the workers that it starts. It
+would start more trials than the cluster has resources for, and all would wait for each other.
+Therefore this module computes the concurrency from the resources of a whole trial.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.distributed.ray_cluster import gpu_choice
+from pipeline.errors import UserError
+from pipeline.sweep.trial import TrialSettings, run_trial
+from pipeline.sweep.trial_records import TrialRecords
+from pipeline.training.run_record import RunRecord
+
+TRIAL_CPU = 0.01  # of a trial's function; Tune rejects 0
+_ENVIRONMENT = {
+    # Ray Train may report without the metric, between two evaluations.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # With Tune's handler an interrupted sweep would count as finished.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # The records of the trials and MLflow have what these files would have.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+
+
+def concurrency(config: Config, resources: Mapping[str, float]) -> int:
+    """Return how many whole trials fit in the cluster, at most ``sweep.concurrency``."""
+    ray = config.ray
+    workers = ray.max_workers
+    fits = math.floor(resources.get("CPU", 0) / (workers * ray.cpus_per_worker + TRIAL_CPU))
+    gpu = gpu_choice(ray, resources).used
+    if gpu:
+        fits = min(fits, math.floor(resources.get("GPU", 0) / workers))
+    if fits < 1:
+        raise UserError(
+            f"one trial takes {workers} x {ray.cpus_per_worker:g} CPUs"
+            f"{' and GPUs' if gpu else ''}, more than the cluster has; lower ray.workers or "
+            "ray.cpus_per_worker"
+        )
+    return min(fits, config.sweep.concurrency or fits)
+
+
+def run_trials(
+    settings: TrialSettings,
+    searcher: Any,
+    scheduler: Any,
+    limits: Any,
+    records: TrialRecords,
+) -> None:
+    """Run what the searcher suggests until it has no more or a limit is reached.
+
+    The records say how each trial has ended.
+    """
+    import ray
+    from ray import tune
+
+    from pipeline.sweep.trial_reporter import TrialReporter
+
+    os.environ.update(_ENVIRONMENT)
+    config = settings.config
+
+    def has_finished(name: str) -> bool:
+        info = RunRecord(settings.storage, name).read()
+        return info is not None and info.status == "finished"
+
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, settings=settings.model_dump(mode="json")),
+        {"CPU": TRIAL_CPU},
+    )
+    reporter = TrialReporter(config.sweep.metric, records, has_finished, limits.stop_all)
+    with TemporaryDirectory(prefix="sweep-") as folder:  # Tune's own state, which is not read again
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                metric=config.sweep.metric,
+                mode=config.sweep.mode,
+                num_samples=-1,  # until the searcher has no more
+                max_concurrent_trials=concurrency(config, ray.cluster_resources()),
+                search_alg=searcher,
+                scheduler=scheduler,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=folder,
+                verbose=0,
+                stop=limits,
+                failure_config=tune.FailureConfig(max_failures=config.sweep.retries),
+                callbacks=[reporter],
+            ),
+        ).fit()
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["name"])

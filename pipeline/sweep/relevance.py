@@ -1,0 +1,101 @@
+"""Which fields of the configuration can change the score of a trial, and under which conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from model.options import ASSIGNER_OPTIONS, assigner_options, loss_default
+
+Values = Callable[[str], Any]
+"""Returns the value of a dotted field."""
+
+_NOT_SEARCHED = {
+    "sweep": "a sweep cannot search itself",
+    "tracking": "no score depends on it",
+    "registry": "no score depends on it",
+    "promote": "no score depends on it",
+    "ray": "no score depends on it, apart from rounding",
+    "evaluate": "it needs no training; the checkpoint of a trial can be evaluated with any value",
+    "train.seed": "the best of several seeds is luck, and not a setting",
+    "data.val": "all trials are compared on one set",
+    "data.test": "the test set must not influence the selection",
+    **dict.fromkeys(
+        (
+            "data.cache",
+            "data.cache_gib",
+            "data.loader_workers",
+            "data.max_bad_fraction",
+            "data.prefetch",
+            "data.retries",
+            "model.init_sha256",
+            "train.channels_last",
+            "train.checkpoint_every",
+            "train.checkpoint_minutes",
+            "train.checkpoint_steps",
+            "train.compile",
+            "train.keep_checkpoints",
+            "train.log_every",
+            "train.profile_steps",
+            "train.skip_non_finite",
+        ),
+        "no score depends on it",
+    ),
+}
+# Fields that only matter with some values of others: the others, and the test of their values.
+_CONDITIONS: dict[str, tuple[tuple[str, ...], Callable[[Values], bool]]] = {
+    "assign.sigma": (
+        ("assign.name", "assign.classify_to_localize"),
+        lambda value: bool(value("assign.classify_to_localize")),
+    ),
+    "loss.poly": (
+        ("assign.name", "loss.classification"),
+        lambda value: _loss(value, "classification") == "quality_focal",
+    ),
+    "loss.overlap_weight": (
+        ("assign.name", "loss.overlap"),
+        lambda value: _loss(value, "overlap") != "none",
+    ),
+    "data.size_steps": (("data.sizes",), lambda value: bool(value("data.sizes"))),
+    "data.zoom_out_max": (("data.zoom_out",), lambda value: value("data.zoom_out") > 0),
+    "train.lr_batch": (("train.lr_scaling",), lambda value: value("train.lr_scaling") != "none"),
+    "train.min_improvement": (("train.patience",), lambda value: value("train.patience") > 0),
+}
+
+
+def why_not_searched(field: str) -> str | None:
+    """Return why no sweep can search a field, or None if it can."""
+    return _NOT_SEARCHED.get(field) or _NOT_SEARCHED.get(field.partition(".")[0])
+
+
+def controls(field: str) -> tuple[str, ...]:
+    """Return the fields on which it depends whether this one matters."""
+    if field in _CONDITIONS:
+        return _CONDITIONS[field][0]
+    return ("assign.name",) if _is_option(field) else ()
+
+
+def matters(field: str, value: Values) -> bool:
+    """Return whether a score can depend on a field, given the values of its `controls`."""
+    name = field.partition(".")[2]
+    if _is_option(field) and name not in assigner_options(value("assign.name")):
+        return False
+    return field not in _CONDITIONS or _CONDITIONS[field][1](value)
+
+
+def explain_useless(field: str, assigners: Iterable[str]) -> str:
+    """Return why a field never matters with some assigners."""
+    name = field.partition(".")[2]
+    users = [who for who, options in ASSIGNER_OPTIONS.items() if name in options.declared()]
+    if _is_option(field) and not set(assigners) & set(users):
+        return f"not used by {', '.join(assigners)}; assigners that use it: {', '.join(users)}"
+    return f"it has no effect with these values of {', '.join(controls(field))}"
+
+
+def _is_option(field: str) -> bool:
+    return field.startswith("assign.") and field != "assign.name"
+
+
+def _loss(value: Values, option: str) -> Any:
+    given = value(f"loss.{option}")
+    return loss_default(option, value("assign.name")) if given is None else given

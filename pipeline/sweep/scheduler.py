@@ -1,0 +1,102 @@
+"""Which trials are stopped early, and when all of them are."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+from pipeline.config import Config
+from pipeline.sweep.trial_records import TrialRecords
+from pipeline.training.stop import StopSignal
+
+
+def grace_epochs(config: Config, steps_per_epoch: float) -> int:
+    """Return the epochs before ASHA may stop a trial.
+
+    Unless they are set, these are the warm-up and a share of the training, in which seeds differ
+    more than points.
+    """
+    if config.sweep.grace_epochs is not None:
+        return config.sweep.grace_epochs
+    warmup = config.train.warmup_steps / steps_per_epoch
+    return max(1, math.ceil(max(warmup, config.sweep.grace_share * config.train.epochs)))
+
+
+def build_scheduler(config: Config, steps_per_epoch: float, records: TrialRecords) -> Any:
+    """Return the scheduler of a sweep, which knows the scores in the records."""
+    if config.sweep.scheduler == "none":
+        return FIFOScheduler()
+    return _ResumableASHA(records, config, grace_epochs(config, steps_per_epoch))
+
+
+class _ResumableASHA(ASHAScheduler):
+    """ASHA over epochs that has seen the scores which a resumed sweep has recorded."""
+
+    def __init__(self, records: TrialRecords, config: Config, grace: int) -> None:
+        settings = config.sweep
+        super().__init__(
+            time_attr="epoch",
+            metric=settings.metric,
+            mode=settings.mode,
+            # No decision at the last epoch: a trial that reaches it is complete.
+            max_t=max(grace, math.ceil(config.train.epochs) - 1),
+            grace_period=grace,
+            reduction_factor=settings.reduction,
+            stop_last_trials=False,
+        )
+        self._metric_name, self._records = settings.metric, records
+        for record in records.all.values():
+            if record.state != "unfinished":
+                self._replay(record.name, _Ended(record.name))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Add a trial, with the scores it reported before the sweep was resumed."""
+        super().on_trial_add(tune_controller, trial)
+        self._replay(trial.config["name"], trial, add=False)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Accept the metric and mode that this scheduler has already."""
+        return True
+
+    def _replay(self, name: str, trial: Any, *, add: bool = True) -> None:
+        unused: Any = None  # the controller
+        if add:
+            super().on_trial_add(unused, trial)
+        for epoch, score in self._records.all[name].scores:
+            super().on_trial_result(unused, trial, {"epoch": epoch, self._metric_name: score})
+
+
+class _Ended:
+    """What ASHA needs of a trial that has ended."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+class Limits(tune.Stopper):
+    """Stops all trials when the sweep is stopped, or when its time or epochs are used up."""
+
+    def __init__(self, config: Config, records: TrialRecords, stop: StopSignal) -> None:
+        self._settings, self._records, self._stop = config.sweep, records, stop
+        self._began = time.monotonic()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: no trial is stopped alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether all trials end now."""
+        return self._stop.received.is_set() or self.reached() is not None
+
+    def reached(self) -> str | None:
+        """Return the limit that the sweep has reached, or None."""
+        hours, epochs = self._settings.max_hours, self._settings.max_epochs
+        if hours and time.monotonic() - self._began > 3600 * hours:
+            return f"sweep.max_hours {hours:g}"
+        if epochs and self._records.total_epochs() >= epochs:
+            return f"sweep.max_epochs {epochs:g}"
+        return None

@@ -1,0 +1,82 @@
+"""The trials of a sweep as they are stored: what a resumed sweep knows about them.
+
+Each trial is one document in the folder of the sweep. The state of Ray Tune is not read again: a
+resumed sweep gives the searcher and the scheduler the scores that the trials have reported.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.errors import UserError
+from pipeline.storage.document import Document, DocumentError
+from pipeline.storage.folder import Storage, join
+
+TrialState = Literal["unfinished", "finished", "stopped early", "failed"]
+FOLDER = "trials"
+
+
+class TrialRecord(Document):
+    """A point of the search space and what its training has reported."""
+
+    FORMAT_VERSION: ClassVar[int] = 1
+
+    name: str = Field(description="name of the trial, and of its run in the folder of the sweep")
+    params: dict[str, Any] = Field(description="searched values by dotted field")
+    state: TrialState = "unfinished"
+    scores: list[tuple[float, float]] = Field([], description="epoch and score of each evaluation")
+    error: str = Field("", description="why the trial failed")
+
+    @property
+    def epochs(self) -> float:
+        """Return the epochs trained up to the last evaluation."""
+        return max((epoch for epoch, _ in self.scores), default=0.0)
+
+    def best(self, mode: str) -> float | None:
+        """Return the best score, which is that of the selected checkpoint; None without one."""
+        choose = max if mode == "max" else min
+        return choose((score for _, score in self.scores), default=None)
+
+    def with_score(self, epoch: float, score: float) -> TrialRecord:
+        """Return the record with the score of one more evaluation.
+
+        A trial that was resumed may repeat an evaluation; the later score replaces the earlier one.
+        """
+        kept = [item for item in self.scores if item[0] < epoch]
+        return self.model_copy(update={"scores": [*kept, (epoch, score)]})
+
+
+class TrialRecords:
+    """The records of a sweep in its folder or at its URI, by name and in order."""
+
+    def __init__(self, uri: str) -> None:
+        self._files = Storage(join(uri, FOLDER))
+        self.all: dict[str, TrialRecord] = {}
+
+    def load(self) -> None:
+        """Read all records. Raises OSError, or UserError if one is damaged or of a newer format."""
+        for file in sorted(self._files.files(), key=lambda item: item.name):
+            if not re.fullmatch(r"t\d{4,}\.json", file.name):
+                continue
+            try:
+                record = TrialRecord.parse(self._files.read(file.name), file.name)
+            except DocumentError as error:
+                raise UserError(f"{self._files}: {error}") from None
+            self.all[record.name] = record
+
+    def next_name(self) -> str:
+        """Return the name of a new trial."""
+        return f"t{len(self.all) + 1:04d}"
+
+    def save(self, record: TrialRecord) -> None:
+        """Store the record of a trial. Raises OSError."""
+        self.all[record.name] = record
+        self._files.create()
+        self._files.write(f"{record.name}.json", record.encode())
+
+    def total_epochs(self) -> float:
+        """Return the epochs of all trials together."""
+        return sum(record.epochs for record in self.all.values())
