@@ -28,6 +28,19 @@ class Detections(NamedTuple):
     """(B, D) int64, padded by -1."""
 
 
+class Candidates(NamedTuple):
+    """What enters NMS, best first."""
+
+    boxes: Tensor
+    """(B, K, 4) pixels of the network's input, inside the image."""
+    scores: Tensor
+    """(B, K)"""
+    labels: Tensor
+    """(B, K) int64"""
+    valid: Tensor
+    """(B, K) of at least the score threshold, and not empty."""
+
+
 @torch.no_grad()
 def postprocess(
     deltas: Tensor,
@@ -46,22 +59,43 @@ def postprocess(
     enter NMS: within their class, or all together if `class_agnostic`. Equal scores are ordered by
     anchor, then class. Boxes that are empty inside the image are dropped.
     """
+    found = candidates(deltas, logits, anchors, image_size, score_threshold, max_candidates)
+    return suppress(found, nms_iou, max_detections, class_agnostic)
+
+
+@torch.no_grad()
+def candidates(
+    deltas: Tensor,
+    logits: Tensor,
+    anchors: Tensor,
+    image_size: int,
+    score_threshold: float,
+    max_candidates: int,
+) -> Candidates:
+    """Return the K best pairs of each image, the first half of `postprocess`."""
     # The best (anchor, class) pairs.
-    scores, pair = _candidates(logits, max_candidates)  # (B, K) each
+    scores, pair = _best_pairs(logits, max_candidates)  # (B, K) each
     anchor, labels = pair // logits.shape[-1], pair % logits.shape[-1]
     # Their boxes, clipped to the image.
     index = anchor.unsqueeze(-1).expand(-1, -1, 4)  # (B, K, 4)
     candidate_deltas = deltas.float().gather(1, index)  # (B, K, 4)
     boxes = decode(candidate_deltas, anchors.float()[anchor])  # (B, K, 4)
     boxes = boxes.nan_to_num(nan=0.0).clamp(0, image_size)
-    # NMS.
     not_empty = (boxes[..., 2:] > boxes[..., :2]).all(-1)  # (B, K)
-    groups = torch.zeros_like(labels) if class_agnostic else labels
-    keep = nms(boxes, groups, (scores >= score_threshold) & not_empty, nms_iou)  # (B, K)
-    return _compact(boxes, scores, labels, keep, max_detections)
+    return Candidates(boxes, scores, labels, (scores >= score_threshold) & not_empty)
 
 
-def _candidates(logits: Tensor, max_candidates: int) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def suppress(
+    found: Candidates, nms_iou: float, max_detections: int, class_agnostic: bool
+) -> Detections:
+    """Return the D best of the candidates (B, K) that survive NMS, the second half of it."""
+    groups = torch.zeros_like(found.labels) if class_agnostic else found.labels
+    keep = nms(found.boxes, groups, found.valid, nms_iou)  # (B, K)
+    return _compact(found.boxes, found.scores, found.labels, keep, max_detections)
+
+
+def _best_pairs(logits: Tensor, max_candidates: int) -> tuple[Tensor, Tensor]:
     """Return scores, best first, and flat (anchor, class) indices of K candidates, both (B, K)."""
     # Rank by logit: equal logits may differ in the last bit of their sigmoid, and large ones all
     # saturate at 1. Adding 0 turns -0 into 0.

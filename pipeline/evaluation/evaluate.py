@@ -142,7 +142,7 @@ def detect(
         # Clip to the image: with a letterbox the input shows more.
         limits = batch.sizes.repeat(1, 2).float().to(device)  # (B,4)
         boxes = torch.minimum(found.boxes * scale[:, None], limits[:, None])  # (B,D,4)
-        yield from zip(batch.samples, _to_images(boxes, found), strict=True)
+        yield from zip(batch.samples, to_images(boxes, found), strict=True)
 
 
 def infer(
@@ -169,8 +169,8 @@ def box_scale(sizes: Tensor, side: int) -> Tensor:
     return torch.cat([sizes, sizes], dim=1).float() / side
 
 
-def _to_images(boxes: Tensor, found: Detections) -> Iterator[ImageDetections]:
-    # Without the padding, whose labels are -1.
+def to_images(boxes: Tensor, found: Detections) -> Iterator[ImageDetections]:
+    """Yield the detections of each image, with ``boxes`` (B,D,4) and without the padding."""
     arrays = [value.cpu().numpy() for value in (boxes, found.scores, found.labels)]
     for box, scores, label in zip(*arrays, strict=True):
         kept = label >= 0

@@ -1,0 +1,1 @@
+"""Search of the settings of post-processing on cached predictions, without running a network."""
