@@ -7,6 +7,7 @@ Therefore this module computes the concurrency from the resources of a whole tri
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -26,9 +27,13 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     # With Tune's handler an interrupted sweep would count as finished.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # The records of the trials and MLflow have what these files would have.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+# Loggers of Tune that print tracebacks of trials, and what it has not found in its own files.
+_SILENCED = (
+    "ray.tune.analysis.experiment_analysis",
+    "ray.tune.execution.tune_controller",
+    "ray.tune.tune",
+)
 
 
 def concurrency(config: Config, resources: Mapping[str, float]) -> int:
@@ -65,6 +70,8 @@ def run_trials(
     from pipeline.sweep.trial_reporter import TrialReporter
 
     os.environ.update(_ENVIRONMENT)
+    for name in _SILENCED:  # failures are reported in one line each
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     config = settings.config
 
     def has_finished(name: str) -> bool:

@@ -53,6 +53,10 @@ class _ResumableASHA(ASHAScheduler):
             if record.state != "unfinished":
                 self._replay(record.name, _Ended(record.name))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave nothing in the pickle that Tune writes, which is not read again."""
+        return object, ()
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a trial, with the scores it reported before the sweep was resumed."""
         super().on_trial_add(tune_controller, trial)
@@ -83,6 +87,10 @@ class Limits(tune.Stopper):
     def __init__(self, config: Config, records: TrialRecords, stop: StopSignal) -> None:
         self._settings, self._records, self._stop = config.sweep, records, stop
         self._began = time.monotonic()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave nothing in the pickle that Tune writes, which is not read again."""
+        return object, ()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return False: no trial is stopped alone."""

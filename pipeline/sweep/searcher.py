@@ -60,6 +60,10 @@ class SpaceSearcher(Searcher):
         self._new = self._points()
         self._next: Params | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave nothing in the pickle that Tune writes, which is not read again."""
+        return object, ()
+
     def is_exhausted(self) -> bool:
         """Return whether no trial is left to start."""
         if not self._waiting and self._next is None:

@@ -33,6 +33,10 @@ class TrialReporter(Callback):
         self._metric, self._records = metric, records
         self._has_finished, self._is_ending = has_finished, is_ending
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave nothing in the pickle that Tune writes, which is not read again."""
+        return object, ()
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print the values that the trial tries."""
         record = self._of(trial)

@@ -204,13 +204,23 @@ def test_interrupted_sweep_is_resumed(folder: Path) -> None:
     ) as sweep:
         assert sweep.stderr is not None
         lines = iter(sweep.stderr)
-        assert any("step 2: val ap" in line for line in lines)  # the first of 12 epochs
+        assert any("step 8: val ap" in line for line in lines)  # after 4 of 12 epochs
         sweep.send_signal(signal.SIGINT)
         *_, last = lines
     assert last == "interrupted; to resume, run the same command with --run search\n"
     assert sweep.returncode == 130
-    (trial,) = results(run(folder, "tune", *arguments))["trials"]
+    done = run(folder, "tune", *arguments)
+    (trial,) = results(done)["trials"]
     assert (trial["epochs"], trial["status"]) == (12.0, "finished")
+    lines = plain_lines(done.stderr)
+    assert any("resuming after step" in line for line in lines)
+    assert not any("step 2: val ap" in line for line in lines)  # trained before, and not again
+    # A finished sweep is extended by more trials only.
+    again = run(folder, "tune", *arguments)
+    assert again.returncode == 2 and "raise sweep.trials to extend it" in again.stderr
+    more = results(run(folder, "tune", *arguments, "--sweep.trials", "2"))["trials"]
+    assert {row["name"] for row in more} == {"t0001", "t0002"}
+    assert trial in more
 
 
 @pytest.mark.integration
@@ -236,3 +246,35 @@ def test_sweep_writes_a_recipe_that_trains(folder: Path) -> None:
         run(folder, "train", "--config", figures["best_yaml"], "--ray.enabled", "false")
     )
     assert "val/ap" in trained["metrics"]
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_trial_that_fails_is_named_and_tried_again(folder: Path) -> None:
+    """A point that the network cannot train with: the others end, and the sweep has failed."""
+    data = ("--data.train", "shards/shapes-train", "--data.val", "shards/shapes-val")
+    recipe = {
+        "model": {"image_size": 64},
+        "train": {"epochs": 2, "warmup_steps": 1},
+        "data": {"loader_workers": 0},
+        "ray": {"cpus_per_worker": 0.5},
+        "sweep": {
+            "searcher": "grid",
+            "retries": 1,
+            "scheduler": "none",
+            "space": {"train.lr": {"grid": [0.01, 1e30]}},
+        },
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = run(folder, "tune", "--config", "recipe.yaml", *data, "--run", "search")
+    assert done.returncode == 1
+    lines = plain_lines(done.stderr)
+    assert "1 of 2 trials failed, the first: t0002: " in lines[-1]
+    assert "search/best.yaml is the best of the others" in lines[-1]
+    assert sum(line.startswith("trial t0002 starts") for line in lines) == 2
+    assert not any("Traceback" in line for line in lines)
+    best = yaml.safe_load((folder / "runs" / "search" / "best.yaml").read_text())
+    assert best["train"]["lr"] == 0.01
+    again = run(folder, "tune", "--config", "recipe.yaml", *data, "--run", "search")
+    assert again.returncode == 1
+    assert not any(line.startswith("trial t0001") for line in plain_lines(again.stderr))
