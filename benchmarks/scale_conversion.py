@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.conversion import convert, near_duplicates
+from pipeline.data.conversion.checks.counts import ObjectCounts
 from pipeline.data.conversion.image_hashes import ImageHashes
 from pipeline.data.conversion.shard_task import RESULT_FILE, ShardResult, ShardTask, WrittenShard
 from pipeline.data.shards.manifest import Shard
@@ -107,6 +108,7 @@ def _write_result(task: ShardTask, tick: Any) -> WrittenShard:
         shard=Shard(name="shard-000000.tar", samples=len(names), bytes=1, sha256="0" * 64),
         boxes_per_label={0: len(names)},
         samples_without_objects=0,
+        counts=ObjectCounts(),
         problems=[
             Problem(file=name, kind="box clipped", reason="reaches outside the image")
             for name in names[::IMAGES_PER_PROBLEM]

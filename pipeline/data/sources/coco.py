@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.coco_file.categories import read_categories, report_group
 from pipeline.data.sources.coco_file.objects import AnnotationReader
+from pipeline.data.sources.coco_file.siblings import names_listed_beside
 from pipeline.data.sources.coco_file.tree import Row, read_tree
 from pipeline.data.sources.files import FileError, Files, open_files, relative_name
 from pipeline.data.sources.paths import IMAGE_SUFFIXES
@@ -49,7 +50,7 @@ def coco_source(images: Path, annotations: Path) -> Source:
     listing = _Listing(tree["images"], files, paths, annotations.name)
     reader = AnnotationReader(categories.names, listing.file_by_id, annotations.name)
     objects = reader.read(tree["annotations"])
-    problems += [*reader.problems, *listing.unused_pictures()]
+    problems += [*reader.problems, *listing.unused_pictures(annotations)]
     report_group(tree["categories"], reader.used_categories, annotations, problems)
     return Source(
         kind="coco",
@@ -160,14 +161,23 @@ class _Listing:
         problem = Problem(file=name, kind="image skipped", reason=reason)
         return ParsedImage(Record(key, name, None, name, objects=objects, problems=[problem]))
 
-    def unused_pictures(self) -> Iterator[Problem]:
-        """Yield the pictures that are not listed; one problem for a folder without listed ones."""
+    def unused_pictures(self, annotations: Path) -> Iterator[Problem]:
+        """Yield the pictures that are not listed, here or in an annotation file beside this one.
+
+        A folder without listed pictures is one problem.
+        """
         used = {name.rpartition("/")[0] for name in self.first_id if name in self.files}
         others: dict[str, list[str]] = defaultdict(list)
-        for name in self.files:
-            if name in self.first_id or not name.lower().endswith(IMAGE_SUFFIXES):
+        unused = [
+            name
+            for name in self.files
+            if name not in self.first_id and name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+        elsewhere = names_listed_beside(annotations) if unused else set()
+        for name in unused:
+            folder, _, last = name.rpartition("/")
+            if last in elsewhere:
                 continue
-            folder = name.rpartition("/")[0]
             if folder in used:
                 reason = f"a picture that {self.file} does not list"
                 yield Problem(file=name, kind="file unused", reason=reason)

@@ -18,12 +18,10 @@ def read_id(value: Any) -> str | None:
 
     None for what is not an id: null, true, lists, objects, fractions and empty text.
     """
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else str(value)
     if isinstance(value, str):
         return value if value.strip() else None
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return str(value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return None
@@ -52,7 +50,9 @@ def read_number(value: Any) -> float | None:
 
     None for everything else, such as null, true and "wide".
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, float):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     try:
         return float(value)

@@ -45,7 +45,8 @@ class AnnotationReader:
         key = _key(row, "category_id")
         self.used_categories.add(key)
         if key not in self.names:
-            raise ValueError(f"unknown category {_shown(key)}")
+            hint = ", which is a name; the id is needed" if key in self.names.values() else ""
+            raise ValueError(f"unknown category {_shown(key)}{hint}")
         return self.names[key]
 
     def _image_id(self, row: Row) -> str:
@@ -74,12 +75,11 @@ class AnnotationReader:
             bbox = row["segmentation"]
         if bbox is None or bbox == []:
             raise ValueError("no bbox and no outline that can be read")
-        values = [read_number(value) for value in bbox] if isinstance(bbox, list) else []
-        numbers = [value for value in values if value is not None]
-        if len(numbers) != 4 or len(values) != 4:
-            raise ValueError(f"bbox is not four numbers: {_shown(bbox)}")
-        x, y, width, height = numbers
-        return x, y, width, height
+        if isinstance(bbox, list) and len(bbox) == 4:
+            x, y, width, height = map(read_number, bbox)
+            if x is not None and y is not None and width is not None and height is not None:
+                return x, y, width, height
+        raise ValueError(f"bbox is not four numbers: {_shown(bbox)}")
 
     def _report_all(self) -> None:
         def report(kind: Any, reason: str) -> None:

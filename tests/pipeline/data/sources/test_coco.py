@@ -67,6 +67,10 @@ def test_rounding_at_the_border_is_clipped_silently(coco, convert_coco):
         ({"bbox": None}, "instances.json: box dropped: annotation 3: "),
         ({}, "instances.json: box dropped: annotation 3: no bbox"),
         ({"bbox": [1, 1, 2, 2], "category_id": 5}, "annotation 3: unknown category 5"),
+        (
+            {"bbox": [1, 1, 2, 2], "category_id": "brush"},
+            "unknown category brush, which is a name; the id is needed",
+        ),
         ({"bbox": [1, 1, 2, 2], "image_id": 8}, "annotation 3: image 8 is not listed"),
     ],
 )
@@ -429,6 +433,14 @@ def test_pictures_that_are_not_listed_are_reported(coco, convert_coco, tmp_path,
     ]
     with pytest.raises(UserError, match="--strict rejects 2 problems"):
         convert_coco(images, file, strict=True, overwrite=True)
+    # Other files beside this one may list pictures of the same folder.
+    listed = [{"file_name": "data\\two.jpg"}, {"file_name": "b.png"}, {"file_name": "\u00e9.jpg"}]
+    (file.parent / "val.json").write_text(json.dumps({"images": listed}, indent=1))
+    (file.parent / "broken.json").write_text('{"file_name": "\\x", "file_name')
+    convert_coco(images, file, overwrite=True)
+    assert lines(tmp_path / "out") == [
+        "more: file unused: instances.json lists none of its 1 pictures, such as more/a.png"
+    ]
 
 
 @pytest.mark.parametrize(
