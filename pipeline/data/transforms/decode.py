@@ -25,6 +25,7 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DEPTHS = (8, 10, 12, 14, 16, 24, 31)
 # Values that differ by less than this share of their scale are stretched to the whole of it.
 MIN_USED_SHARE = 1 / 16
+MAX_FRACTION = 1.1  # resizing leads a little above 1
 # How files begin that are often named like pictures, at an offset, and what they are.
 SIGNATURES = (
     (4, b"ftyphei", "HEIC"),
@@ -201,7 +202,7 @@ def _scale_to_bytes(values: np.ndarray) -> Decoded:
         values = np.where(finite, values, values[finite].min() if finite.any() else 0)
     low, high = values.min().item(), values.max().item()
     bits = next((bits for bits in DEPTHS if high < 2**bits), DEPTHS[-1])
-    unit = fractional and high <= 1
+    unit = fractional and high <= MAX_FRACTION
     if low < high and (low < 0 or high - low < MIN_USED_SHARE * (1 if unit else 2**bits)):
         pixels = np.rint((values.astype(np.float64) - low) * (255 / (high - low)))
         return Decoded(pixels.astype(np.uint8), [f"values of {low:g} to {high:g} stretched"])

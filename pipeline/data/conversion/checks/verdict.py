@@ -108,8 +108,8 @@ def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
         )
     if counts.zero_corners:
         yield (
-            f"the corners look 0-based: {counts.zero_corners} of {counts.boxes} boxes begin at 0, "
-            "where the first pixel is 1; these are cut, and all others may be shifted by a pixel; "
+            f"the corners look 0-based: {counts.zero_corners} of {counts.boxes} boxes begin before "
+            "1, the first pixel; these are cut, and all others may be shifted by a pixel; "
             "--corners-from 0 reads them as 0-based"
         )
     if counts.outside <= SUSPICIOUS_SHARE * counts.boxes:

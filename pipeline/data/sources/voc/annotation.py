@@ -92,9 +92,9 @@ def _add_object(found: Annotation, item: Element, title: str, file: str, first: 
         shown = _text(item, "difficult")[:40]
         reason = f"{title}: difficult is {shown!r}, neither true nor false; read as false"
         found.problems.append(Problem(file=file, kind="repaired", reason=reason))
-    if first - 1 in (x1, y1):
+    if first == 1 and (0 <= x1 < 1 or 0 <= y1 < 1):
         found.zero_corners += 1
-        x1, y1 = (first if corner == first - 1 else corner for corner in (x1, y1))
+        x1, y1 = (1 if 0 <= corner < 1 else corner for corner in (x1, y1))
     box = x1 - first, y1 - first, x2 - first + 1, y2 - first + 1
     found.objects.append(Object(name, box, difficult=bool(difficult)))
 

@@ -461,19 +461,22 @@ def test_difficult_of_neither_value_is_reported(voc, convert_voc):
 
 def test_zero_based_corners_are_reported_once(voc, convert_voc):
     voc.add("a", [("cat", 0, 0, 9, 9), ("cat", 5, 0, 9, 9)])
-    voc.add("b", [("cat", 0, 5, 39, 29)])
+    voc.add("b", [("cat", 0, 5, 39, 29), ("cat", 9, 0.25, 39.5, 29)])
     samples, problems = convert_voc()
     assert samples["a"].boxes == [(0, 0, 9, 9), (4, 0, 9, 9)]
-    assert problems.startswith("voc: suspicious: the corners look 0-based: 3 of 3 boxes begin at 0")
+    assert samples["b"].boxes == [(0, 4, 39, 29), (8, 0, 39.5, 29)]
+    assert problems.startswith(
+        "voc: suspicious: the corners look 0-based: 4 of 4 boxes begin before 1"
+    )
     assert problems.count("\n") == 0 and "--corners-from 0" in problems
 
 
 def test_corners_may_be_zero_based(voc, tmp_path, convert_source):
-    voc.add("a", [("cat", 0, 0, 39, 29), ("cat", 20, 9, 4, 4)])
+    voc.add("a", [("cat", 0, 0, 39, 29), ("cat", 20, 9, 4, 4), ("cat", -1, 3, 9, 9)])
     convert_source(voc_source(voc.root, "train", corners_from=0), tmp_path / "out")
-    shards = ShardSet(tmp_path / "out")
-    assert Sample.from_json(shards.read(0).json).boxes == [(0, 0, 40, 30), (4, 4, 21, 10)]
-    assert [p.kind for p in read_problems(tmp_path / "out")] == ["repaired"]
+    boxes = Sample.from_json(ShardSet(tmp_path / "out").read(0).json).boxes
+    assert boxes == [(0, 0, 40, 30), (4, 4, 21, 10), (0, 3, 10, 10)]
+    assert [p.kind for p in read_problems(tmp_path / "out")] == ["repaired", "box clipped"]
 
 
 def test_two_data_sets_below_one_root_raise(voc, convert_voc, tmp_path):

@@ -102,6 +102,12 @@ def test_values_in_a_small_part_of_their_scale_are_stretched(values):
     assert abs(decoded.pixels[:, :, 0] - (GREY - 16) / 159 * 255).max() <= 3
 
 
+def test_fractions_may_be_a_little_above_one():
+    values = np.array([[0, 0.5, 1, 1.04]], np.float32)
+    decoded = decode_with_notes(save(Image.fromarray(values), "TIFF"))
+    assert decoded.pixels[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
 def test_values_that_are_not_finite_do_not_hide_the_others():
     values = (GREY / 255).astype(np.float32)
     values[0, :3] = np.nan, np.inf, -np.inf
