@@ -110,14 +110,14 @@ def unused_label_files(
         for name in (label_path(image), *_other_paths(image)):
             left.pop(fold(name), None)
     for name in left.values():
-        count = count_objects(files, name)
+        count = _count_objects(files, name)
         if count is not None:
             stem = PurePosixPath(name).stem
             reason = f"no image {stem} with a known suffix beside it or in its folder of images"
             yield Problem(file=name, kind="file unused", reason=reason, objects=count)
 
 
-def count_objects(files: Files, name: str) -> int | None:
+def _count_objects(files: Files, name: str) -> int | None:
     """Return the number of lines of a label file; None if it has other content."""
     try:
         lines = files.read_bytes(name).decode("utf-8-sig").splitlines()

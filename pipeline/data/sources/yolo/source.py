@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import FileError, Files, open_files
-from pipeline.data.sources.paths import UNREADABLE_SUFFIXES
 from pipeline.data.sources.record import (
     Images,
-    ParsedImage,
-    Record,
     Source,
     SourceImage,
     skipped_image,
@@ -20,7 +16,6 @@ from pipeline.data.sources.yolo.description import YAML_SUFFIXES, Description, f
 from pipeline.data.sources.yolo.keypoints import find_keypoints
 from pipeline.data.sources.yolo.label_files import (
     LabelFiles,
-    count_objects,
     label_path,
     unused_label_files,
 )
@@ -109,9 +104,6 @@ def _source_images(
             yield skipped_image(image, image, images.missing[image])
             continue
         stem, label_name = PurePosixPath(image).with_suffix("").as_posix(), labels.get(image)
-        if image.lower().endswith(UNREADABLE_SUFFIXES):
-            yield _unreadable(files, stem, image, label_name)
-            continue
         try:
             file = files.file(image)
             text = files.file(label_name) if label_name else None
@@ -119,11 +111,3 @@ def _source_images(
             yield skipped_image(image, image, f"{error} in {files.location}")
             continue
         yield YoloImage(stem, image, file, label_name or label_path(image), text, table, keypoints)
-
-
-def _unreadable(files: Files, image_id: str, image: str, labels: str | None) -> SourceImage:
-    suffix = PurePosixPath(image).suffix
-    reason = f"{suffix} images are not read; convert it to JPEG or PNG"
-    count = (count_objects(files, labels) if labels else None) or 0
-    problem = Problem(file=image, kind="image skipped", reason=reason, objects=count)
-    return ParsedImage(Record(image_id, image, None, image, problems=[problem]))
