@@ -22,7 +22,7 @@ from pipeline.data.shards.manifest import load_manifest, write_manifest
 from pipeline.data.shards.reader import ShardSet
 from pipeline.errors import UserError
 
-JPEG = simplejpeg.encode_jpeg(np.full((120, 160, 3), 90, np.uint8))
+JPEG = simplejpeg.encode_jpeg(np.arange(120 * 160 * 3, dtype=np.uint8).reshape(120, 160, 3))
 SHAPES = ["--source", "shapes", "--count", "3", "--size", "64"]
 
 
