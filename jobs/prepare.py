@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.data.conversion.convert import StagedShardSet
     from pipeline.data.conversion.image_hashes import ImageHashes
-    from pipeline.data.shards.manifest import Manifest
+    from pipeline.data.shards.manifest import Manifest, Tiling
     from pipeline.data.shards.problems import Problem
     from pipeline.data.sources.record import Source
 
@@ -52,6 +52,7 @@ DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train", "corners_fro
 SHARD_SAMPLES, SHARD_MIB = 10_000, 48
 # A set of at least so many bytes in fewer shards than this gets a hint.
 FEW_SHARDS, LARGE_SET_BYTES = 8, 64 * 2**20
+DEFAULT_OVERLAP = 0.2
 MAX_SEED = 2**31 - 1  # as for train.seed
 
 
@@ -161,6 +162,23 @@ def _parser() -> argparse.ArgumentParser:
         help="rename a class; the name of another class merges both; before --classes; may be "
         "repeated",
     )
+    add(
+        "--tile",
+        type=_tile_size,
+        metavar="PX",
+        help="cut images that are larger into tiles of this side, in pixels",
+    )
+    add(
+        "--overlap",
+        type=_overlap,
+        metavar="F",
+        help=f"of neighbouring tiles, as a part of their side (default: {DEFAULT_OVERLAP})",
+    )
+    add(
+        "--empty-tiles",
+        choices=("all", "none"),
+        help="which of the tiles without objects to keep (default: all)",
+    )
     add("--name", help="name of the data set (default: from the source)")
     add("--strict", action="store_true", help="write nothing if there is any problem but notes")
     add(
@@ -211,6 +229,9 @@ def _check_options(options: argparse.Namespace) -> None:
         if getattr(options, other) is not None:
             option = other.replace("_", "-")
             raise UserError(f"--{option} cannot be used with --source {kind}")
+    for name in ("overlap", "empty_tiles"):
+        if options.tile is None and getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} has no effect without --tile")
     if options.allow and not options.strict:
         raise UserError("--allow has no effect without --strict")
     kinds = get_args(ProblemKind)
@@ -273,6 +294,15 @@ def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
     return shapes_source(*(_value(options, name) for name in ("count", "split", "size", "seed")))
 
 
+def _tiling(options: argparse.Namespace) -> Tiling | None:
+    from pipeline.data.shards.manifest import Tiling
+
+    if options.tile is None:
+        return None
+    overlap = DEFAULT_OVERLAP if options.overlap is None else options.overlap
+    return Tiling(size=options.tile, overlap=overlap, empty=options.empty_tiles or "all")
+
+
 def _stage(
     options: argparse.Namespace, source: Source, classes: list[str], others: list[ImageHashes]
 ) -> list[StagedShardSet]:
@@ -313,6 +343,7 @@ def _stage(
                 strict=options.strict,
                 allowed=options.allow,
                 renamed=dict(options.rename),
+                tiling=_tiling(options),
                 shard_samples=options.shard_samples,
                 shard_bytes=options.shard_mib * 2**20,
                 workers=options.workers,
@@ -436,6 +467,19 @@ def _ratio(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+
+
+def _overlap(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 0.9:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 0.9")
+
+
+def _tile_size(text: str) -> int:
+    if not text.isdecimal() or int(text) < 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 32")
+    return int(text)
 
 
 def _positive(text: str) -> int:

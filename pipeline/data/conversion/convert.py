@@ -21,7 +21,7 @@ from pipeline.data.conversion.image_hashes import ImageHashes
 from pipeline.data.conversion.near_duplicates import find_near_duplicates
 from pipeline.data.conversion.shard_task import ShardResult, plan_shards
 from pipeline.data.conversion.staging import Staging, open_staging
-from pipeline.data.shards.manifest import Manifest
+from pipeline.data.shards.manifest import Manifest, Tiling
 from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS, Problem, ProblemWriter
 from pipeline.data.shards.shard_table import ShardTable
 from pipeline.data.sources.record import SourceImage
@@ -49,6 +49,7 @@ class ConversionOptions(TypedDict, total=False):
     strict: bool
     allowed: Collection[str]
     renamed: dict[str, str]
+    tiling: Tiling | None
     shard_samples: int
     shard_bytes: int
     workers: int
@@ -111,6 +112,7 @@ def stage_shard_set(
     strict: bool = False,
     allowed: Collection[str] = (),
     renamed: dict[str, str] | None = None,
+    tiling: Tiling | None = None,
     shard_samples: int = MAX_SHARD_SAMPLES,
     shard_bytes: int = MAX_SHARD_BYTES,
     workers: int = 1,
@@ -122,10 +124,10 @@ def stage_shard_set(
     means Ray; the bytes are the same. Images that look like those of ``others`` are reported as
     leaks. An existing set is replaced only with ``overwrite``, and only when the new one is
     complete. An interrupted conversion leaves its finished shards in a subfolder of ``out``; the
-    same call reuses them. ``renamed`` is recorded: new names of classes of the source. Raises
-    SourceRejected if no image or no object is usable or, with ``strict``, if there is any problem
-    that is not harmless and not of the kinds ``allowed``, and UserError for all other errors, such
-    as an ``out`` in use.
+    same call reuses them. ``renamed`` is recorded: new names of classes of the source. With
+    ``tiling``, images larger than a tile become several samples. Raises SourceRejected if no image
+    or no object is usable or, with ``strict``, if there is any problem that is not harmless and not
+    of the kinds ``allowed``, and UserError for all other errors, such as an ``out`` in use.
     """
     staging = open_staging(out)
     staging.check(overwrite)
@@ -138,7 +140,7 @@ def stage_shard_set(
                 summary = _Summary(classes, staging.work, f"{name} {split}")
                 summary.problems.add(problems)
                 tasks = plan_shards(
-                    images, classes, staging.shard_folder, shard_samples, shard_bytes
+                    images, classes, staging.shard_folder, shard_samples, shard_bytes, tiling
                 )
                 for number, written in enumerate(run_tasks(tasks, workers, progress)):
                     summary.add(number, written.read())
@@ -146,7 +148,9 @@ def stage_shard_set(
                 summary.problems.add(find_near_duplicates(summary.hashes, others))
                 summary.check_whole_source(name)
                 summary.problems.close()
-                manifest = summary.manifest(name, split, source, category_ids, renamed or {})
+                manifest = summary.manifest(
+                    name, split, source, category_ids, renamed or {}, tiling
+                )
                 _check_usable(manifest, summary, strict, {*HARMLESS_KINDS, *allowed})
                 staging.store(manifest)
         except SourceRejected:
@@ -164,7 +168,7 @@ class _Summary:
         self.problems = ProblemWriter(work / PROBLEMS)
         self.hashes = ImageHashes(title, work)
         self.shards, self.numbers = ShardTable(), array("q")
-        self._samples_without_objects = 0
+        self._samples = self._samples_without_objects = 0
         self._boxes: Counter[int] = Counter()  # by label
         self.counts = ObjectCounts()
         self._content = hashlib.sha256("\n".join(classes).encode())
@@ -175,6 +179,7 @@ class _Summary:
         self.hashes.extend(result.file_names, list(map(bytes.fromhex, result.image_hashes)))
         self._boxes.update(result.boxes_per_label)
         self.counts.update(result.counts)
+        self._samples += len(result.content_hashes)
         self._samples_without_objects += result.samples_without_objects
         for sample in result.content_hashes:
             self._content.update(bytes.fromhex(sample))
@@ -202,6 +207,7 @@ class _Summary:
         source: str,
         category_ids: list[int] | None,
         renamed: dict[str, str],
+        tiling: Tiling | None,
     ) -> Manifest:
         """Return the manifest of the shards."""
         return Manifest(
@@ -211,7 +217,7 @@ class _Summary:
             fingerprint=self._content.hexdigest(),
             classes=self.classes,
             category_ids=category_ids,
-            samples=len(self.hashes),
+            samples=self._samples,
             samples_without_objects=self._samples_without_objects,
             boxes=sum(self._boxes.values()),
             boxes_per_class=self.boxes_per_class,
@@ -221,6 +227,7 @@ class _Summary:
             excluded_boxes=dict(sorted(self.counts.excluded.items())),
             crowd_boxes=self.counts.crowd,
             renamed=renamed,
+            tiling=tiling,
         )
 
 

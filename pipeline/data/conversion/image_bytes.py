@@ -75,13 +75,13 @@ def prepare_image(data: bytes, file_name: str, *, upright: bool = False) -> Stor
     extension, exif_orientation = image_format(data), orientation(data)
     if upright and exif_orientation != 1:
         pixels = turn_upright(pixels, exif_orientation)
-        data = _encode(pixels, extension)
+        data = encode_image(pixels, extension)
         notes.append(f"turned upright by its EXIF orientation {exif_orientation}")
     elif exif_orientation != 1:
-        data = _remove_exif(data) if extension == "jpg" else _encode(pixels, extension)
+        data = _remove_exif(data) if extension == "jpg" else encode_image(pixels, extension)
         notes.append(f"EXIF orientation {exif_orientation} removed; pixels are as stored")
     elif extension is None:
-        data = _encode(pixels, None)
+        data = encode_image(pixels, None)
         notes.append("not JPEG or PNG; stored as PNG")
     if extension and not _has_suffix_of(file_name, extension):
         notes.append(f"content is {extension.upper()}; stored as .{extension}")
@@ -108,7 +108,8 @@ def _has_suffix_of(file_name: str, extension: str) -> bool:
     return suffix == extension or (suffix in ("jpeg", "jpe", "jfif") and extension == "jpg")
 
 
-def _encode(pixels: np.ndarray, extension: str | None) -> bytes:
+def encode_image(pixels: np.ndarray, extension: str | None) -> bytes:
+    """Return pixels (H,W,3) as JPEG of high quality for ``jpg``, else as PNG."""
     if extension == "jpg":
         return bytes(simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444"))
     out = io.BytesIO()

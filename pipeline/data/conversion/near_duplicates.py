@@ -19,6 +19,7 @@ from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample, SampleError
 from pipeline.data.transforms.decode import ImageError, decode_image
+from pipeline.errors import UserError
 from pipeline.progress import Progress
 
 GRID = 8
@@ -49,6 +50,10 @@ def image_hash(pixels: np.ndarray) -> bytes:
 def hash_shard_set(uri: str) -> ImageHashes:
     """Decode and hash all images of a shard set, without unreadable ones. Raises UserError."""
     shards = ShardSet(uri)
+    if shards.manifest.tiling:
+        raise UserError(
+            f"--compare-with {uri}: its samples are tiles; compare with a set of whole pictures"
+        )
     found = ImageHashes(f"{shards.manifest.name} {shards.manifest.split}")
     progress = Progress(f"hashing {uri}", len(shards))
     for index in range(len(shards)):

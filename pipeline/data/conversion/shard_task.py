@@ -18,8 +18,9 @@ from typing import ClassVar
 
 from pipeline.data.conversion.checks.counts import ObjectCounts
 from pipeline.data.conversion.image_ids import ImageIds
+from pipeline.data.conversion.tiles import MAX_TILES, Piece, cut_tiles
 from pipeline.data.conversion.validate import validate_record
-from pipeline.data.shards.manifest import Shard
+from pipeline.data.shards.manifest import Shard, Tiling
 from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.tar import INDEX_ROW_BYTES, TarError, sample_index
 from pipeline.data.shards.writer import ShardWriter, index_path
@@ -46,9 +47,9 @@ class ShardResult(Document):
     samples_without_objects: int
     counts: ObjectCounts
     problems: list[Problem]
-    file_names: list[str]
-    image_hashes: list[str]  # of each image, in hex, by which near duplicates are found
-    content_hashes: list[str]  # of each image: sha256 of its bytes and of its JSON, in hex
+    file_names: list[str]  # of each picture, also if it is cut into tiles
+    image_hashes: list[str]  # of each picture, in hex, by which near duplicates are found
+    content_hashes: list[str]  # of each sample: sha256 of its image and of its JSON, in hex
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,13 @@ class ShardTask:
     first_key: int
     classes: tuple[str, ...]
     images: list[SourceImage]
+    tiling: Tiling | None = None
 
     def input_hash(self) -> str:
         """Return a hash of everything that the bytes of the shard depend on."""
         digest = hashlib.sha256(repr((CONVERSION_VERSION, self.first_key, self.classes)).encode())
+        if self.tiling:
+            digest.update(repr(self.tiling).encode())
         for image in self.images:
             digest.update(repr(image).encode())
         return digest.hexdigest()
@@ -122,7 +126,7 @@ class ShardTask:
         """Write the shard, its index and the record of its result into an empty folder."""
         labels = {name: number for number, name in enumerate(self.classes)}
         # The limits were applied when the task was planned.
-        writer = ShardWriter(folder, len(self.images), 2**62, self.first_key)
+        writer = ShardWriter(folder, 2**62, 2**62, self.first_key)
         boxes: Counter[int] = Counter()
         counts = ObjectCounts()
         without_objects = 0
@@ -131,17 +135,26 @@ class ShardTask:
         image_hashes: list[str] = []
         content_hashes: list[str] = []
         for source_image in self.images:
+            crowd_before = counts.crowd
             image, sample, found = validate_record(source_image.read_record(), labels, counts)
             problems += found
             if image and sample:
-                json = sample.to_json()
-                writer.add(image.extension, image.data, json)
-                boxes.update(sample.labels)
-                without_objects += not sample.boxes
-                file_names.append(sample.file_name)
-                image_hashes.append(image.image_hash.hex())
-                content = hashlib.sha256(image.data).digest() + hashlib.sha256(json).digest()
-                content_hashes.append(content.hex())
+                pieces: Iterable[Piece] = [Piece(image.extension, image.data, sample)]
+                if self.tiling:
+                    counts.crowd = crowd_before  # of the tiles instead of the picture
+                    pieces = cut_tiles(image, sample, self.tiling, problems)
+                samples_before = writer.samples
+                for extension, data, piece in pieces:
+                    json = piece.to_json()
+                    writer.add(extension, data, json)
+                    boxes.update(piece.labels)
+                    without_objects += not piece.boxes
+                    counts.crowd += sum(piece.crowd) if self.tiling else 0
+                    content = hashlib.sha256(data).digest() + hashlib.sha256(json).digest()
+                    content_hashes.append(content.hex())
+                if writer.samples > samples_before:
+                    file_names.append(sample.file_name)
+                    image_hashes.append(image.image_hash.hex())
             tick()
         result = ShardResult(
             input_hash=self.input_hash(),
@@ -189,23 +202,26 @@ def plan_shards(
     folder: Callable[[int], str],
     max_samples: int,
     max_bytes: int,
+    tiling: Tiling | None = None,
 ) -> Iterator[ShardTask]:
-    """Cut the stream of images into shards of limited samples and about limited bytes.
+    """Cut the stream of images into shards of limited images and about limited bytes.
 
-    ``folder`` gives the folder of each task by its number.
+    ``folder`` gives the folder of each task by its number. With ``tiling`` the bytes are those of
+    the whole pictures, and keys leave room for the tiles of each.
     """
+    keys = MAX_TILES if tiling else 1
     names = tuple(classes)
     group: list[SourceImage] = []
     number = count = size = 0
     for image in skip_duplicate_ids(images):
         full = len(group) >= max_samples or size + image.estimated_bytes > max_bytes
         if group and full:
-            yield ShardTask(folder(number), count - len(group), names, group)
+            yield ShardTask(folder(number), keys * (count - len(group)), names, group, tiling)
             group, number, size = [], number + 1, 0
         group.append(image)
         count, size = count + 1, size + image.estimated_bytes
     if group:
-        yield ShardTask(folder(number), count - len(group), names, group)
+        yield ShardTask(folder(number), keys * (count - len(group)), names, group, tiling)
 
 
 def skip_duplicate_ids(images: Iterable[SourceImage]) -> Iterator[SourceImage]:

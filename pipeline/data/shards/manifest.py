@@ -13,11 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import unquote, urlparse
 
 import numpy as np
-from pydantic import Field, PlainSerializer, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WrapValidator,
+    model_validator,
+)
 
 from pipeline.data.shards.problems import (
     PROBLEMS,
@@ -46,6 +53,18 @@ Shards = Annotated[
 ]
 
 
+class Tiling(BaseModel):
+    """How pictures were cut into tiles before they became samples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(ge=32, description="side of a tile, in pixels")
+    overlap: float = Field(ge=0, le=0.9, description="of neighbouring tiles, as a part of the side")
+    empty: Literal["all", "none"] = Field(
+        default="all", description="which of the tiles without objects are kept"
+    )
+
+
 class Manifest(Document):
     """A shard set. Labels index ``classes``; ``fingerprint`` identifies the source's content.
 
@@ -71,6 +90,7 @@ class Manifest(Document):
     excluded_boxes: dict[str, int] = Field(default_factory=dict)  # of classes that were not chosen
     crowd_boxes: int = 0  # of the boxes: regions that training ignores
     renamed: dict[str, str] = Field(default_factory=dict)  # classes of the source, to new names
+    tiling: Tiling | None = None  # None: samples are whole pictures
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Manifest:

@@ -19,6 +19,16 @@ class SampleError(ValueError):
     """Data that is not a valid sample; the message says why."""
 
 
+class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Where a sample was cut from: id and size of the picture, and the top left corner in it."""
+
+    image_id: str
+    x: int
+    y: int
+    width: Side
+    height: Side
+
+
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Size and objects of one image.
 
@@ -36,6 +46,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     difficult: list[bool]
     crowd: list[bool]
     area: list[float]
+    tile: Tile | None = None  # None: the sample is a whole picture
 
     def __post_init__(self) -> None:
         count, width, height = len(self.boxes), self.width, self.height
@@ -60,6 +71,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         difficult: Sequence[bool],
         crowd: Sequence[bool],
         area: Sequence[float],
+        tile: Tile | None = None,
     ) -> Sample:
         """Return a checked sample; integers are accepted as floats. Raises SampleError."""
         fields = {
@@ -72,6 +84,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
             "difficult": difficult,
             "crowd": crowd,
             "area": area,
+            "tile": tile,
         }
         try:
             return msgspec.convert(fields, cls)
@@ -94,6 +107,9 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     def to_json(self) -> bytes:
         """Return the canonical JSON of the sample. Raises ValueError if an area is not finite."""
         tree = msgspec.structs.asdict(self)
+        del tree["tile"]
+        if self.tile:
+            tree["tile"] = msgspec.structs.asdict(self.tile)
         return json.dumps(tree, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 

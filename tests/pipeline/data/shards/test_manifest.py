@@ -68,7 +68,7 @@ def test_manifest_of_format_1_loads_with_current_problem_kinds(tmp_path):
     written = json.loads((tmp_path / "manifest.json").read_text())
     assert written["format_version"] == 4 and load_manifest(tmp_path) == manifest
     assert written.pop("problem_counts") == manifest.problem_counts
-    for added in ("lost_objects", "excluded_boxes", "crowd_boxes", "renamed"):
+    for added in ("lost_objects", "excluded_boxes", "crowd_boxes", "renamed", "tiling"):
         assert not written.pop(added)
     assert written | {"format_version": 1} == {k: v for k, v in stored.items() if k != "problems"}
 
