@@ -42,7 +42,9 @@ def doctor(argv: Sequence[str]) -> dict[str, Any]:
     print(format_text(diagnosis))
     result = as_dict(diagnosis)
     if options.anchors:
-        result["recipe"] = _set_anchors(diagnosis, options.config)
+        # An included recipe that was named, not given as a file, is not the user's to change.
+        own = any(Path(word.removeprefix("--config=")) == options.config for word in argv)
+        result["recipe"] = _set_anchors(diagnosis, options.config if own else None)
     return JobResult(result, 1) if result["errors"] else result
 
 
@@ -54,10 +56,9 @@ def _set_anchors(diagnosis: Diagnosis, recipe: Path | None) -> str | None:
         print("\nno other anchors fit clearly more objects; nothing was changed")
         return None
     shapes = diagnosis.fitted.shapes
-    if recipe is not None and RECIPES.resolve() not in recipe.resolve().parents:
+    if recipe is not None:
         write_anchors(recipe, shapes)
         print(f"\nanchors set in {recipe}")
         return str(recipe.absolute())
-    why = "add to a copy of the recipe" if recipe else "add to the recipe"
-    print("\n".join([f"\n{why}:", *anchor_lines(shapes)]))
+    print("\n".join(["\nadd to your recipe:", *anchor_lines(shapes)]))
     return None

@@ -89,6 +89,8 @@ def test_anchors_are_set_in_the_recipe_once(
     fitted = result["fitted_anchors"]["share_without_anchor"]
     assert again["anchors"]["share_without_anchor"] == fitted
     assert "nothing was changed" in capsys.readouterr().out
+    recipe.write_text("model: {image_size: 64}\n")
+    assert shards.main([*command[:2], f"--config={recipe}", "--anchors", "fit"])["recipe"]
 
 
 @pytest.mark.parametrize("config", [[], ["--config", "shapes"]])

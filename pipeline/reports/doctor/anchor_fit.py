@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,10 @@ from model.anchor_shapes import AnchorShapes, level_strides
 Floats = NDArray[np.float64]
 
 FIT_IOU = 0.5  # from which an anchor fits an object, as the assigners' `pos_threshold`
-MAX_SEARCH_OBJECTS = 4000
+MAX_SEARCH_OBJECTS = 2000
 BASES = 2.0 ** np.arange(1, 8.01, 0.25)  # pixels
 STEPS = (2**0.25, 2**0.125, 2**0.0625)  # factors of one change, coarse to fine
-MAX_ROUNDS = 40  # of each step; a search ends far earlier
+MAX_ROUNDS = 40  # of each loop; a search ends far earlier
 _CHUNK = 2**20  # IoUs at a time
 
 
@@ -70,8 +71,9 @@ def fit_anchors(boxes: Floats, start: AnchorShapes, image_size: int) -> AnchorFi
     most `MAX_SEARCH_OBJECTS` of the objects, evenly spaced. Begins at the best of a grid of bases,
     with the given scales and ratios, and with scales that divide an octave and the centres of
     k-means over the logarithms of the objects' ratios. From there it changes one number at a time
-    by a fixed factor while that helps, with ever smaller factors. The same objects give the same
-    anchors.
+    by a fixed factor while that helps, with ever smaller factors. This is repeated with the scales
+    and ratios that were found, until it finds nothing better: so anchors that were found here are
+    found again. The same objects give the same anchors.
     """
     chosen = boxes[:: -(-len(boxes) // MAX_SEARCH_OBJECTS)]
     scores: dict[AnchorShapes, float] = {}
@@ -82,22 +84,29 @@ def fit_anchors(boxes: Floats, start: AnchorShapes, image_size: int) -> AnchorFi
             scores[shapes] = float(np.mean(ious >= FIT_IOU) + np.mean(ious))
         return scores[shapes]
 
-    octave = tuple(2.0 ** (n / len(start.scales)) for n in range(len(start.scales)))
+    count = len(start.scales)
+    octave = tuple(2.0 ** (n / count) for n in range(count))
     own = _ratio_centres(chosen, len(start.ratios))
-    starts = [
-        AnchorShapes(float(base), scales, ratios)
-        for base in BASES
-        for scales, ratios in ((start.scales, start.ratios), (octave, own))
-    ]
-    best = max([start, *starts], key=score)
+    best = start
+    for _ in range(MAX_ROUNDS):  # three or four in practice
+        kinds = ((best.scales, best.ratios), (octave, own))
+        grid = [AnchorShapes(float(base), *kind) for base in BASES for kind in kinds]
+        better = _rounded(_descend(max([best, *grid], key=score), score))
+        if score(better) <= score(best):
+            break
+        best = better
+    return AnchorFit(best, missed_share(boxes, best, image_size))
+
+
+def _descend(best: AnchorShapes, score: Callable[[AnchorShapes], float]) -> AnchorShapes:
+    """Change one number at a time as long as the score grows, by ever smaller factors."""
     for step in STEPS:
         for _ in range(MAX_ROUNDS):
             better = max(_neighbours(best, step), key=score, default=best)
             if score(better) <= score(best):
                 break
             best = better
-    rounded = _rounded(best)
-    return AnchorFit(rounded, missed_share(boxes, rounded, image_size))
+    return best
 
 
 def _ratio_centres(boxes: Floats, count: int) -> tuple[float, ...]:
@@ -114,7 +123,7 @@ def _ratio_centres(boxes: Floats, count: int) -> tuple[float, ...]:
     # Equal centres, where most objects have one ratio, are moved apart.
     values = sorted(float(np.exp(np.clip(c, np.log(1 / 16), np.log(16)))) for c in centres)
     for n in range(1, count):
-        values[n] = max(values[n], values[n - 1] * 1.1)
+        values[n] = max(values[n], values[n - 1] * (1 + 1 / count))
     return tuple(values)
 
 
@@ -137,11 +146,12 @@ def _neighbours(shapes: AnchorShapes, step: float) -> list[AnchorShapes]:
 
 
 def _rounded(shapes: AnchorShapes) -> AnchorShapes:
-    """Return the shapes with three digits, the base for the first scale of 1, in order."""
+    """Return the shapes with three digits, in order, the base for a first scale of 1."""
     first = min(shapes.scales)
 
     def digits(values: list[float]) -> tuple[float, ...]:
-        return tuple(dict.fromkeys(float(f"{value:.3g}") for value in sorted(values)))
+        short = [float(f"{value:.3g}") for value in values]
+        return tuple(sorted(short if len(set(short)) == len(values) else values))
 
     scales = digits([scale / first for scale in shapes.scales])
     return AnchorShapes(float(f"{shapes.base * first:.3g}"), scales, digits(list(shapes.ratios)))

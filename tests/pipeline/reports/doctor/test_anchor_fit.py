@@ -68,10 +68,20 @@ def test_fitted_anchors_fit_more_objects(start: AnchorShapes) -> None:
     assert fitted.missed < missed_share(boxes, start, 320) - 0.1
     assert fitted.missed == missed_share(boxes, fitted.shapes, 320)
     assert fitted == fit_anchors(boxes, start, 320)
+    assert fitted == fit_anchors(boxes, fitted.shapes, 320)
     shapes = fitted.shapes
     assert (len(shapes.scales), len(shapes.ratios)) == (len(start.scales), len(start.ratios))
     assert shapes.scales[0] == 1.0
     assert min(shapes.ratios) < 0.6
+
+
+@pytest.mark.parametrize("ratios", [7, 64])
+def test_more_ratios_than_the_objects_have(ratios: int) -> None:
+    boxes = np.tile([10.0, 10.0, 20.0, 20.0], (3, 1))
+    start = AnchorShapes(24.0, (1.0,), tuple(1 + n / 100 for n in range(ratios)))
+    fitted = fit_anchors(boxes, start, 64)
+    assert len(fitted.shapes.ratios) == ratios
+    assert fitted.missed == 0
 
 
 def test_search_of_many_objects_takes_a_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
