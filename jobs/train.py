@@ -62,6 +62,8 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     for name, value in result["metrics"].items():
         if name.endswith(("/ap", "/ap50", "/ap75")):
             lines.append(f"{name:<12}{value:.4f}")
+    for use, names in result["unscored"].items():
+        lines.append(f"not scored  data.{use} has no objects of {', '.join(names)}")
     lines.append(f"time        {duration(result['seconds'].get('fit', 0.0))}")
     if result["model_uri"]:
         lines.append(f"model       {result['model_uri']}")

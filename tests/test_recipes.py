@@ -7,7 +7,7 @@ import torch
 
 from model import build_detector
 from pipeline.config import Config, read_recipe
-from pipeline.sweep.space import build_space
+from pipeline.sweep.space import SearchSpace
 from pipeline.training.trainer.trainer import build_loss
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ def test_recipe_parses_and_builds(path: Path) -> None:
         detector = build_detector(**config.model.network(), num_classes=3)
     assert build_loss(config, detector) is not None
     if config.sweep.space:
-        assert set(build_space(config)) == set(config.sweep.space)
+        assert set(SearchSpace(config).domains) == set(config.sweep.space)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

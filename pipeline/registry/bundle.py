@@ -23,8 +23,9 @@ from torch import Tensor
 
 import model
 from pipeline.config import Config, DetectorSpec
+from pipeline.metrics.summary import EvaluationSummary
 from pipeline.registry.description import DetectorDescription, PredictionDefaults
-from pipeline.registry.model_card import model_card
+from pipeline.registry.model_card import DataSummary, model_card
 from pipeline.tracking import config_yaml
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class BundleContent:
     temperature: float | None = None
     """Calibrates the scores, fitted on ``data.val``; None if nothing was."""
     figures: Sequence[Path] = field(default=())
+    data: Sequence[DataSummary] = field(default=())
+    """The sets of the training, where they are known."""
+    summary: EvaluationSummary | None = None
+    """The evaluation on ``data.test``, if there was one."""
 
     @property
     def defaults(self) -> PredictionDefaults:
@@ -98,8 +103,7 @@ def write_bundle(
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
     (folder / "README.md").write_text(
-        model_card(content.name, content.classes, content.config, content.metrics, origin),
-        encoding="utf-8",
+        model_card(content, origin), encoding="utf-8", errors="replace"
     )
 
 

@@ -217,7 +217,7 @@ def _log_metrics(
 
 def _description(content: BundleContent, origin: Mapping[str, str]) -> str:
     """Return the model card, cut to what the registry can store."""
-    card = model_card(content.name, content.classes, content.config, content.metrics, origin)
+    card = model_card(content, origin)
     if len(card) <= _MAX_DESCRIPTION:
         return card
     return f"{card[: _MAX_DESCRIPTION - len(_CUT)]}{_CUT}"

@@ -1,12 +1,15 @@
-"""Checks that a training reads the same data from its first start to its last evaluation."""
+"""The data of a training: the same from its first start to its last evaluation, and what it is."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from pipeline.checkpoints.meta import CheckpointMeta, DataFingerprints
 from pipeline.config import Config
 from pipeline.data import Manifest, load_manifest, require_classes
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
+from pipeline.registry.model_card import DataSummary
 
 
 def content_hashes(config: Config, manifest: Manifest, world: World) -> dict[str, str]:
@@ -57,3 +60,23 @@ def check_data_unchanged(
                 f"{uri} is not the data that this run was started with (content {now[:12]}, was "
                 f"{before[:12]}); restore it, or choose another --run name"
             )
+
+
+def summarize_data(manifests: Mapping[str, Manifest]) -> list[DataSummary]:
+    """Describe the sets of a training, with the trained classes that an evaluation set lacks."""
+    trained = manifests["train"].boxes_per_class
+    return [
+        DataSummary(
+            use=use,
+            name=manifest.name,
+            content_hash=manifest.content_hash,
+            images=manifest.samples,
+            objects=manifest.boxes,
+            lacking=[
+                name
+                for name in manifest.classes
+                if trained.get(name) and not manifest.boxes_per_class.get(name)
+            ],
+        )
+        for use, manifest in manifests.items()
+    ]

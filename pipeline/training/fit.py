@@ -27,6 +27,7 @@ from pipeline.tracking import (
     resume_run,
     spool_folder,
 )
+from pipeline.training.data_content import summarize_data
 from pipeline.training.ray_backend.launch import train_in_ray
 from pipeline.training.registration import register_result
 from pipeline.training.run_record import Resume, RunRecord
@@ -54,6 +55,8 @@ class FitResult:
     seconds: dict[str, float] = field(default_factory=dict)
     model_uri: str | None = None
     version: str | None = None
+    unscored: dict[str, list[str]] = field(default_factory=dict)
+    """Classes of data.train that data.val or data.test lacks, by use."""
 
 
 def fit(
@@ -84,6 +87,7 @@ def fit(
         contextlib.closing(RunRecord(*world.broadcast((config.ray.storage_uri(), run)))) as record,
     ):
         manifests = world.on_each(lambda: check_data(config))
+        data = summarize_data(manifests)
         check_cluster_paths(config)
         check_batches(config, config.ray.max_workers if config.ray.enabled else world.size)
         check_same_run(record, world)
@@ -105,7 +109,7 @@ def fit(
             checkpoint = join(record.uri, outcome.checkpoint)
             world.on_main(record.check_lease)
             version = world.on_main(
-                lambda: register_result(config, uri, run_id, record, checkpoint, outcome)
+                lambda: register_result(config, uri, run_id, record, checkpoint, outcome, data)
             )
         # A run that started without a store may have reached it in the meantime.
         run_id = world.on_main(lambda: _resolved_run_id(uri, run_id, record))
@@ -126,6 +130,7 @@ def fit(
             },
             model_uri=version.model_uri if version else None,
             version=str(version.version) if version else None,
+            unscored={one.use: one.lacking for one in data if one.lacking},
         )
 
 

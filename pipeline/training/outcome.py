@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.config import DetectorSpec
+from pipeline.metrics.summary import EvaluationSummary
 from pipeline.storage.document import Document
 
 
@@ -20,6 +21,7 @@ class Finished(Document):
     classes: list[str]
     spec: DetectorSpec
     metrics: dict[str, float] = Field(description="of the selected checkpoint: val/..., test/...")
+    test: EvaluationSummary | None = Field(default=None, description="of data.test, if it is set")
     weights_sha256: str = Field(description="of the last step, not of the selected one")
     ema_sha256: str = Field(description="of the last step, not of the selected one")
     seconds: float = Field(default=0.0, description="duration of this attempt")

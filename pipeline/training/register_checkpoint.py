@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from pipeline.checkpoints.format import load_averaged_weights, load_meta
 from pipeline.checkpoints.meta import CheckpointMeta
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.data import load_manifest
+from pipeline.errors import OutageError, UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.registry.load import checkpoint_folder
+from pipeline.registry.model_card import DataSummary
 from pipeline.registry.register import find_weights
 from pipeline.storage.folder import absolute, split
 from pipeline.tracking import create_run, resolve_run_id, spool_folder
+from pipeline.training.data_content import summarize_data
 from pipeline.training.run_record import RunInfo, RunRecord
 
 
@@ -32,6 +37,7 @@ def register_checkpoint(uri: str, path: str, name: str) -> RegisteredVersion:
         config=config,
         metrics=meta.metrics or {},
         temperature=meta.temperature,
+        data=_data(meta, config),
     )
     run_id = _run_id(uri, folder)
     if run_id is None:
@@ -53,6 +59,19 @@ def _config(meta: CheckpointMeta) -> Config:
         if section in Config.model_fields
     }
     return Config.from_dict(tree)
+
+
+def _data(meta: CheckpointMeta, config: Config) -> list[DataSummary]:
+    """Describe the sets of the training, if they are still where they were, and the same."""
+    manifests = {}
+    for use, content in (("train", meta.data.train), ("val", meta.data.val)):
+        uri = getattr(config.data, use)
+        if uri and content:
+            with contextlib.suppress(UserError, OutageError):
+                manifest = load_manifest(uri, retries=0)
+                if manifest.content_hash == content:
+                    manifests[use] = manifest
+    return summarize_data(manifests) if "train" in manifests else []
 
 
 def _run_id(uri: str, folder: str) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from pipeline.checkpoints.format import load_averaged_weights, load_meta
 from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
+from pipeline.registry.model_card import DataSummary
 from pipeline.storage.redact import error_line, mask
 from pipeline.tracking import (
     RunDeletedError,
@@ -30,6 +32,7 @@ def register_result(
     record: RunRecord,
     checkpoint: str,
     outcome: Finished,
+    data: Sequence[DataSummary] = (),
 ) -> RegisteredVersion | None:
     """Register the selected weights as ``registry.name``.
 
@@ -56,6 +59,8 @@ def register_result(
         config=config,
         metrics=outcome.metrics,
         temperature=load_meta(checkpoint).temperature,
+        data=data,
+        summary=outcome.test,
     )
     for is_last in [False] * (_ATTEMPTS - 1) + [True]:
         try:

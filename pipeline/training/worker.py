@@ -26,6 +26,7 @@ from pipeline.distributed.world import World, mean_over_ranks
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.malloc import keep_freed_memory
 from pipeline.metrics.calibration import fit_temperature
+from pipeline.metrics.summary import EvaluationSummary, summarize
 from pipeline.storage.folder import join
 from pipeline.storage.redact import mask_tree
 from pipeline.tracking import ClusterLoad, RunSpec, Tracker, save_run_spec, visible_here
@@ -169,7 +170,7 @@ def evaluate_step(
 ) -> None:
     """Score the current step on ``data.val`` and add the result to its checkpoint."""
     assert config.data.val and data.val, "or there are no evaluation steps"
-    metrics, temperature = validate("val", config.data.val, data.val, trainer, log)
+    metrics, temperature, _ = validate("val", config.data.val, data.val, trainer, log)
     trainer.early_stopping.update(metrics.get(config.evaluate.deciding_metric, UNSCORED))
     state = trainer.early_stopping.state()
     checkpoints.add_evaluation(metrics, state, temperature, log.records_in_memory())
@@ -230,10 +231,14 @@ def cluster_load(config: Config, world: World, first_of_node: bool) -> ClusterLo
 
 
 class Validation(NamedTuple):
-    """The metrics of a set by their full names, and the temperature that fits its scores."""
+    """The metrics of a set by their full names, and the temperature that fits its scores.
+
+    A set that is scored once is also summarized, which takes longer.
+    """
 
     metrics: dict[str, float]
     temperature: float
+    summary: EvaluationSummary | None = None
 
 
 def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) -> Validation:
@@ -255,7 +260,10 @@ def validate(split: str, uri: str, content: str, trainer: Trainer, log: RunLog) 
     found = None
     if result is not None:
         metrics = {f"{split}/{name}": value for name, value in result.result.metrics.items()}
-        found = Validation(metrics, fit_temperature(result.table))
+        summary = None
+        if split == "test":
+            summary = summarize(result.table, classes, config.evaluate.protocol)
+        found = Validation(metrics, fit_temperature(result.table), summary)
     validation: Validation = world.broadcast(found)
     return validation
 
@@ -275,8 +283,10 @@ def finish(
     last, selected = checkpoints.finish()
     metrics = dict(selected.meta.metrics or {})
     log.selected(selected.step, join(str(checkpoints.store.storage), selected.name), metrics)
+    summary = None
     if config.data.test and test:
-        metrics |= validate("test", config.data.test, test, trainer, log).metrics
+        scored = validate("test", config.data.test, test, trainer, log)
+        metrics, summary = {**metrics, **scored.metrics}, scored.summary
     return Finished(
         checkpoint=selected.name,
         best_step=selected.step,
@@ -284,6 +294,7 @@ def finish(
         classes=selected.meta.classes,
         spec=selected.meta.spec,
         metrics=metrics,
+        test=summary,
         weights_sha256=last.meta.weights_sha256,
         ema_sha256=last.meta.ema_sha256,
     )

@@ -124,6 +124,7 @@ RESULT = {
     "metrics": {"val/ap": 0.5, "val/ap50": 0.75, "val/ar_1": 0.1},
     "seconds": {"fit": 754.2},
     "model_uri": "models:/bccd/3",
+    "unscored": {},
 }
 
 
@@ -143,6 +144,9 @@ def test_summary_names_best_step_time_run_page_and_next_command() -> None:
 
 
 def test_summary_without_evaluation_and_registration_names_the_checkpoints() -> None:
+    assert "not scored  data.val has no objects of owl, elk" in summary(
+        {**RESULT, "unscored": {"val": ["owl", "elk"]}}
+    )
     lines = summary({**RESULT, "metrics": {}, "model_uri": None, "best_step": 60})
     assert "last step   60 of 60" in lines
     assert lines[-1] == "next        python -m jobs.checkpoints list /runs/bccd-1"

@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.registry import load_detector
 from pipeline.tracking import connect
-from pipeline.training.fit import fit
+from pipeline.training.fit import FitResult, fit
 
 
 def runs(client: MlflowClient) -> list[Run]:
@@ -44,6 +44,20 @@ def assert_recorded(scored: dict[str, Any], uri: str) -> None:
     assert {metric.key for metric in model.metrics} >= {"ap", "ap50"}
 
 
+def assert_card(result: FitResult) -> None:
+    """Check that the description has figures with intervals, and the classes that are not scored.
+
+    The held-out scenes are few, so that one class has no object in them.
+    """
+    card = connect(result.tracking_uri).get_model_version("shapes", "1").description
+    assert f"| test/ap50 | {result.metrics['test/ap50']:.4f} | 0." in card
+    for use, names in result.unscored.items():
+        assert f"`{use}` has no objects of {', '.join(names)}" in card
+    assert "test" in result.unscored
+    assert "| train | shapes | 20 | " in card
+    assert "| 0 | circle | " in card
+
+
 def test_registered_version_scores_as_in_training(small: Config, tmp_path: Path) -> None:
     result = fit(small.replace({"registry.name": "shapes"}), run="one")
     model = ["--model", "models:/shapes/1", "--tracking.uri", result.tracking_uri]
@@ -58,6 +72,7 @@ def test_registered_version_scores_as_in_training(small: Config, tmp_path: Path)
     assert scored["images"] == 6
     assert scored["per_class"]["circle"]["objects"] > 0
     assert_recorded(scored, result.tracking_uri)
+    assert_card(result)
 
     client = connect(result.tracking_uri)
     client.set_registered_model_alias("shapes", "good", "1")
