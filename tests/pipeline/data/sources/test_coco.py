@@ -4,8 +4,12 @@ import json
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pycocotools import mask
 
+from pipeline.data.conversion.checks.counts import ObjectCounts
+from pipeline.data.conversion.checks.objects import check_objects
 from pipeline.data.shards.manifest import read_problems
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample
@@ -480,3 +484,52 @@ def test_two_entries_for_one_file_are_skipped(coco, encode):
         UserError, match=r"none of the 3 .*, for example a/one\.jpg: one\.jpg fits, but"
     ):
         coco_source(images, file)
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 9),
+    st.just(10**400),
+    st.floats(width=16),
+    st.sampled_from(["", " ", "1", "7", "one.jpg", "nan", "../x", "person"]),
+    st.lists(st.one_of(st.integers(-5, 50), st.none(), st.just("3")), max_size=6),
+    st.dictionaries(st.sampled_from(["counts", "size"]), st.lists(st.integers(0, 9)), max_size=2),
+)
+
+
+def rows(base):
+    """Return a strategy of lists of such rows with some values replaced or absent."""
+    changed = st.dictionaries(st.sampled_from([*base, "segmentation"]), ODD, max_size=2)
+    absent = st.sets(st.sampled_from(list(base)), max_size=1)
+    row = st.tuples(changed, absent).map(
+        lambda both: {k: v for k, v in {**base, **both[0]}.items() if k not in both[1]}
+    )
+    return st.lists(row, max_size=4)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows({"id": 7, "file_name": "one.jpg", "width": 40, "height": 30}),
+    rows({"id": 1, "name": "person", "supercategory": "none"}),
+    rows({"id": 3, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0, "area": 9}),
+)
+def test_every_annotation_ends_as_an_object_or_as_a_problem(coco, images, categories, annotations):
+    folder, file = coco([], images=images, categories=categories)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": annotations}))
+    try:
+        source = coco_source(folder, file)
+    except UserError:
+        return
+    records = [image.read_record() for image in source.images]
+    dropped = sum(problem.kind == "box dropped" for problem in source.problems)
+    assert sum(len(record.objects) for record in records) + dropped == len(annotations)
+    for record in records:
+        problems = []
+        kept = check_objects(record, 40, 30, {"person": 0}, ObjectCounts(), problems)
+        lost = [problem for problem in problems if problem.kind in ("box dropped", "duplicate box")]
+        others = [item for item in record.objects if item.name != "person"]
+        assert len(kept) + len(lost) + len(others) == len(record.objects)
+        assert record.image is not None or record.problems
