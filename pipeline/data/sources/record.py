@@ -137,7 +137,8 @@ class Images:
 class Source:
     """Labelled images to convert. ``problems`` concern the source as a whole.
 
-    ``boxes_are`` is the frame of the boxes if the format defines it.
+    ``boxes_are`` is the frame of the boxes if the format defines it. ``other_images`` are in the
+    data set, but not to be converted: they may show what those to be converted do not.
     """
 
     kind: str
@@ -148,3 +149,4 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     category_ids: list[int] | None = None
     boxes_are: Frame | None = None
+    other_images: Iterable[SourceImage] = ()

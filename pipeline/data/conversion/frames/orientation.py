@@ -9,38 +9,23 @@ the size as it is.
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import NamedTuple
-
-from PIL import ExifTags, Image
 
 from pipeline.data.conversion.frames.annotated_size import has_shape
+from pipeline.data.conversion.frames.headers import Header, read_headers
 from pipeline.data.shards.problems import Problem, ProblemKind
 from pipeline.data.sources.files import File
 from pipeline.data.sources.record import Frame, Images, Record, Source, SourceImage
-from pipeline.data.transforms.decode import FORMATS, TIFF_SIGNATURES, may_have_orientation
+from pipeline.progress import Progress
 
-HEADER_BYTES = 2**16
-MAX_HEADER_BYTES = 2**30
-READERS, IMAGES_PER_READER = 8, 64
 # So many of the sideways images must have boxes that fit one frame only to outweigh the sizes.
 MIN_BOX_SHARE = 0.05
 # A box may reach this far outside without being evidence.
 FIT_PIXELS, FIT_SHARE = 2.0, 0.01
 DESCRIPTIONS = {"stored": "the pixels as stored", "upright": "the upright images"}
-
-
-class Header(NamedTuple):
-    """EXIF orientation 2..8 of an image, and its width and height as stored."""
-
-    orientation: int
-    size: tuple[int, int]
 
 
 @dataclass
@@ -83,6 +68,20 @@ class Evidence:
         return self._shown_by_boxes or self.size_frame
 
     @property
+    def is_certain(self) -> bool:
+        """Return whether the images agree, and show what sizes of the stored pixels do not.
+
+        Label Studio writes those sizes, but its boxes refer to the upright images.
+        """
+        if self.box_frame is None or min(self._votes["stored"], self._votes["upright"]):
+            return False
+        return self.box_frame == "upright" or self._shown_by_boxes is not None
+
+    @property
+    def _votes(self) -> Counter[Frame]:
+        return self.by_boxes if self._shown_by_boxes else self.by_size
+
+    @property
     def _shown_by_boxes(self) -> Frame | None:
         enough = sum(self.by_boxes.values()) >= MIN_BOX_SHARE * self.sideways
         return _majority(self.by_boxes) if enough else None
@@ -92,7 +91,7 @@ class Evidence:
         frame = self.box_frame or "stored"
         other: Frame = "upright" if frame == "stored" else "stored"
         text = f"{self.oriented} images have an EXIF orientation, {self.sideways} of them sideways"
-        votes = self.by_boxes if self._shown_by_boxes else self.by_size
+        votes = self._votes
         if self.box_frame is None:
             reason = "without evidence"
         elif self._shown_by_boxes:
@@ -101,11 +100,8 @@ class Evidence:
             reason = f"the annotated sizes of {votes[frame]} sideways images are theirs"
         if votes[other]:
             reason += f"; {votes[other]} contradict"
-        # Label Studio writes the stored size, but its boxes refer to the upright image.
-        certain = self.box_frame and not votes[other]
-        certain = certain and (frame == "upright" or bool(self._shown_by_boxes))
         return (
-            "note" if certain else "suspicious",
+            "note" if self.is_certain else "suspicious",
             f"{text}; boxes are read as those of {DESCRIPTIONS[frame]} ({reason}); "
             f"--boxes-are {other} reads them the other way",
         )
@@ -157,7 +153,7 @@ def settle_frame(source: Source, boxes_are: Frame | None = None) -> Source:
         source.images = list(source.images)
     evidence = Evidence()
     if source.boxes_are is None:
-        evidence = collect_evidence(source.images)
+        evidence = collect_evidence(source)
         if evidence.oriented == 0:
             return source
     frame = boxes_are or evidence.box_frame or "stored"
@@ -180,55 +176,17 @@ def _framed(
         yield image if image.image is None else FramedImage(image, upright, size_upright)
 
 
-def collect_evidence(images: Iterable[SourceImage]) -> Evidence:
-    """Return what the headers and annotations of images show."""
+def collect_evidence(source: Source) -> Evidence:
+    """Return what headers and annotations show: of the images, if needed also of the others."""
     evidence = Evidence()
-    remaining = iter(images)
-    with ThreadPoolExecutor(READERS, "headers") as pool:
-        while batch := list(islice(remaining, READERS * IMAGES_PER_READER)):
-            parts = [batch[at::READERS] for at in range(READERS)]
-            for part, headers in zip(parts, pool.map(_read_headers, parts), strict=True):
-                for image, header in zip(part, headers, strict=True):
-                    if header:
-                        evidence.add(header, image.read_record)
+    for images, total in ((source.images, source.total), (source.other_images, 0)):
+        if images is source.other_images and (evidence.oriented == 0 or evidence.is_certain):
+            break
+        progress = Progress("reading headers", total)
+        for image, header in read_headers(images, progress):
+            evidence.add(header, image.read_record)
+        progress.finish()
     return evidence
-
-
-def _read_headers(images: list[SourceImage]) -> list[Header | None]:
-    return [_read_header(image.image) for image in images]
-
-
-def _read_header(image: File | bytes | None) -> Header | None:
-    """Return the header of an image with an EXIF orientation; None if unreadable or without one."""
-    if image is None:
-        return None
-    try:
-        start = image[:HEADER_BYTES] if isinstance(image, bytes) else image.read_start(HEADER_BYTES)
-        # The metadata of a WebP is at its end, of a TIFF anywhere.
-        whole = start[:4] in TIFF_SIGNATURES or (start[12:16] == b"VP8X" and bool(start[20] & 8))
-        if not whole and not may_have_orientation(start):
-            return None
-        if not whole and (header := _parse_header(start)):
-            return header if header.orientation != 1 else None
-        data = image if isinstance(image, bytes) else image.read(MAX_HEADER_BYTES)
-    except (OSError, ValueError):
-        return None  # reported when the image is converted
-    header = _parse_header(data) if may_have_orientation(data) else None
-    return header if header and header.orientation != 1 else None
-
-
-def _parse_header(data: bytes) -> Header | None:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            width, height = image.size
-    except Exception:  # damaged metadata raises nearly anything
-        return None
-    if orientation not in range(1, 9):
-        return None
-    if data[:4] in TIFF_SIGNATURES and orientation >= 5:  # Pillow gives the size of the upright one
-        width, height = height, width
-    return Header(orientation, (width, height))
 
 
 def _boxes_fit(record: Record, size: tuple[int, int]) -> bool:

@@ -62,7 +62,7 @@ class _PartPairs:
             stem = image_stem(image)
             if self.by_stem.setdefault(stem, image) != image:
                 self.more[stem].append(image)
-        self.used: set[str] = set()
+        self.used: dict[str, str] = {}  # XML file of each image
         self.passed_over: dict[str, str] = {}  # images of the same stem as a used one
 
     def add_all(self) -> None:
@@ -71,11 +71,16 @@ class _PartPairs:
         for xml in self.xml:
             stem = xml.removesuffix(xml[-4:])
             candidates = [stem] if stem in self.images else self._candidates(stem)
-            if candidates:
-                several = len(candidates) > 1
-                self._use(xml, self._named(xml, candidates) if several else candidates[0])
-            else:
+            if not candidates:
                 single.append(xml)
+                continue
+            image = self._named(xml, candidates) if len(candidates) > 1 else candidates[0]
+            if owner := self.used.get(image):
+                reason = f"its image {image} belongs to {owner}; left out"
+                problem = Problem(file=self.xml[xml], kind="file unused", reason=reason)
+                self.found.problems.append(problem)
+            else:
+                self._use(xml, image)
         if single:
             single = self._resolve({xml: image_stem(xml[:-4]) for xml in single}, by_stem=True)
         if single:
@@ -138,7 +143,7 @@ class _PartPairs:
         return left
 
     def _use(self, xml: str, image: str) -> None:
-        self.used.add(image)
+        self.used[image] = xml
         self._add(xml, self.images[image])
 
     def _add(self, xml: str, image: str | None) -> None:

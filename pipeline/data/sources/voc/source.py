@@ -45,12 +45,18 @@ def voc_source(
     selected = select_split(files, pairs, root, split)
     xml_folder, image_folder, _ = layout.parts[0]
     where = (xml_folder or files.name, image_folder or files.name)
+
+    def others() -> list[str]:
+        chosen = set(selected.ids)
+        return sorted(key for key in pairs.images if key not in chosen)
+
     return Source(
         kind="voc",
         name=files.name,
         classes=_class_names(files, pairs.xml.values()) if classes is None else classes,
         images=Images(lambda: _source_images(files, pairs, selected.ids, corners_from, where)),
         total=len(selected.ids),
+        other_images=Images(lambda: _source_images(files, pairs, others(), corners_from, where)),
         problems=[
             *files.problems(),
             *pairs.problems,

@@ -353,6 +353,16 @@ def test_each_image_of_the_same_name_may_have_its_xml(voc, encode, tmp_path):
     assert source.problems == []
 
 
+def test_second_xml_of_an_image_is_reported(voc):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    shutil.copy(voc.root / "Annotations/a.xml", voc.root / "Annotations/a.jpg.xml")
+    source = voc_source(voc.root, "train")
+    assert [i.file_name for i in source.images] == ["a.jpg"]
+    assert [str(p) for p in source.problems] == [
+        "Annotations/a.xml: file unused: its image a.jpg belongs to a.jpg.xml; left out"
+    ]
+
+
 def test_images_are_found_by_the_name_in_the_xml(voc, convert_voc):
     voc.add("a", [("cat", 1, 1, 9, 9)])
     xml = voc.root / "Annotations/a.xml"

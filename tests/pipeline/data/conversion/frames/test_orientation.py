@@ -158,6 +158,15 @@ def test_images_without_orientation_need_no_decision():
     assert settle_frame(plain) is plain and plain.problems == []
 
 
+def test_other_splits_decide_where_a_split_shows_nothing(voc):
+    box = ("cat", 3, 3, 9, 9)
+    voc.add("a", [box], image=turned(6), suffix=".png", size=(HEIGHT, WIDTH), split="train")
+    voc.add("b", [box], image=turned(3), suffix=".png", size=(WIDTH, HEIGHT), split="val")
+    voc.add("c", [box], image=turned(1), suffix=".png", size=(WIDTH, HEIGHT), split="test")
+    assert frames(settle_frame(voc_source(voc.root, "val"))) == {(True, True)}
+    assert settle_frame(voc_source(voc.root, "test")).problems == []  # needs no decision
+
+
 @pytest.mark.parametrize("given", ["stored", "upright"])
 def test_given_frame_is_not_questioned(convert_source, tmp_path, given):
     upright = given == "upright"
@@ -209,6 +218,6 @@ def test_headers_are_read_in_archives(voc, tmp_path, archive, kind):
         with zipfile.ZipFile(root, "w", zipfile.ZIP_DEFLATED) as file:
             for path in voc.root.rglob("*.*"):
                 file.write(path, path.relative_to(tmp_path))
-    evidence = collect_evidence(voc_source(root, None).images)
+    evidence = collect_evidence(voc_source(root, None))
     assert (evidence.oriented, evidence.sideways) == (1, 1)
     assert evidence.by_size == {"upright": 1}
