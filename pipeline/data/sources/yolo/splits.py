@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,11 +16,12 @@ from pipeline.data.sources.paths import (
     list_entries,
     path_parts,
 )
-from pipeline.data.sources.resolve import resolve, splits_in
+from pipeline.data.sources.resolve import Resolution, resolve, splits_in
 from pipeline.data.sources.yolo.description import SPLITS, Description, canonical_split
 from pipeline.errors import UserError
 
 MAX_LIST_BYTES = 2**30
+_WILDCARD = re.compile(r"[/\\][^/\\]*\*[^/\\]*$")  # the end of images/*.jpg
 
 
 @dataclass
@@ -87,9 +88,10 @@ def _add_stated(
         )
     entries = {entry: one for one in wanted for entry in about.splits[one]}
     places = _Places(files, images, about)
+    by_entry = places.find(entries, found.problems)
     absent = []
     for entry, of_split in entries.items():
-        place = places.find(entry, found.problems)
+        place = by_entry.get(entry)
         if place is None:
             absent.append(
                 f"{entry} of split {of_split} is not a folder with images or a list in {root}, "
@@ -125,21 +127,42 @@ class _Places:
                 parent = parent.rpartition("/")[0]
         self._about, self._location = about, files.location
 
-    def find(self, entry: str, problems: list[Problem]) -> str | None:
-        """Return the folder, "." for the top, or the list; None if there is neither."""
-        text = re.sub(r"[/\\][^/\\]*\*[^/\\]*$", "", entry).rstrip("/\\") or "."
-        places = self.lists if text.lower().endswith(".txt") else self.folders
-        for place in self._usual(text):
-            if place in places:
-                return place
-        listed_in = self._about.file
-        result = resolve([text], places, self._location, listed_in, one_to_one=False, whole=True)
-        found = result.found.get(text)
-        named = splits_in(path_parts(text))
-        if found is None or (named and not named & splits_in(found.split("/"))):
-            return None  # valid/images is not images
-        problems += result.problems
+    def find(self, entries: Iterable[str], problems: list[Problem]) -> dict[str, str]:
+        """Return the folder, "." for the top, or the list that each entry is, if it is one."""
+        texts = {entry: _WILDCARD.sub("", entry).rstrip("/\\") or "." for entry in entries}
+        found: dict[str, str] = {}
+        for are_lists, places in ((True, self.lists), (False, self.folders)):
+            left = {}
+            for entry, text in texts.items():
+                if text.lower().endswith(".txt") != are_lists:
+                    continue
+                place = next((place for place in self._usual(text) if place in places), None)
+                if place is None:
+                    left[entry] = text
+                else:
+                    found[entry] = place
+            # One call for all, which reports each way of repair once.
+            found |= self._resolve(left, places, problems)
         return found
+
+    def _resolve(
+        self, texts: Mapping[str, str], places: Collection[str], problems: list[Problem]
+    ) -> dict[str, str]:
+        def resolve_all(wanted: Iterable[str]) -> Resolution:
+            file = self._about.file
+            return resolve(wanted, places, self._location, file, one_to_one=False, whole=True)
+
+        result = resolve_all(texts.values())
+        # An entry of a split is not the folder of all: valid/images is not images.
+        wrong = {
+            text
+            for text, place in result.found.items()
+            if (named := splits_in(path_parts(text))) and not named & splits_in(place.split("/"))
+        }
+        if wrong:
+            result = resolve_all(text for text in texts.values() if text not in wrong)
+        problems += result.problems
+        return {entry: result.found[text] for entry, text in texts.items() if text in result.found}
 
     def _usual(self, text: str) -> Iterator[str]:
         """Yield where an entry may be; exporters disagree about what it is relative to."""

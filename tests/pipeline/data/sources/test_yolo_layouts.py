@@ -153,6 +153,15 @@ def test_entries_of_splits_are_found(write, read, entry, path):
     assert [i.image_id for i in yolo_source(root, "train").images] == ["images/train/a"]
 
 
+def test_each_way_of_repair_is_reported_once_for_all_entries(write):
+    files = pairs("train/images/", "a", labels="train/labels/")
+    files |= pairs("valid/images/", "b", labels="valid/labels/")
+    entries = "train: C:\\x\\train\\images\nval: C:\\x\\valid\\images\n"
+    source = yolo_source(write({"data.yaml": entries + NAMES, **files}), None)
+    assert source.total == 2 and len(source.problems) == 2
+    assert all("data.yaml: note: 2 paths: " in str(problem) for problem in source.problems)
+
+
 @pytest.mark.parametrize(
     "entry", ["images/validation_set", "valid/images", "imgs/none", "/etc", "../../..", "none.txt"]
 )
