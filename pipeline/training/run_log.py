@@ -9,11 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.config import Config
 from pipeline.data.shards.reader import ShardSet
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
 from pipeline.pretrained import TransferReport
 from pipeline.progress import Throttle, counted
+from pipeline.reports.doctor.anchor_warning import anchor_warning
 from pipeline.storage.redact import mask
 from pipeline.tracking import Tracker, history_tag
 from pipeline.training.step_schedule import StepSchedule
@@ -81,6 +83,12 @@ class RunLog:
         """Log what a checkpoint has kept."""
         if self.tracker is not None:
             self.tracker.log_again(records)
+
+    def check_anchors(self, shards: ShardSet, config: Config) -> None:
+        """Warn if the anchors do not fit many objects, by a few samples."""
+        warning = anchor_warning(shards, config) if self.tracker is not None else None
+        if warning:
+            self._print(f"warning: {warning}")
 
     def moved(self, before: str, now: str) -> None:
         """Report that a resumed training computes elsewhere or in another precision."""

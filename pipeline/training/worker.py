@@ -76,6 +76,8 @@ def train_worker(
         title = f"{config.model.backbone}-{config.model.neck} with {config.assign.name}"
         precision = trainer.precision
         log.start(trainer.step_count, schedule, title, world.size, world.device_name, precision)
+        if restored is None:
+            log.check_anchors(shards, config)
         now = world.device.type, precision
         before = (restored.device, restored.precision) if restored and restored.device else now
         if before != now:

@@ -10,6 +10,9 @@ from pipeline.reports.doctor.anchor_fit import FIT_IOU, AnchorFit
 from pipeline.reports.doctor.finding import MAX_LISTED_NAMES, Finding, Severity, percent
 from pipeline.reports.doctor.statistics import NEAR_IOU, BoxPairs, Statistics
 
+MAX_MISSED = 0.1  # share of objects without an anchor that fits, above which a training suffers
+MIN_GAIN = 0.01  # of that share, from which other anchors are proposed
+
 
 def box_findings(found: Statistics) -> Iterator[Finding]:
     """Yield findings about boxes that are copies of others, or nearly."""
@@ -86,7 +89,7 @@ def anchor_findings(found: Statistics, fitted: AnchorFit | None) -> Iterator[Fin
     else:
         remedy = "no others of the same number fit much better"
     yield Finding(
-        "warning" if share > 0.1 else "note",
+        "warning" if share > MAX_MISSED else "note",
         "anchor_fit",
         f"{percent(found.missed, found.objects)} of the objects have no anchor with an IoU of "
         f"{FIT_IOU:g} or more",

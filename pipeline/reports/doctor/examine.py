@@ -19,7 +19,12 @@ from pipeline.reports.doctor.anchor_fit import (
     fit_anchors,
     missed_share,
 )
-from pipeline.reports.doctor.box_findings import anchor_findings, box_findings, size_findings
+from pipeline.reports.doctor.box_findings import (
+    MIN_GAIN,
+    anchor_findings,
+    box_findings,
+    size_findings,
+)
 from pipeline.reports.doctor.finding import SEVERITIES, Finding, percent
 from pipeline.reports.doctor.fingerprints import Fingerprints
 from pipeline.reports.doctor.set_findings import (
@@ -32,7 +37,6 @@ from pipeline.reports.doctor.set_findings import (
 from pipeline.reports.doctor.statistics import SIDE_NAMES, Statistics, collect, read_samples, sides
 
 WIDTH = 100
-MIN_GAIN = 0.01  # of the share of objects that anchors fit, from which others are proposed
 
 
 class Diagnosis(NamedTuple):

@@ -40,6 +40,13 @@ def sides(boxes: Floats) -> tuple[Floats, NDArray[np.int64]]:
     return side, np.searchsorted(SIDE_EDGES, side, side="right") - 1
 
 
+def to_input(sample: Sample, boxes: Floats, image_size: int, fit: str) -> Floats:
+    """Return boxes (N,4) of a sample in pixels of the input, without augmentation."""
+    visible = np.array(visible_size(sample.width, sample.height, fit) * 2)
+    resized: Floats = boxes * image_size / visible
+    return resized
+
+
 @dataclass
 class BoxPairs:
     """Pairs of boxes in one image that are equal or nearly equal, and images with examples."""
@@ -111,8 +118,8 @@ class Statistics:
             return
         self.images_per_class[np.unique(labels)] += 1
         self._compare(sample, boxes, labels)
-        visible = np.array(visible_size(sample.width, sample.height, self.fit) * 2)
-        self._waiting.append(np.column_stack([labels, boxes * self.image_size / visible]))
+        resized = to_input(sample, boxes, self.image_size, self.fit)
+        self._waiting.append(np.column_stack([labels, resized]))
         self._waiting_count += len(boxes)
         if self._waiting_count >= _CHUNK_OBJECTS:
             self.finish(shapes)

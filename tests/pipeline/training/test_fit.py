@@ -13,6 +13,7 @@ import pytest
 from jobs import prepare, tracking
 from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
+from pipeline.registry import load_detector
 from pipeline.tracking import connect
 from pipeline.training import fit as fit_module
 from pipeline.training.fit import fit
@@ -50,8 +51,12 @@ def test_training_that_learned_too_little_is_not_registered(
 
 
 def test_training_ends_in_a_finished_run_and_a_version(small: Config) -> None:
-    config = small.replace({"registry.name": "shapes"})
+    anchors = {"model.anchor_base": 14.0, "model.anchor_ratios": [1.0, 1.4]}
+    config = small.replace({"registry.name": "shapes", **anchors})
     result = fit(config, run="first")
+    for trained in ("models:/shapes/1", result.checkpoint):
+        spec = load_detector(trained, result.tracking_uri).spec
+        assert spec.anchor_shapes == config.model.anchor_shapes
     run = connect(result.tracking_uri).get_run(result.run_id)
     assert status(config, "first") == ("finished", "FINISHED")
     assert result.model_uri == "models:/shapes/1"
@@ -115,9 +120,11 @@ def test_label_is_put_before_every_progress_line(
 ) -> None:
     config = small.replace({"data.val": None, "data.test": None, "train.epochs": 0.4})
     fit(config, run="one", label="trial one")
-    lines = [line for line in capsys.readouterr().err.splitlines() if "step" in line]
-    assert len(lines) == 2  # what is trained, and the last step
+    shown = capsys.readouterr().err.splitlines()
+    lines = [line for line in shown if "step" in line or "warning" in line]
+    assert len(lines) == 3  # what is trained, that anchors do not fit, and the last step
     assert all(line.startswith("trial one: ") for line in lines)
+    assert "% of the objects have no anchor with an IoU of 0.5" in lines[1]
 
 
 def test_finished_run_is_not_resumed(small: Config) -> None:
