@@ -86,10 +86,11 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Iterate over samples ``rank, rank + world_size, ...``: each once over all ranks.
+    """Iterate over a rank's share of the batches that a single rank would have, one after another.
 
-    ``part`` gives other samples, of which ``bad`` is then left to the caller to check; otherwise
-    ``bad`` is as in `TrainLoader`.
+    So a rank reads few shards, and a detection, which may depend in its last bits on the images in
+    its batch, does not depend on the number of ranks. ``part`` gives other samples, of which
+    ``bad`` is then left to the caller to check; otherwise ``bad`` is as in `TrainLoader`.
     """
 
     def __init__(
@@ -103,7 +104,11 @@ class EvalLoader:
         self.shards, self.manifest = shards, shards.manifest
         self.bad = BadSamples(config.data.max_bad_fraction)
         size = config.evaluate.batch_size
-        own = range(rank, len(shards), world_size) if part is None else part
+        own = part
+        if own is None:
+            batches = -(-len(shards) // size)
+            first, last = (batches * r // world_size * size for r in (rank, rank + 1))
+            own = range(first, min(last, len(shards)))
         self._batches = [own[i : i + size] for i in range(0, len(own), size)]
         self._dataset, self._checks = EvalDataset(shards, config), world_size == 1 and part is None
         self._slot_bytes = size * config.model.image_size**2 * 3
