@@ -8,10 +8,11 @@ Shape letters: B images, D detections per image (padded), S input side.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,19 @@ from pipeline.metrics import (
 )
 
 _IMAGES_PER_TABLE = 64  # matched together
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of an evaluation went: on rank 0, or summed over workers of Ray.
+
+    ``predict`` includes reading the images, ``score`` gathering the tables.
+    """
+
+    predict: float = 0.0
+    match: float = 0.0
+    score: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class Evaluation:
 
     result: DetectionMetrics
     table: MatchTable
+    seconds: Seconds = Seconds()
 
 
 def evaluate(
@@ -60,12 +75,36 @@ def evaluate(
     Images are scored in the order of their ids: the metrics do not depend on the number of ranks.
     ``labels`` maps the labels of the set and of the detector to ``classes``, where they differ.
     """
-    detected = detect(detector, batches, config, world.device, precision)
-    parts = world.gather(match_detections(detected, labels))
+    detected = Timed(detect(detector, batches, config, world.device, precision))
+    own = match_detections(detected, labels)
+    predicted = time.perf_counter()
+    matching = detected.outside()
+    parts = world.gather(own)
     if parts is None:
         return None
     table = MatchTable.concatenate(parts).sorted_by_image_id()
-    return Evaluation(score(table, classes, config.protocol), table)
+    result = score(table, classes, config.protocol)
+    seconds = Seconds(detected.inside, matching, time.perf_counter() - predicted)
+    return Evaluation(result, table, seconds)
+
+
+class Timed(Iterator[T]):
+    """An iterator that measures the seconds in it, and those in what consumes it."""
+
+    def __init__(self, values: Iterable[T]) -> None:
+        self._values, self._began = iter(values), time.perf_counter()
+        self.inside = 0.0
+
+    def __next__(self) -> T:
+        began = time.perf_counter()
+        try:
+            return next(self._values)
+        finally:
+            self.inside += time.perf_counter() - began
+
+    def outside(self) -> float:
+        """Return the seconds since the start that were not spent in the iterator."""
+        return time.perf_counter() - self._began - self.inside
 
 
 class LabelMaps(NamedTuple):

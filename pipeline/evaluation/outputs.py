@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ def figures(found: ModelEvaluation, findings: Findings, subject: Subject) -> dic
         "fingerprint": found.data.content_hash,
         "at": subject.at,
         "revision": subject.revision,
+        "seconds": asdict(found.evaluation.seconds),
         **findings.as_json(),
     }
 

@@ -6,6 +6,7 @@ in its batch, and so the batches are those of a single process. Workers return m
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,13 @@ from pipeline.data.loading.bad_samples import BadSamples
 from pipeline.distributed.ray_cluster import gpu_choice, ray_cluster
 from pipeline.distributed.world import World
 from pipeline.errors import OutageError, UserError
-from pipeline.evaluation.evaluate import Evaluation, detect, match_detections
+from pipeline.evaluation.evaluate import (
+    Evaluation,
+    Seconds,
+    Timed,
+    detect,
+    match_detections,
+)
 from pipeline.evaluation.model_evaluation import (
     ModelEvaluation,
     default_device,
@@ -36,6 +43,7 @@ class PartResult(NamedTuple):
     table: MatchTable
     samples: int
     problems: list[str]
+    seconds: Seconds
 
 
 def evaluate_on_ray(
@@ -60,9 +68,16 @@ def evaluate_on_ray(
     for result in results:
         bad.count(result.samples, result.problems)
     bad.check(World())
+    began = time.perf_counter()
     table = MatchTable.concatenate([result.table for result in results]).sorted_by_image_id()
     metrics = score(table, loaded.classes, settings.evaluate.protocol)
-    return ModelEvaluation(loaded.uri, manifest, loaded.classes, Evaluation(metrics, table))
+    seconds = Seconds(
+        sum(result.seconds.predict for result in results),
+        sum(result.seconds.match for result in results),
+        time.perf_counter() - began,
+    )
+    evaluation = Evaluation(metrics, table, seconds)
+    return ModelEvaluation(loaded.uri, manifest, loaded.classes, evaluation)
 
 
 def split(samples: int, batch_size: int, workers: int) -> list[range]:
@@ -78,8 +93,9 @@ def evaluate_part(loaded: LoadedDetector, uri: str, settings: Config, part: rang
     detector = build_detector(**loaded.spec.model_dump())
     detector.load_state_dict(loaded.state)
     batches = build_eval_loader(uri, settings, 0, 1, part)
-    found = detect(detector.to(device).eval(), batches, settings.evaluate, device)
-    return PartResult(match_detections(found), *batches.bad.pending())
+    found = Timed(detect(detector.to(device).eval(), batches, settings.evaluate, device))
+    table = match_detections(found)
+    return PartResult(table, *batches.bad.pending(), Seconds(found.inside, found.outside()))
 
 
 def _run(

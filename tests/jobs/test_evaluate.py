@@ -117,6 +117,12 @@ def test_file_that_cannot_be_written_is_named(options, capfd, tmp_path, monkeypa
     assert not (out / name).exists()
 
 
+def test_figures_say_where_the_time_went(options) -> None:
+    seconds = evaluate.main(["--model=models:/shapes/1", *options, "--no-track"])["seconds"]
+    assert set(seconds) == {"predict", "match", "score"}
+    assert all(value > 0 for value in seconds.values())
+
+
 def test_registry_that_is_down_is_named_before_the_evaluation(options, capfd) -> None:
     code, line = failure(
         ["--model=models:/shapes/1", *options, "--tracking.uri=http://127.0.0.1:9"], capfd

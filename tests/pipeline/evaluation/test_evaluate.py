@@ -1,6 +1,8 @@
 """Test evaluation over ranks: the same metrics for any number of them."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,14 @@ from model.boxes import box_iou
 from pipeline.config import Config
 from pipeline.data import build_eval_loader, load_manifest
 from pipeline.distributed.world import World
-from pipeline.evaluation.evaluate import box_scale, evaluate, infer
+from pipeline.evaluation.evaluate import Timed, box_scale, evaluate, infer
 
 
 def figures(uri: str, world: World) -> dict[str, float] | None:
     torch.manual_seed(0)
     classes = load_manifest(uri).classes
     detector = build_detector("slim", "retinanet", len(classes), 64).eval()
-    # One image per batch: no metric depends on which images are in a batch.
-    tree = {"model": {"image_size": 64}, "evaluate": {"batch_size": 1, "score_threshold": 0.0}}
+    tree = {"model": {"image_size": 64}, "evaluate": {"batch_size": 2, "score_threshold": 0.0}}
     config = Config.from_dict({**tree, "data": {"loader_workers": 0}})
     batches = build_eval_loader(uri, config, world.rank, world.size)
     found = evaluate(detector, batches, classes, config.evaluate, world)
@@ -69,3 +70,16 @@ def test_class_agnostic_nms_suppresses_across_classes(class_agnostic: bool) -> N
 def test_boxes_are_scaled_to_the_original_size() -> None:
     scale = box_scale(torch.tensor([[640, 480], [100, 300]]), 320)
     assert scale.tolist() == [[2.0, 1.5, 2.0, 1.5], [100 / 320, 300 / 320, 100 / 320, 300 / 320]]
+
+
+def test_time_is_divided_between_prediction_and_matching() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.02)
+            yield number
+
+    timed = Timed(slow())
+    for _ in timed:
+        time.sleep(0.005)
+    assert timed.inside >= 0.06
+    assert 0.015 <= timed.outside() < timed.inside + 0.5
