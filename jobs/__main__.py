@@ -24,6 +24,7 @@ JOBS = {
     "checkpoints": "list, verify or prune the checkpoints of a run",
     "tracking": "send records that runs could not send to the run store",
     "evaluate": "evaluate a model on a shard set: figures, one HTML page, suspicious labels",
+    "thresholds": "search NMS settings and score thresholds of a model on a shard set",
     "register": "make a model version of any checkpoint",
     "promote": "make a version the champion if it is better, or roll back",
     "predict": "detect objects in a folder of images with a model",

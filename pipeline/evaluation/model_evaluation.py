@@ -57,9 +57,8 @@ def evaluate_model(
     detector = build_detector(**loaded.spec.model_dump())
     detector.load_state_dict(loaded.state)
     settings = evaluation_config(loaded, config)
-    batches: Iterable[EvalBatch] = build_eval_loader(data, settings, world.rank, world.size)
-    if progress is not None:
-        batches = _reported(batches, progress)
+    loader = build_eval_loader(data, settings, world.rank, world.size)
+    batches = counted_batches(loader, progress)
     scored = list(classes or loaded.classes)
     result = evaluate(
         detector.to(world.device).eval(), batches, scored, settings.evaluate, world, labels=labels
@@ -69,7 +68,11 @@ def evaluate_model(
     return ModelEvaluation(loaded.uri, manifest, scored, result)
 
 
-def _reported(batches: Iterable[EvalBatch], progress: Progress) -> Iterator[EvalBatch]:
+def counted_batches(batches: Iterable[EvalBatch], progress: Progress | None) -> Iterator[EvalBatch]:
+    """Yield the batches, and count their images in ``progress``."""
+    if progress is None:
+        yield from batches
+        return
     progress.restart()
     for batch in batches:
         yield batch

@@ -16,7 +16,7 @@ _NOT_SEARCHED = {
     "registry": "no score depends on it",
     "promote": "no score depends on it",
     "ray": "no score depends on it, apart from rounding",
-    "evaluate": "it needs no training; the checkpoint of a trial can be evaluated with any value",
+    "evaluate": "it needs no training; `jobs.thresholds` searches it for any model",
     "train.seed": "the best of several seeds is luck, and not a setting",
     "data.val": "all trials are compared on one set",
     "data.test": "the test set must not influence the selection",

@@ -39,7 +39,7 @@ class BestSettings:
     """The result of a search: the settings before and the best ones, with their match tables.
 
     ``score_threshold`` is that of the highest F1 over all classes, and ``score_thresholds`` those
-    of each class; both are for using detections, since AP has no use for a threshold.
+    of each class. They are for using detections; AP only falls if any are left out.
     """
 
     before: Tried

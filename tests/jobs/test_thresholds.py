@@ -1,0 +1,45 @@
+"""`jobs.thresholds` on a run: what it prints, and what it advises."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs import thresholds
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.evaluation.postprocessing.model_search import ModelSearch
+from pipeline.evaluation.postprocessing.search import BestSettings, Settings, Tried
+from pipeline.metrics.bootstrap import Interval
+from pipeline.training.fit import fit
+from tests.pipeline.conftest import scenes, small  # noqa: F401
+
+
+def test_settings_of_a_run_are_searched(
+    small: Config,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = fit(small, run="one")
+    run = Path(result.checkpoint).parent
+    capsys.readouterr()
+    figures = thresholds.main([f"--model={run}", f"--data={small.data.val}"])
+    # The first settings are those of the training, and give its score.
+    assert figures["before"]["metrics"]["ap"] == pytest.approx(result.metrics["val/ap"], abs=1e-12)
+    assert figures["before"] == figures["tried"][0]
+    best = max(figures["tried"], key=lambda tried: tried["metrics"]["ap"])
+    assert figures["best"]["metrics"]["ap"] == best["metrics"]["ap"]
+    out = capsys.readouterr().out
+    assert f"ap {result.metrics['val/ap']:.4f} with the settings of the training" in out
+    with pytest.raises(UserError, match=r"no/such does not exist; give models:"):
+        thresholds.main(["--model=no/such", f"--data={small.data.val}"])
+
+
+@pytest.mark.parametrize(("low", "advised"), [(0.01, "0.7"), (-0.01, "0.5")])
+def test_settings_that_may_be_noise_are_not_advised(low: float, advised: str) -> None:
+    before = Tried(Settings(0.5, False, 100), {"ap": 0.4})
+    best = Tried(Settings(0.7, False, 100), {"ap": 0.45})
+    found = BestSettings(before, best, [before, best], (None, None), 0.3, {"cat": 0.25})  # type: ignore[arg-type]
+    lines = thresholds.lines(ModelSearch(found, "ap", Interval(0.05, low, 0.09)))
+    assert f"  nms_iou: {advised}" in lines and "  cat: 0.250" in lines
+    (verdict,) = (line for line in lines if line.startswith("best: "))
+    assert verdict.startswith("best: NMS at 0.7 within classes, 100 detections, +0.0500")
+    assert verdict.endswith("; this may be noise") == (low < 0)
