@@ -1,51 +1,16 @@
-"""`jobs.train` and `jobs.tune` as a user runs them. `.ci/run` runs `jobs.demo`."""
+"""`jobs.train` as a user runs it. `.ci/run` runs `jobs.demo`."""
 
-import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from jobs import prepare
 from jobs.train import duration, run_page, summary
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(folder: Path, job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"jobs.{job}", "--json", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-
-
-def results(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr[-3000:]
-    (line,) = done.stdout.splitlines()
-    return dict(json.loads(line))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for split in ("train", "val"):
-        prepare.main(
-            [
-                *("--source", "shapes", "--split", split, "--count", "16", "--size", "64"),
-                *("--out", str(tmp_path / "shards" / f"shapes-{split}")),
-            ]
-        )
-    return tmp_path
+from tests.jobs.commands import ROOT, plain_lines, results, run
 
 
 def test_training_without_ray_from_relative_paths(folder: Path) -> None:
@@ -166,13 +131,6 @@ def test_duration_is_in_words(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
 
 
-def plain_lines(text: str) -> list[str]:
-    """Return the lines of output, which must have neither colours nor Ray's process ids."""
-    assert "\x1b" not in text
-    assert "pid=" not in text
-    return text.splitlines()
-
-
 @pytest.mark.integration
 def test_output_of_ray_workers_is_plain(folder: Path) -> None:
     data = ("--data.train", "shards/shapes-train", "--data.val", "shards/shapes-val")
@@ -187,98 +145,3 @@ def test_output_of_ray_workers_is_plain(folder: Path) -> None:
     )
     assert any(line.startswith("step 2: val ap ") for line in progress)
     assert progress[-1].startswith("next        python -m jobs.checkpoints list ")
-
-
-@pytest.mark.integration
-@pytest.mark.timeout(600)
-def test_interrupted_sweep_is_resumed(folder: Path) -> None:
-    small = ("--model.image_size", "64", "--train.epochs", "12", "--sweep.trials", "1")
-    arguments = ("--config", "sweeps/smoke", *small, "--run", "search")
-
-    def accept_ctrl_c() -> None:  # a shell starts background jobs with the signal ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    with subprocess.Popen(
-        [sys.executable, "-m", "jobs.tune", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=accept_ctrl_c,
-    ) as sweep:
-        assert sweep.stderr is not None
-        lines = iter(sweep.stderr)
-        assert any("step 8: val ap" in line for line in lines)  # after 4 of 12 epochs
-        sweep.send_signal(signal.SIGINT)
-        *_, last = lines
-    assert last == "interrupted; to resume, run the same command with --run search\n"
-    assert sweep.returncode == 130
-    done = run(folder, "tune", *arguments)
-    (trial,) = results(done)["trials"]
-    assert (trial["epochs"], trial["status"]) == (12.0, "finished")
-    lines = plain_lines(done.stderr)
-    assert any("resuming after step" in line for line in lines)
-    assert not any("step 2: val ap" in line for line in lines)  # trained before, and not again
-    # A finished sweep is extended by more trials only.
-    again = run(folder, "tune", *arguments)
-    assert again.returncode == 2 and "raise sweep.trials to extend it" in again.stderr
-    more = results(run(folder, "tune", *arguments, "--sweep.trials", "2"))["trials"]
-    assert {row["name"] for row in more} == {"t0001", "t0002"}
-    assert trial in more
-
-
-@pytest.mark.integration
-@pytest.mark.timeout(600)
-def test_sweep_writes_a_recipe_that_trains(folder: Path) -> None:
-    """Run trials that take the whole machine, one at a time, also after an early stop."""
-    recipe = str(ROOT / "configs" / "sweeps" / "smoke.yaml")
-    small = ("--model.image_size", "64", "--train.epochs", "3", "--train.batch_size", "8")
-    whole = ("--ray.cpus_per_worker", str((os.cpu_count() or 1) - 0.5))
-    done = run(folder, "tune", "--config", recipe, *small, *whole, "--run", "search")
-    figures = results(done)
-    lines = plain_lines(done.stderr)
-    assert not [line for line in lines if "study" in line or "View detailed results" in line]
-    for trial in figures["trials"]:
-        assert any(line.startswith(f"trial {trial['name']}: slim-") for line in lines)
-    assert len(figures["trials"]) == 4
-    assert {trial["status"] for trial in figures["trials"]} == {"finished", "stopped early"}
-    assert all(trial["run_id"] for trial in figures["trials"])
-    best = yaml.safe_load(Path(figures["best_yaml"]).read_text())
-    assert best["assign"]["name"] == figures["trials"][0]["params"]["assign.name"]
-    assert "sweep" not in best
-    trained = results(
-        run(folder, "train", "--config", figures["best_yaml"], "--ray.enabled", "false")
-    )
-    assert "val/ap" in trained["metrics"]
-
-
-@pytest.mark.integration
-@pytest.mark.timeout(600)
-def test_trial_that_fails_is_named_and_tried_again(folder: Path) -> None:
-    """A point that the network cannot train with: the others end, and the sweep has failed."""
-    data = ("--data.train", "shards/shapes-train", "--data.val", "shards/shapes-val")
-    recipe = {
-        "model": {"image_size": 64},
-        "train": {"epochs": 2, "warmup_steps": 1},
-        "data": {"loader_workers": 0},
-        "ray": {"cpus_per_worker": 0.5},
-        "sweep": {
-            "searcher": "grid",
-            "retries": 1,
-            "scheduler": "none",
-            "space": {"train.lr": {"grid": [0.01, 1e30]}},
-        },
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    done = run(folder, "tune", "--config", "recipe.yaml", *data, "--run", "search")
-    assert done.returncode == 1
-    lines = plain_lines(done.stderr)
-    assert "1 of 2 trials failed, the first: t0002: " in lines[-1]
-    assert "search/best.yaml is the best of the others" in lines[-1]
-    assert sum(line.startswith("trial t0002 starts") for line in lines) == 2
-    assert not any("Traceback" in line for line in lines)
-    best = yaml.safe_load((folder / "runs" / "search" / "best.yaml").read_text())
-    assert best["train"]["lr"] == 0.01
-    again = run(folder, "tune", "--config", "recipe.yaml", *data, "--run", "search")
-    assert again.returncode == 1
-    assert not any(line.startswith("trial t0001") for line in plain_lines(again.stderr))

@@ -1,0 +1,164 @@
+"""`jobs.tune` as a user runs it: stopped, resumed, extended, beside another sweep."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.tracking import connect
+from tests.jobs.commands import ROOT, plain_lines, results, run
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+def test_sweep_writes_a_recipe_that_trains(folder: Path) -> None:
+    """Run trials that take the whole machine, one at a time, also after an early stop."""
+    recipe = str(ROOT / "configs" / "sweeps" / "smoke.yaml")
+    small = ("--model.image_size", "64", "--train.epochs", "3", "--train.batch_size", "8")
+    whole = ("--ray.cpus_per_worker", str((os.cpu_count() or 1) - 0.5))
+    done = run(folder, "tune", "--config", recipe, *small, *whole, "--run", "search")
+    figures = results(done)
+    lines = plain_lines(done.stderr)
+    assert not [line for line in lines if "study" in line or "View detailed results" in line]
+    for trial in figures["trials"]:
+        assert any(line.startswith(f"trial {trial['name']}: slim-") for line in lines)
+    assert len(figures["trials"]) == 4
+    assert {trial["status"] for trial in figures["trials"]} == {"finished", "stopped early"}
+    assert all(trial["run_id"] for trial in figures["trials"])
+    best = yaml.safe_load(Path(figures["best_yaml"]).read_text())
+    assert best["assign"]["name"] == figures["trials"][0]["params"]["assign.name"]
+    assert "sweep" not in best
+    trained = results(
+        run(folder, "train", "--config", figures["best_yaml"], "--ray.enabled", "false")
+    )
+    assert "val/ap" in trained["metrics"]
+
+
+def test_trial_that_fails_is_named_and_tried_again(folder: Path) -> None:
+    """A point that the network cannot train with: the others end, and the sweep has failed."""
+    data = ("--data.train", "shards/shapes-train", "--data.val", "shards/shapes-val")
+    recipe = {
+        "model": {"image_size": 64},
+        "train": {"epochs": 2, "warmup_steps": 1},
+        "data": {"loader_workers": 0},
+        "ray": {"cpus_per_worker": 0.5},
+        "sweep": {
+            "searcher": "grid",
+            "retries": 1,
+            "scheduler": "none",
+            "space": {"train.lr": {"grid": [0.01, 1e30]}},
+        },
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = run(folder, "tune", "--config", "recipe.yaml", *data, "--run", "search")
+    assert done.returncode == 1
+    lines = plain_lines(done.stderr)
+    assert "1 of 2 trials failed, the first: t0002: " in lines[-1]
+    assert "search/best.yaml is the best of the others" in lines[-1]
+    assert sum(line.startswith("trial t0002 starts") for line in lines) == 2
+    assert not any("Traceback" in line for line in lines)
+    best = yaml.safe_load((folder / "runs" / "search" / "best.yaml").read_text())
+    assert best["train"]["lr"] == 0.01
+    again = run(folder, "tune", "--config", "recipe.yaml", *data, "--run", "search")
+    assert again.returncode == 1
+    assert not any(line.startswith("trial t0001") for line in plain_lines(again.stderr))
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """Start a sweep; yield its process and the lines of its stderr."""
+
+    def accept_ctrl_c() -> None:  # a shell starts background jobs with the signal ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "jobs.tune", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=accept_ctrl_c,
+    ) as sweep:
+        assert sweep.stderr is not None
+        try:
+            yield sweep, iter(sweep.stderr)
+        finally:
+            sweep.kill()
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the commands of the processes that were started in a folder."""
+    found = []
+    for path in Path("/proc").iterdir():
+        try:
+            if path.name.isdecimal() and str(folder).encode() in (path / "environ").read_bytes():
+                found.append((path / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "last"),
+    [
+        (signal.SIGINT, 130, "interrupted; to resume, run the same command with --run search"),
+        (signal.SIGTERM, 143, "stopped: the sweep was stopped by SIGTERM; run the same command"),
+        (signal.SIGKILL, -9, None),
+    ],
+)
+def test_stopped_sweep_leaves_no_process_and_trains_nothing_twice(
+    folder: Path, how: signal.Signals, code: int, last: str | None
+) -> None:
+    small = ("--model.image_size", "64", "--train.epochs", "12", "--sweep.trials", "1")
+    arguments = ("--config", "sweeps/smoke", *small, "--run", "search")
+    with started(folder, *arguments) as (sweep, lines):
+        assert any("step 8: val ap" in line for line in lines)  # after 4 of 12 epochs
+        sweep.send_signal(how)
+        assert sweep.wait(120) == code
+        if last:
+            rest = list(lines)
+            assert rest[-1].startswith(last) and not any("Traceback" in line for line in rest)
+    until = time.monotonic() + 60
+    while processes_of(folder) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert processes_of(folder) == []
+    done = run(folder, "tune", *arguments)
+    figures = results(done)
+    (trial,) = figures["trials"]
+    assert (trial["epochs"], trial["status"]) == (12.0, "finished")
+    printed = plain_lines(done.stderr)
+    assert any("resuming after step" in line for line in printed)
+    assert not any("step 2: val ap" in line for line in printed)  # trained before, and not again
+    runs = connect(figures["tracking_uri"]).search_runs(["1"])
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    # A finished sweep is only extended by more trials.
+    again = run(folder, "tune", *arguments)
+    assert again.returncode == 2 and "raise sweep.trials to extend it" in again.stderr
+    if how == signal.SIGTERM:
+        more = results(run(folder, "tune", *arguments, "--sweep.trials", "2"))["trials"]
+        assert {row["name"] for row in more} == {"t0001", "t0002"} and trial in more
+
+
+def test_two_sweeps_at_once_stop_their_trials_early(folder: Path) -> None:
+    small = ("--model.image_size", "64", "--train.epochs", "4", "--ray.cpus_per_worker", "0.4")
+    more = ("--sweep.trials", "5", "--sweep.concurrency", "1", "--tracking.uri")
+    arguments = ("--config", "sweeps/smoke", *small, *more)
+    with (
+        started(folder, *arguments, f"sqlite:///{folder}/a.db", "--run", "a") as (one, its_lines),
+        started(folder, *arguments, f"sqlite:///{folder}/b.db", "--run", "b") as (two, others),
+    ):
+        printed = [*its_lines, *others]
+        assert (one.wait(300), two.wait(300)) == (0, 0)
+    assert not [line for line in printed if "Traceback" in line or "ray::" in line]
+    for name in ("a", "b"):
+        files = sorted((folder / "runs" / name / "trials").glob("*.json"))
+        states = [yaml.safe_load(file.read_text())["state"] for file in files]
+        assert len(states) == 5 and set(states) == {"finished", "stopped early"}
