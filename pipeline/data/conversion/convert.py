@@ -249,7 +249,9 @@ def _check_usable(
             f"{title}: --strict rejects {count}; the first: {first}; nothing was written"
         )
     if not manifest.samples:
-        reason = f"; the first problem: {first}" if faults else ""
+        for problem in problems.first.get("image skipped", [])[:1]:
+            first = problem
+        reason = f"; the first problem: {first}" if first else ""
         raise SourceRejected(f"{title}: no usable image{reason}; nothing was written")
     if fault := fault_of_set(manifest.boxes, summary.counts, problems):
         raise SourceRejected(f"{title}: {fault}; nothing was written")

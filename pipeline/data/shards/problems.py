@@ -20,7 +20,7 @@ from pipeline.storage.durable import sync_file
 PROBLEMS = "problems.jsonl"
 MAX_LISTED_PROBLEMS = 20  # of each kind, on the terminal
 MAX_CAUSES, OTHER_CAUSE = 1000, "other reasons"  # kept in memory
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_VALUE = re.compile(r"'[^']*'|-?\d+(\.\d+)?")
 # Kinds of problems as manifests of format 1 name them, and their names now.
 OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
 
@@ -90,7 +90,7 @@ class ProblemWriter:
         self.counts: Counter[ProblemKind] = Counter()
         self.first: dict[ProblemKind, list[Problem]] = defaultdict(list)
         self.causes: Counter[str] = Counter()
-        self._first_of_cause: dict[str, Problem] = {}  # with # for each number
+        self._first_of_cause: dict[str, Problem] = {}  # with # for each value
         self._file = path.open("wb")
 
     def add(self, problems: Iterable[Problem]) -> None:
@@ -109,7 +109,7 @@ class ProblemWriter:
         if cause not in self.causes and len(self.causes) >= MAX_CAUSES:
             cause = OTHER_CAUSE
         self.causes[cause] += problem.lost_objects
-        self._first_of_cause.setdefault(_NUMBER.sub("#", cause), problem)
+        self._first_of_cause.setdefault(_VALUE.sub("#", cause), problem)
 
     @property
     def lost_objects(self) -> int:
@@ -119,8 +119,8 @@ class ProblemWriter:
     def commonest_cause(self) -> tuple[int, Problem]:
         """Return how many objects are lost for the commonest cause, and the first problem of it."""
         counts: Counter[str] = Counter()
-        for cause, count in self.causes.items():  # causes that differ in numbers only are one
-            counts[_NUMBER.sub("#", cause)] += count
+        for cause, count in self.causes.items():  # causes that differ in values only are one
+            counts[_VALUE.sub("#", cause)] += count
         ((cause, count),) = counts.most_common(1)
         return count, self._first_of_cause[cause]
 

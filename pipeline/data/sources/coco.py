@@ -48,7 +48,9 @@ def coco_source(images: Path, annotations: Path) -> Source:
     problems = [*files.problems(), *paths.problems]
     categories = read_categories(tree["categories"], annotations, problems)
     listing = _Listing(tree["images"], files, paths, annotations.name)
-    reader = AnnotationReader(categories.names, listing.file_by_id, annotations.name)
+    reader = AnnotationReader(
+        categories.names, listing.file_by_id, listing.first_id, annotations.name
+    )
     objects = reader.read(tree["annotations"])
     problems += [*reader.problems, *listing.unused_pictures(annotations)]
     report_group(tree["categories"], reader.used_categories, annotations, problems)

@@ -11,6 +11,7 @@ from pipeline.data.sources.record import BoxLayout
 
 # Boxes that end within so many pixels of the top left corner are fractions of the image size.
 MAX_FRACTION = 1.5
+MIN_SIDE_OF_PERCENT = 200  # of images in which boxes up to 100 may be percentages
 # A box reaches outside clearly by so much of the image's side, and at least by so many pixels.
 CLEARLY_OUTSIDE, CLEARLY_OUTSIDE_PIXELS = 0.01, 2.0
 
@@ -28,6 +29,7 @@ class ObjectCounts(BaseModel):
     boxes: int = Field(default=0, description="boxes of finite numbers")
     absolute: int = Field(default=0, description="those in pixels")
     near_corner: int = Field(default=0, description="those of them that look like fractions")
+    near_percent: int = Field(default=0, description="those of them that look like percentages")
     outside: int = Field(default=0, description="boxes that reach clearly outside their image")
     zero_corners: int = Field(default=0, description="boxes that begin before the first pixel")
     fit_as: Counter[BoxLayout] = Field(
@@ -48,6 +50,7 @@ class ObjectCounts(BaseModel):
         if not relative:
             self.absolute += 1
             self.near_corner += x1 < x2 <= MAX_FRACTION and y1 < y2 <= MAX_FRACTION
+            self.near_percent += max(x2, y2) <= 100 and min(width, height) >= MIN_SIDE_OF_PERCENT
         across = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * width)
         down = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * height)
         inside = (-across, -down, width + across, height + down)

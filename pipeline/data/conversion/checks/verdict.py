@@ -13,6 +13,7 @@ from pipeline.progress import counted
 
 # Shares of all boxes, from which a source is suspicious.
 SUSPICIOUS_SHARE = 0.1
+MIN_PERCENT_BOXES = 5
 OUTSIDE_SHARE, MIN_OUTSIDE = 0.25, 3
 FITTING_SHARE = 0.95
 MAX_LOST_SHARE = 0.1  # of the objects; more are named in a headline
@@ -85,8 +86,8 @@ def whole_source_problems(
     ``causes`` counts the lost objects by their cause.
     """
     for reason in (
-        *_suspicious_boxes(counts),
-        *_suspicious_names({**boxes_per_class, **counts.excluded}),
+        *_suspicious_boxes(sum(boxes_per_class.values()), counts),
+        *_suspicious_names(boxes_per_class, counts.excluded),
         *_suspicious_numbers(classes, {**boxes_per_class, **counts.excluded}, causes),
     ):
         yield Problem(file=name, kind="suspicious", reason=reason)
@@ -98,7 +99,7 @@ def whole_source_problems(
         yield Problem(file=name, kind="note", reason=reason)
 
 
-def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
+def _suspicious_boxes(boxes: int, counts: ObjectCounts) -> Iterator[str]:
     if not counts.boxes:
         return
     if SUSPICIOUS_SHARE * counts.absolute < counts.near_corner < counts.boxes:
@@ -112,6 +113,13 @@ def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
             "1, the first pixel; these are cut, and all others may be shifted by a pixel; "
             "--corners-from 0 reads them as 0-based"
         )
+    if counts.boxes == counts.near_percent >= MIN_PERCENT_BOXES:
+        yield (
+            f"all {counts.boxes} boxes end within 100 pixels of the top left corner of larger "
+            "images; are they percentages of the image size?"
+        )
+    if counts.crowd and counts.crowd == boxes:
+        yield f"all {boxes} kept boxes are crowd regions, which training ignores; check iscrowd"
     if counts.outside <= SUSPICIOUS_SHARE * counts.boxes:
         return
     reach = f"{counts.outside} of {counts.boxes} boxes reach outside their image"
@@ -125,13 +133,17 @@ def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
         yield f"{reach}; was it resized or turned after it was annotated?"
 
 
-def _suspicious_names(boxes_per_class: Mapping[str, int]) -> Iterator[str]:
+def _suspicious_names(
+    boxes_per_class: Mapping[str, int], excluded: Mapping[str, int]
+) -> Iterator[str]:
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in boxes_per_class:
+    for name in {**boxes_per_class, **excluded}:
         groups["".join(name.split()).casefold()].append(name)
     for group in groups.values():
         if len(group) > 1:
-            usual = max(group, key=lambda name: (boxes_per_class[name], -len(name)))
+            # A chosen class if others are left out, else the usual spelling.
+            chosen = [name for name in group if name not in excluded] or group
+            usual = max(chosen, key=lambda name: (boxes_per_class.get(name, 0), -len(name)))
             options = " ".join(
                 f"--rename {_quoted(f'{name}={usual}')}" for name in group if name != usual
             )

@@ -23,6 +23,8 @@ class Categories(NamedTuple):
 
 def read_categories(rows: list[Row], path: Path, problems: list[Problem]) -> Categories:
     """Return the categories; those with the same name are merged. Raises UserError."""
+    if not rows:
+        raise UserError(f"--annotations {path}: the list of categories is empty")
     names: dict[str, str] = {}
     for row in rows:
         key, name = read_id(row.get("id")), _name(row.get("name"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pipeline.data.shards.problems import Problem
@@ -20,8 +20,15 @@ MAX_SHOWN_VALUE = 60  # characters
 class AnnotationReader:
     """Reads annotations, and counts what is reported of all of them together."""
 
-    def __init__(self, names: dict[str, str], image_ids: Iterable[str], file: str) -> None:
+    def __init__(
+        self,
+        names: dict[str, str],
+        image_ids: Iterable[str],
+        image_files: Collection[str],
+        file: str,
+    ) -> None:
         self.names, self.image_ids, self.file = names, set(image_ids), file
+        self.image_files = image_files
         self.problems: list[Problem] = []
         self.used_categories: set[str] = set()
         self._used_images: set[str] = set()
@@ -46,14 +53,15 @@ class AnnotationReader:
         self.used_categories.add(key)
         if key not in self.names:
             hint = ", which is a name; the id is needed" if key in self.names.values() else ""
-            raise ValueError(f"unknown category {_shown(key)}{hint}")
+            raise ValueError(f"unknown category {_quoted(key)}{hint}")
         return self.names[key]
 
     def _image_id(self, row: Row) -> str:
         key = _key(row, "image_id")
         self._used_images.add(key)
         if key not in self.image_ids:
-            raise ValueError(f"image {_shown(key)} is not listed")
+            hint = ", but is a file; the id is needed" if key in self.image_files else ""
+            raise ValueError(f"image {_quoted(key)} is not listed{hint}")
         return key
 
     def _object(self, row: Row, category: str) -> Object:
@@ -115,6 +123,10 @@ def _key(row: Row, field: str) -> str:
 def _shown(value: Any) -> str:
     text = str(value)
     return text if len(text) <= MAX_SHOWN_VALUE else f"{text[:MAX_SHOWN_VALUE]}..."
+
+
+def _quoted(key: str) -> str:
+    return _shown(key) if key.lstrip("-").isdecimal() else repr(_shown(key))
 
 
 def _shift(used: set[str], known: set[str]) -> int:

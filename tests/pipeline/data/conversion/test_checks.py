@@ -6,6 +6,8 @@ import json
 import pytest
 from PIL import Image
 
+from pipeline.data.conversion.checks.counts import ObjectCounts
+from pipeline.data.conversion.checks.verdict import whole_source_problems
 from pipeline.data.conversion.convert import convert, stage_shard_set
 from pipeline.data.shards.manifest import load_manifest, read_problems
 from pipeline.data.shards.problems import Problem
@@ -73,6 +75,10 @@ def test_a_crowd_and_an_object_may_share_a_box(convert_objects):
         [Object("cat", BOX), Object("cat", BOX, crowd=True)]
     )
     assert sample.crowd == [False, True] and manifest.crowd_boxes == 1 and not problems
+    _, _, problems = convert_objects([Object("cat", BOX, crowd=True)])
+    assert problems == [
+        "x: suspicious: all 1 kept boxes are crowd regions, which training ignores; check iscrowd"
+    ]
 
 
 @pytest.mark.parametrize("area", [0, -1.0, float("nan"), float("inf"), 160 * 120 + 1.0])
@@ -140,6 +146,17 @@ def test_boxes_in_fractions_are_rejected(convert_objects):
     assert len(samples[0].boxes) == 2 and not problems
 
 
+def test_boxes_in_percent_are_reported():
+    boxes = [(10.0 * i, 20.0, 10.0 * i + 30, 90.0) for i in range(5)]
+    for width, expected in ((640, 1), (150, 0)):
+        counts = ObjectCounts()
+        for box in boxes:
+            counts.add_box(box, width, 480, "corners", relative=False)
+        found = list(whole_source_problems("x", ["cat"], {"cat": 5}, counts, {}))
+        assert [problem.kind for problem in found] == ["suspicious"] * expected
+        assert all("are they percentages of the image size?" in p.reason for p in found)
+
+
 @pytest.mark.parametrize("layout", ["xywh", "cxcywh"])
 def test_corners_in_the_place_of_sizes_are_reported(convert_objects, layout):
     def misread(x1, y1, x2, y2):
@@ -183,7 +200,9 @@ def test_left_out_classes_are_counted_and_not_listed(convert_objects):
     assert sample.labels == [0] and not problems and manifest.excluded_boxes == {"dog": 400}
     assert manifest.lost_objects == 0
     with pytest.raises(
-        UserError, match=r"--classes leaves out all objects: dog 400, cat 1; 'Cat', 'cat' look like"
+        UserError,
+        match="--classes leaves out all objects: dog 400, cat 1; 'Cat', 'cat' look like one class"
+        "; --rename cat=Cat merges them",
     ):
         convert_objects(rows, classes=["Cat"])
 

@@ -121,7 +121,8 @@ def test_missing_class_names_raise(voc, tmp_path, convert_source):
 
 
 def test_problems_are_counted_and_listed_by_kind(voc, tmp_path):
-    voc.add("a", [("cat", 1, 1, 9, 9)] + [("cat", 50, 9, 60, 12)] * 25)
+    valid = [("cat", 1, 1, x, y) for x in range(9, 19) for y in range(9, 19)]
+    voc.add("a", valid + [("cat", 50, 9, 60, 12)] * 25)
     voc.list("gone")
     source, out = voc_source(voc.root, "train"), tmp_path / "out"
     staged = stage_shard_set(source.images, [], out, "x", "train", source.classes, source="voc")

@@ -73,7 +73,11 @@ def test_rounding_at_the_border_is_clipped_silently(coco, convert_coco):
         ({"bbox": [1, 1, 2, 2], "category_id": 5}, "annotation 3: unknown category 5"),
         (
             {"bbox": [1, 1, 2, 2], "category_id": "brush"},
-            "unknown category brush, which is a name; the id is needed",
+            "unknown category 'brush', which is a name; the id is needed",
+        ),
+        (
+            {"bbox": [1, 1, 2, 2], "image_id": "one.jpg"},
+            "image 'one.jpg' is not listed, but is a file; the id is needed",
         ),
         ({"bbox": [1, 1, 2, 2], "image_id": 8}, "annotation 3: image 8 is not listed"),
     ],
@@ -234,8 +238,8 @@ def test_ids_that_are_none_are_reported(coco, convert_coco, tmp_path, wrong):
     ],
 )
 def test_iscrowd_is_read_in_every_spelling(coco, convert_coco, tmp_path, flag, crowd, reported):
-    _, (sample,) = convert_coco(*coco([{**BOXES[0], "iscrowd": flag}]))
-    assert sample.crowd == [crowd]
+    _, (sample,) = convert_coco(*coco([{**BOXES[0], "iscrowd": flag}, BOXES[1]]))
+    assert sample.crowd == [crowd, False]
     assert [": repaired: iscrowd is " in line for line in lines(tmp_path / "out")] == (
         [True] if reported else []
     )
@@ -412,6 +416,17 @@ def test_ids_that_are_off_by_one_are_reported(coco, convert_coco, tmp_path, enco
     assert f"suspicious: every {field} looks 1 {more} than the id that is meant" in "\n".join(
         lines(tmp_path / "out")
     )
+
+
+def test_names_in_the_place_of_ids_are_one_reason(coco, tmp_path, convert_coco):
+    rows = [{**BOXES[0], "category_id": "person"}, {**BOXES[1], "category_id": "brush"}]
+    with pytest.raises(UserError, match="the commonest reason, 2 x: .* 'person', which is a name"):
+        convert_coco(*coco(rows))
+    with pytest.raises(UserError, match="the list of categories is empty"):
+        convert_coco(*coco(BOXES, categories=[]))
+    listed = [{"id": None, "file_name": "one.jpg"}]
+    with pytest.raises(UserError, match="no usable image; the first problem: one.jpg: image skip"):
+        convert_coco(*coco(BOXES, images=listed))
 
 
 def test_all_categories_unknown_is_an_error(coco, tmp_path, convert_coco):
