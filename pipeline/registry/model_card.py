@@ -49,11 +49,12 @@ The whole configuration is `artifacts/config.yaml`.
 ## Use
 
 ```python
-import mlflow
+import mlflow, pathlib
 
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
-table = model.predict(["photo.jpg"], params={{"score_threshold": {score_threshold}}})
-# image (row number), x1, y1, x2, y2, score, label, class_name
+photos = {{"image": [pathlib.Path("photo.jpg")]}}  # or bytes, base64, arrays (H,W,3) uint8 RGB
+table = model.predict(photos, params={{"score_threshold": {score_threshold}}})
+# image (number), x1, y1, x2, y2, score, label, class_name
 ```
 
 ## Classes

@@ -162,7 +162,8 @@ def _upload(
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")
         raise
-    client.set_logged_model_tags(model_id, {HASH_TAG: digest})
+    tags = {HASH_TAG: digest, "mlflow.note.content": _description(content, origin)}
+    client.set_logged_model_tags(model_id, tags)
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     model = client.finalize_logged_model(model_id, "READY")
     _log_metrics(client, run, model_id, content.metrics)

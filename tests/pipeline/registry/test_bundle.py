@@ -4,9 +4,11 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from pipeline.config import Config, read_recipe
 from pipeline.data.transforms.decode import decode_image
 from pipeline.data.transforms.resize import to_input
 from pipeline.registry import fetch_model
+from pipeline.tracking import connect
 
 SIZES = [(150, 100), (64, 64), (90, 200)]
 
@@ -177,6 +180,23 @@ def test_model_card_describes_the_version(folders):
     card = (folders[1] / "README.md").read_text()
     for part in ("# shapes", "0. cat", "| test/ap50 | 0.7500 |", "Intended use", "Licence"):
         assert part in card
+
+
+def test_example_of_the_model_card_runs(registered, folders, tmp_path, monkeypatch):
+    (example,) = re.findall("```python\n(.*?)```", (folders[0] / "README.md").read_text(), re.S)
+    client = connect(registered.uri)
+    client.set_registered_model_alias("shapes", "champion", "1")
+    (tmp_path / "photo.jpg").write_bytes(picture(60, 40))
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(registered.uri)
+    try:
+        names = {}
+        exec(example, names)
+    finally:
+        mlflow.set_tracking_uri(before)
+        client.delete_registered_model_alias("shapes", "champion")
+    assert len(names["table"]) == 20
 
 
 OUTSIDE = """

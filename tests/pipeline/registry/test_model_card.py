@@ -64,7 +64,8 @@ def test_what_is_not_known_is_not_claimed() -> None:
     bare = replace(CONTENT, data=(), summary=None, metrics={})
     card = model_card(bare, {})
     assert "Not evaluated." in card and "- unknown" in card and "0. cat" in card
-    assert "optimistic" not in card and "{" not in card.replace('{"score_threshold"', "")
+    filled = card.replace('{"score_threshold"', "").replace('{"image"', "")
+    assert "optimistic" not in card and "{" not in filled
     assert "`python -m jobs.evaluate` gives them intervals" in card
     assert "`calibrated`" not in card
     assert "except with the parameter `calibrated`" in model_card(

@@ -60,6 +60,7 @@ def test_version_says_what_it_is(registered, client):
     logged = client.get_logged_model(version.tags["logged_model"])
     assert logged.params["model.backbone"] == registered.config.model.backbone
     assert not any(key.startswith("ray.") for key in logged.params)
+    assert logged.tags["mlflow.note.content"] == version.description
     assert {metric.key: metric.value for metric in logged.metrics} == {
         "model/test/ap": 0.5,
         "model/test/ap50": 0.75,
