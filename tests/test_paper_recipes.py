@@ -10,6 +10,11 @@ from pipeline.data import Batch
 from pipeline.distributed.world import World
 from pipeline.training.trainer.trainer import Trainer
 
+PAPER_ANCHORS = {
+    "anchor_base": 24.0,
+    "anchor_scales": (1.0, 2.0**0.5),
+    "anchor_ratios": (1.0, 2.0, 0.5),
+}
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "paper"
 
 # (data, neck, size) -> mAP, AP50, AP75 of the baseline and with Mutual Guidance.
@@ -47,7 +52,7 @@ def test_recipe_matches_publication_and_states_its_figures(
     path = recipe(data, neck, size, assigner)
     config = Config.from_dict(read_recipe(path))
     network = {"backbone": "vgg16", "neck": neck, "image_size": size, "norm": "batch"}
-    assert config.model.network() == network
+    assert config.model.network() == {**network, **PAPER_ANCHORS}
     assert config.assign.name == assigner
     train = config.train
     assert (train.lr, train.momentum, train.weight_decay) == (0.01, 0.9, 5e-4)

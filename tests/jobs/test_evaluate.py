@@ -83,8 +83,8 @@ def test_unsuitable_sets_are_refused(options, capfd, tmp_path, scenes) -> None: 
     model = ["--model=models:/shapes/1", *options]
     for uri, message in (
         (other, "cat, dog"),
-        (bare, f"{bare} has no objects, so that nothing can be scored"),
-        (crowded, f"{crowded} has only crowd and difficult objects, which do not count"),
+        (bare, f"{bare} has no objects, so that there is nothing to find"),
+        (crowded, f"{crowded} has no objects but crowd regions, so that there is nothing to find"),
     ):
         code, line = failure([*model, f"--data={uri}"], capfd)
         assert code == 2

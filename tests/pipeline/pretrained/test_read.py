@@ -115,9 +115,9 @@ def test_checkpoint_gives_its_averaged_weights(tmp_path: Path) -> None:
 
 def test_run_gives_its_best_checkpoint(tmp_path: Path) -> None:
     for step, ap in ((1, 0.2), (2, 0.4), (3, 0.3)):
-        checkpoint(tmp_path / f"step-{step}", float(step), step=step, ap=ap)
-    checkpoint(tmp_path / "step-4", 4.0, step=4)
-    assert read_weights(str(tmp_path)).source == str(tmp_path / "step-2")
+        checkpoint(tmp_path / f"step-{step:08d}", float(step), step=step, ap=ap)
+    checkpoint(tmp_path / "step-00000004", 4.0, step=4)
+    assert read_weights(str(tmp_path)).source == str(tmp_path / "step-00000002")
 
 
 def test_run_without_evaluations_gives_its_last_checkpoint(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_run_without_evaluations_gives_its_last_checkpoint(tmp_path: Path) -> No
         ("absent.pth", "absent.pth does not exist; give a .pth"),
         (".", "contains no checkpoint; give models:/"),
         ("https://host/w.pth", r"a URL needs model\.init_sha256"),
-        ("file:///absent/step-1", "/absent/step-1 is not a complete checkpoint"),
+        ("file:///absent/step-1", "/absent/step-1 contains no checkpoint; give models:/"),
     ],
 )
 def test_missing_source_is_one_line(

@@ -244,8 +244,13 @@ def test_crowds_become_regions_to_ignore_and_empty_images_train(
     coco, tmp_path, convert_source, make_config
 ):
     rows = [{"bbox": [0, 0, 20, 15]}, {"bbox": [20, 15, 20, 15], "iscrowd": 1}]
-    images = [{"id": i, "file_name": "one.jpg", "width": 40, "height": 30} for i in (7, 8)]
-    convert_source(coco_source(*coco(rows, images=images)), tmp_path / "out")
+    images = [
+        {"id": 7, "file_name": "one.jpg", "width": 40, "height": 30},
+        {"id": 8, "file_name": "two.jpg", "width": 40, "height": 30},
+    ]
+    folder, annotations = coco(rows, images=images)
+    shutil.copy(folder / "one.jpg", folder / "two.jpg")
+    convert_source(coco_source(folder, annotations), tmp_path / "out")
     config = make_config(**{"train.batch_size": 2, "train.epochs": 1, "data.flip": 0})
     (batch,) = build_train_loader(str(tmp_path / "out"), config, 0, 1)
     full, empty = (batch.image_ids.index(i) for i in ("7", "8"))

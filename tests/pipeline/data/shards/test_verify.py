@@ -320,7 +320,7 @@ def test_invalid_shard_with_the_right_hash_never_enters_the_cache(
 
 
 def test_list_of_problems_is_compared_with_the_manifest(voc, tmp_path, convert_source):
-    voc.add("a", [("cat", 1, 1, 9, 9), ("cat", 9, 9, 3, 3), ("cat", 9, 9, 2, 2)])
+    voc.add("a", [("cat", 1, 1, 9, 9), ("cat", 60, 9, 70, 20), ("cat", 60, 9, 80, 20)])
     out = tmp_path / "out"
     convert_source(voc_source(voc.root, "train"), out)
     assert verify(str(out)).faults == []
