@@ -116,6 +116,7 @@ def _results(
         "model_uri": trained["model_uri"],
         "promotion": {name: decided[name] for name in ("verdict", "reasons", "champion", "record")},
         "run_id": trained["run_id"],
+        "run_page": trained["run_page"],
         "tracking_uri": uri,
         "paths": {
             "shards": str(out / "shards"),
@@ -137,7 +138,7 @@ def _summary(results: dict[str, Any]) -> list[str]:
         f"page of the evaluation  {results['paths']['evaluation']}",
         f"pictures of detections  {results['paths']['pictures']}",
         f"registered model        {results['model_uri']}: {results['promotion']['verdict']}",
-        f"page of the run         {train.run_page(results['tracking_uri'], results['run_id'])}",
+        f"page of the run         {results['run_page']}",
         f"your own data           {command('prepare')} --source voc --root DIR "
         "--split train --out shards/mine",
     ]

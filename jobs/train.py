@@ -36,15 +36,31 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
         result = asdict(fit(config, run=name, resume=options.resume))
     if is_main():
+        result["run_page"] = find_run_page(result["tracking_uri"], result["run_id"])
         print("\n".join(summary(result)))
     return result
 
 
-def run_page(tracking_uri: str, run_id: str) -> str:
-    """Return the address of the run's page, or for a file the command that starts a server."""
+def find_run_page(tracking_uri: str, run_id: str) -> str:
+    """Return `run_page`, with the experiment if a server responds."""
+    from pipeline.tracking import experiment_of
+
+    is_server = tracking_uri.startswith("http")
+    experiment = experiment_of(tracking_uri, run_id) if is_server else None
+    return run_page(tracking_uri, run_id, experiment)
+
+
+def run_page(tracking_uri: str, run_id: str, experiment_id: str | None = None) -> str:
+    """Return the address of the run's page, or for a file the command that starts a server.
+
+    With the experiment it is the page for model training; MLflow would show that for GenAI.
+    """
     if tracking_uri.startswith("http"):
         address = re.sub("//[^/@]*@", "//", tracking_uri)  # browsers ask for credentials
-        return f"{mask(address).rstrip('/')}/#/runs/{run_id}"
+        page = f"{mask(address).rstrip('/')}/#"
+        if experiment_id is None:
+            return f"{page}/runs/{run_id}"
+        return f"{page}/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
     mlflow = Path(sys.executable).with_name("mlflow")
     server = shlex.join([str(mlflow), "ui", "--backend-store-uri", mask(tracking_uri)])
     return f"MLFLOW_DISABLE_TELEMETRY=true {server}"
@@ -67,7 +83,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     lines.append(f"time        {duration(result['seconds'].get('fit', 0.0))}")
     if result["model_uri"]:
         lines.append(f"model       {result['model_uri']}")
-    lines.append(f"run page    {run_page(result['tracking_uri'], result['run_id'])}")
+    lines.append(f"run page    {result['run_page']}")
     lines.append(f"next        {next_command(result)}")
     return lines
 

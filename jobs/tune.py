@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs._cli import RECIPES, add_run_options, announced, command, make_parser, run_job, run_name
-from jobs.train import duration, run_page
+from jobs.train import duration, find_run_page
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         from pipeline.sweep import sweep
 
         result = asdict(sweep(config, run=name, resume=options.resume))
+    result["run_page"] = find_run_page(result["tracking_uri"], result["run_id"])
     print("\n".join([*table(result), *summary(result)]))
     return result
 
@@ -43,7 +44,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table: the time, the run's page and the next command."""
     return [
         f"time        {duration(result['seconds'])}",
-        f"run page    {run_page(result['tracking_uri'], result['run_id'])}",
+        f"run page    {result['run_page']}",
         f"next        {command('train')} --config {shlex.quote(result['best_yaml'])}",
     ]
 

@@ -96,6 +96,14 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def experiment_of(uri: str, run_id: str) -> str | None:
+    """Return the id of the experiment of a run, or None if the store does not respond."""
+    try:
+        return str(connect(uri).get_run(run_id).info.experiment_id)
+    except Exception:  # of a client or database driver; a page's address is not worth an error
+        return None
+
+
 @contextlib.contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Raise failed requests of the block as StoreError or StoreRejection, in one line."""

@@ -77,12 +77,15 @@ def test_run_page_of_a_file_is_a_command_without_telemetry() -> None:
 def test_run_page_of_a_server_is_an_address_without_credentials() -> None:
     assert run_page("http://host:5000/", "a1") == "http://host:5000/#/runs/a1"
     assert run_page("https://me:pass@host", "a1") == "https://host/#/runs/a1"
+    page = "http://host/#/experiments/3/runs/a1?workflowType=machine_learning"
+    assert run_page("http://host", "a1", "3") == page
 
 
 RESULT = {
     "run": "bccd-1",
     "run_id": "a1",
     "tracking_uri": "http://host:5000",
+    "run_page": "http://host:5000/#/runs/a1",
     "checkpoint": "/runs/bccd-1/step-00000040",
     "best_step": 40,
     "total_steps": 60,
