@@ -112,6 +112,33 @@ class ParsedImage:
         return self.record
 
 
+@dataclass(frozen=True)
+class WrappedImage:
+    """Base of images that change the record of another one when it is read."""
+
+    source: SourceImage
+
+    @property
+    def image_id(self) -> str:
+        """Return the id of the image."""
+        return self.source.image_id
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of the image file."""
+        return self.source.file_name
+
+    @property
+    def image(self) -> File | bytes | None:
+        """Return the image file."""
+        return self.source.image
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Return about how many bytes the sample takes in a shard."""
+        return self.source.estimated_bytes
+
+
 def estimate_label_bytes(objects: int) -> int:
     """Return about how many bytes a sample takes beside its image: headers, padding and JSON."""
     return 1792 + 64 * objects

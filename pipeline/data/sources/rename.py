@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.data.sources.files import File
-from pipeline.data.sources.record import ParsedImage, Record, Source, SourceImage
+from pipeline.data.sources.record import ParsedImage, Record, Source, SourceImage, WrappedImage
 from pipeline.errors import UserError
 
 
@@ -42,31 +41,10 @@ def _renamed(images: Iterable[SourceImage], new_names: dict[str, str]) -> Iterat
 
 
 @dataclass(frozen=True)
-class RenamedImage:
+class RenamedImage(WrappedImage):
     """An image whose classes are renamed when it is converted."""
 
-    source: SourceImage
     new_names: tuple[tuple[str, str], ...]
-
-    @property
-    def image_id(self) -> str:
-        """Return the id of the image."""
-        return self.source.image_id
-
-    @property
-    def file_name(self) -> str:
-        """Return the file name of the image."""
-        return self.source.file_name
-
-    @property
-    def image(self) -> File | bytes | None:
-        """Return the image file."""
-        return self.source.image
-
-    @property
-    def estimated_bytes(self) -> int:
-        """Return about how many bytes the sample takes in a shard."""
-        return self.source.estimated_bytes
 
     def read_record(self) -> Record:
         """Read the annotations, with the new names."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.data.conversion.frames.annotated_size import has_shape
 from pipeline.data.conversion.frames.headers import Header, read_headers
 from pipeline.data.shards.problems import Problem, ProblemKind
-from pipeline.data.sources.files import File
-from pipeline.data.sources.record import Frame, Images, Record, Source, SourceImage
+from pipeline.data.sources.record import Frame, Images, Record, Source, SourceImage, WrappedImage
 from pipeline.progress import Progress
 
 # So many of the sideways images must have boxes that fit one frame only to outweigh the sizes.
@@ -108,32 +107,11 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class FramedImage:
+class FramedImage(WrappedImage):
     """An image of a source with the frame that was decided for the whole source."""
 
-    source: SourceImage
     upright: bool
     size_upright: bool
-
-    @property
-    def image_id(self) -> str:
-        """Return the id of the image."""
-        return self.source.image_id
-
-    @property
-    def file_name(self) -> str:
-        """Return the name of the image file."""
-        return self.source.file_name
-
-    @property
-    def image(self) -> File | bytes | None:
-        """Return the image file."""
-        return self.source.image
-
-    @property
-    def estimated_bytes(self) -> int:
-        """Return about how many bytes the sample takes."""
-        return self.source.estimated_bytes
 
     def read_record(self) -> Record:
         """Read the annotations and set their frame."""
