@@ -18,11 +18,13 @@ from typing import Protocol
 from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.archives import SkippedMember, is_archive, list_archive
 from pipeline.data.sources.paths import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from pipeline.data.transforms.decode import image_format
 from pipeline.errors import UserError
 
 MAX_LABEL_BYTES = 16 * 2**20  # annotations of one image
 MAX_TEXT_BYTES = 4 * 2**30  # annotations of a whole data set
 MAX_FILES = 50_000_000
+_SIGNATURE_BYTES = 16
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
@@ -274,3 +276,16 @@ def _is_macos_metadata(name: str) -> bool:
     """Return whether macOS added this file to an archive or folder."""
     parts = name.split("/")
     return parts[0] == "__MACOSX" or parts[-1].startswith("._")
+
+
+def unreadable_format(name: str, file: File) -> str | None:
+    """Return why an image of this suffix is not read, unless it is JPEG or PNG in fact."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in UNREADABLE_SUFFIXES:
+        return None
+    try:
+        if image_format(file.read_start(_SIGNATURE_BYTES)):
+            return None
+    except (OSError, ValueError):
+        pass
+    return f"{suffix[1:].upper()} is a format that is not read; convert the image to JPEG or PNG"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.data.shards.problems import Problem
-from pipeline.data.sources.files import File, FileError, Files, open_files
-from pipeline.data.sources.paths import UNREADABLE_SUFFIXES
+from pipeline.data.sources.files import File, FileError, Files, open_files, unreadable_format
 from pipeline.data.sources.record import (
     Images,
     Record,
@@ -26,9 +25,6 @@ from pipeline.data.sources.voc.annotation import (
 from pipeline.data.sources.voc.layout import find_layout
 from pipeline.data.sources.voc.pairs import Pairs, pair_files, unused_problems
 from pipeline.data.sources.voc.splits import select_split
-from pipeline.data.transforms.decode import image_format
-
-SIGNATURE_BYTES = 16
 
 
 def voc_source(
@@ -129,7 +125,7 @@ def _source_images(
         image_name, xml_name = _short(image, image_id), _short(xml, image_id)
         try:
             file = files.file(image)
-            if reason := _unreadable(image, file):
+            if reason := unreadable_format(image, file):
                 yield skipped_image(image_id, image_name, reason)
                 continue
             yield VocImage(image_id, image_name, file, xml_name, files.file(xml), corners_from)
@@ -140,16 +136,3 @@ def _source_images(
 def _short(name: str, image_id: str) -> str:
     """Return the end of a path that has as many parts as an id."""
     return "/".join(name.split("/")[-1 - image_id.count("/") :])
-
-
-def _unreadable(name: str, file: File) -> str | None:
-    """Return why an image of this suffix is not read, unless it is JPEG or PNG in fact."""
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix not in UNREADABLE_SUFFIXES:
-        return None
-    try:
-        if image_format(file.read_start(SIGNATURE_BYTES)):
-            return None
-    except (OSError, ValueError):
-        pass
-    return f"{suffix[1:].upper()} is a format that is not read; convert the image to JPEG or PNG"

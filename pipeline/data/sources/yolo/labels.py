@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from pipeline.data.shards.problems import Problem
-from pipeline.data.sources.files import MAX_LABEL_BYTES, File, FileError, read_file
-from pipeline.data.sources.paths import UNREADABLE_SUFFIXES
+from pipeline.data.sources.files import (
+    MAX_LABEL_BYTES,
+    File,
+    FileError,
+    read_file,
+    unreadable_format,
+)
 from pipeline.data.sources.record import Object, Record, estimate_label_bytes
 
 # A coordinate further above 1 than rounding explains is in pixels, by mistake.
@@ -44,7 +48,7 @@ class YoloImage:
         """Read the labels."""
         file, problems = self.labels_name, list[Problem]()
         objects: list[Object] = []
-        readable = not self.file_name.lower().endswith(UNREADABLE_SUFFIXES)
+        unreadable = unreadable_format(self.file_name, self.image)
         if self.labels is not None:
             try:
                 text = read_file(self.labels, MAX_LABEL_BYTES).decode("utf-8-sig")
@@ -53,17 +57,16 @@ class YoloImage:
                 problem = Problem(file=self.file_name, kind="image skipped", reason=reason)
                 return Record(self.image_id, self.file_name, None, file, problems=[problem])
             objects = self._objects(text, problems)
-        elif readable:
+        elif not unreadable:
             reason = f"label file {file} not found; treated as an image without objects"
             problems.append(Problem(file=self.file_name, kind="repaired", reason=reason))
-        if not readable:  # whatever it has: the first image in a raw file is only a preview
-            suffix = PurePosixPath(self.file_name).suffix
-            reason = f"{suffix} images are not read; convert it to JPEG or PNG"
-            problems.append(Problem(file=self.file_name, kind="image skipped", reason=reason))
+        if unreadable:  # whatever it has: the first image in a raw file is only a preview
+            problem = Problem(file=self.file_name, kind="image skipped", reason=unreadable)
+            problems.append(problem)
         return Record(
             self.image_id,
             self.file_name,
-            self.image if readable else None,
+            None if unreadable else self.image,
             file,
             None,
             objects,

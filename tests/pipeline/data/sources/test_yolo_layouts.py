@@ -264,11 +264,12 @@ def test_every_label_file_and_image_is_accounted_for(write, read, tmp_path):
     names, problems = read(root)
     lost = load_manifest(tmp_path / "out").lost_objects
     assert set(names) == {"images/train/a", "images/train/b"}
+    not_read = "is a format that is not read; convert the image to JPEG or PNG"
     assert [p for p in problems if "note" not in p] == [
         "labels/train/gone.txt: file unused: no image gone with a known suffix beside it or in its "
         "folder of images",
-        "images/train/c.heic: image skipped: .heic images are not read; convert it to JPEG or PNG",
-        "images/train/d.NEF: image skipped: .NEF images are not read; convert it to JPEG or PNG",
+        f"images/train/c.heic: image skipped: HEIC {not_read}",
+        f"images/train/d.NEF: image skipped: NEF {not_read}",
     ]
     assert {p.file: p.objects for p in source.problems} == {"labels/train/gone.txt": 1}
     assert lost == 3
