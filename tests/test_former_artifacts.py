@@ -107,14 +107,16 @@ def test_checkpoint_of_former_format_verifies_and_loads(former: Path) -> None:
     assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point())
 
 
-def test_version_of_former_format_loads_and_predicts(former: Path, config: Config) -> None:
+def test_version_of_former_format_loads_and_predicts(
+    former: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     import pandas as pd
 
     uri = f"sqlite:///{former}/mlflow.db"
     loaded = load_detector("models:/old/1", uri)
     assert loaded.classes == ["a", "b"]
-    mlflow.set_tracking_uri(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     model = mlflow.pyfunc.load_model("models:/old/1")
     picture = ShardSet(former / "shards").read(0).image
     found = model.predict(pd.DataFrame({"image": [bytes(picture)]}))

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,13 +187,11 @@ def test_example_of_the_model_card_runs(registered, folders, tmp_path, monkeypat
     client.set_registered_model_alias("shapes", "champion", "1")
     (tmp_path / "photo.jpg").write_bytes(picture(60, 40))
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(registered.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.uri)  # set_tracking_uri would remain
     try:
         names = {}
         exec(example, names)
     finally:
-        mlflow.set_tracking_uri(before)
         client.delete_registered_model_alias("shapes", "champion")
     assert len(names["table"]) == 20
 
