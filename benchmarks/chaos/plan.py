@@ -116,8 +116,8 @@ class Injector:
     def _is_busy(self, name: str) -> bool:
         """Return whether the fault must wait for others: of the same service, or of a full disk.
 
-        While the disks are full and MLflow is away, points are in memory only, and a kill loses
-        them. A full disk is therefore alone.
+        While the disks are full, pictures and other files cannot be queued. A full disk is
+        therefore alone: it must not fall together with the loss of all that is in memory.
         """
         if FULL_DISK in self._running or (name == FULL_DISK and self._running):
             return True
