@@ -54,16 +54,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "before": _row(found.before),
         "best": _row(found.best),
         "gain": {"value": search.gain.value, "low": search.gain.low, "high": search.gain.high},
-        "distinguishable": distinguishable(search),
-        "score_threshold": found.score_threshold,
-        "score_thresholds": found.score_thresholds,
+        "distinguishable": search.distinguishable,
+        "score_threshold": search.score_threshold,
+        "score_thresholds": search.score_thresholds,
         "tried": [_row(tried) for tried in found.tried],
     }
-
-
-def distinguishable(search: ModelSearch) -> bool:
-    """Return whether the interval of the gain is above 0."""
-    return search.found.best != search.found.before and search.gain.low > 0
 
 
 def lines(search: ModelSearch) -> list[str]:
@@ -75,12 +70,12 @@ def lines(search: ModelSearch) -> list[str]:
         text.append("no other setting scores higher")
     else:
         interval = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-        verdict = "" if distinguishable(search) else "; this may be noise"
+        verdict = "" if search.distinguishable else "; this may be noise"
         text.append(f"best: {_text(found.best)}, {interval}{verdict}")
-    if found.score_threshold is not None:
-        text.append(f"score threshold of the highest F1: {found.score_threshold:.3f}")
-        text += [f"  {name}: {value:.3f}" for name, value in found.score_thresholds.items()]
-    best = (found.best if distinguishable(search) else found.before).settings
+    if search.score_threshold is not None:
+        text.append(f"score threshold of the highest F1: {search.score_threshold:.3f}")
+        text += [f"  {name}: {value:.3f}" for name, value in search.score_thresholds.items()]
+    best = search.advised.settings
     text += [
         "for a recipe:",
         "evaluate:",
@@ -88,8 +83,8 @@ def lines(search: ModelSearch) -> list[str]:
         f"  class_agnostic: {str(best.class_agnostic).lower()}",
         f"  max_detections: {best.max_detections}",
     ]
-    if found.score_threshold is not None:
-        text += ["registry:", f"  score_threshold: {found.score_threshold:.3f}"]
+    if search.score_threshold is not None:
+        text += ["registry:", f"  score_threshold: {search.score_threshold:.3f}"]
     return text
 
 

@@ -82,12 +82,15 @@ class Domain:
         return values if self.kind == "int" else [float(f"{value:.12g}") for value in values]
 
     def __contains__(self, value: Any) -> bool:
-        """Return whether a value is in the list, or in the range."""
+        """Return whether a value is in the list, or in the range and on one of its steps."""
         if self.kind in LISTS:
             return _text(value) in map(_text, self.values)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return bool(self.values[0] <= value <= self.values[1])
+        low, high = self.values
+        step = self.step or (1 if self.kind == "int" else None)
+        steps = (value - low) / step if step else 0.0
+        return bool(low <= value <= high and abs(steps - round(steps)) < 1e-6)
 
 
 def _range(

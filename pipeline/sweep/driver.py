@@ -74,8 +74,11 @@ def run_trials(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     config = settings.config
 
-    def has_finished(name: str) -> bool:
-        info = RunRecord(settings.storage, name).read()
+    def has_finished(name: str) -> bool | None:
+        try:
+            info = RunRecord(settings.storage, name).read()
+        except OSError:  # unknown: the next start of the sweep looks again
+            return None
         return info is not None and info.status == "finished"
 
     trainable = tune.with_resources(

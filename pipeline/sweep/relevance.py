@@ -18,6 +18,8 @@ _NOT_SEARCHED = {
     "ray": "no score depends on it, apart from rounding",
     "evaluate": "it needs no training; `jobs.thresholds` searches it for any model",
     "train.seed": "the best of several seeds is luck, and not a setting",
+    "data.train": "all trials train on one set",
+    "data.allow_no_objects": "no score depends on it",
     "data.val": "all trials are compared on one set",
     "data.test": "the test set must not influence the selection",
     **dict.fromkeys(

@@ -38,8 +38,9 @@ class TrialTable(Document):
 
 
 def make_table(config: Config, records: TrialRecords, runs: Mapping[str, Any]) -> list[Trial]:
-    """Return a row per trial, the best first."""
+    """Return a row per trial, the best first: of those that finished, if any did."""
     sign = -1.0 if config.sweep.mode == "max" else 1.0
+    states: list[TrialState] = ["finished", "stopped early", "unfinished", "failed"]
     rows = [
         Trial(
             name=record.name,
@@ -52,11 +53,19 @@ def make_table(config: Config, records: TrialRecords, runs: Mapping[str, Any]) -
         )
         for record in records.all.values()
     ]
-    return sorted(rows, key=lambda row: (row.best is None, sign * (row.best or 0.0), row.name))
+    return sorted(
+        rows,
+        key=lambda row: (
+            row.best is None,
+            states.index(row.status),
+            sign * (row.best or 0.0),
+            row.name,
+        ),
+    )
 
 
 def check_all_succeeded(trials: Sequence[Trial], limit: str | None, best_yaml: str) -> None:
-    """Raise TrainingFailed if trials failed; say it if a limit has ended the sweep."""
+    """Raise TrainingFailed if trials failed. Print the limit that has ended the sweep, if any."""
     failed = [trial for trial in trials if trial.status == "failed"]
     if failed:
         first = failed[0]
@@ -76,9 +85,10 @@ def best_recipe(config: Config, best: Trial, trials: int, sweep_name: str) -> st
         del tree["tracking"]["uri"]  # it is then read from the environment, as is
     for field, value in best.params.items():
         set_dotted(tree, field, value)
+    state = "" if best.status == "finished" else f", {best.status} after {best.epochs:g} epochs"
     header = (
         f"# Best of {trials} trials of the sweep {sweep_name}: "
-        f"{config.sweep.metric} {best.best:.4f} (trial {best.name}).\n"
+        f"{config.sweep.metric} {best.best:.4f} (trial {best.name}{state}).\n"
         "# Train with: python -m jobs.train --config FILE\n"
     )
     return header + yaml.safe_dump(mask_tree(tree), sort_keys=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import Any
 
@@ -27,10 +28,20 @@ def grace_epochs(config: Config, steps_per_epoch: float) -> int:
 
 
 def build_scheduler(config: Config, steps_per_epoch: float, records: TrialRecords) -> Any:
-    """Return the scheduler of a sweep, which knows the scores in the records."""
+    """Return the scheduler of a sweep, given the scores in the records."""
+    grace = grace_epochs(config, steps_per_epoch)
     if config.sweep.scheduler == "none":
         return FIFOScheduler()
-    return _ResumableASHA(records, config, grace_epochs(config, steps_per_epoch))
+    if grace >= config.train.epochs:
+        print(
+            f"no trial is stopped early: the first decision would come after {grace} epochs "
+            "(sweep.grace_epochs, or train.warmup_steps and sweep.grace_share), and a training has "
+            f"{config.train.epochs:g}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return FIFOScheduler()
+    return _ResumableASHA(records, config, grace)
 
 
 class _ResumableASHA(ASHAScheduler):

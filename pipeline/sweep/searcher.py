@@ -12,6 +12,7 @@ import optuna
 from ray.tune.search import Searcher
 
 from pipeline.config import SweepConfig
+from pipeline.errors import UserError
 from pipeline.sweep.space import Params, SearchSpace
 from pipeline.sweep.trial_records import TrialRecord, TrialRecords
 
@@ -46,9 +47,9 @@ class SpaceSearcher(Searcher):
         self._study = optuna.create_study(
             sampler=sampler, direction="maximize" if settings.mode == "max" else "minimize"
         )
-        self._asked: dict[str, tuple[str, optuna.Trial]] = {}  # by Tune's id
+        self._started: dict[str, tuple[str, optuna.Trial]] = {}  # by Tune's id
         self._tried = {_key(record.params) for record in records.all.values()}
-        self._waiting: list[TrialRecord] = []
+        self._queued: list[TrialRecord] = []
         for params, value in former:
             self._learn(params, value)
         for record in records.all.values():
@@ -56,7 +57,10 @@ class SpaceSearcher(Searcher):
             if record.state in _ENDED and score is not None:
                 self._learn(record.params, score)
             elif record.state not in _ENDED:
-                self._waiting.append(record)
+                self._queued.append(record)
+        if settings.searcher == "grid":
+            space.check_finite()
+        self._given = [self._completed(point) for point in self._missing_points()]
         self._new = self._points()
         self._next: Params | None = None
 
@@ -66,21 +70,21 @@ class SpaceSearcher(Searcher):
 
     def is_exhausted(self) -> bool:
         """Return whether no trial is left to start."""
-        if not self._waiting and self._next is None:
+        if not self._queued and self._next is None:
             self._next = next(self._new, None)
-        return not self._waiting and self._next is None
+        return not self._queued and self._next is None
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, or FINISHED."""
         if self.is_exhausted():
             return Searcher.FINISHED
-        if self._waiting:
-            record = self._waiting.pop(0)
+        if self._queued:
+            record = self._queued.pop(0)
         else:
-            record = TrialRecord(name=self._records.next_name(), params=self._next or {})
+            record = TrialRecord(name=self._records.new_name(), params=self._next or {})
             self._next = None
         self._records.save(record.model_copy(update={"state": "unfinished", "error": ""}))
-        self._asked[trial_id] = record.name, self._ask(record.params)
+        self._started[trial_id] = record.name, self._begin(record.params)
         return {"name": record.name, "params": record.params}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -90,7 +94,7 @@ class SpaceSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Learn the best score of a trial."""
-        name, trial = self._asked.pop(trial_id)
+        name, trial = self._started.pop(trial_id)
         score = self._records.all[name].best(self._settings.mode)
         if score is None:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -104,16 +108,28 @@ class SpaceSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: all state is in the records."""
 
+    def _missing_points(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the given points that no trial has tried."""
+        tried = [record.params.items() for record in self._records.all.values()]
+        for point in self._settings.points:
+            if not any(point.items() <= params for params in tried):
+                yield point
+
+    def _completed(self, point: Mapping[str, Any]) -> Params:
+        """Return a given point with the fields that it lacks drawn. Raises UserError."""
+        for _ in range(MAX_DRAWS):
+            params = self._drawn(self._enqueued(point))
+            if self._space.is_valid(params) and point.keys() <= params.keys():
+                return params
+        raise UserError(f"sweep.points: no values of the other fields are valid with {dict(point)}")
+
     def _points(self) -> Iterator[Params]:
         """Yield the points to try, each once: the given ones first."""
-        limit = self._settings.trials
-        for point in self._settings.points:
-            if len(self._records.all) >= limit and self._settings.searcher != "grid":
-                return
-            params = self._drawn(self._enqueued(point))
-            if self._is_new(params):
+        is_grid, limit = self._settings.searcher == "grid", self._settings.trials
+        for params in self._given:
+            if (is_grid or len(self._records.all) < limit) and self._is_new(params):
                 yield params
-        if self._settings.searcher == "grid":
+        if is_grid:
             yield from filter(self._is_new, self._space.combinations())
             return
         while len(self._records.all) < limit:
@@ -123,17 +139,14 @@ class SpaceSearcher(Searcher):
             yield drawn
 
     def _draw(self) -> Params | None:
-        for _ in range(MAX_DRAWS):
+        # A resumed random search draws the points of before again.
+        for _ in range(MAX_DRAWS + len(self._tried)):
             params = self._drawn(self._study.ask())
             if self._space.is_valid(params) and self._is_new(params):
                 return params
+        if self._space.is_finite():
+            return next(filter(self._is_new, self._space.combinations()), None)
         return None
-
-    def _drawn(self, trial: optuna.Trial) -> Params:
-        """Draw a point. It is asked for again, with its values, when its trial starts."""
-        params = self._space.suggest(trial)
-        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return params
 
     def _is_new(self, params: Params) -> bool:
         key = _key(params)
@@ -142,10 +155,16 @@ class SpaceSearcher(Searcher):
         self._tried.add(key)
         return True
 
-    def _learn(self, params: Mapping[str, Any], score: float) -> None:
-        self._study.tell(self._ask(params), score)
+    def _drawn(self, trial: optuna.Trial) -> Params:
+        """Draw a point. Its trial of Optuna begins when that of Tune does."""
+        params = self._space.suggest(trial)
+        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return params
 
-    def _ask(self, params: Mapping[str, Any]) -> optuna.Trial:
+    def _learn(self, params: Mapping[str, Any], score: float) -> None:
+        self._study.tell(self._begin(params), score)
+
+    def _begin(self, params: Mapping[str, Any]) -> optuna.Trial:
         trial = self._enqueued(params)
         self._space.suggest(trial)
         return trial

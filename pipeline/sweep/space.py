@@ -52,14 +52,21 @@ class SearchSpace:
             lambda field, domain: point[field] if field in point else draw(field, domain)
         )
 
-    def combinations(self) -> Iterator[Params]:
-        """Yield all combinations of a finite space, each once. Raises UserError if it is not."""
+    def is_finite(self) -> bool:
+        """Return whether there is an end of points."""
+        return all(domain.all_values() is not None for domain in self.domains.values())
+
+    def check_finite(self) -> None:
+        """Raise UserError unless all points can be tried."""
         for field, domain in self.domains.items():
             if domain.all_values() is None:
                 raise UserError(
                     f"sweep.space.{field}: the searcher grid needs a list, or a range with a step"
                 )
-        yield from self._combinations(list(self.domains), {})
+
+    def combinations(self) -> Iterator[Params]:
+        """Yield all valid points of a finite space, each once."""
+        return self._combinations(list(self.domains), {})
 
     def check_point(self, point: Mapping[str, Any], source: str) -> None:
         """Raise UserError unless a given point is in the space and the configuration accepts it."""
@@ -67,7 +74,10 @@ class SearchSpace:
             if field not in self.domains:
                 raise UserError(f"{source}: {field} is not in sweep.space")
             if value not in self.domains[field]:
-                raise UserError(f"{source}: {field} = {value!r} is not in its range")
+                raise UserError(f"{source}: {field} = {value!r} is not one of its values")
+            needed = {*controls(field), *self.domains[field].when} & self.domains.keys()
+            if needed <= point.keys() and not self._applies(field, point):
+                raise UserError(f"{source}: {field} has no effect with the other values")
         try:
             self.config.replace(point)
         except UserError as error:

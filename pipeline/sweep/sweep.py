@@ -19,8 +19,10 @@ from pipeline.data import check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.metrics.coco import METRIC_NAMES
-from pipeline.storage.folder import join
+from pipeline.storage.durable import write_durably
+from pipeline.storage.folder import Storage, absolute, join, split
 from pipeline.storage.redact import mask, mask_tree
+from pipeline.sweep.domain import Domain
 from pipeline.sweep.driver import run_trials
 from pipeline.sweep.results import Trial, TrialTable, best_recipe, check_all_succeeded, make_table
 from pipeline.sweep.space import Params, SearchSpace
@@ -48,6 +50,7 @@ _CHANGEABLE = (
     "sweep.max_hours",
     "sweep.max_epochs",
     "sweep.retries",
+    "sweep.warm_start",
 )
 _END: dict[TrialState, FinalStatus] = {
     "finished": "FINISHED",
@@ -82,6 +85,8 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
 
     began = time.monotonic()
     config = absolute_paths(config)
+    if config.sweep.warm_start:
+        config = config.replace({"sweep.warm_start": absolute(config.sweep.warm_start)})
     if config.data.val is None:
         raise UserError("data.val is not set; a sweep compares its trials on it")
     manifests = check_data(config)
@@ -103,6 +108,11 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         records = TrialRecords(record.uri)
         records.load()
         info = record.read()
+        if info is None and records.all:
+            raise UserError(
+                f"{mask(record.uri)} contains trials of a sweep without run.json; delete it, or "
+                "choose another --run name"
+            )
         run_id = record.resumable_run_id(resume, config, _CHANGEABLE, extend=True)
         searcher = SpaceSearcher(space, config.sweep, records, former)
         if info is not None and info.status == "finished" and searcher.is_exhausted():
@@ -157,26 +167,45 @@ def _interrupt() -> None:
 
 
 def _former_trials(config: Config, space: SearchSpace) -> list[tuple[Params, float]]:
-    """Return points and scores of ``sweep.warm_start`` that are in this space too."""
+    """Return points and scores of ``sweep.warm_start`` that are points of this space too.
+
+    A field that it did not search has the value of its configuration.
+    """
     uri = config.sweep.warm_start
     if uri is None:
         return []
-    records = TrialRecords(uri if "://" in uri else str(Path(uri).absolute()))
+    info = RunRecord(*split(uri)).read()
+    records = TrialRecords(uri)
     records.load()
-    if not records.all:
-        raise UserError(f"sweep.warm_start {uri}: contains no trials; give the folder of a sweep")
+    if info is None or not records.all:
+        raise UserError(f"sweep.warm_start {mask(uri)}: not the folder of a sweep")
+    ranked = {name: info.config["sweep"].get(name) for name in ("metric", "mode")}
+    if ranked != {"metric": config.sweep.metric, "mode": config.sweep.mode}:
+        raise UserError(
+            f"sweep.warm_start {mask(uri)}: its trials are ranked by {ranked['metric']} "
+            f"({ranked['mode']}), these by {config.sweep.metric} ({config.sweep.mode})"
+        )
+    if info.config["evaluate"].get("protocol", "coco") != config.evaluate.protocol:
+        raise UserError(f"sweep.warm_start {mask(uri)}: it has another evaluate.protocol")
+
+    def former_value(field: str, _domain: Domain) -> Any:
+        section, _, name = field.partition(".")
+        return info.config[section].get(name)
+
     found = []
     for record in records.all.values():
         score = record.best(config.sweep.mode)
-        if score is None or record.state == "failed":
+        if score is None or record.state not in ("finished", "stopped early"):
             continue
         try:
             space.check_point(record.params, "")
+            point = space.complete(record.params, former_value)
+            space.check_point(point, "")
         except UserError:
             continue
-        found.append((record.params, score))
+        found.append((point, score))
     if not found:
-        raise UserError(f"sweep.warm_start {uri}: none of its trials is in sweep.space")
+        raise UserError(f"sweep.warm_start {mask(uri)}: none of its trials is in sweep.space")
     return found
 
 
@@ -209,7 +238,7 @@ def _record_results(
     config: Config, trials: list[Trial], record: RunRecord, uri: str, run_id: str
 ) -> str:
     best = trials[0] if trials else None
-    if best is None or best.best is None:
+    if best is None or best.best is None or best.status == "failed":
         why = next((f": {trial.error}" for trial in trials if trial.error), "")
         raise TrainingFailed(
             f"no trial reported {config.sweep.metric}{why}; their runs are in {mask(uri)}"
@@ -220,9 +249,11 @@ def _record_results(
     table = mask_tree(TrialTable(trials=trials).model_dump(mode="json"))
     client.log_text(run_id, json.dumps(table, indent=1), "trials.json")
     client.log_metric(run_id, config.sweep.metric, best.best)
-    folder = Path.cwd() if "://" in record.uri else Path(record.uri)
-    path = folder / "best.yaml"
-    path.write_text(text, encoding="utf-8")
+    Storage(record.uri).write("best.yaml", text.encode())
+    path = Path(record.uri) / "best.yaml"
+    if "://" in record.uri:  # a copy for the next command
+        path = Path.cwd() / f"{record.name}-best.yaml"
+        write_durably(path, text.encode())
     _delete_checkpoints(record.uri, trials[1:])
     print(f"recipe of the best trial: {path}", file=sys.stderr, flush=True)
     return str(path)

@@ -1,4 +1,4 @@
-"""The trials of a sweep as they are stored: what a resumed sweep knows about them.
+"""The trials of a sweep as they are stored, from which a sweep is resumed.
 
 Each trial is one document in the folder of the sweep. The state of Ray Tune is not read again: a
 resumed sweep gives the searcher and the scheduler the scores that the trials have reported.
@@ -6,6 +6,7 @@ resumed sweep gives the searcher and the scheduler the scores that the trials ha
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any, ClassVar, Literal
 
@@ -14,9 +15,11 @@ from pydantic import Field
 from pipeline.errors import UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
+from pipeline.storage.redact import error_line
 
 TrialState = Literal["unfinished", "finished", "stopped early", "failed"]
 FOLDER = "trials"
+_LOG = logging.getLogger(__name__)
 
 
 class TrialRecord(Document):
@@ -53,11 +56,14 @@ class TrialRecords:
     """The records of a sweep in its folder or at its URI, by name and in order."""
 
     def __init__(self, uri: str) -> None:
-        self._files = Storage(join(uri, FOLDER))
+        self._runs, self._files = Storage(uri), Storage(join(uri, FOLDER))
+        self._last = 0  # the highest number of a trial, also of one whose record was lost
         self.all: dict[str, TrialRecord] = {}
 
     def load(self) -> None:
         """Read all records. Raises OSError, or UserError if one is damaged or of a newer format."""
+        names = [name for name in self._runs.folders() if re.fullmatch(r"t\d{4,}", name)]
+        self._last = max((int(name[1:]) for name in names), default=0)
         for file in sorted(self._files.files(), key=lambda item: item.name):
             if not re.fullmatch(r"t\d{4,}\.json", file.name):
                 continue
@@ -66,16 +72,21 @@ class TrialRecords:
             except DocumentError as error:
                 raise UserError(f"{self._files}: {error}") from None
             self.all[record.name] = record
+            self._last = max(self._last, int(record.name[1:]))
 
-    def next_name(self) -> str:
+    def new_name(self) -> str:
         """Return the name of a new trial."""
-        return f"t{len(self.all) + 1:04d}"
+        self._last += 1
+        return f"t{self._last:04d}"
 
     def save(self, record: TrialRecord) -> None:
-        """Store the record of a trial. Raises OSError."""
+        """Store the record of a trial. If that fails, warn; the next call stores it again."""
         self.all[record.name] = record
-        self._files.create()
-        self._files.write(f"{record.name}.json", record.encode())
+        try:
+            self._files.create()
+            self._files.write(f"{record.name}.json", record.encode())
+        except OSError as error:
+            _LOG.warning("trial %s could not be recorded: %s", record.name, error_line(error))
 
     def total_epochs(self) -> float:
         """Return the epochs of all trials together."""

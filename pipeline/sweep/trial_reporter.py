@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from collections.abc import Callable
@@ -10,24 +9,23 @@ from typing import Any
 
 from ray.tune import Callback
 
-from pipeline.storage.redact import error_line, mask
+from pipeline.storage.redact import mask
 from pipeline.sweep.trial_records import TrialRecord, TrialRecords, TrialState
-
-_LOG = logging.getLogger(__name__)
 
 
 class TrialReporter(Callback):
     """Records scores and ends of trials, and prints them.
 
-    ``has_finished`` returns whether the training of a trial has reached its end, and ``is_ending``
-    whether the whole sweep is being stopped: then trials are not stopped early but unfinished.
+    ``has_finished`` returns whether the training of a trial has reached its end, or None if that is
+    unknown, and ``is_ending`` whether the whole sweep is being stopped: then trials are not stopped
+    early but unfinished.
     """
 
     def __init__(
         self,
         metric: str,
         records: TrialRecords,
-        has_finished: Callable[[str], bool],
+        has_finished: Callable[[str], bool | None],
         is_ending: Callable[[], bool],
     ) -> None:
         self._metric, self._records = metric, records
@@ -50,16 +48,17 @@ class TrialReporter(Callback):
         """Record and print the score that the trial has reached."""
         if self._metric in result:
             epoch, score = float(result.get("epoch", 0.0)), float(result[self._metric])
-            self._save(self._of(trial).with_score(epoch, score))
+            self._records.save(self._of(trial).with_score(epoch, score))
             name = trial.config["name"]
             _print(f"trial {name} epoch {epoch:.1f}: {self._metric} {score:.4f}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record and print that the trial has finished, or was stopped early."""
         name = trial.config["name"]
-        if self._has_finished(name):
+        finished = self._has_finished(name)
+        if finished:
             self._end(trial, "finished")
-        elif not self._is_ending():
+        elif finished is not None and not self._is_ending():
             self._end(trial, "stopped early")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -71,16 +70,10 @@ class TrialReporter(Callback):
 
     def _end(self, trial: Any, state: TrialState, error: str = "") -> None:
         record = self._of(trial).model_copy(update={"state": state, "error": error})
-        self._save(record)
+        self._records.save(record)
         ended = sum(item.state != "unfinished" for item in self._records.all.values())
         because = f": {error}" if error else ""
         _print(f"trial {record.name} {state}{because} ({ended} ended)")
-
-    def _save(self, record: TrialRecord) -> None:
-        try:
-            self._records.save(record)
-        except OSError as error:  # kept in memory; the next score or end stores it again
-            _LOG.warning("trial %s could not be recorded: %s", record.name, error_line(error))
 
 
 def _reason(trial: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
+from model.options import FOLLOWING_OPTIONS
 from pipeline.config import Config, EvaluateConfig
 from pipeline.errors import LeaseLostError, OutageError, TrainingFailed, UserError
 from pipeline.storage.document import Document, DocumentError
@@ -158,6 +159,23 @@ class RunRecord:
     def read(self) -> RunInfo | None:
         """Read ``run.json``; None for a run that was never started."""
         return self._read(RECORD_FILE, RunInfo)
+
+    def with_recorded_loss(self, config: Config) -> Config:
+        """Return the configuration with the loss that the run was started with, where it is unset.
+
+        A run of an earlier version had a loss that did not follow its assigner.
+        """
+        try:
+            info = self.read()
+        except OSError:
+            return config  # the next access to the storage reports it
+        recorded = info.config.get("loss", {}) if info is not None else {}
+        unset = {
+            f"loss.{name}": recorded[name]
+            for name in FOLLOWING_OPTIONS
+            if getattr(config.loss, name) is None and recorded.get(name) is not None
+        }
+        return config.replace(unset) if unset else config
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace ``run.json``. Raises OSError, LeaseLostError."""

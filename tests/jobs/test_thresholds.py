@@ -37,8 +37,10 @@ def test_settings_of_a_run_are_searched(
 def test_settings_that_may_be_noise_are_not_advised(low: float, advised: str) -> None:
     before = Tried(Settings(0.5, False, 100), {"ap": 0.4})
     best = Tried(Settings(0.7, False, 100), {"ap": 0.45})
-    found = BestSettings(before, best, [before, best], (None, None), 0.3, {"cat": 0.25})  # type: ignore[arg-type]
-    lines = thresholds.lines(ModelSearch(found, "ap", Interval(0.05, low, 0.09)))
+    found = BestSettings(before, best, [before, best], (None, None))  # type: ignore[arg-type]
+    lines = thresholds.lines(
+        ModelSearch(found, "ap", Interval(0.05, low, 0.09), 0.3, {"cat": 0.25})
+    )
     assert f"  nms_iou: {advised}" in lines and "  cat: 0.250" in lines
     (verdict,) = (line for line in lines if line.startswith("best: "))
     assert verdict.startswith("best: NMS at 0.7 within classes, 100 detections, +0.0500")

@@ -9,7 +9,12 @@ from model import build_detector
 from pipeline.data import build_eval_loader, load_manifest, require_classes
 from pipeline.evaluation.model_evaluation import counted_batches, default_device, evaluation_config
 from pipeline.evaluation.postprocessing.raw import predict_raw
-from pipeline.evaluation.postprocessing.search import BestSettings, Tried, find_best_settings
+from pipeline.evaluation.postprocessing.search import (
+    BestSettings,
+    Tried,
+    find_best_settings,
+    score_thresholds,
+)
 from pipeline.metrics.bootstrap import Interval, paired_bootstrap
 from pipeline.metrics.table import IOU_THRESHOLDS
 from pipeline.progress import Progress
@@ -23,6 +28,20 @@ class ModelSearch(NamedTuple):
     metric: str
     """``ap`` or ``ap50``, which ranks the settings."""
     gain: Interval
+    score_threshold: float | None
+    """Of the highest F1 with the advised settings."""
+    score_thresholds: dict[str, float]
+    """The same, by class."""
+
+    @property
+    def distinguishable(self) -> bool:
+        """Return whether the best settings are better beyond the choice of images."""
+        return self.found.best != self.found.before and self.gain.low > 0
+
+    @property
+    def advised(self) -> Tried:
+        """Return the best settings, or those of the training if the gain may be noise."""
+        return self.found.best if self.distinguishable else self.found.before
 
 
 def search_model(
@@ -46,5 +65,8 @@ def search_model(
     before, best = found.tables
     ious = (0,) if metric == "ap50" else tuple(range(len(IOU_THRESHOLDS)))
     protocol = config.evaluate.protocol
-    gain = paired_bootstrap(best, before, len(loaded.classes), ious, protocol=protocol)
-    return ModelSearch(found, metric, gain.interval())
+    gain = paired_bootstrap(best, before, len(loaded.classes), ious, protocol=protocol).interval()
+    search = ModelSearch(found, metric, gain, None, {})
+    table = best if search.distinguishable else before
+    overall, by_class = score_thresholds(table, loaded.classes)
+    return search._replace(score_threshold=overall, score_thresholds=by_class)

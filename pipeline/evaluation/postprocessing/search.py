@@ -36,18 +36,12 @@ class Tried:
 
 @dataclass(frozen=True)
 class BestSettings:
-    """The result of a search: the settings before and the best ones, with their match tables.
-
-    ``score_threshold`` is that of the highest F1 over all classes, and ``score_thresholds`` those
-    of each class. They are for using detections; AP only falls if any are left out.
-    """
+    """The result of a search: the settings before and the best ones, with their match tables."""
 
     before: Tried
     best: Tried
     tried: list[Tried]
     tables: tuple[MatchTable, MatchTable]  # of before and of best
-    score_threshold: float | None
-    score_thresholds: dict[str, float]
 
 
 def find_best_settings(
@@ -87,16 +81,24 @@ def find_best_settings(
     around = [round(best.nms_iou + step, 6) for step in (-FINE_STEP, FINE_STEP)]
     best = best_of(best, [best._replace(nms_iou=iou) for iou in around if 0 <= iou <= 1])
     best = best_of(best, [best._replace(max_detections=count) for count in MAX_DETECTIONS])
-    table = tables[best]
-    curve = threshold_curve(table)
-    by_class = {name: threshold_curve(table, label) for label, name in enumerate(classes)}
     return BestSettings(
         before=tried[before],
         best=tried[best],
         tried=list(tried.values()),
-        tables=(tables[before], table),
-        score_threshold=None if curve is None else float(curve.threshold[curve.best]),
-        score_thresholds={
-            name: float(one.threshold[one.best]) for name, one in by_class.items() if one
-        },
+        tables=(tables[before], tables[best]),
+    )
+
+
+def score_thresholds(
+    table: MatchTable, classes: Sequence[str]
+) -> tuple[float | None, dict[str, float]]:
+    """Return the score thresholds of the highest F1: over all classes, and of each.
+
+    They are for using detections; AP only falls if any are left out.
+    """
+    overall = threshold_curve(table)
+    by_class = {name: threshold_curve(table, label) for label, name in enumerate(classes)}
+    return (
+        None if overall is None else float(overall.threshold[overall.best]),
+        {name: float(one.threshold[one.best]) for name, one in by_class.items() if one},
     )

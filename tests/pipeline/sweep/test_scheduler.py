@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipeline.config import Config
 from pipeline.sweep.scheduler import Limits, build_scheduler, grace_epochs
@@ -90,3 +90,12 @@ def test_limits_end_all_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     stop = StopSignal()
     stop.request("stopped")
     assert Limits(config(), records, stop).stop_all()
+
+
+def test_trainings_that_are_too_short_are_not_stopped_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = TrialRecords(str(tmp_path))
+    for settings in ({"grace_epochs": EPOCHS}, {"grace_epochs": None, "grace_share": 1.0}):
+        assert type(build_scheduler(config(**settings), 10.0, records)) is FIFOScheduler
+        assert "no trial is stopped early" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.sweep.searcher import SpaceSearcher
 from pipeline.sweep.space import SearchSpace
 from pipeline.sweep.trial_records import TrialRecord, TrialRecords, TrialState
@@ -123,3 +124,43 @@ def test_trial_without_a_score_is_not_learned_from(tmp_path: Path) -> None:
     assert record is not None
     sweep.searcher.on_trial_complete("id1", error=True)
     assert len(sweep.run()) == 1
+
+
+def test_lost_record_neither_ends_nor_repeats_a_name(tmp_path: Path) -> None:
+    Sweep(tmp_path, RATES, trials=3).run()
+    (tmp_path / "trials" / "t0002.json").unlink()
+    (tmp_path / "t0007").mkdir()  # a run whose record was lost
+    more = Sweep(tmp_path, RATES, trials=4).run()
+    assert [record.name for record in more] == ["t0008", "t0009"]
+
+
+def test_long_random_sweep_can_be_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sweep.searcher.MAX_DRAWS", 5)
+    Sweep(tmp_path, RATES, trials=20, searcher="random").run()
+    assert len(Sweep(tmp_path, RATES, trials=25, searcher="random").run()) == 5
+
+
+def test_all_points_of_a_finite_space_are_tried(tmp_path: Path) -> None:
+    space = {"train.batch_size": {"int": [1, 40]}}
+    tried = Sweep(tmp_path, space, trials=60, searcher="tpe").run(lambda params: 0.5)
+    assert sorted(record.params["train.batch_size"] for record in tried) == list(range(1, 41))
+
+
+def test_given_points_are_completed_with_valid_values_once(tmp_path: Path) -> None:
+    space = {
+        "assign.pos_threshold": {"uniform": [0.4, 0.7]},
+        "assign.ignore_threshold": {"uniform": [0.3, 0.6]},
+    }
+    for seed in range(5):
+        options = {"points": [{"assign.pos_threshold": 0.4}], "trials": 1, "seed": seed}
+        (record,) = Sweep(tmp_path / str(seed), space, **options).run(lambda params: 0.5)
+        assert record.params["assign.ignore_threshold"] <= record.params["assign.pos_threshold"]
+        more = Sweep(tmp_path / str(seed), space, **{**options, "trials": 2})
+        (other,) = more.run(lambda params: 0.5)
+        assert other.params["assign.pos_threshold"] != 0.4  # drawn: the given point was tried
+
+
+def test_grid_over_an_endless_range_is_rejected_before_a_trial(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the searcher grid needs a list"):
+        Sweep(tmp_path, RATES, searcher="grid", points=[{"train.lr": 0.5}])
+    assert not list(tmp_path.rglob("*.json"))

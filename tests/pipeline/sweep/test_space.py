@@ -85,7 +85,7 @@ def test_combinations_of_a_grid_are_all_and_each_once() -> None:
         *({"assign.name": "mutual_guidance", "assign.sigma": s} for s in (1.5, 2.0, 2.5)),
     ]
     with pytest.raises(UserError, match=r"train\.lr: the searcher grid needs a list, or a range"):
-        list(space({"train.lr": {"uniform": [0.1, 0.2]}}).combinations())
+        space({"train.lr": {"uniform": [0.1, 0.2]}}).check_finite()
 
 
 def test_thresholds_are_searched_together_within_their_order() -> None:
@@ -170,7 +170,7 @@ def test_given_points_are_checked() -> None:
     searched.check_point({"train.lr": 0.1}, "sweep.points[0]")
     with pytest.raises(UserError, match=r"points\[0\]: train\.momentum is not in sweep\.space"):
         searched.check_point({"train.momentum": 0.9}, "sweep.points[0]")
-    with pytest.raises(UserError, match=r"points\[1\]: train\.lr = 0\.3 is not in its range"):
+    with pytest.raises(UserError, match=r"points\[1\]: train\.lr = 0\.3 is not one of its values"):
         searched.check_point({"train.lr": 0.3}, "sweep.points[1]")
     params = searched.complete({"train.lr": 0.15}, lambda field, domain: domain.values[0])
     assert params == {"train.lr": 0.15}
@@ -179,3 +179,24 @@ def test_given_points_are_checked() -> None:
 def test_values_of_a_range_have_no_rounding_noise() -> None:
     domain = Domain.parse("train.lr", {"uniform": [0.1, 0.4], "step": 0.1})
     assert domain.all_values() == [0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ({"assign.name": "max_iou", "assign.sigma": 2.0}, "assign.sigma has no effect"),
+        ({"assign.name": "mutual_guidance", "assign.sigma": 2.1}, "is not one of its values"),
+        ({"train.batch_size": 4.5}, "is not one of its values"),
+    ],
+)
+def test_points_that_would_be_changed_are_rejected(point: dict[str, Any], expected: str) -> None:
+    searched = space(
+        {
+            "assign.name": ASSIGNERS,
+            "assign.sigma": {"uniform": [1.5, 4.0], "step": 0.5},
+            "train.batch_size": {"int": [2, 8]},
+        }
+    )
+    searched.check_point({"assign.name": "mutual_guidance", "assign.sigma": 2.5}, "point")
+    with pytest.raises(UserError, match=expected):
+        searched.check_point(point, "point")

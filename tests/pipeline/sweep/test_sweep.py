@@ -1,17 +1,21 @@
-"""Documents of a sweep, and the state of Tune that it is resumed from."""
+"""Documents of a sweep, its former trials, and what it resumes from."""
 
 import contextlib
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.config import Config
-from pipeline.errors import LeaseLostError
-from pipeline.sweep.results import Trial, TrialTable, best_recipe
-from pipeline.sweep.sweep import sweep
+from pipeline.errors import LeaseLostError, UserError
+from pipeline.sweep.results import Trial, TrialTable, best_recipe, make_table
+from pipeline.sweep.space import SearchSpace
+from pipeline.sweep.sweep import _former_trials, sweep
 from pipeline.sweep.trial import TrialSettings
+from pipeline.sweep.trial_records import TrialRecord, TrialRecords
+from pipeline.training.run_record import RunRecord
 from tests.pipeline.training.test_fit import status
 from tests.pipeline.training.test_lease_of_run import take_over
 
@@ -68,3 +72,70 @@ def test_sweep_that_was_taken_over_is_interrupted_and_changes_nothing(
     with pytest.raises(LeaseLostError, match="run 'one' was taken over by process 1 on elsewhere"):
         sweep(config, run="one")
     assert status(config, "one") == ("running", "RUNNING")
+
+
+def test_failed_trials_are_never_the_best() -> None:
+    records = TrialRecords("/nowhere")
+    for name, state, score in (
+        ("t0001", "failed", 0.9),
+        ("t0002", "stopped early", 0.7),
+        ("t0003", "finished", 0.5),
+        ("t0004", "finished", 0.6),
+    ):
+        record = TrialRecord(name=name, params={}).with_score(1.0, score)
+        records.all[name] = record.model_copy(update={"state": state})
+    table = make_table(Config(), records, {})
+    assert [row.name for row in table] == ["t0004", "t0003", "t0002", "t0001"]
+    text = best_recipe(Config(), table[2], 4, "search")
+    assert "(trial t0002, stopped early after 1 epochs)" in text
+
+
+@pytest.fixture
+def former(tmp_path: Path) -> Path:
+    """Return the folder of a sweep over the learning rate, whose last trial was not finished."""
+    space = {"train.lr": {"uniform": [0.01, 1.0]}}
+    config = Config.from_dict({"sweep": {"space": space}, "train": {"momentum": 0.8}})
+    record = RunRecord(str(tmp_path), "former")
+    record.check_storage()
+    record.write("a1", "finished", config)
+    records = TrialRecords(record.uri)
+    for number, state in ((1, "finished"), (2, "finished"), (3, "unfinished")):
+        one = TrialRecord(name=f"t000{number}", params={"train.lr": 0.1 * number})
+        one = one.with_score(1.0, 0.25 * number)
+        records.save(one.model_copy(update={"state": state}))
+    return tmp_path / "former"
+
+
+def test_former_trials_are_learned_with_all_their_values(former: Path) -> None:
+    space = {"train.lr": {"uniform": [0.01, 0.15]}, "train.momentum": {"choice": [0.8, 0.9]}}
+    config = Config.from_dict({"sweep": {"space": space, "warm_start": str(former)}})
+    found = _former_trials(config, SearchSpace(config))
+    # The second is outside of the range, and the third was not finished.
+    assert found == [({"train.lr": 0.1, "train.momentum": 0.8}, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"sweep.metric": "val/ap50"}, r"ranked by val/ap \(max\), these by val/ap50"),
+        ({"evaluate.protocol": "voc"}, "another evaluate.protocol"),
+        ({"sweep.space": {"train.epochs": {"int": [1, 2]}}}, "none of its trials is in"),
+        ({"sweep.warm_start": "/nowhere"}, "not the folder of a sweep"),
+    ],
+)
+def test_former_sweep_that_is_of_no_use_is_rejected(
+    former: Path, change: dict[str, object], expected: str
+) -> None:
+    space = {"train.lr": {"uniform": [0.01, 1.0]}}
+    tree = {"sweep": {"space": space, "warm_start": str(former)}}
+    config = Config.from_dict(tree).replace(change)
+    with pytest.raises(UserError, match=expected):
+        _former_trials(config, SearchSpace(config))
+
+
+def test_trials_without_a_record_of_their_sweep_are_not_adopted(small: Config) -> None:
+    space = {"train.lr": {"uniform": [0.01, 0.1]}}
+    config = small.replace({"sweep.space": space})
+    TrialRecords(f"{config.ray.storage}/one").save(TrialRecord(name="t0001", params={"x.y": 1}))
+    with pytest.raises(UserError, match="contains trials of a sweep without run.json"):
+        sweep(config, run="one")

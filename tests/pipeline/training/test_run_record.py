@@ -112,3 +112,22 @@ def test_recorded_failure_keeps_kind_and_reason(
 def test_failure_of_the_first_format_is_read(tmp_path: Path) -> None:
     record = record_with(tmp_path, "failure.json", '{"kind": "user", "reason": "a mistake"}')
     assert isinstance(record.read_failure(), UserError)
+
+
+def test_run_of_before_keeps_a_loss_that_did_not_follow_the_assigner(tmp_path: Path) -> None:
+    config = Config().replace({"assign.name": "mutual_guidance_soft"})
+    former = config.replace(
+        {
+            "loss.classification": "focal",
+            "loss.classification_weight": 1.0,
+            "loss.overlap": "none",
+        }
+    )
+    record = RunRecord(str(tmp_path), "one")
+    record.check_storage()
+    assert record.with_recorded_loss(config) is config
+    record.write("abc", "stopped", former)
+    kept = record.with_recorded_loss(config)
+    assert kept.loss == former.loss and record.resumable_run_id("auto", kept) == "abc"
+    given = config.replace({"loss.overlap": "giou"})
+    assert record.with_recorded_loss(given).loss.overlap == "giou"

@@ -10,7 +10,11 @@ from pipeline.config import Config, EvaluateConfig
 from pipeline.data import Sample, build_eval_loader, load_manifest
 from pipeline.evaluation.evaluate import detect
 from pipeline.evaluation.postprocessing.raw import RawPredictions, _RawBatch, predict_raw
-from pipeline.evaluation.postprocessing.search import Settings, find_best_settings
+from pipeline.evaluation.postprocessing.search import (
+    Settings,
+    find_best_settings,
+    score_thresholds,
+)
 
 CPU = torch.device("cpu")
 
@@ -85,8 +89,10 @@ def test_objects_that_overlap_need_a_higher_iou() -> None:
     assert found.best.settings == (0.6, False, 100)
     assert found.best.metrics["ap"] == pytest.approx(1.0)
     assert found.before.metrics["ap"] == pytest.approx(51 / 101)
-    assert found.score_threshold == pytest.approx(0.8)
-    assert found.score_thresholds == {"cat": pytest.approx(0.8)}
+    assert score_thresholds(found.tables[1], ["cat"]) == (
+        pytest.approx(0.8),
+        {"cat": pytest.approx(0.8)},
+    )
 
 
 def test_second_class_on_one_object_needs_suppression_across_classes() -> None:
