@@ -1,5 +1,7 @@
 """Parse the XML file of one image: its objects, its size and the name of the image.
 
+Tags are read in any case and without their namespace.
+
 Corners are inclusive: x1 = xmin - first and x2 = xmax - first + 1, where ``first`` is the number of
 the first pixel. It is 1 in VOC; some tools write 0.
 """
@@ -7,6 +9,7 @@ the first pixel. It is 1 in VOC; some tools write 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
@@ -38,17 +41,26 @@ def read_annotation(file: File, name: str, first: int) -> Annotation:
     """Return the content of the XML file of that name. Raises AnnotationError."""
     tree = parse_xml(file)
     found = Annotation(_size(tree))
-    for number, item in enumerate(tree.findall("object"), 1):
-        try:
-            _add_object(found, item, f"object {number}", name, first)
-        except AnnotationError as error:
-            reason = f"object {number}: {error}"
-            found.problems.append(Problem(file=name, kind="box dropped", reason=reason))
+    for number, item in enumerate(_objects(tree), 1):
+        title = f"object {number}"
+        boxes: list[Element | None] = [*item.findall("bndbox")]
+        if len(boxes) > 1:
+            reason = f"{title}: it has {len(boxes)} bndbox; each is read as an object"
+            found.problems.append(Problem(file=name, kind="repaired", reason=reason))
+        for box in boxes or [None]:
+            try:
+                _add_object(found, item, box, title, name, first)
+            except AnnotationError as error:
+                reason = f"{title}: {error}"
+                found.problems.append(Problem(file=name, kind="box dropped", reason=reason))
     return found
 
 
 def parse_xml(file: File) -> Element:
-    """Return the root of an XML file. Raises AnnotationError, or FileNotFoundError."""
+    """Return the root of an XML file, with lower-case tags without namespace.
+
+    Raises AnnotationError, also if it is not a VOC annotation, or FileNotFoundError.
+    """
     try:
         root = fromstring(file.read(MAX_LABEL_BYTES), forbid_dtd=True)
     except ParseError as error:
@@ -61,12 +73,38 @@ def parse_xml(file: File) -> Element:
         raise AnnotationError(f"the XML cannot be read: {error}") from None
     if root is None:
         raise AnnotationError("the XML is empty")
+    written = root.tag.rpartition("}")[2]
+    for item in root.iter():
+        item.tag = item.tag.rpartition("}")[2].lower()
+    _check_is_voc(root, written)
     return root
+
+
+def _check_is_voc(root: Element, written: str) -> None:
+    """Raise AnnotationError if a tree without objects is not a VOC annotation without objects."""
+    if any(True for _ in _objects(root)):
+        return
+    known = any(root.find(tag) is not None for tag in ("filename", "size"))
+    if root.tag != "annotation" and not known:
+        raise AnnotationError(f"the XML is not VOC: its root is <{written}>, not <annotation>")
+    for parent in root.iter():
+        if parent.find("bndbox") is not None:
+            raise AnnotationError(f"no <object>, but <bndbox> in <{parent.tag}>")
+
+
+def _objects(tree: Element) -> Iterator[Element]:
+    """Yield the objects at any depth, in the order of the file, except those inside parts."""
+    stack = [tree]
+    while stack:
+        item = stack.pop()
+        if item.tag == "object":
+            yield item
+        stack += [child for child in reversed(item) if child.tag != "part"]
 
 
 def class_names(tree: Element) -> set[str]:
     """Return the names of all objects."""
-    return {_text(item, "name") for item in tree.iter("object")} - {""}
+    return {_text(item, "name") for item in _objects(tree)} - {""}
 
 
 def image_file_name(tree: Element) -> str:
@@ -74,8 +112,10 @@ def image_file_name(tree: Element) -> str:
     return PurePosixPath(_text(tree, "filename").replace("\\", "/")).name
 
 
-def _add_object(found: Annotation, item: Element, title: str, file: str, first: int) -> None:
-    name, corners = _text(item, "name"), item.find("bndbox")
+def _add_object(
+    found: Annotation, item: Element, corners: Element | None, title: str, file: str, first: int
+) -> None:
+    name = _text(item, "name")
     if not name:
         raise AnnotationError("no name")
     if corners is None:

@@ -119,7 +119,8 @@ def _source_images(
         if image is None or xml is None:
             has_image = image is not None or image_id in pairs.unused
             name, folder = (f"{image_id}.xml", where[0]) if has_image else ("such image", where[1])
-            yield skipped_image(image_id, image_id, f"no {name} in {folder}")
+            fault = _fault(files, xml) if xml else None
+            yield skipped_image(image_id, image_id, fault or f"no {name} in {folder}")
             continue
         # The names below the folders, without them.
         image_name, xml_name = _short(image, image_id), _short(xml, image_id)
@@ -131,6 +132,15 @@ def _source_images(
             yield VocImage(image_id, image_name, file, xml_name, files.file(xml), corners_from)
         except FileError as error:
             yield skipped_image(image_id, image_id, str(error))
+
+
+def _fault(files: Files, name: str) -> str | None:
+    """Return why an XML file cannot be used, if so."""
+    try:
+        parse_xml(files.file(name))
+    except (AnnotationError, FileError, FileNotFoundError) as error:
+        return str(error)
+    return None
 
 
 def _short(name: str, image_id: str) -> str:

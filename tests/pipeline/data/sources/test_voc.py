@@ -125,6 +125,73 @@ def test_unusable_xml_skips_the_image(voc, convert_voc, xml, reason):
     assert reason in problems
 
 
+OBJECT = (
+    "<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+    "</bndbox></object>"
+)
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        f"<annotation><objects>{OBJECT}</objects></annotation>",
+        f'<annotation xmlns="http://x.y/z">{OBJECT}</annotation>',
+        f"<Annotation>{OBJECT.replace('object>', 'Object>')}</Annotation>",
+        f"<annotation>{OBJECT.replace('name>', 'Name>')}</annotation>",
+        f"<root>{OBJECT}</root>",
+    ],
+)
+def test_objects_are_found_however_they_are_wrapped(voc, convert_voc, xml):
+    voc.add("a", xml=xml)
+    samples, problems = convert_voc()
+    assert samples["a"].boxes == [(0, 0, 9, 9)] and problems == ""
+
+
+def test_parts_of_objects_are_not_objects(voc, convert_voc):
+    part = f"<part><name>head</name>{OBJECT}</part>"
+    voc.add("a", xml=f"<annotation>{OBJECT.replace('</object>', f'{part}</object>')}</annotation>")
+    samples, problems = convert_voc()
+    assert samples["a"].boxes == [(0, 0, 9, 9)] and problems == ""
+
+
+@pytest.mark.parametrize(
+    ("xml", "reason"),
+    [
+        ("<html><body>404</body></html>", "the XML is not VOC: its root is <html>, not <annot"),
+        ("<annotations><image><box/></image></annotations>", "its root is <annotations>, not"),
+        (f"<annotation>{OBJECT.replace('object>', 'item>')}</annotation>", "<bndbox> in <item>"),
+    ],
+)
+def test_xml_that_is_not_voc_is_not_an_image_without_objects(voc, convert_voc, xml, reason):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    voc.add("b", xml=xml)
+    samples, problems = convert_voc()
+    assert list(samples) == ["a"] and problems.startswith("b.xml: image skipped: ")
+    assert reason in problems
+
+
+def test_other_xml_without_an_image_is_named_as_such(voc, convert_voc):
+    voc.add("a", [("cat", 1, 1, 9, 9)])
+    voc.add("annotations", xml="<annotations><image><box/></image></annotations>")
+    (voc.root / "JPEGImages/annotations.jpg").unlink()
+    assert "image skipped: the XML is not VOC" in convert_voc()[1]
+
+
+def test_each_of_several_boxes_of_an_object_is_read(voc, convert_voc):
+    second = "<bndbox><xmin>11</xmin><ymin>1</ymin><xmax>x</xmax><ymax>9</ymax></bndbox>"
+    xml = f"<annotation>{OBJECT.replace('</object>', f'{second}</object>')}</annotation>"
+    voc.add("a", xml=xml.replace(">x<", ">20<"))
+    voc.add("b", xml=xml)
+    samples, problems = convert_voc()
+    assert samples["a"].boxes == [(0, 0, 9, 9), (10, 0, 20, 9)]
+    assert samples["b"].boxes == [(0, 0, 9, 9)]
+    assert problems.splitlines() == [
+        "a.xml: repaired: object 1: it has 2 bndbox; each is read as an object",
+        "b.xml: repaired: object 1: it has 2 bndbox; each is read as an object",
+        "b.xml: box dropped: object 1: xmax is 'x', not a number",
+    ]
+
+
 def test_undecodable_image_is_skipped(voc, convert_voc):
     voc.add("a", [("cat", 1, 1, 9, 9)])
     voc.add("b", image=b"<html>not found</html>")
