@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Required, TypedDict, Unpack
 
 from pipeline.data.conversion.checks.counts import ObjectCounts
+from pipeline.data.conversion.checks.no_classes import reason_without_classes
 from pipeline.data.conversion.checks.verdict import fault_of_set, whole_source_problems
 from pipeline.data.conversion.executor import run_tasks
 from pipeline.data.conversion.image_hashes import ImageHashes
@@ -132,7 +133,7 @@ def stage_shard_set(
     staging = open_staging(out)
     staging.check(overwrite)
     if not classes:
-        raise UserError(f"{name} {split}: no class names found; give them with --classes")
+        raise UserError(f"{name} {split}: {reason_without_classes(images)}")
     progress = Progress(f"converting {split}", total or 0)
     with staging.report_errors():
         try:

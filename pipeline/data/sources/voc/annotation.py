@@ -9,6 +9,8 @@ the first pixel. It is 1 in VOC; some tools write 0.
 from __future__ import annotations
 
 import math
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -21,6 +23,8 @@ from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import MAX_LABEL_BYTES, File
 from pipeline.data.sources.record import Object
 from pipeline.data.sources.values import read_flag
+
+_DECLARED_ENCODING = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)""")
 
 
 class AnnotationError(ValueError):
@@ -61,9 +65,14 @@ def parse_xml(file: File) -> Element:
 
     Raises AnnotationError, also if it is not a VOC annotation, or FileNotFoundError.
     """
+    data = b""
     try:
-        root = fromstring(file.read(MAX_LABEL_BYTES), forbid_dtd=True)
+        data = file.read(MAX_LABEL_BYTES)
+        root = fromstring(_as_text(data), forbid_dtd=True)
     except ParseError as error:
+        if _is_unreadable_as_unicode(data):
+            reason = "the XML is not UTF-8 and declares no other encoding; save it as UTF-8"
+            raise AnnotationError(reason) from None
         raise AnnotationError(f"the XML does not parse: {error}") from None
     except DefusedXmlException:
         raise AnnotationError("the XML declares a DTD or entities, which are not allowed") from None
@@ -78,6 +87,27 @@ def parse_xml(file: File) -> Element:
         item.tag = item.tag.rpartition("}")[2].lower()
     _check_is_voc(root, written)
     return root
+
+
+def _as_text(data: bytes) -> bytes | str:
+    """Decode XML in a declared encoding, as the parser knows none with several bytes a character.
+
+    Raises ValueError and LookupError.
+    """
+    match = _DECLARED_ENCODING.match(data)
+    if match is None or match[1].lower().startswith(b"utf"):
+        return data
+    name = match[1].decode()
+    # Files that declare GB2312 also have characters of its supersets.
+    return data.decode("gb18030" if name.lower() in ("gb2312", "gbk") else name)
+
+
+def _is_unreadable_as_unicode(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return not data.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    return False
 
 
 def _check_is_voc(root: Element, written: str) -> None:

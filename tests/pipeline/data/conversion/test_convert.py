@@ -116,7 +116,7 @@ def test_set_without_usable_images_is_rejected(voc, tmp_path, convert_source):
 
 def test_missing_class_names_raise(voc, tmp_path, convert_source):
     voc.add("a")
-    with pytest.raises(UserError, match="no class names found; give them with --classes"):
+    with pytest.raises(UserError, match="no class names found: no image has objects"):
         convert_source(voc_source(voc.root, "train"), tmp_path / "out")
 
 

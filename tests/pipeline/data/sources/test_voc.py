@@ -147,6 +147,33 @@ def test_objects_are_found_however_they_are_wrapped(voc, convert_voc, xml):
     assert samples["a"].boxes == [(0, 0, 9, 9)] and problems == ""
 
 
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "iso-8859-1", "utf-16"])
+def test_declared_encodings_are_read(voc, convert_voc, encoding):
+    name = "caf\xe9" if encoding == "iso-8859-1" else "\u732b"
+    text = f"<annotation>{OBJECT.replace('cat', name)}</annotation>"
+    voc.add("a", [])
+    xml = f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding)
+    (voc.root / "Annotations/a.xml").write_bytes(xml)
+    assert voc_source(voc.root, "train").classes == [name]
+    assert convert_voc()[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("xml", "reason"),
+    [
+        ("<annotation>\xe9", "the XML is not UTF-8 and declares no other encoding; save it as"),
+        ('<?xml version="1.0" encoding="none"?><annotation/>', "unknown encoding: none"),
+        ("<annotations/>", "a.xml: image skipped: the XML is not VOC"),
+    ],
+)
+def test_missing_class_names_are_explained(voc, convert_voc, xml, reason):
+    voc.add("a")
+    (voc.root / "Annotations/a.xml").write_bytes(xml.encode("latin-1"))
+    start = "train: no class names found: 1 fault in the labels of 1 image, the first: a.xml: image"
+    with pytest.raises(UserError, match=rf"{start} .*{re.escape(reason.split('skipped: ')[-1])}"):
+        convert_voc()
+
+
 def test_parts_of_objects_are_not_objects(voc, convert_voc):
     part = f"<part><name>head</name>{OBJECT}</part>"
     voc.add("a", xml=f"<annotation>{OBJECT.replace('</object>', f'{part}</object>')}</annotation>")
