@@ -36,6 +36,7 @@ class Record:
     record without an ``image`` stands for a skipped image; ``problems`` gives the reason. Of a
     ``layout`` other than corners it is checked whether corners were meant. ``zero_corners`` counts
     boxes that begin at 0 in a format whose first pixel is 1; ``box`` has them at the border.
+    ``swapped`` counts boxes whose corners were exchanged; ``written_corners`` has all as written.
     """
 
     image_id: str
@@ -50,6 +51,8 @@ class Record:
     size_upright: bool | None = None  # None: as the boxes
     layout: BoxLayout = "corners"
     zero_corners: int = 0
+    swapped: int = 0
+    written_corners: list[Box] = field(default_factory=list)
 
 
 class SourceImage(Protocol):

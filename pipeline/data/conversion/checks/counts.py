@@ -32,6 +32,9 @@ class ObjectCounts(BaseModel):
     near_percent: int = Field(default=0, description="those of them that look like percentages")
     outside: int = Field(default=0, description="boxes that reach clearly outside their image")
     zero_corners: int = Field(default=0, description="boxes that begin before the first pixel")
+    at_start: int = Field(default=0, description="boxes that begin at the border of their image")
+    at_end: int = Field(default=0, description="boxes that end at the border of their image")
+    swapped: int = Field(default=0, description="boxes whose corners were exchanged")
     fit_as: Counter[BoxLayout] = Field(
         default_factory=Counter, description="by layout: boxes that fit if it is the one meant"
     )
@@ -55,11 +58,20 @@ class ObjectCounts(BaseModel):
         down = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * height)
         inside = (-across, -down, width + across, height + down)
         self.outside += x1 < x2 and y1 < y2 and not _is_inside(box, inside)
+        self.at_start += x1 == 0 or y1 == 0
+        self.at_end += x2 == width or y2 == height
         if layout == "corners":
             return
-        # The numbers as they were written, in the other layouts.
-        third, fourth = x2 - x1, y2 - y1
-        first, second = (x1, y1) if layout == "xywh" else ((x1 + x2) / 2, (y1 + y2) / 2)
+        first = (x1, y1) if layout == "xywh" else ((x1 + x2) / 2, (y1 + y2) / 2)
+        self._count_readings((*first, x2 - x1, y2 - y1), inside)
+
+    def add_written_corners(self, written: Box, width: int, height: int) -> None:
+        """Count a box of corners as it was written, before swapped ones were exchanged."""
+        self._count_readings(written, (-1, -1, width + 1, height + 1))
+
+    def _count_readings(self, written: Box, inside: Box) -> None:
+        """Count the layouts in which four numbers are a box inside."""
+        first, second, third, fourth = written
         readings: dict[BoxLayout, Box] = {
             "corners": (first, second, third, fourth),
             "xywh": (first, second, first + third, second + fourth),

@@ -32,6 +32,10 @@ def check_objects(
         problems.append(Problem(file=record.annotation_file, kind=kind, reason=reason))
 
     counts.zero_corners += record.zero_corners
+    counts.swapped += record.swapped
+    for written in record.written_corners:
+        size = record.size if record.size and min(record.size) > 0 else (width, height)
+        counts.add_written_corners(written, *size)
     kept: list[Object] = []
     classes_by_box: dict[tuple[Box, bool], list[str]] = {}
     for item in _in_pixels(record, width, height):

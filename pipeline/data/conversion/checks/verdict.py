@@ -14,6 +14,7 @@ from pipeline.progress import counted
 # Shares of all boxes, from which a source is suspicious.
 SUSPICIOUS_SHARE = 0.1
 MIN_PERCENT_BOXES = 5
+MIN_SWAPPED = 3
 OUTSIDE_SHARE, MIN_OUTSIDE = 0.25, 3
 FITTING_SHARE = 0.95
 MAX_LOST_SHARE = 0.1  # of the objects; more are named in a headline
@@ -108,11 +109,19 @@ def _suspicious_boxes(boxes: int, counts: ObjectCounts) -> Iterator[str]:
             "top left corner; are they fractions of the image size?"
         )
     if counts.zero_corners:
-        yield (
-            f"the corners look 0-based: {counts.zero_corners} of {counts.boxes} boxes begin before "
-            "1, the first pixel; these are cut, and all others may be shifted by a pixel; "
-            "--corners-from 0 reads them as 0-based"
-        )
+        yield _describe_zero_corners(counts)
+    if counts.swapped >= max(MIN_SWAPPED, SUSPICIOUS_SHARE * counts.boxes):
+        fitting = [
+            f"{_LAYOUTS[name]} ({counts.fit_as[name]} fit)"
+            for name in ("xywh", "cxcywh")
+            if counts.fit_as[name] >= FITTING_SHARE * counts.boxes
+        ]
+        if fitting:
+            yield (
+                f"the corners of {counts.swapped} of {counts.boxes} boxes are swapped, and nearly "
+                f"all boxes fit their image if their numbers are read as {' or as '.join(fitting)};"
+                " if that is meant, convert them to corners"
+            )
     if counts.boxes == counts.near_percent >= MIN_PERCENT_BOXES:
         yield (
             f"all {counts.boxes} boxes end within 100 pixels of the top left corner of larger "
@@ -131,6 +140,27 @@ def _suspicious_boxes(boxes: int, counts: ObjectCounts) -> Iterator[str]:
         )
     elif counts.outside >= max(MIN_OUTSIDE, OUTSIDE_SHARE * counts.boxes):
         yield f"{reach}; was it resized or turned after it was annotated?"
+
+
+def _describe_zero_corners(counts: ObjectCounts) -> str:
+    """Return what corners at 0 mean, given how many boxes begin at 1 or end at the last pixel."""
+    begin = f"{counts.zero_corners} of {counts.boxes} boxes begin before 1, the first pixel"
+    at_one = counts.at_start - counts.zero_corners
+    if at_one > counts.zero_corners:
+        return (
+            f"{begin}, and are cut, but {at_one} of {counts.boxes} begin at 1: these corners look "
+            "like mistakes; correct them"
+        )
+    if counts.at_end:
+        return (
+            f"{begin}, and {counts.at_end} of {counts.boxes} end at the full width or height, "
+            "where 0-based corners end before it: if the ends are exclusive, add 1 to all xmin and "
+            "ymin; otherwise correct those at 0, which are cut"
+        )
+    return (
+        f"the corners look 0-based: {begin}, and none ends at the full width or height; these are "
+        "cut, and all others may be shifted by a pixel; --corners-from 0 reads them as 0-based"
+    )
 
 
 def _suspicious_names(

@@ -20,6 +20,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pipeline.data.shards.problems import Problem
+from pipeline.data.shards.sample import Box
 from pipeline.data.sources.files import MAX_LABEL_BYTES, File
 from pipeline.data.sources.record import Object
 from pipeline.data.sources.values import read_flag
@@ -33,12 +34,18 @@ class AnnotationError(ValueError):
 
 @dataclass
 class Annotation:
-    """Content of an XML file; ``zero_corners`` counts boxes that begin before the first pixel."""
+    """Content of an XML file.
+
+    ``zero_corners`` counts boxes that begin before the first pixel, ``swapped`` those whose corners
+    were exchanged; ``written_corners`` has the corners of all boxes as they were written.
+    """
 
     size: tuple[int, int] | None
     objects: list[Object] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     zero_corners: int = 0
+    swapped: int = 0
+    written_corners: list[Box] = field(default_factory=list)
 
 
 def read_annotation(file: File, name: str, first: int) -> Annotation:
@@ -151,10 +158,12 @@ def _add_object(
     if corners is None:
         raise AnnotationError(f"{name}: no bndbox")
     x1, y1, x2, y2 = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
+    found.written_corners.append((x1, y1, x2, y2))
     # A difference of -1 is a box without pixels.
     if x2 < x1 - 1 or y2 < y1 - 1:
         x1, x2 = (x2, x1) if x2 < x1 - 1 else (x1, x2)
         y1, y2 = (y2, y1) if y2 < y1 - 1 else (y1, y2)
+        found.swapped += 1
         reason = f"{title}: the corners of {name} are swapped; exchanged"
         found.problems.append(Problem(file=file, kind="repaired", reason=reason))
     difficult = read_flag(_text(item, "difficult") or "0")

@@ -107,6 +107,8 @@ class VocImage:
             found.objects,
             found.problems,
             zero_corners=found.zero_corners,
+            swapped=found.swapped,
+            written_corners=found.written_corners,
         )
 
 

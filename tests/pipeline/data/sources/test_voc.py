@@ -575,6 +575,40 @@ def test_zero_based_corners_are_reported_once(voc, convert_voc):
     assert problems.count("\n") == 0 and "--corners-from 0" in problems
 
 
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        (
+            [(1, 5, 20, 20), (9, 1, 20, 20)],
+            "but 2 of 3 begin at 1: these corners look like",
+        ),
+        (
+            [(3, 5, 40, 20)],
+            "and 1 of 2 end at the full width or height, where 0-based corners",
+        ),
+        ([(3, 5, 39, 29)], "look 0-based: 1 of 2 boxes begin before 1, the first pixel, and none"),
+    ],
+)
+def test_zero_corners_are_weighed_against_the_other_boxes(voc, convert_voc, others, expected):
+    voc.add("a", [("cat", 0, 5, 9, 9), *(("cat", *box) for box in others)])
+    problems = convert_voc()[1]
+    assert expected in problems and problems.count("suspicious") == 1
+    assert ("--corners-from 0" in problems) == ("look 0-based" in expected)
+
+
+@pytest.mark.parametrize("sizes", [True, False])
+def test_sizes_in_the_place_of_corners_are_reported(voc, convert_voc, sizes):
+    for i in range(6):  # half of them are swapped if the size is read as a corner
+        x, y = 5 + 4 * i, 2 + i
+        box = (x, y, 15, 8) if sizes else (x + 15, y + 15, x, y)
+        voc.add(f"{i}", [("cat", *box)], size=(0, 0) if i == 3 else (40, 30))
+    lines = [line for line in convert_voc()[1].splitlines() if "suspicious" in line]
+    assert len(lines) == sizes
+    if sizes:
+        assert "the corners of 3 of 6 boxes are swapped, and nearly all boxes fit" in lines[0]
+        assert "as the top left corner and the size (6 fit)" in lines[0]
+
+
 def test_corners_may_be_zero_based(voc, tmp_path, convert_source):
     voc.add("a", [("cat", 0, 0, 39, 29), ("cat", 20, 9, 4, 4), ("cat", -1, 3, 9, 9)])
     convert_source(voc_source(voc.root, "train", corners_from=0), tmp_path / "out")
