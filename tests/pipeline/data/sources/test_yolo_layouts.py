@@ -3,6 +3,7 @@
 import shutil
 import zipfile
 
+import numpy as np
 import pytest
 
 from pipeline.data.shards.manifest import load_manifest, read_problems
@@ -354,6 +355,60 @@ def test_keypoints_are_not_taken_for_polygons(write, read, rows, keypoints):
         box = pytest.approx((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
         objects = next(iter(source.images)).read_record().objects
         assert (bool(objects) and objects[0].box == box) == expected
+
+
+def random_rows(kind, count, seed=0):
+    """Return rows of outlines around a centre, or of boxes with keypoints inside them."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in range(count):
+        centre, size = rng.normal(0.5, 0.03, 2), rng.uniform(0.05, 0.15, 2)
+        if kind == "turned boxes":
+            angle = rng.uniform(0, 3)
+            turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            points = centre + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * size @ turn
+        elif kind.startswith("polygon"):
+            angles = np.sort(rng.uniform(0, 2 * np.pi, int(kind.split()[1])))
+            points = centre + np.c_[np.cos(angles), np.sin(angles)] * size
+        else:
+            inside = rng.uniform(-0.5, 0.5, (int(kind.split()[1]), 2))
+            points = np.r_[[centre, size], centre + inside * size]
+        rows.append("0 " + " ".join(f"{value:.6f}" for value in points.ravel()))
+    return rows
+
+
+STRAY = [f"0 .{30 + i} .42 .31 .5 .{25 + i} .4 .{28 + i} {'.45' if i else '.1'}" for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reading"),
+    [
+        (random_rows("keypoints 1", 20), "box and keypoints"),
+        (random_rows("keypoints 2", 20), "box and keypoints"),
+        (random_rows("keypoints 5", 20), "box and keypoints"),
+        (["0 .5 .5 .6 .6 .5 .5 2 .4 .4 0"], "box and keypoints"),  # flags of visibility
+        (random_rows("turned boxes", 20), None),
+        (random_rows("polygon 6", 20), None),
+        (random_rows("polygon 40", 2), None),
+        (random_rows("polygon 3", 20), "polygons"),  # in the middle of the image: like keypoints
+        (STRAY, "polygons"),  # one keypoint outside of its box
+        (["0 .22 .42 .31 .5 .2 .4 .25 .45"] * 2, "polygons"),
+        (["0 .3 .42 .31 .5 .2 .1 .3 .4 .3 .2"], "polygons"),
+    ],
+)
+def test_unclear_rows_are_polygons_and_reported(write, rows, reading):
+    files = {"images/a.jpg": None, "labels/a.txt": "\n".join(rows)}
+    source = yolo_source(write({"data.yaml": f"train: images\n{NAMES}", **files}), "train")
+    readings = [problem.reason.partition("read as ")[2] for problem in source.problems]
+    assert all(problem.kind == "suspicious" for problem in source.problems)
+    expected = f"a {reading}; state" if reading == "box and keypoints" else f"{reading}, but"
+    assert len(readings) == bool(reading) and all(one.startswith(expected) for one in readings)
+    values = np.array(rows[0].split()[1:], float)
+    points = values.reshape(-1, 2) if reading != "box and keypoints" else values[:4].reshape(2, 2)
+    low, high = points.min(0), points.max(0)
+    if reading == "box and keypoints":
+        low, high = points[0] - points[1] / 2, points[0] + points[1] / 2
+    (image,) = source.images
+    assert image.read_record().objects[0].box == pytest.approx((*low, *high))
 
 
 def test_class_numbers_may_count_from_one_in_the_yaml(write, read):
