@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.data.shards.sample import Box
 from pipeline.data.sources.record import BoxLayout
 
-# Boxes that end within so many pixels of the top left corner are fractions of the image size.
+# Boxes in pixels that end within so many of the top left corner are fractions of the image size,
+# and such fractions were divided by the image size twice.
 MAX_FRACTION = 1.5
 MIN_SIDE_OF_PERCENT = 200  # of images in which boxes up to 100 may be percentages
 # A box reaches outside clearly by so much of the image's side, and at least by so many pixels.
@@ -28,8 +29,8 @@ class ObjectCounts(BaseModel):
     replaced_areas: int = Field(default=0, description="areas that no object can have")
     boxes: int = Field(default=0, description="boxes of finite numbers")
     absolute: int = Field(default=0, description="those in pixels")
-    near_corner: int = Field(default=0, description="those of them that look like fractions")
-    near_percent: int = Field(default=0, description="those of them that look like percentages")
+    near_corner: int = Field(default=0, description="boxes that end at the top left corner")
+    near_percent: int = Field(default=0, description="boxes in pixels that look like percentages")
     outside: int = Field(default=0, description="boxes that reach clearly outside their image")
     zero_corners: int = Field(default=0, description="boxes that begin before the first pixel")
     at_start: int = Field(default=0, description="boxes that begin at the border of their image")
@@ -50,9 +51,9 @@ class ObjectCounts(BaseModel):
         """Count a box in pixels, which a source wrote in that layout."""
         self.boxes += 1
         x1, y1, x2, y2 = box
+        self.near_corner += x1 < x2 <= MAX_FRACTION and y1 < y2 <= MAX_FRACTION
         if not relative:
             self.absolute += 1
-            self.near_corner += x1 < x2 <= MAX_FRACTION and y1 < y2 <= MAX_FRACTION
             self.near_percent += max(x2, y2) <= 100 and min(width, height) >= MIN_SIDE_OF_PERCENT
         across = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * width)
         down = max(CLEARLY_OUTSIDE_PIXELS, CLEARLY_OUTSIDE * height)

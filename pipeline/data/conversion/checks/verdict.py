@@ -30,10 +30,16 @@ _UNKNOWN_NUMBER = re.compile(r"unknown class (\d+); known: 0 to (\d+)")
 
 def fault_of_set(boxes: int, counts: ObjectCounts, problems: ProblemWriter) -> str | None:
     """Return why a set with that many boxes would be meaningless, if it would."""
-    if counts.absolute and counts.near_corner == counts.boxes:
+    if counts.boxes and counts.near_corner == counts.boxes:
+        which = "the only box ends" if counts.boxes == 1 else f"all {counts.boxes} boxes end"
         return (
-            f"all {counts.boxes} boxes end within {MAX_FRACTION} pixels of the top left corner: "
-            "they look like fractions of the image size; multiply them by its width and height"
+            f"{which} within {MAX_FRACTION} pixels of the top left corner: it looks as if "
+            + (
+                "boxes are fractions of the image size"
+                if counts.absolute
+                else "fractions were divided by the image size again"
+            )
+            + "; multiply them by its width and height"
         )
     lost, excluded = problems.lost_objects, counts.excluded.total()
     if boxes or not lost + excluded:
@@ -103,10 +109,15 @@ def whole_source_problems(
 def _suspicious_boxes(boxes: int, counts: ObjectCounts) -> Iterator[str]:
     if not counts.boxes:
         return
-    if SUSPICIOUS_SHARE * counts.absolute < counts.near_corner < counts.boxes:
+    if SUSPICIOUS_SHARE * counts.boxes < counts.near_corner < counts.boxes:
+        question = (
+            "are they fractions of the image size?"
+            if counts.absolute
+            else "were they divided by the image size twice?"
+        )
         yield (
             f"{counts.near_corner} of {counts.boxes} boxes end within {MAX_FRACTION} pixels of the "
-            "top left corner; are they fractions of the image size?"
+            f"top left corner; {question}"
         )
     if counts.zero_corners:
         yield _describe_zero_corners(counts)
@@ -132,12 +143,14 @@ def _suspicious_boxes(boxes: int, counts: ObjectCounts) -> Iterator[str]:
     if counts.outside <= SUSPICIOUS_SHARE * counts.boxes:
         return
     reach = f"{counts.outside} of {counts.boxes} boxes reach outside their image"
-    layout = max(_LAYOUTS, key=lambda name: counts.fit_as[name])
-    if counts.fit_as[layout] >= FITTING_SHARE * counts.boxes:
-        yield (
-            f"{reach}, and {counts.fit_as[layout]} fit it if their numbers are read as "
-            f"{_LAYOUTS[layout]}; convert them to the layout of the format"
-        )
+    ranked = sorted(_LAYOUTS, key=lambda name: -counts.fit_as[name])
+    fitting = [
+        f"{counts.fit_as[name]} fit it if their numbers are read as {_LAYOUTS[name]}"
+        for name in ranked
+        if counts.fit_as[name] >= FITTING_SHARE * counts.boxes
+    ]
+    if fitting:
+        yield f"{reach}, and {', and '.join(fitting)}; convert them to the layout of the format"
     elif counts.outside >= max(MIN_OUTSIDE, OUTSIDE_SHARE * counts.boxes):
         yield f"{reach}; was it resized or turned after it was annotated?"
 

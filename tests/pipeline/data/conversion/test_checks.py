@@ -146,6 +146,26 @@ def test_boxes_in_fractions_are_rejected(convert_objects):
     assert len(samples[0].boxes) == 2 and not problems
 
 
+def test_fractions_that_were_divided_twice_are_rejected(convert_objects):
+    rows = [
+        Object("cat", (0.1 / 160, 0.2 / 120, 0.4 / 160, 0.7 / 120)),
+        Object("dog", (0, 0, 1, 1)),
+    ]
+    with pytest.raises(
+        UserError,
+        match=r"the only box ends within 1\.5 pixels of the top left corner: it looks as if "
+        "fractions were divided by the image size again; multiply them by its width and height",
+    ):
+        convert_objects(rows[:1], record={"relative": True})
+    _, _, problems = convert_objects(rows, record={"relative": True})
+    assert problems[-1] == (
+        "x: suspicious: 1 of 2 boxes end within 1.5 pixels of the top left corner; were they "
+        "divided by the image size twice?"
+    )
+    _, _, problems = convert_objects(rows[:1], *[[rows[1]]] * 11, record={"relative": True})
+    assert not [line for line in problems if "suspicious" in line]
+
+
 def test_boxes_in_percent_are_reported():
     boxes = [(10.0 * i, 20.0, 10.0 * i + 30, 90.0) for i in range(5)]
     for width, expected in ((640, 1), (150, 0)):
@@ -182,6 +202,17 @@ def test_centres_in_the_place_of_corners_are_reported(convert_objects):
     assert problems[-1] == (
         "x: suspicious: 1 of 2 boxes reach outside their image, and 2 fit it if their numbers are "
         "read as the centre and the size; convert them to the layout of the format"
+    )
+
+
+def test_each_layout_that_fits_is_named(convert_objects):
+    written = [(8, 12, 48, 60), (16, 12, 64, 48)]  # as corners, or as the top left corner and size
+    rows = [[Object("cat", (x - w / 2, y - h / 2, x + w / 2, y + h / 2))] for x, y, w, h in written]
+    _, _, problems = convert_objects(*rows, record={"layout": "cxcywh"})
+    assert problems[-1] == (
+        "x: suspicious: 2 of 2 boxes reach outside their image, and 2 fit it if their numbers are "
+        "read as corners x1, y1, x2, y2, and 2 fit it if their numbers are read as the top left "
+        "corner and the size; convert them to the layout of the format"
     )
 
 
