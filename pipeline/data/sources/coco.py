@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.coco_file.categories import read_categories, report_group
 from pipeline.data.sources.coco_file.objects import AnnotationReader
-from pipeline.data.sources.coco_file.siblings import names_listed_beside
+from pipeline.data.sources.coco_file.siblings import names_listed_elsewhere
 from pipeline.data.sources.coco_file.tree import Row, read_tree
 from pipeline.data.sources.files import FileError, Files, open_files, relative_name
 from pipeline.data.sources.paths import IMAGE_SUFFIXES
@@ -164,7 +164,7 @@ class _Listing:
         return ParsedImage(Record(key, name, None, name, objects=objects, problems=[problem]))
 
     def unused_pictures(self, annotations: Path) -> Iterator[Problem]:
-        """Yield the pictures that are not listed, here or in an annotation file beside this one.
+        """Yield the pictures that neither this nor another file of the data set lists.
 
         A folder without listed pictures is one problem.
         """
@@ -175,7 +175,7 @@ class _Listing:
             for name in self.files
             if name not in self.first_id and name.lower().endswith(IMAGE_SUFFIXES)
         ]
-        elsewhere = names_listed_beside(annotations) if unused else set()
+        elsewhere = names_listed_elsewhere(annotations, self.files) if unused else set()
         for name in unused:
             folder, _, last = name.rpartition("/")
             if last in elsewhere:

@@ -159,7 +159,7 @@ def open_files(path: Path, option: str) -> Files:
         files = _list_folder(path)
         _check_for_images(files, path, option, "give that")
         return files
-    archive, inside = _split_archive_path(path)
+    archive, inside = split_archive_path(path)
     if archive is None:
         if path.is_file():
             raise UserError(f"{option} {path}: {_describe_file(path)}")
@@ -208,7 +208,7 @@ def _check_for_images(files: Iterable[str], path: Path, option: str, remedy: str
 
 def open_file(path: Path, option: str, limit: int = MAX_TEXT_BYTES) -> bytes:
     """Return the bytes of one file, loose or in an archive. Raises UserError."""
-    archive, inside = (None, "") if path.is_file() else _split_archive_path(path)
+    archive, inside = (None, "") if path.is_file() else split_archive_path(path)
     try:
         if archive is None:
             return read_file(LooseFile.of(path.absolute()), limit)
@@ -238,7 +238,8 @@ def relative_name(name: str) -> str | None:
     return "/".join(parts)
 
 
-def _split_archive_path(path: Path) -> tuple[Path | None, str]:
+def split_archive_path(path: Path) -> tuple[Path | None, str]:
+    """Return the archive that a path leads into, and the name inside; None if it is in none."""
     for parent in (path, *path.parents):
         if parent.is_file():
             inside = path.relative_to(parent).as_posix()
@@ -247,26 +248,36 @@ def _split_archive_path(path: Path) -> tuple[Path | None, str]:
 
 
 def _walk(root: Path, skipped: list[SkippedMember]) -> Iterator[str]:
-    """Yield the names of all files below a folder, in order; links are followed once."""
+    """Yield the names of all files below a folder, in order.
+
+    A folder that links lead to as well is listed once: at its own place if that is below the root.
+    """
 
     def report(error: OSError) -> None:
         skipped.append(SkippedMember(str(error.filename), f"cannot be read: {error.strerror}"))
 
     root = root.absolute()
+    names_by_folder: dict[str, list[str]] = {}
     seen = set()
     count = 0
-    for folder, folders, names in os.walk(root, onerror=report, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        relative = Path(folder).relative_to(root)
-        for name in sorted(names):
-            count += 1
+    tops = [str(root)]
+    for top in tops:  # grows: links come after all real folders
+        for folder, folders, names in os.walk(top, onerror=report):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            paths = (os.path.join(folder, name) for name in folders)
+            tops += [path for path in paths if os.path.islink(path)]
+            names_by_folder[folder] = sorted(names)
+            count += len(names)
             if count > MAX_FILES:
                 raise UserError(f"{root}: more than {MAX_FILES} files; name the data set's folder")
+    for folder in sorted(names_by_folder, key=lambda folder: folder.split(os.sep)):
+        relative = Path(folder).relative_to(root)
+        for name in names_by_folder.pop(folder):
             inside = (relative / name).as_posix()
             if not _is_macos_metadata(inside):
                 yield inside

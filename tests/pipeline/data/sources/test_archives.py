@@ -225,6 +225,16 @@ def test_macos_metadata_is_ignored(tmp_path):
     assert list(open_files(make_folder(tmp_path / "f", content), "--root")) == ["a"]
 
 
+def test_folder_that_is_also_linked_is_listed_at_its_own_place(tmp_path):
+    make_folder(tmp_path, {"set/b/train/x.jpg": b"x", "set/z.txt": b"", "other/c/y.jpg": b"y"})
+    (tmp_path / "set/a").symlink_to(tmp_path / "set/b/train")
+    (tmp_path / "set/b/current").symlink_to(tmp_path / "set/b/train")
+    (tmp_path / "set/c").symlink_to(tmp_path / "other")
+    (tmp_path / "set/d").symlink_to(tmp_path / "other/c")
+    files = open_files(tmp_path / "set", "--root")
+    assert list(files) == ["z.txt", "b/train/x.jpg", "c/c/y.jpg"]
+
+
 def test_cyclic_links_are_followed_once(tmp_path):
     make_folder(tmp_path / "f", {"a/x": b"1"})
     (tmp_path / "f/a/loop").symlink_to(tmp_path / "f")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -460,6 +461,39 @@ def test_pictures_that_are_not_listed_are_reported(coco, convert_coco, tmp_path,
     assert lines(tmp_path / "out") == [
         "more: file unused: instances.json lists none of its 1 pictures, such as more/a.png"
     ]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("images", "train", "val"),
+    [
+        ("images", "annotations/train.json", "annotations/val.json"),
+        ("images", "instances/train/a.json", "instances/val/a.json"),
+        ("", "train/_annotations.coco.json", "valid/_annotations.coco.json"),
+        ("", "train.json", "splits/other/val.json"),
+    ],
+)
+def test_pictures_of_other_splits_are_not_unused(
+    coco, convert_coco, tmp_path, encode, images, train, val, zipped
+):
+    _, file = coco(BOXES)
+    root = tmp_path / "set"
+    for split, name in ((train, "one.jpg"), (val, "two.jpg")):
+        tree = json.loads(file.read_text())
+        tree["images"][0]["file_name"] = name
+        (root / split).parent.mkdir(parents=True, exist_ok=True)
+        (root / split).write_text(json.dumps(tree))
+    (root / "images").mkdir()
+    for name in ("one.jpg", "two.jpg", "three.jpg"):
+        (root / "images" / name).write_bytes(encode())
+    unrelated = tmp_path / "unrelated/c.json"
+    unrelated.parent.mkdir()
+    unrelated.write_text('{"file_name": "three.jpg"}')
+    if zipped:
+        root = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", root))
+    convert_coco(root / images, root / train)
+    [problem] = lines(tmp_path / "out")
+    assert problem.partition(":")[0].endswith("three.jpg")
 
 
 @pytest.mark.parametrize(
