@@ -404,6 +404,8 @@ def _print_result(staged: StagedShardSet, seconds: float) -> None:
     boxes = ", ".join(counts) or "none"
     if unused:
         boxes += f"; classes without boxes: {unused}"
+    if manifest.crowd_boxes:
+        boxes += f"; crowd regions among them: {manifest.crowd_boxes}"
     print(
         f"{staged.out}: {counted(manifest.samples, 'image')} in "
         f"{counted(len(manifest.shards), 'shard')}, {seconds} s; "
@@ -411,7 +413,7 @@ def _print_result(staged: StagedShardSet, seconds: float) -> None:
     )
     if manifest.excluded_boxes:
         print(f"left out by --classes: {list_excluded(manifest.excluded_boxes)}")
-    if headline := lost_headline(manifest.boxes, staged.problems):
+    if headline := lost_headline(staged.counts, staged.problems):
         print(headline)
     if advice := _shard_advice(manifest):
         print(advice)

@@ -63,6 +63,7 @@ class StagedShardSet:
 
     out: Path | str
     manifest: Manifest
+    counts: ObjectCounts
     problems: ProblemWriter
     hashes: ImageHashes
     staging: Staging | ObjectStaging
@@ -158,7 +159,15 @@ def stage_shard_set(
             summary.hashes.close()
             staging.discard()
             raise
-    return StagedShardSet(out, manifest, summary.problems, summary.hashes, staging, summary.numbers)
+    return StagedShardSet(
+        out,
+        manifest,
+        summary.counts,
+        summary.problems,
+        summary.hashes,
+        staging,
+        summary.numbers,
+    )
 
 
 class _Summary:
@@ -226,7 +235,7 @@ class _Summary:
             problem_counts=dict(sorted(self.problems.counts.items())),
             lost_objects=self.problems.lost_objects,
             excluded_boxes=dict(sorted(self.counts.excluded.items())),
-            crowd_boxes=self.counts.crowd,
+            crowd_boxes=self.counts.crowd_boxes,
             renamed=renamed,
             tiling=tiling,
         )
@@ -254,5 +263,5 @@ def _check_usable(
             first = problem
         reason = f"; the first problem: {first}" if first else ""
         raise SourceRejected(f"{title}: no usable image{reason}; nothing was written")
-    if fault := fault_of_set(manifest.boxes, summary.counts, problems):
+    if fault := fault_of_set(summary.counts, problems):
         raise SourceRejected(f"{title}: {fault}; nothing was written")

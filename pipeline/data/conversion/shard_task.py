@@ -33,7 +33,7 @@ from pipeline.storage.remote import is_remote
 RESULT_FILE = "done.json"
 # Raise it when the same source would give other shards or other problems. Shards of an interrupted
 # conversion with another version are not reused: the conversion starts from scratch.
-CONVERSION_VERSION = 4
+CONVERSION_VERSION = 5
 
 
 class ShardResult(Document):
@@ -135,26 +135,30 @@ class ShardTask:
         image_hashes: list[str] = []
         content_hashes: list[str] = []
         for source_image in self.images:
-            crowd_before = counts.crowd
+            counted_before = counts.kept, counts.crowd
             image, sample, found = validate_record(source_image.read_record(), labels, counts)
             problems += found
             if image and sample:
                 pieces: Iterable[Piece] = [Piece(image.extension, image.data, sample)]
+                lost: list[Problem] = []
                 if self.tiling:
-                    counts.crowd = crowd_before  # of the tiles instead of the picture
-                    pieces = cut_tiles(image, sample, self.tiling, problems)
+                    pieces = cut_tiles(image, sample, self.tiling, lost)
                 samples_before = writer.samples
                 for extension, data, piece in pieces:
                     json = piece.to_json()
                     writer.add(extension, data, json)
                     boxes.update(piece.labels)
                     without_objects += not piece.boxes
-                    counts.crowd += sum(piece.crowd) if self.tiling else 0
+                    counts.crowd_boxes += sum(piece.crowd)
                     content = hashlib.sha256(data).digest() + hashlib.sha256(json).digest()
                     content_hashes.append(content.hex())
+                problems += lost
                 if writer.samples > samples_before:
+                    counts.kept -= sum(problem.lost_objects for problem in lost)
                     file_names.append(sample.file_name)
                     image_hashes.append(image.image_hash.hex())
+                else:
+                    counts.kept, counts.crowd = counted_before
             tick()
         result = ShardResult(
             input_hash=self.input_hash(),

@@ -25,7 +25,9 @@ class ObjectCounts(BaseModel):
     excluded: Counter[str] = Field(
         default_factory=Counter, description="by class: objects that are not of the chosen classes"
     )
-    crowd: int = Field(default=0, description="kept crowd regions")
+    kept: int = Field(default=0, description="objects in the set; one in several tiles counts once")
+    crowd: int = Field(default=0, description="those of them that are crowd regions")
+    crowd_boxes: int = Field(default=0, description="crowd regions of the set, in each tile")
     replaced_areas: int = Field(default=0, description="areas that no object can have")
     boxes: int = Field(default=0, description="boxes of finite numbers")
     absolute: int = Field(default=0, description="those in pixels")

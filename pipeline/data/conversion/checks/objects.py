@@ -58,6 +58,7 @@ def check_objects(
         same.append(item.name)
         if fault:
             report("box clipped", f"{shown}: {fault}")
+        counts.kept += 1
         counts.crowd += item.crowd
         kept.append(item._replace(box=box, area=_area(item, box, width * height, counts)))
     return kept

@@ -28,8 +28,8 @@ _LAYOUTS: dict[BoxLayout, str] = {
 _UNKNOWN_NUMBER = re.compile(r"unknown class (\d+); known: 0 to (\d+)")
 
 
-def fault_of_set(boxes: int, counts: ObjectCounts, problems: ProblemWriter) -> str | None:
-    """Return why a set with that many boxes would be meaningless, if it would."""
+def fault_of_set(counts: ObjectCounts, problems: ProblemWriter) -> str | None:
+    """Return why a set with these objects would be meaningless, if it would."""
     if counts.boxes and counts.near_corner == counts.boxes:
         which = "the only box ends" if counts.boxes == 1 else f"all {counts.boxes} boxes end"
         return (
@@ -42,7 +42,7 @@ def fault_of_set(boxes: int, counts: ObjectCounts, problems: ProblemWriter) -> s
             + "; multiply them by its width and height"
         )
     lost, excluded = problems.lost_objects, counts.excluded.total()
-    if boxes or not lost + excluded:
+    if counts.kept or not lost + excluded:
         return None
     hints = "".join(f"; {problem.reason}" for problem in problems.first.get("suspicious", [])[:1])
     if not lost:
@@ -51,16 +51,14 @@ def fault_of_set(boxes: int, counts: ObjectCounts, problems: ProblemWriter) -> s
     return f"{_none(lost)}{others}; {commonest_reason(problems)}{hints}"
 
 
-def lost_headline(boxes: int, problems: ProblemWriter) -> str | None:
+def lost_headline(counts: ObjectCounts, problems: ProblemWriter) -> str | None:
     """Return a line about the lost objects, if they are more than a tenth of all."""
     lost = problems.lost_objects
-    if lost <= MAX_LOST_SHARE * (boxes + lost):
+    total = counts.kept + lost
+    if lost <= MAX_LOST_SHARE * total:
         return None
-    share = 100 * lost / (boxes + lost)
-    return (
-        f"warning: lost {lost} of {boxes + lost} objects ({share:.0f} %); "
-        f"{commonest_reason(problems)}"
-    )
+    share = 100 * lost / total
+    return f"warning: lost {lost} of {total} objects ({share:.0f} %); {commonest_reason(problems)}"
 
 
 def commonest_reason(problems: ProblemWriter) -> str:
@@ -93,7 +91,7 @@ def whole_source_problems(
     ``causes`` counts the lost objects by their cause.
     """
     for reason in (
-        *_suspicious_boxes(sum(boxes_per_class.values()), counts),
+        *_suspicious_boxes(counts),
         *_suspicious_names(boxes_per_class, counts.excluded),
         *_suspicious_numbers(classes, {**boxes_per_class, **counts.excluded}, causes),
     ):
@@ -106,7 +104,7 @@ def whole_source_problems(
         yield Problem(file=name, kind="note", reason=reason)
 
 
-def _suspicious_boxes(boxes: int, counts: ObjectCounts) -> Iterator[str]:
+def _suspicious_boxes(counts: ObjectCounts) -> Iterator[str]:
     if not counts.boxes:
         return
     if SUSPICIOUS_SHARE * counts.boxes < counts.near_corner < counts.boxes:
@@ -138,8 +136,11 @@ def _suspicious_boxes(boxes: int, counts: ObjectCounts) -> Iterator[str]:
             f"all {counts.boxes} boxes end within 100 pixels of the top left corner of larger "
             "images; are they percentages of the image size?"
         )
-    if counts.crowd and counts.crowd == boxes:
-        yield f"all {boxes} kept boxes are crowd regions, which training ignores; check iscrowd"
+    if counts.crowd and counts.crowd == counts.kept:
+        yield (
+            f"all {counts.crowd} kept boxes are crowd regions, which training ignores; check "
+            "iscrowd"
+        )
     if counts.outside <= SUSPICIOUS_SHARE * counts.boxes:
         return
     reach = f"{counts.outside} of {counts.boxes} boxes reach outside their image"

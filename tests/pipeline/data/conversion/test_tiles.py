@@ -176,6 +176,28 @@ def test_job_writes_a_valid_set_of_tiles(pictures, tmp_path):
         prepare.main([*pictures, "--compare-with", out, "--out", str(tmp_path / "other")])
 
 
+def test_objects_that_no_tile_shows_are_lost(pictures, tmp_path, capsys):
+    file = Path(pictures[-1])
+    tree = json.loads(file.read_text())
+    tree["annotations"][0]["bbox"] = [0, 0, 100, 70]
+    tree["annotations"] = tree["annotations"][:5]
+    file.write_text(json.dumps(tree))
+    options = [*pictures, "--tile", "48", "--out", str(tmp_path / "out")]
+    assert prepare.main(options)["lost_objects"] == 1
+    crowds = load_manifest(tmp_path / "out").crowd_boxes
+    printed = capsys.readouterr().out
+    assert "warning: lost 1 of 5 objects (20 %); the commonest reason, 1 x: object 1" in printed
+    assert f"; crowd regions among them: {crowds}\n" in printed and crowds >= 4
+    tree["annotations"] = tree["annotations"][:1]
+    file.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"only object is unusable; .* use a larger --tile"):
+        prepare.main([*options, "--overwrite"])
+    tree["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(tree))
+    prepare.main([*options, "--overwrite"])
+    assert "all 1 kept boxes are crowd regions" in capsys.readouterr().out
+
+
 def test_sides_of_a_split_share_no_picture(pictures, tmp_path):
     out = tmp_path / "split"
     prepare.main([*pictures, "--tile", "64", "--split-by", "0.6", "--out", str(out)])
