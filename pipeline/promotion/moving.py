@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutageError, UserError
@@ -91,15 +92,13 @@ def recover(client: MlflowClient, uri: str, name: str) -> bool:
         move = unfinished_move(client, name)
         if move is None:  # it was under way and has ended
             return True
-        moves = [item for item in aliases.read_moves(client, name) if item != move]
         current = get_aliases(client, uri, name)
         still_claimed()
         if current.get(CHAMPION) == move.after:
             _complete(client, uri, _decision_of(client, name, move), move.record)
             done = "was completed"
         else:
-            stack = aliases.champions(moves, current)
-            aliases.undo_move(client, name, move, stack[-2] if len(stack) > 1 else None)
+            aliases.undo_move(client, name, move, _previous_before(client, name, move, current))
             end_record(client, move.record, "KILLED")
             done = "was undone; the champion had not moved"
     _LOG.warning(
@@ -111,6 +110,22 @@ def recover(client: MlflowClient, uri: str, name: str) -> bool:
         done,
     )
     return True
+
+
+def _previous_before(
+    client: MlflowClient, name: str, move: Move, current: Mapping[str, int]
+) -> int | None:
+    """Return ``previous`` as it was before a move that has not reached the champion.
+
+    The record of the decision has it. If that cannot be read, it follows from the other moves,
+    which do not know an alias that was set by other means.
+    """
+    try:
+        return read_record(client, move.record).previous_before
+    except Exception:  # stores raise errors of many types
+        moves = [item for item in aliases.read_moves(client, name) if item != move]
+        stack = aliases.champions(moves, current)
+        return stack[-2] if len(stack) > 1 else None
 
 
 def _decision_of(client: MlflowClient, name: str, move: Move) -> Decision:

@@ -138,6 +138,19 @@ def test_rollback_that_died_is_completed_or_undone_by_the_next(uri, point) -> No
     assert len(read_moves(client, "shapes")) == (4 if moved else 3)
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_aliases_that_were_set_by_hand_are_restored(uri, back) -> None:
+    client = connect(uri)
+    by_hand = {"candidate": 3, "champion": 2, "previous": 1}
+    for alias, version in by_hand.items():
+        client.set_registered_model_alias("shapes", alias, str(version))
+    with dies(CHAMPION):
+        move(uri, 1 if back else 3, back)
+    assert recover(client, uri, "shapes")
+    assert aliases_of(uri) == by_hand
+    assert not read_moves(client, "shapes")
+
+
 def test_lost_record_does_not_stop_the_repair(uri, monkeypatch) -> None:
     with dies(TAGS):
         move(uri, 3)
@@ -150,6 +163,11 @@ def test_lost_record_does_not_stop_the_repair(uri, monkeypatch) -> None:
     assert recover(client, uri, "shapes")
     tags = client.get_model_version("shapes", "3").tags
     assert (tags["promotion.verdict"], tags["promotion.by"]) == ("promoted", "ada")
+    move(uri, 1)
+    with dies(CHAMPION):
+        move(uri, 2)
+    assert recover(client, uri, "shapes")
+    assert aliases_of(uri) == {"champion": 1, "previous": 3}
 
 
 def test_record_of_the_slower_of_two_promotions_is_marked_as_failed(uri) -> None:
