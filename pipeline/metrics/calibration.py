@@ -63,8 +63,12 @@ def fit_temperature(table: MatchTable) -> float:
     rows, positive = _counted(table)
     if positive.all() or not positive.any():
         return 1.0
-    stride = -(-len(rows) // _MAX_FITTED)
-    rows, positive = rows[::stride], positive[::stride]
+    if len(rows) > _MAX_FITTED:
+        # At random: every n-th row would prefer some ranks where images have equally many rows.
+        rng = np.random.default_rng(0)
+        part = rng.choice(len(rows), _MAX_FITTED, replace=False, shuffle=False)
+        part.sort()
+        rows, positive = rows[part], positive[part]
     logits = _logits(table.score[rows])
     margins = np.where(positive, -logits, logits)
 

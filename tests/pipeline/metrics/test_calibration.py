@@ -49,6 +49,19 @@ def test_temperature_of_many_detections_is_that_of_a_part(
     assert part == pytest.approx(whole, rel=0.1)
 
 
+def test_part_of_many_detections_has_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Images of 10 detections; the scores of the first ones are too low, of the others too high.
+    true = np.random.default_rng(1).random((2000, 10))
+    scores = apply_temperature(true, 1 / 3)
+    scores[:, 0] = apply_temperature(true[:, 0], 3)
+    found = drawn(true.ravel(), scores.ravel())
+    whole = fit_temperature(found)
+    monkeypatch.setattr("pipeline.metrics.calibration._MAX_FITTED", 2000)
+    part = fit_temperature(found)
+    assert part == fit_temperature(found)
+    assert part == pytest.approx(whole, rel=0.1)
+
+
 def test_nothing_to_fit() -> None:
     empty = table((objects(), detections()))
     assert fit_temperature(empty) == 1.0
