@@ -67,6 +67,7 @@ class Tracker:
     ) -> None:
         self.uri = uri
         self._queue, self._files = RecordQueue(spool), RecordQueue(spool, UPLOAD_SUFFIX)
+        self._tags_set: set[str] = set()
         self._sender = Sender(uri, run_id, spool, self._files.append)
         self._uploader = Uploader(self._sender, self._files)
         with self._never_raising("the run of the spool"):
@@ -97,6 +98,7 @@ class Tracker:
 
     def set_tag(self, key: str, value: str) -> None:
         """Set a tag of the run, with secrets masked."""
+        self._tags_set.add(key)
         self._append(TagRecord(time=_now(), key=key, value=mask(str(value))))
 
     def records_in_memory(self) -> list[str]:
@@ -107,10 +109,17 @@ class Tracker:
         return lines
 
     def log_again(self, records: Iterable[str]) -> None:
-        """Add records of `records_in_memory` of another process; a point is not sent twice."""
+        """Add records of `records_in_memory` of another process, unless this one has newer values.
+
+        A point is not sent twice, a tag that this tracker has set stays, and a status is that of
+        the other process only.
+        """
         for line in records:
             with self._never_raising("a record of a checkpoint"):
-                self._queue.append(decode(line.encode()))
+                record = decode(line.encode())
+                is_unset = isinstance(record, TagRecord) and record.key not in self._tags_set
+                if is_unset or isinstance(record, MetricPoints):
+                    self._queue.append(record)
 
     def set_status(self, status: RunStatus) -> None:
         """Set the status of the run."""

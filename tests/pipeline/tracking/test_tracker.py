@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.tracking import Tracker, sync
+from pipeline.tracking.spool.records import MetricPoints, StatusRecord, TagRecord, encode
 from tests.ports import free_port
 from tests.stores import points
 
@@ -58,6 +59,23 @@ def test_resumed_training_duplicates_no_point(uri, client, run_id, tmp_path):
         tracker.log_metrics({"only later": 1.0}, 3)
     assert points(client, run_id, "loss") == [(step, float(step)) for step in range(15)]
     assert points(client, run_id, "only later") == [(3, 1.0)]
+
+
+def test_records_of_a_checkpoint_replace_no_newer_tag_or_status(uri, client, run_id, tmp_path):
+    kept = [
+        MetricPoints(time=1, metrics={"loss": 0.5}, step=1),
+        TagRecord(time=1, key="device", value="old"),
+        TagRecord(time=1, key="best.step", value="1"),
+        TagRecord(time=2, key="best.step", value="2"),
+        StatusRecord(time=2, status="FAILED"),
+    ]
+    with Tracker(uri, run_id, tmp_path, system_metrics=False) as tracker:
+        tracker.set_tag("device", "new")
+        tracker.log_again(encode(record).decode() for record in kept)
+    run = client.get_run(run_id)
+    assert points(client, run_id, "loss") == [(1, 0.5)]
+    assert (run.data.tags["device"], run.data.tags["best.step"]) == ("new", "2")
+    assert run.info.status == "RUNNING"
 
 
 def test_tracker_fills_a_gap_before_the_last_step(uri, client, run_id, tmp_path):
