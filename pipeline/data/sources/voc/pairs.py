@@ -15,6 +15,7 @@ from pipeline.data.sources.paths import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, ima
 from pipeline.data.sources.resolve import resolve
 from pipeline.data.sources.voc.annotation import AnnotationError, image_file_name, parse_xml
 from pipeline.data.sources.voc.layout import Layout, Part, is_split_folder
+from pipeline.progress import counted
 
 MAX_LISTED_FILES = 1000
 ALL_SUFFIXES = (*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES)
@@ -135,8 +136,8 @@ class _PartPairs:
                 self._use(xml, image)
         if not by_stem and len(left) < len(entries):
             reason = (
-                f"{len(entries) - len(left)} XML files have other names than their images; the "
-                "images are those that they name"
+                f"{counted(len(entries) - len(left), 'XML file')} named otherwise than the image; "
+                "each is paired with the image that its <filename> names"
             )
             self.found.problems.append(Problem(file=listed_in, kind="repaired", reason=reason))
         self.found.problems += result.problems
@@ -191,5 +192,5 @@ def unused_problems(unused: Sequence[Unused], folder: str) -> Iterator[Problem]:
     for name, reason in unused[:MAX_LISTED_FILES]:
         yield Problem(file=name, kind="file unused", reason=f"{reason}; left out")
     if (more := len(unused) - MAX_LISTED_FILES) > 0:
-        reason = f"{more} more images are left out"
+        reason = f"{counted(more, 'more image')} left out"
         yield Problem(file=folder, kind="file unused", reason=reason)

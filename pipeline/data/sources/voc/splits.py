@@ -16,6 +16,7 @@ from pipeline.data.sources.resolve import resolve
 from pipeline.data.sources.voc.layout import is_split_folder
 from pipeline.data.sources.voc.pairs import Pairs, Unused
 from pipeline.errors import UserError
+from pipeline.progress import counted
 
 # Folders with lists, in lower case; those below have other text files, too.
 LIST_FOLDERS = ("imagesets/main", "imagesets")
@@ -59,7 +60,7 @@ def select_split(files: Files, pairs: Pairs, root: Path, split: str | None) -> S
     ]
     problems = []
     if outside := sum(key.partition("/")[0] not in folders for key in pairs.xml):
-        reason = f"{outside} XML files are outside the folders {_join(folders)}; left out"
+        reason = f"{counted(outside, 'XML file')} outside the folders {_join(folders)}; left out"
         problems.append(Problem(file=files.name, kind="file unused", reason=reason))
     return Split(ids, unused, problems)
 
@@ -108,7 +109,7 @@ def _unlisted(files: Files, lists: dict[str, str], images: set[str]) -> Iterator
                 images = images.difference(_read_list(files, path, known))
     if images:
         folder = next(iter(lists.values())).rpartition("/")[0] or files.name
-        reason = f"{len(images)} images are in none of the lists of splits; left out"
+        reason = f"{counted(len(images), 'image')} in none of the lists of splits; left out"
         yield Problem(file=folder, kind="note", reason=reason)
 
 

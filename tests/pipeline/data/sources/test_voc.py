@@ -383,7 +383,7 @@ def test_files_outside_split_folders_are_reported(voc, tmp_path):
     source = voc_source(move(voc, tmp_path / "own", names), "train")
     assert [i.image_id for i in source.images] == ["train/b"]
     assert [str(p) for p in source.problems] == [
-        "own: file unused: 1 XML files are outside the folders train, val; left out"
+        "own: file unused: 1 XML file outside the folders train, val; left out"
     ]
 
 
@@ -405,7 +405,7 @@ def test_many_images_without_xml_are_counted(voc, monkeypatch):
         (voc.root / f"JPEGImages/{number}.jpg").write_bytes(b"")
     problems = voc_source(voc.root, None).problems
     assert [p.file for p in problems] == ["JPEGImages/0.jpg", "JPEGImages/1.jpg", "JPEGImages"]
-    assert problems[-1].reason == "3 more images are left out"
+    assert problems[-1].reason == "3 more images left out"
 
 
 def test_images_in_no_list_are_counted(voc):
@@ -415,7 +415,7 @@ def test_images_in_no_list_are_counted(voc):
         voc.add(name, [("cat", 1, 1, 9, 9)], split="cat_train")
     (voc.root / "Annotations/e.xml").unlink()
     assert [str(p) for p in voc_source(voc.root, "train").problems] == [
-        "ImageSets/Main: note: 2 images are in none of the lists of splits; left out"
+        "ImageSets/Main: note: 2 images in none of the lists of splits; left out"
     ]
 
 
@@ -464,7 +464,7 @@ def test_images_are_found_by_the_name_in_the_xml(voc, convert_voc):
     (voc.root / "JPEGImages/a.jpg").rename(voc.root / "JPEGImages/photo 7.jpg")
     samples, problems = convert_voc()
     assert samples["a"].file_name == "photo 7.jpg"
-    assert "1 XML files have other names than their images" in problems
+    assert "1 XML file named otherwise than the image" in problems
 
 
 @pytest.mark.parametrize("case", ["A.jpg", "a.JPG"])
