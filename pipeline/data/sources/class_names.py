@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.data.shards.problems import Problem
+from pipeline.data.sources.values import decode_text
 from pipeline.errors import UserError
 
 MAX_SHOWN_CHARACTERS = 60
@@ -41,7 +42,7 @@ def read_names(names: Any, file: str) -> dict[int, str]:
 def parse_name_list(data: bytes, file: str) -> dict[int, str]:
     """Return the names in a text file, one a line, by their numbers from 0. Raises UserError."""
     try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = decode_text(data)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not text in UTF-8: {error}") from None
     lines = [line.strip() for line in text.rstrip().replace("\r\n", "\n").split("\n")]

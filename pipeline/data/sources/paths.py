@@ -9,6 +9,8 @@ import re
 from unicodedata import normalize
 from urllib.parse import unquote
 
+from pipeline.data.sources.values import decode_text
+
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
     *(".jfif", ".jpe", ".ppm", ".pgm"),
@@ -32,8 +34,7 @@ def list_entries(data: bytes) -> list[str]:
 
     Text is UTF-8 or, with a byte order mark, UTF-16; columns are separated by tabs.
     """
-    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
+    text = decode_text(data, errors="replace")
     lines = (line.strip().partition("\t")[0].strip() for line in re.split(r"[\r\n]+", text))
     return [line.strip(line[0]) if line[0] in "\"'" else line for line in lines if line]
 

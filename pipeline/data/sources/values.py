@@ -1,4 +1,4 @@
-"""Read the values that every format has and every tool writes differently: ids, flags, numbers.
+"""Read what every format has and every tool writes differently: text, ids, flags, numbers.
 
 Both sides of a reference, such as the id of an image and the ``image_id`` of its annotations, are
 read by the same function. Otherwise 1, "1" and 1.0 are different ids, and no box finds its image.
@@ -11,6 +11,12 @@ from typing import Any
 
 _TRUE = frozenset(("1", "true", "yes", "t", "y"))
 _FALSE = frozenset(("0", "false", "no", "f", "n"))
+
+
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """Return text in UTF-8 or, with a byte order mark, UTF-16. Raises UnicodeDecodeError."""
+    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return data.decode("utf-16" if utf16 else "utf-8-sig", errors)
 
 
 def read_id(value: Any) -> str | None:

@@ -11,6 +11,7 @@ from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.class_names import parse_name_list, read_names, repeated_names
 from pipeline.data.sources.files import FileError, Files
 from pipeline.data.sources.resolve import resolve
+from pipeline.data.sources.values import decode_text
 from pipeline.errors import UserError
 from pipeline.safe_yaml import YamlError, load_yaml
 
@@ -154,7 +155,7 @@ def _find_darknet(files: Files, root: Path, only: str | None) -> Description | N
         if only not in (None, name):
             continue
         try:
-            text = files.read_bytes(name, MAX_DESCRIPTION_BYTES).decode("utf-8-sig", "replace")
+            text = decode_text(files.read_bytes(name, MAX_DESCRIPTION_BYTES), "replace")
         except FileError:
             continue
         pairs = (line.partition("=") for line in text.splitlines())

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import FileError, Files
+from pipeline.data.sources.values import decode_text
 from pipeline.data.sources.yolo.description import Description
 
 MAX_SURVEYED_FILES = 2000
@@ -58,7 +59,7 @@ def _long_rows(files: Files, labels: Iterable[str]) -> list[list[float]]:
     found: list[list[float]] = []
     for name in labels:
         try:
-            lines = files.read_bytes(name).decode("utf-8-sig").splitlines()
+            lines = decode_text(files.read_bytes(name)).splitlines()
             rows = [[float(field) for field in line.split()] for line in lines]
         except (FileError, ValueError):
             continue  # reported when it is converted

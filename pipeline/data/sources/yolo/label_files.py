@@ -9,6 +9,7 @@ from pipeline.data.shards.problems import Problem, ProblemKind
 from pipeline.data.sources.files import FileError, Files
 from pipeline.data.sources.paths import fold, image_stem
 from pipeline.data.sources.resolve import resolve
+from pipeline.data.sources.values import decode_text
 
 MIN_VALUES = 5  # in a line: the class and a box
 # The folders of images, and those of their labels.
@@ -120,7 +121,7 @@ def unused_label_files(
 def _count_objects(files: Files, name: str) -> int | None:
     """Return the number of lines of a label file; None if it has other content."""
     try:
-        lines = files.read_bytes(name).decode("utf-8-sig").splitlines()
+        lines = decode_text(files.read_bytes(name)).splitlines()
         rows = [fields for line in lines if (fields := line.split())]
         if rows and len([float(field) for field in rows[0]]) < MIN_VALUES:
             return None

@@ -19,6 +19,7 @@ from pipeline.data.sources.files import (
     unreadable_format,
 )
 from pipeline.data.sources.record import Object, Record, estimate_label_bytes
+from pipeline.data.sources.values import decode_text
 
 # A coordinate further above 1 than rounding explains is in pixels, by mistake.
 MAX_COORDINATE = 1.01
@@ -51,9 +52,10 @@ class YoloImage:
         unreadable = unreadable_format(self.file_name, self.image)
         if self.labels is not None:
             try:
-                text = read_file(self.labels, MAX_LABEL_BYTES).decode("utf-8-sig")
+                text = decode_text(read_file(self.labels, MAX_LABEL_BYTES))
             except (FileError, UnicodeDecodeError) as error:
-                reason = f"{file} cannot be read: {error}"
+                fault = "not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error
+                reason = f"{file} cannot be read: {fault}"
                 problem = Problem(file=self.file_name, kind="image skipped", reason=reason)
                 return Record(self.image_id, self.file_name, None, file, problems=[problem])
             objects = self._objects(text, problems)

@@ -430,3 +430,27 @@ def test_nothing_outside_the_source_is_read(write, read, tmp_path):
     names, problems = read(root)
     assert list(names) == ["images/a"] and len([p for p in problems if "skipped" in p]) == 2
     assert list(read(root, "val")[0]) == ["images/a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_text_of_any_encoding_with_a_mark_is_read(write, read, encoding):
+    files = {
+        "obj.data": "train = train.txt\nnames = obj.names\n",
+        "obj.names": "cat\ndog\n",
+        "train.txt": "images/a.jpg\n",
+        "labels/a.txt": f"{GOOD}1 .2 .2 .2 .2",
+        "labels/b.txt": "0 .5 .5 .6 .6 .5 .5\n" * 2,  # a keypoint; its image does not exist
+    }
+    encoded = {name: text.encode(encoding) for name, text in files.items()}
+    names, problems = read(write({"images/a.jpg": None, **encoded}))
+    assert names == {"images/a": ["cat", "dog"]}
+    assert len(problems) == 1 and problems[0].startswith("labels/b.txt: file unused")
+
+
+def test_label_file_that_is_not_text_skips_its_image(write, read):
+    files = pairs("images/", "a", "b", labels="labels/") | {"labels/b.txt": b"\xff\x00\x01"}
+    names, problems = read(write({"data.yaml": f"train: images\n{NAMES}", **files}))
+    assert list(names) == ["images/a"]
+    assert problems == [
+        "images/b.jpg: image skipped: labels/b.txt cannot be read: not text in UTF-8"
+    ]
