@@ -99,11 +99,19 @@ def _source_images(
     keypoints: bool,
 ) -> Iterator[SourceImage]:
     table = tuple(sorted(names.items()))
+    first: dict[str, str] = {}  # image of each label file
     for image in images.names:
         if image in images.missing:
             yield skipped_image(image, image, images.missing[image])
             continue
         stem, label_name = PurePosixPath(image).with_suffix("").as_posix(), labels.get(image)
+        if label_name and first.setdefault(label_name, image) != image:
+            reason = (
+                f"shares the label file {label_name} with {first[label_name]}, which is kept; "
+                "rename or remove one of the images"
+            )
+            yield skipped_image(stem, image, reason)
+            continue
         try:
             file = files.file(image)
             text = files.file(label_name) if label_name else None

@@ -19,8 +19,11 @@ from pipeline.data.sources.paths import (
 from pipeline.data.sources.resolve import Resolution, resolve, splits_in
 from pipeline.data.sources.yolo.description import SPLITS, Description, canonical_split
 from pipeline.errors import UserError
+from pipeline.progress import counted
 
 MAX_LIST_BYTES = 2**30
+# A name, a blank, and a number or the name of the label file.
+_COLUMN = re.compile(r"(.*\S)\s+(?:-?\d+|\S+\.(?:txt|xml))", re.I)
 _WILDCARD = re.compile(r"[/\\][^/\\]*\*[^/\\]*$")  # the end of images/*.jpg
 
 
@@ -53,7 +56,8 @@ def split_images(
     count = len(found.names)
     found.names = list(dict.fromkeys(found.names))
     if count > len(found.names):
-        reason = f"{count - len(found.names)} images are in it more than once; each is taken once"
+        repeated = counted(count - len(found.names), "image")
+        reason = f"{repeated} listed more than once; each is taken once"
         found.problems.append(_problem(about.file or str(root), "note", reason))
     if not found.names:
         raise UserError(f"--root {root}: no images found" + (f" of split {split}" if split else ""))
@@ -196,18 +200,34 @@ def _add_list(
         raise UserError(f"{name}: {error}") from None
     folder = name.rpartition("/")[0]
     known = dict.fromkeys(images)
+    entries = [entry for entry in entries if entry in known or not entry.startswith("#")]
     bases = ("", folder, path.rstrip("/"))
-    # A label file belongs to its image, whatever the image is called in the list.
-    result = resolve(entries, known, files.location, name, bases, one_to_one=False)
-    found.names += [result.found.get(entry, entry) for entry in entries]
-    found.missing |= result.missing
-    found.problems += result.problems
+
+    def resolve_all(wanted: Iterable[str]) -> Resolution:
+        # A label file belongs to its image, whatever the image is called in the list.
+        result = resolve(wanted, known, files.location, name, bases, one_to_one=False)
+        found.problems.extend(result.problems)
+        return result
+
+    result = resolve_all(entries)
+    # Names may have blanks; only what is not a file is split into columns.
+    columns = {entry: match[1] for entry in result.missing if (match := _COLUMN.fullmatch(entry))}
+    of_columns = resolve_all(columns.values()) if columns else Resolution({})
+    resolved = {entry: place for entry, place in result.found.items() if entry not in columns}
+    resolved |= of_columns.found
+    names = [columns.get(entry, entry) for entry in entries]
+    found.names += [resolved.get(entry, entry) for entry in names]
+    found.missing |= {entry: why for entry, why in result.missing.items() if entry not in columns}
+    found.missing |= of_columns.missing
 
 
 def _add_folder_or_list(
     found: SplitImages, files: Files, images: Sequence[str], split: str, root: Path
 ) -> None:
-    """Add the images in folders called like the split, or those of a list called like it."""
+    """Add the images in folders called like the split, or those of a list called like it.
+
+    If no folder and no list is called like any split, ``split`` is only a name: add all images.
+    """
     canonical = canonical_split(split)
     wanted = set(SPLITS.get(canonical, (split,))) | {split.lower()}
     found.names = [
@@ -217,6 +237,9 @@ def _add_folder_or_list(
         return
     lists = [n for n in files if n.rpartition("/")[2].lower() in {f"{w}.txt" for w in wanted}]
     if not lists:
+        if not _has_splits(files, images):
+            found.names = list(images)
+            return
         folders = " or ".join(sorted(wanted))
         raise UserError(
             f"--split {split}: no YAML with splits and no folder {folders} in {root}; "
@@ -225,10 +248,18 @@ def _add_folder_or_list(
     _add_list(found, files, images, min(lists, key=lambda n: (n.count("/"), n)), "")
 
 
+def _has_splits(files: Files, images: Sequence[str]) -> bool:
+    """Return whether a folder of images, or a list, is called like a split."""
+    folders = {name.rpartition("/")[0] for name in images}
+    texts = {PurePosixPath(name).stem for name in files if name.lower().endswith(".txt")}
+    lists = texts - {PurePosixPath(name).stem for name in images}  # without label files
+    return any(splits_in(folder.split("/")) for folder in folders) or bool(splits_in(lists))
+
+
 def _unused(images: Sequence[str], used: Sequence[str], about: Description) -> Iterator[Problem]:
     """Yield a problem for each folder with images that are in no split."""
     taken = set(used)
     counts = Counter(name.rpartition("/")[0] for name in images if name not in taken)
     for folder, count in sorted(counts.items()):
-        reason = f"{count} images are in no split of {about.file}"
+        reason = f"{counted(count, 'image')} in no split of {about.file}"
         yield _problem(folder or ".", "file unused", reason)

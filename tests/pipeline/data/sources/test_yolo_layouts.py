@@ -182,7 +182,7 @@ def test_absent_splits_show_entry_and_place(write, read, entry):
 def test_images_in_no_split_are_counted(write, read):
     files = pairs("images/a/", "1", labels="labels/a/") | pairs("images/b/", "2", "3")
     root = write({"data.yaml": f"train: images/a\n{NAMES}", **files})
-    assert read(root, None)[1] == ["images/b: file unused: 2 images are in no split of data.yaml"]
+    assert read(root, None)[1] == ["images/b: file unused: 2 images in no split of data.yaml"]
 
 
 LISTED = [
@@ -453,4 +453,39 @@ def test_label_file_that_is_not_text_skips_its_image(write, read):
     assert list(names) == ["images/a"]
     assert problems == [
         "images/b.jpg: image skipped: labels/b.txt cannot be read: not text in UTF-8"
+    ]
+
+
+def test_split_of_a_flat_set_is_only_a_name(write, read):
+    root = write({"classes.txt": "cat\ndog\n", **pairs("", "a", "test_1")})
+    assert set(read(root, "train")[0]) == {"a", "test_1"}
+    write(pairs("val/", "c"))
+    with pytest.raises(UserError, match="--split train: no YAML with splits and no folder train"):
+        read(root, "train")
+
+
+def test_lists_may_have_columns_and_comments(write, read):
+    files = pairs("images/", *"abcd", "e 1", labels="labels/")
+    listed = "# images/a.jpg\nimages/b.jpg 1\nimages/c.jpg labels/c.txt\nimages/d.jpg -1\n"
+    root = write(
+        {
+            "data.yaml": f"train: train.txt\n{NAMES}",
+            "train.txt": f"{listed}images/e 1.jpg\n#images/a.jpg\nimages/none.jpg 1\n",
+            **files,
+        }
+    )
+    names, problems = read(root)
+    assert list(names) == [f"images/{stem}" for stem in ("b", "c", "d", "e 1")]
+    assert len(problems) == 1 and problems[0].startswith(
+        "images/none.jpg: image skipped: not found"
+    )
+
+
+def test_images_that_share_a_label_file_are_named(write, read):
+    files = {"images/a.jpg": None, "images/a.png": None, "labels/a.txt": GOOD}
+    names, problems = read(write({"data.yaml": f"train: images\n{NAMES}", **files}))
+    assert names == {"images/a": ["cat"]}
+    assert problems == [
+        "images/a.png: image skipped: shares the label file labels/a.txt with images/a.jpg, which "
+        "is kept; rename or remove one of the images"
     ]
