@@ -20,6 +20,7 @@ from pipeline.data.sources.archives import SkippedMember, is_archive, list_archi
 from pipeline.data.sources.paths import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from pipeline.data.transforms.decode import image_format
 from pipeline.errors import UserError
+from pipeline.progress import counted
 
 MAX_LABEL_BYTES = 16 * 2**20  # annotations of one image
 MAX_TEXT_BYTES = 4 * 2**30  # annotations of a whole data set
@@ -171,9 +172,20 @@ def open_files(path: Path, option: str) -> Files:
     if inside and not below:
         raise UserError(f"{option} {path}: {archive} has no files in {inside}")
     if not below:
-        raise UserError(f"{option} {path}: the archive contains no files")
+        raise UserError(f"{option} {path}: {_reason_without_files(skipped)}")
     _check_for_images(below, path, option, f"unpack {archive} and give the archive inside")
     return below
+
+
+def _reason_without_files(skipped: list[SkippedMember]) -> str:
+    if not skipped:
+        return "the archive contains no files"
+    name, reason = skipped[0]
+    return (
+        f"the archive contains no files that can be read; {counted(len(skipped), 'member')} "
+        f"skipped, the first: {name}: {reason}; create the archive again with names relative to "
+        "the folder of the data set"
+    )
 
 
 def _list_folder(path: Path) -> Files:

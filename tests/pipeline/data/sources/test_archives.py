@@ -225,6 +225,17 @@ def test_macos_metadata_is_ignored(tmp_path):
     assert list(open_files(make_folder(tmp_path / "f", content), "--root")) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [("C:\\data\\", "absolute name"), ("/abs/", "absolute name"), ("../", "name contains ..")],
+)
+def test_archive_of_skipped_members_only_names_the_reason(tmp_path, start, reason):
+    path = make_zip(tmp_path / "x.zip", {f"{start}a.xml": b"", f"{start}a.jpg": b""})
+    with pytest.raises(UserError) as caught:
+        open_files(path, "--root")
+    assert f"2 members skipped, the first: {start}a.xml: {reason}; create" in str(caught.value)
+
+
 def test_folder_that_is_also_linked_is_listed_at_its_own_place(tmp_path):
     make_folder(tmp_path, {"set/b/train/x.jpg": b"x", "set/z.txt": b"", "other/c/y.jpg": b"y"})
     (tmp_path / "set/a").symlink_to(tmp_path / "set/b/train")
