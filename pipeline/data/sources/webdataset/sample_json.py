@@ -73,6 +73,9 @@ def _rows(tree: Any) -> list[dict[str, Any]]:
         raise NoObjectsError("a list of something else than objects")
     if not isinstance(tree, dict):
         raise NoObjectsError("neither an object nor a list")
+    known = [key for key in (*ROWS, *BOXES) if key in tree]
+    if known and all(tree[key] in (None, {}) for key in known):
+        return []
     for key in ROWS:
         found = tree.get(key)
         if isinstance(found, list) and all(isinstance(row, dict) for row in found):

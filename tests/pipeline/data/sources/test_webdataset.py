@@ -135,6 +135,10 @@ BOX = [1, 2, 11, 22]
             [(1, 2, 11, 22)],
         ),
         ([{"bbox": BOX, "category": {"id": 9, "name": "b"}}], [(1, 2, 12, 24)]),
+        ({"annotations": None}, []),
+        ({"annotations": {}, "image": {"width": 40, "height": 30}}, []),
+        ({"boxes": None, "labels": None}, []),
+        ({"annotations": None, "boxes": [BOX], "labels": [1]}, [(1, 2, 11, 22)]),
         (
             {
                 "categories": [{"id": "7", "name": "b"}],
