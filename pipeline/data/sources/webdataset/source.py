@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.files import open_file
 from pipeline.data.sources.record import ParsedImage, Record, Source, SourceImage
 from pipeline.data.sources.values import read_id
@@ -17,7 +18,7 @@ from pipeline.data.sources.webdataset.listing import ListedShard, list_shard
 from pipeline.data.sources.webdataset.pattern import expand_shards, shard_names
 from pipeline.data.sources.webdataset.sample_json import BoxFormat
 from pipeline.errors import UserError
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted
 
 KEPT_BYTES = 8 * 2**30
 
@@ -83,13 +84,23 @@ def _categories(path: Path) -> tuple[Names, list[int] | None]:
 
 
 def _collect_classes(images: _Images) -> list[str]:
-    """Return the sorted names of all classes in the labels."""
+    """Return the sorted names of all classes in the labels. Raises UserError if they have none."""
     found: set[str] = set()
+    first: Problem | None = None
+    faults = 0
     progress = Progress("collecting class names")
     for image in images:
-        found |= {item.name for item in image.read_record().objects}
+        record = image.read_record()
+        found |= {item.name for item in record.objects}
+        for problem in record.problems:
+            if problem.kind in ("box dropped", "image skipped"):
+                first, faults = first or problem, faults + 1
         progress.advance()
     progress.finish()
+    if not found and first:
+        raise UserError(
+            f"--shards: no object can be read; {counted(faults, 'problem')}, the first: {first}"
+        )
     return sorted(found)
 
 

@@ -215,6 +215,14 @@ def test_shards_without_boxes_are_rejected_with_the_reason(write, sample, messag
     )
 
 
+def test_objects_that_cannot_be_read_are_named_in_place_of_their_classes(write):
+    row = {"x": 1, "y": 2, "width": 3, "height": 4, "label": "a"}
+    path = write("in/0.tar", {"json": [row, row]})
+    with pytest.raises(UserError, match=r"2 problems, the first: .*json: .* give --box-format xyw"):
+        webdataset_source(str(path))
+    assert webdataset_source(str(path), box_format="xywh").classes == ["a"]
+
+
 def test_box_format_that_is_given_is_not_doubted(write):
     path = write("in/0.tar", {"json": [{"bbox": [5, 5, 38, 28], "label": "a"}]})
     [image] = webdataset_source(str(path), None, None, "xyxy").images
