@@ -20,7 +20,10 @@ from pipeline.storage.durable import sync_file
 PROBLEMS = "problems.jsonl"
 MAX_LISTED_PROBLEMS = 20  # of each kind, on the terminal
 MAX_CAUSES, OTHER_CAUSE = 1000, "other reasons"  # kept in memory
-_VALUE = re.compile(r"'[^']*'|-?\d+(\.\d+)?")
+# Values in a reason: lists and objects, which may be cut off, texts in quotes, and numbers.
+_VALUE = re.compile(
+    r"[\[{].*\.\.\.$|[\[{].*[\]}]|'[^']*(?:'|\.\.\.$)|-?\d+(\.\d+)?|\b(True|False|None|nan)\b"
+)
 # Kinds of problems as manifests of format 1 name them, and their names now.
 OLD_PROBLEM_KINDS = {"mended": "repaired", "member refused": "member skipped"}
 

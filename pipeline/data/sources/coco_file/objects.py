@@ -87,7 +87,8 @@ class AnnotationReader:
             x, y, width, height = map(read_number, bbox)
             if x is not None and y is not None and width is not None and height is not None:
                 return x, y, width, height
-        raise ValueError(f"bbox is not four numbers: {_shown(bbox)}")
+        shown = repr(bbox) if isinstance(bbox, str) else bbox
+        raise ValueError(f"bbox is not four numbers: {_shown(shown)}")
 
     def _report_all(self) -> None:
         def report(kind: Any, reason: str) -> None:

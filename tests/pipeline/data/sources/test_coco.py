@@ -267,6 +267,13 @@ def test_boxes_that_are_not_four_numbers_are_reported(coco, convert_coco, tmp_pa
     assert "box dropped: annotation None: bbox is not four numbers: " in problem
 
 
+def test_unusable_boxes_of_any_value_are_one_reason(coco, tmp_path, convert_coco):
+    wrong = ["1,2,3", "a: b", "x" * 99, [1], [1, [2, "x"]], [1.5] * 40, {"x": 1}, {}, True, -7]
+    rows = [{"bbox": value} for value in wrong]
+    with pytest.raises(UserError, match=r"none of 10 .* commonest reason, 10 x: annotation None: "):
+        convert_coco(*coco(rows))
+
+
 def test_one_id_for_two_files_skips_both(coco, convert_coco, tmp_path, encode):
     images, file = coco(
         [*BOXES, {"bbox": [1, 1, 9, 9], "image_id": 8}],
