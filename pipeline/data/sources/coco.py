@@ -74,6 +74,7 @@ class _Listing:
     paths: Resolution
     file: str
     file_by_id: dict[str, str] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)  # files, also those without an id
     first_id: dict[str, str] = field(default_factory=dict)  # by file
     other_ids: dict[str, list[str]] = field(default_factory=dict)  # by file with several
     ambiguous: dict[str, list[str]] = field(default_factory=dict)  # files by id with several
@@ -82,6 +83,8 @@ class _Listing:
     def __post_init__(self) -> None:
         for row in self.rows:
             key, name = read_id(row.get("id")), self._path(row)
+            if name is not None:
+                self.listed.add(name)
             if key is None or name is None:
                 continue
             if self.file_by_id.get(key) == name:
@@ -129,10 +132,11 @@ class _Listing:
         return reasons
 
     def _fault(self, row: Row) -> str:
-        if read_id(row.get("id")) is None:
-            given = f"its id is not one: {str(row.get('id'))[:MAX_SHOWN]}"
-            return f"no id in {self.file}" if row.get("id") is None else given
-        return f"no file_name in {self.file}"
+        key = "id" if read_id(row.get("id")) is None else "file_name"
+        if (value := row.get(key)) in (None, ""):
+            return f"no {key} in {self.file}"
+        what = "a number or text" if key == "id" else "text"
+        return f"{key} in {self.file} is not {what}: {str(value)[:MAX_SHOWN]}"
 
     def _image(
         self, row: Row, ids: list[str], name: str, path: str, objects: list[Object]
@@ -168,12 +172,12 @@ class _Listing:
 
         A folder without listed pictures is one problem.
         """
-        used = {name.rpartition("/")[0] for name in self.first_id if name in self.files}
+        used = {name.rpartition("/")[0] for name in self.listed if name in self.files}
         others: dict[str, list[str]] = defaultdict(list)
         unused = [
             name
             for name in self.files
-            if name not in self.first_id and name.lower().endswith(IMAGE_SUFFIXES)
+            if name not in self.listed and name.lower().endswith(IMAGE_SUFFIXES)
         ]
         elsewhere = names_listed_elsewhere(annotations, self.files) if unused else set()
         for name in unused:

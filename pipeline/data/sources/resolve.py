@@ -254,9 +254,8 @@ def _reject_shared(result: Resolution, pending: Mapping[str, _Entry]) -> None:
             if text in pending and pending[text].parts != name.split("/"):
                 other = next(t for t in texts if t != text)
                 del result.found[text]
-                result.missing[text] = (
-                    f"{name} fits, but also fits {other}; one of the two files is missing"
-                )
+                fits = "is listed itself" if other == name else f"also fits {other}"
+                result.missing[text] = f"{name} fits, but {fits}; one of the two files is missing"
 
 
 def _problems(

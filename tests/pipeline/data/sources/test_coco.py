@@ -108,6 +108,31 @@ def test_unusable_images_are_reported(coco, convert_coco, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"id": None, "file_name": "two.jpg"}, "two.jpg: image skipped: no id in instances.json"),
+        (
+            {"id": True, "file_name": "two.jpg"},
+            "id in instances.json is not a number or text: True",
+        ),
+        (
+            {"id": 8, "file_name": 123},
+            "123: image skipped: file_name in instances.json is not text",
+        ),
+        ({"id": 8, "file_name": "One.JPG"}, "one.jpg fits, but is listed itself; one of the two"),
+    ],
+)
+def test_row_that_names_no_image_is_reported_once(coco, convert_coco, tmp_path, row, reason):
+    one = {"id": 7, "file_name": "one.jpg"}
+    images, file = coco([], images=[one, row])
+    if row["file_name"] == "two.jpg":
+        shutil.copy(images / "one.jpg", images / "two.jpg")
+    convert_coco(images, file)
+    [problem] = lines(tmp_path / "out")
+    assert reason in problem
+
+
 def test_categories_with_one_name_are_merged(coco, convert_coco, tmp_path):
     categories = [{"id": i, "name": n} for i, n in [(0, "cell"), (3, "cell"), (5, "other")]]
     rows = [{"bbox": [1, 1, 2, 2 + i], "category_id": i} for i in (0, 3, 5)]
