@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 FILE = "decision.json"
 EXPERIMENT = "promotions"  # for versions whose run is gone
+_ABANDONED_SECONDS = 3600.0  # from the record to the move it takes minutes; clocks may differ
 VerdictName = Literal["promoted", "refused", "unchanged", "rolled back"]
 MOVES: tuple[VerdictName, ...] = ("promoted", "rolled back")  # verdicts that move the champion
 
@@ -121,6 +123,20 @@ def is_open(client: MlflowClient, record: str) -> bool:
             return False
         raise
     return bool(info.status == "RUNNING" and info.lifecycle_stage == "active")
+
+
+def abandoned_records(client: MlflowClient, model: str) -> list[str]:
+    """Return the open records of a model's decisions that are older than any promotion takes."""
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    until = int((time.time() - _ABANDONED_SECONDS) * 1000)
+    runs = client.search_runs(
+        experiments,
+        "attributes.status = 'RUNNING' and tags.`promotion.verdict` LIKE '%' and "
+        f"attributes.start_time <= {until}",
+    )
+    # Compared here, since a name may contain quotes.
+    found = [run for run in runs if run.data.tags.get("promotion.model") == model]
+    return [f"runs:/{run.info.run_id}/{FILE}" for run in found]
 
 
 def read_record(client: MlflowClient, record: str) -> Decision:

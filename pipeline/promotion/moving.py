@@ -1,22 +1,29 @@
 """Carry out a recorded decision, and complete or undo one that was killed while it was carried out.
 
 The order is: the record, the move in the trail, ``previous``, ``champion``, the tags of the
-version, the end of the record's run. Wherever a process dies in it, the next command finds the
-last move in the trail with a record that is still open. If the champion has moved, the rest is
-completed, else the beginning is undone.
+version, the end of the record's run. Wherever a process dies after the trail, the next command
+finds the last move in it with a record that is still open. If the champion has moved, the rest is
+completed, else the beginning is undone. A process that dies before leaves an open record without a
+move, like one that is about to move; such a record is ended when it is old, under the claim.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutageError, UserError
 from pipeline.promotion import aliases
 from pipeline.promotion.aliases import CHAMPION, Move, MoveUnfinishedError
-from pipeline.promotion.decision import Decision, end_record, is_open, read_record
+from pipeline.promotion.decision import (
+    Decision,
+    abandoned_records,
+    end_record,
+    is_open,
+    read_record,
+)
 from pipeline.registry.load import get_aliases
 from pipeline.registry.register import CANDIDATE
 from pipeline.storage.redact import first_line
@@ -57,6 +64,11 @@ def carry_out(
     name = decision.model
     try:
         with store_errors(uri), aliases.claim(client, name) as still_claimed:
+            if not is_open(client, record):
+                raise UserError(
+                    f"{name}: the record of this decision was closed or deleted before the move; "
+                    "nothing was changed; run the same command again"
+                )
             aliases.move_champion(client, uri, name, move, previous, still_claimed)
             try:
                 _complete(client, uri, decision, record)
@@ -83,24 +95,36 @@ def unfinished_move(client: MlflowClient, name: str) -> Move | None:
 def recover(client: MlflowClient, uri: str, name: str) -> bool:
     """Complete or undo a move that was killed, with a warning; return whether there was one.
 
-    Waits for one that is under way. Raises UserError if that lasts too long, and errors of the
-    store.
+    Waits for one that is under way. Records of processes that died before a move are ended. Raises
+    UserError if waiting lasts too long, and errors of the store.
     """
-    if unfinished_move(client, name) is None:
+    found = unfinished_move(client, name) is not None
+    if not found and not abandoned_records(client, name):
         return False
     with aliases.claim(client, name) as still_claimed:
         move = unfinished_move(client, name)
-        if move is None:  # it was under way and has ended
-            return True
-        current = get_aliases(client, uri, name)
-        still_claimed()
-        if current.get(CHAMPION) == move.after:
-            _complete(client, uri, _decision_of(client, name, move), move.record)
-            done = "was completed"
-        else:
-            aliases.undo_move(client, name, move, _previous_before(client, name, move, current))
-            end_record(client, move.record, "KILLED")
-            done = "was undone; the champion had not moved"
+        if move is not None:  # else it was under way and has ended
+            _recover(client, uri, name, move, still_claimed)
+        moved = {item.record for item in aliases.read_moves(client, name)}
+        for record in abandoned_records(client, name):
+            if record not in moved:
+                end_record(client, record, "KILLED")
+                _LOG.warning("%s: %s was interrupted before a move; it is closed", name, record)
+    return found
+
+
+def _recover(
+    client: MlflowClient, uri: str, name: str, move: Move, still_claimed: Callable[[], None]
+) -> None:
+    current = get_aliases(client, uri, name)
+    still_claimed()
+    if current.get(CHAMPION) == move.after:
+        _complete(client, uri, _decision_of(client, name, move), move.record)
+        done = "was completed"
+    else:
+        aliases.undo_move(client, name, move, _previous_before(client, name, move, current))
+        end_record(client, move.record, "KILLED")
+        done = "was undone; the champion had not moved"
     _LOG.warning(
         "%s: an interrupted move of the champion to version %s, by %s at %s, %s",
         name,
@@ -109,7 +133,6 @@ def recover(client: MlflowClient, uri: str, name: str) -> bool:
         move.at,
         done,
     )
-    return True
 
 
 def _previous_before(

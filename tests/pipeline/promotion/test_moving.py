@@ -9,13 +9,14 @@ from mlflow import MlflowClient
 from pipeline.errors import OutageError, UserError
 from pipeline.promotion import aliases
 from pipeline.promotion.aliases import ChampionChangedError, read_moves
-from pipeline.promotion.decision import Decision, write_record
+from pipeline.promotion.decision import Decision, end_record, write_record
 from pipeline.promotion.moving import carry_out, recover, unfinished_move
 from pipeline.tracking import connect
 from tests.pipeline.promotion.conftest import aliases_of
 from tests.stores import new_store
 
 # The first call of the client that does not come to the registry any more, with its argument.
+CLAIM = ("set_registered_model_tag", "promotion-claim.")
 TRAIL = ("set_registered_model_tag", "promotion.2")
 PREVIOUS = ("set_registered_model_alias", "previous")
 CHAMPION = ("set_registered_model_alias", "champion")
@@ -168,6 +169,43 @@ def test_lost_record_does_not_stop_the_repair(uri, monkeypatch) -> None:
         move(uri, 2)
     assert recover(client, uri, "shapes")
     assert aliases_of(uri) == {"champion": 1, "previous": 3}
+
+
+def test_record_without_a_move_is_ended_when_it_is_old(uri, monkeypatch) -> None:
+    client = connect(uri)
+    with dies(CLAIM):
+        move(uri, 3)
+    (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    assert not recover(client, uri, "shapes")
+    assert status(uri, run.info.run_id) == "RUNNING"  # its process may be about to move
+    monkeypatch.setattr("pipeline.promotion.decision._ABANDONED_SECONDS", 0.0)
+    client.create_registered_model("other")
+    assert not recover(client, uri, "other")
+    assert status(uri, run.info.run_id) == "RUNNING"
+    assert not recover(client, uri, "shapes")
+    assert status(uri, run.info.run_id) == "KILLED"
+    assert aliases_of(uri) == {"candidate": 3}
+
+
+def test_promotion_whose_record_was_ended_moves_nothing(uri) -> None:
+    client = connect(uri)
+    decision = Decision(
+        model="shapes",
+        verdict="promoted",
+        reasons=["because"],
+        version=2,
+        champion_before=None,
+        previous_before=None,
+        by="bob",
+        at=aliases.now(),
+        machine="there",
+    )
+    record = write_record(client, decision)
+    end_record(client, record, "KILLED")
+    with pytest.raises(UserError, match="^shapes: the record of this decision was closed"):
+        carry_out(client, uri, decision, "promote", None, record)
+    assert aliases_of(uri) == {"candidate": 3}
+    assert not read_moves(client, "shapes")
 
 
 def test_record_of_the_slower_of_two_promotions_is_marked_as_failed(uri) -> None:
