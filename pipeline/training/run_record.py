@@ -160,22 +160,21 @@ class RunRecord:
         """Read ``run.json``; None for a run that was never started."""
         return self._read(RECORD_FILE, RunInfo)
 
-    def with_recorded_loss(self, config: Config) -> Config:
-        """Return the configuration with the loss that the run was started with, where it is unset.
+    def recorded_loss(self, config: Config) -> dict[str, Any]:
+        """Return, by dotted field, the loss that the run was started with where it is unset now.
 
         A run of an earlier version had a loss that did not follow its assigner.
         """
         try:
             info = self.read()
         except OSError:
-            return config  # the next access to the storage reports it
+            return {}  # the next access to the storage reports it
         recorded = info.config.get("loss", {}) if info is not None else {}
-        unset = {
+        return {
             f"loss.{name}": recorded[name]
             for name in FOLLOWING_OPTIONS
             if getattr(config.loss, name) is None and recorded.get(name) is not None
         }
-        return config.replace(unset) if unset else config
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace ``run.json``. Raises OSError, LeaseLostError."""
