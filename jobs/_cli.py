@@ -118,6 +118,17 @@ def given_classes(options: argparse.Namespace) -> list[str] | None:
     return names
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model`` and ``--data``: a model, and the shard set to use it on."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="URI",
+        help="models:/NAME@champion, models:/NAME/1, or the folder of a run or checkpoint",
+    )
+    parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to use")
+
+
 def add_tracking_option(parser: argparse.ArgumentParser, unset: str | None = None) -> None:
     """Add ``--tracking.uri``, spelled like the field of a recipe."""
     parser.add_argument(

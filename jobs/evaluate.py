@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
+from jobs._cli import add_model_options, add_tracking_option, make_parser, run_job, tracking_config
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,13 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("evaluate", __doc__ or "")
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="URI",
-        help="models:/NAME@champion, models:/NAME/1, or the folder of a run or checkpoint",
-    )
-    parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to use")
+    add_model_options(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the page, the figures and the suspects"
     )

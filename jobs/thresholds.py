@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
+from jobs._cli import add_model_options, add_tracking_option, make_parser, run_job, tracking_config
 
 if TYPE_CHECKING:
     from pipeline.evaluation.postprocessing.model_search import ModelSearch
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Search and print; return all settings with their scores, and the best."""
     parser = make_parser("thresholds", __doc__ or "")
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="URI",
-        help="models:/NAME@champion, models:/NAME/1, or the folder of a run or checkpoint",
-    )
-    parser.add_argument("--data", required=True, metavar="SHARDSET", help="shard set to use")
+    add_model_options(parser)
     add_tracking_option(parser)
     options = parser.parse_args(argv)
     from pipeline.data import load_manifest
