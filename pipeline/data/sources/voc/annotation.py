@@ -91,7 +91,9 @@ def parse_xml(file: File) -> Element:
         raise AnnotationError("the XML is empty")
     written = root.tag.rpartition("}")[2]
     for item in root.iter():
-        item.tag = item.tag.rpartition("}")[2].lower()
+        tag = item.tag
+        if not tag.islower() or "}" in tag:
+            item.tag = tag.rpartition("}")[2].lower()
     _check_is_voc(root, written)
     return root
 
@@ -136,7 +138,12 @@ def _objects(tree: Element) -> Iterator[Element]:
         item = stack.pop()
         if item.tag == "object":
             yield item
-        stack += [child for child in reversed(item) if child.tag != "part"]
+        # Most elements have no children: they are not worth a turn.
+        stack += [
+            child
+            for child in reversed(item)
+            if child.tag != "part" and (len(child) or child.tag == "object")
+        ]
 
 
 def class_names(tree: Element) -> set[str]:
