@@ -269,7 +269,7 @@ def _create_file(folder: Path, suffix: str) -> _RecordFile:
         probe.write(bytes(_PROBE_BYTES))
         probe.flush()
         os.fsync(probe.fileno())
-    # Locked before it gets its final name, so no other process takes it for abandoned.
+    # Locked before it gets its final name, therefore no other process takes it for abandoned.
     name = folder / f"{time.time_ns():020}-{os.getpid()}"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
     lock_descriptor(descriptor)

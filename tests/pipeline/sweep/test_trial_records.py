@@ -1,10 +1,13 @@
 """The records of trials survive a process, and repeat no score."""
 
+import errno
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.storage.folder import Storage
 from pipeline.sweep.trial_records import TrialRecord, TrialRecords
 
 
@@ -36,3 +39,20 @@ def test_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "trials" / "t0001.json").write_text("{")
     with pytest.raises(UserError, match=r"t0001\.json"):
         TrialRecords(str(tmp_path)).load()
+
+
+def test_full_disk_damages_no_record_and_loses_none_once_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    records, stored = TrialRecords(str(tmp_path)), TrialRecords(str(tmp_path))
+    records.save(TrialRecord(name=records.new_name(), params={}).with_score(1.0, 0.25))
+    with monkeypatch.context() as patch:
+        error = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(Storage, "write", Mock(side_effect=error))
+        records.save(records.all["t0001"].with_score(2.0, 0.5))
+    assert "trial t0001 could not be recorded: " in caplog.text
+    stored.load()
+    assert stored.all["t0001"].scores == [(1.0, 0.25)]
+    records.save(records.all["t0001"])
+    stored.load()
+    assert stored.all == records.all
