@@ -20,6 +20,7 @@ from pipeline.config import Config
 from pipeline.errors import LeaseLostError, UserError
 from pipeline.storage.folder import Storage, join
 from pipeline.storage.lease import LEASE_FILE, LeaseInfo
+from pipeline.storage.lease.compare_and_swap import swap_file
 from pipeline.tracking import connect
 from pipeline.training.fit import fit
 from pipeline.training.run_record import RunRecord
@@ -33,10 +34,13 @@ from tests.s3_server import s3_server
 
 def take_over(uri: str) -> None:
     """Replace the lease of a run as a driver on another machine does once it has expired."""
-    storage = Storage(uri)
-    info = LeaseInfo.parse(storage.read(LEASE_FILE), LEASE_FILE)
-    other = info.model_copy(update={"owner": "another", "holder": "process 1 on elsewhere"})
-    storage.write(LEASE_FILE, other.encode())
+    file = swap_file(Storage(uri), LEASE_FILE)
+    replaced = False
+    while not replaced:  # a heartbeat may come between
+        seen = file.read()
+        info = LeaseInfo.parse(seen.data or b"", LEASE_FILE)
+        other = info.model_copy(update={"owner": "another", "holder": "process 1 on elsewhere"})
+        replaced = file.replace(other.encode(), seen)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
