@@ -19,6 +19,7 @@ LEVELS = (
     {"evaluation", "pretrained"},
     {"promotion", "predict"},
     {"training"},
+    {"trials"},
     {"sweep"},
     {"jobs"},
 )

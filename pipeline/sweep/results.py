@@ -14,8 +14,7 @@ from pipeline.errors import TrainingFailed
 from pipeline.progress import counted
 from pipeline.storage.document import Document
 from pipeline.storage.redact import mask, mask_tree
-from pipeline.sweep.space import Params
-from pipeline.sweep.trial_records import TrialRecords, TrialState
+from pipeline.trials.trial_records import Params, TrialRecords, TrialState
 
 
 @dataclass(frozen=True)

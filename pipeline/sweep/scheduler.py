@@ -1,18 +1,15 @@
-"""Which trials are stopped early, and when all of them are."""
+"""Which trials are stopped early."""
 
 from __future__ import annotations
 
 import math
 import sys
-import time
 from typing import Any
 
-from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from pipeline.config import Config
-from pipeline.sweep.trial_records import TrialRecords
-from pipeline.training.stop import StopSignal
+from pipeline.trials.trial_records import TrialRecords
 
 
 def grace_epochs(config: Config, steps_per_epoch: float) -> int:
@@ -90,32 +87,3 @@ class _Ended:
 
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id
-
-
-class Limits(tune.Stopper):
-    """Stops all trials when the sweep is stopped, or when its time or epochs are used up."""
-
-    def __init__(self, config: Config, records: TrialRecords, stop: StopSignal) -> None:
-        self._settings, self._records, self._stop = config.sweep, records, stop
-        self._began = time.monotonic()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Leave nothing in the pickle that Tune writes, which is not read again."""
-        return object, ()
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Return False: no trial is stopped alone."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Return whether all trials end now."""
-        return self._stop.received.is_set() or self.reached() is not None
-
-    def reached(self) -> str | None:
-        """Return the limit that the sweep has reached, or None."""
-        hours, epochs = self._settings.max_hours, self._settings.max_epochs
-        if hours and time.monotonic() - self._began > 3600 * hours:
-            return f"sweep.max_hours {hours:g}"
-        if epochs and self._records.total_epochs() >= epochs:
-            return f"sweep.max_epochs {epochs:g}"
-        return None

@@ -13,8 +13,8 @@ from ray.tune.search import Searcher
 
 from pipeline.config import SweepConfig
 from pipeline.errors import UserError
-from pipeline.sweep.space import Params, SearchSpace
-from pipeline.sweep.trial_records import TrialRecord, TrialRecords
+from pipeline.sweep.space import SearchSpace
+from pipeline.trials.trial_records import Params, TrialRecord, TrialRecords
 
 MAX_DRAWS = 200  # for a point that is valid and was not tried before
 _ENDED = ("finished", "stopped early")

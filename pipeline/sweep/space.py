@@ -13,12 +13,10 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.sweep.domain import Domain
 from pipeline.sweep.relevance import controls, explain_useless, matters, why_not_searched
+from pipeline.trials.trial_records import Params
 
 if TYPE_CHECKING:
     import optuna
-
-Params = dict[str, Any]
-"""The values of a trial by dotted field. Fields that do not matter in it are absent."""
 
 
 class SearchSpace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import signal
 import sys
@@ -23,11 +24,8 @@ from pipeline.storage.durable import write_durably
 from pipeline.storage.folder import Storage, absolute, join, split
 from pipeline.storage.redact import mask, mask_tree
 from pipeline.sweep.domain import Domain
-from pipeline.sweep.driver import run_trials
 from pipeline.sweep.results import Trial, TrialTable, best_recipe, check_all_succeeded, make_table
-from pipeline.sweep.space import Params, SearchSpace
-from pipeline.sweep.trial import TrialSettings
-from pipeline.sweep.trial_records import TrialRecords, TrialState
+from pipeline.sweep.space import SearchSpace
 from pipeline.tracking import (
     connect,
     create_run,
@@ -39,7 +37,10 @@ from pipeline.tracking import (
 from pipeline.tracking.run import FinalStatus
 from pipeline.training.fit import absolute_paths, check_data, close_run
 from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord
-from pipeline.training.stop import RESUME_HINT, stop_signal
+from pipeline.training.stop import RESUME_HINT, StopSignal, stop_signal
+from pipeline.trials.driver import run_trials
+from pipeline.trials.trial import TrialSettings
+from pipeline.trials.trial_records import Params, TrialRecords, TrialState
 
 MAX_CHILD_RUNS = 10_000
 # What a sweep may be resumed with: more trials, other limits, other resources.
@@ -80,8 +81,9 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     TrainingFailed if a trial failed after its retries (all others are recorded and its best recipe
     is written), and TrainingStopped after SIGTERM.
     """
-    from pipeline.sweep.scheduler import Limits, build_scheduler  # slow to import, as Ray Tune is
+    from pipeline.sweep.scheduler import build_scheduler  # slow to import, as Ray Tune is
     from pipeline.sweep.searcher import SpaceSearcher
+    from pipeline.trials.limits import Limits
 
     began = time.monotonic()
     config = absolute_paths(config)
@@ -130,7 +132,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         with close_run(uri, run_id, record, config):
             with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
                 stop.install()  # Ray has replaced the handler
-                record.when_lost(_interrupt)
+                record.when_lost(functools.partial(_interrupt, stop))
                 limits = Limits(config, records, stop)
                 settings = TrialSettings(
                     config=config,
@@ -161,8 +163,9 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     )
 
 
-def _interrupt() -> None:
-    """End the main thread as Ctrl-C does: Tune cannot be stopped otherwise from another thread."""
+def _interrupt(stop: StopSignal) -> None:
+    """End the main thread as Ctrl-C does, also where a background job ignores Ctrl-C."""
+    stop.request("taken over")
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 

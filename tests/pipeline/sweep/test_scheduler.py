@@ -7,9 +7,8 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipeline.config import Config
-from pipeline.sweep.scheduler import Limits, build_scheduler, grace_epochs
-from pipeline.sweep.trial_records import TrialRecord, TrialRecords
-from pipeline.training.stop import StopSignal
+from pipeline.sweep.scheduler import build_scheduler, grace_epochs
+from pipeline.trials.trial_records import TrialRecord, TrialRecords
 
 EPOCHS = 8
 
@@ -73,23 +72,6 @@ def test_first_decision_follows_the_warm_up_and_a_share_of_the_epochs() -> None:
     assert grace_epochs(config(**unset), 10.0) == 3  # 30 steps of warm-up
     assert grace_epochs(config(**unset), 100.0) == 2  # a quarter of 8 epochs
     assert grace_epochs(config(**unset, grace_share=0.0), 1000.0) == 1
-
-
-def test_limits_end_all_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = TrialRecords(str(tmp_path))
-    records.save(TrialRecord(name="t0001", params={}).with_score(3.0, 0.5))
-    assert not Limits(config(), records, StopSignal()).stop_all()
-    limited = Limits(config(max_epochs=5), records, StopSignal())
-    assert not limited.stop_all()
-    records.save(TrialRecord(name="t0002", params={}).with_score(2.0, 0.5))
-    assert limited.stop_all() and limited.reached() == "sweep.max_epochs 5"
-    timed = Limits(config(max_hours=1), records, StopSignal())
-    assert not timed.stop_all()
-    monkeypatch.setattr("time.monotonic", lambda: timed._began + 3601)
-    assert timed.reached() == "sweep.max_hours 1"
-    stop = StopSignal()
-    stop.request("stopped")
-    assert Limits(config(), records, stop).stop_all()
 
 
 def test_trainings_that_are_too_short_are_not_stopped_early(

@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.sweep.searcher import SpaceSearcher
 from pipeline.sweep.space import SearchSpace
-from pipeline.sweep.trial_records import TrialRecord, TrialRecords, TrialState
+from pipeline.trials.trial_records import TrialRecord, TrialRecords, TrialState
 
 NECKS = {"model.neck": {"choice": ["fssd", "retinanet", "rfb"]}}
 RATES = {"train.lr": {"uniform": [0.01, 1.0]}}

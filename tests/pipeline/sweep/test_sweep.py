@@ -1,9 +1,11 @@
 """Documents of a sweep, its former trials, and what it resumes from."""
 
 import contextlib
+import signal
 import sys
-import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,9 +15,9 @@ from pipeline.errors import LeaseLostError, UserError
 from pipeline.sweep.results import Trial, TrialTable, best_recipe, make_table
 from pipeline.sweep.space import SearchSpace
 from pipeline.sweep.sweep import _former_trials, sweep
-from pipeline.sweep.trial import TrialSettings
-from pipeline.sweep.trial_records import TrialRecord, TrialRecords
 from pipeline.training.run_record import RunRecord
+from pipeline.trials.trial import TrialSettings
+from pipeline.trials.trial_records import TrialRecord, TrialRecords
 from tests.pipeline.training.test_fit import status
 from tests.pipeline.training.test_lease_of_run import take_over
 
@@ -55,22 +57,34 @@ def test_settings_of_a_trial_survive_their_way() -> None:
     assert TrialSettings.from_content(content, "settings") == settings
 
 
-def test_sweep_that_was_taken_over_is_interrupted_and_changes_nothing(
-    small: Config, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("hangs", [True, False])
+def test_sweep_that_was_taken_over_ends_and_changes_nothing(
+    small: Config, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     space = {"train.lr": {"uniform": [0.01, 0.1]}}
     config = small.replace({"ray.lease_seconds": 1.0, "sweep.space": space})
-    uri = f"{config.ray.storage}/one"
+    uri, began = f"{config.ray.storage}/one", time.monotonic()
 
-    def tune(*_: object) -> None:
+    def tune(
+        _settings: object, _searcher: object, _scheduler: object, limits: Any, *_: Any
+    ) -> None:
         take_over(uri)
-        threading.Event().wait(60)  # as in Tune, which only Ctrl-C ends
+        until = time.monotonic() + 60
+        while time.monotonic() < until and (hangs or not limits.stop_all()):
+            time.sleep(0.05)
 
+    # Of a hanging Tune, and in a job that a shell has started in the background.
+    handler = signal.default_int_handler if hangs else signal.SIG_IGN
+    before = signal.signal(signal.SIGINT, handler)
     module = sys.modules[sweep.__module__]  # the package has a function of that name
     monkeypatch.setattr(module, "run_trials", tune)
     monkeypatch.setattr(module, "ray_cluster", lambda *_, **__: contextlib.nullcontext())
-    with pytest.raises(LeaseLostError, match="run 'one' was taken over by process 1 on elsewhere"):
-        sweep(config, run="one")
+    try:
+        with pytest.raises(LeaseLostError, match="run 'one' was taken over by process 1 on else"):
+            sweep(config, run="one")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 50
     assert status(config, "one") == ("running", "RUNNING")
 
 

@@ -1,6 +1,6 @@
-"""The trials of a sweep as they are stored, from which a sweep is resumed.
+"""Trials as they are stored, from which a sweep or a comparison is resumed.
 
-Each trial is one document in the folder of the sweep. The state of Ray Tune is not read again: a
+Each trial is one document in the folder of its sweep. The state of Ray Tune is not read again: a
 resumed sweep gives the searcher and the scheduler the scores that the trials have reported.
 """
 
@@ -17,8 +17,11 @@ from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
 from pipeline.storage.redact import error_line
 
+Params = dict[str, Any]
+"""The values of a trial by dotted field. Fields that do not matter in it are absent."""
 TrialState = Literal["unfinished", "finished", "stopped early", "failed"]
 FOLDER = "trials"
+_NUMBERED = r"t\d{4,}"  # names that `new_name` gives
 _LOG = logging.getLogger(__name__)
 
 
@@ -28,7 +31,7 @@ class TrialRecord(Document):
     FORMAT_VERSION: ClassVar[int] = 1
 
     name: str = Field(description="name of the trial, and of its run in the folder of the sweep")
-    params: dict[str, Any] = Field(description="searched values by dotted field")
+    params: Params = Field(description="searched values by dotted field")
     state: TrialState = "unfinished"
     scores: list[tuple[float, float]] = Field([], description="epoch and score of each evaluation")
     error: str = Field("", description="why the trial failed")
@@ -62,17 +65,18 @@ class TrialRecords:
 
     def load(self) -> None:
         """Read all records. Raises OSError, or UserError if one is damaged or of a newer format."""
-        names = [name for name in self._runs.folders() if re.fullmatch(r"t\d{4,}", name)]
+        names = [name for name in self._runs.folders() if re.fullmatch(_NUMBERED, name)]
         self._last = max((int(name[1:]) for name in names), default=0)
         for file in sorted(self._files.files(), key=lambda item: item.name):
-            if not re.fullmatch(r"t\d{4,}\.json", file.name):
+            if not file.name.endswith(".json"):
                 continue
             try:
                 record = TrialRecord.parse(self._files.read(file.name), file.name)
             except DocumentError as error:
                 raise UserError(f"{self._files}: {error}") from None
             self.all[record.name] = record
-            self._last = max(self._last, int(record.name[1:]))
+            if re.fullmatch(_NUMBERED, record.name):
+                self._last = max(self._last, int(record.name[1:]))
 
     def new_name(self) -> str:
         """Return the name of a new trial."""

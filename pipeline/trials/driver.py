@@ -17,9 +17,9 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.distributed.ray_cluster import gpu_choice
 from pipeline.errors import UserError
-from pipeline.sweep.trial import TrialSettings, run_trial
-from pipeline.sweep.trial_records import TrialRecords
 from pipeline.training.run_record import RunRecord
+from pipeline.trials.trial import TrialSettings, run_trial
+from pipeline.trials.trial_records import TrialRecords
 
 TRIAL_CPU = 0.01  # of a trial's function; Tune rejects 0
 _ENVIRONMENT = {
@@ -67,7 +67,7 @@ def run_trials(
     import ray
     from ray import tune
 
-    from pipeline.sweep.trial_reporter import TrialReporter
+    from pipeline.trials.trial_reporter import TrialReporter
 
     os.environ.update(_ENVIRONMENT)
     for name in _SILENCED:  # failures are reported in one line each

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.sweep.driver import concurrency
+from pipeline.trials.driver import concurrency
 
 
 def config(**ray: Any) -> Config:

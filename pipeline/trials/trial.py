@@ -8,9 +8,9 @@ from pydantic import Field
 
 from pipeline.config import Config
 from pipeline.storage.document import Document
-from pipeline.sweep.space import Params
 from pipeline.training.fit import fit
 from pipeline.training.run_record import RunRecord
+from pipeline.trials.trial_records import Params
 
 
 class TrialSettings(Document):

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.sweep.trial_records import TrialRecord, TrialRecords
-from pipeline.sweep.trial_reporter import TrialReporter
+from pipeline.trials.trial_records import TrialRecord, TrialRecords
+from pipeline.trials.trial_reporter import TrialReporter
 
 
 class Trial:

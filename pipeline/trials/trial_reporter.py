@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune import Callback
 
 from pipeline.storage.redact import mask
-from pipeline.sweep.trial_records import TrialRecord, TrialRecords, TrialState
+from pipeline.trials.trial_records import TrialRecord, TrialRecords, TrialState
 
 
 class TrialReporter(Callback):

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.storage.folder import Storage
-from pipeline.sweep.trial_records import TrialRecord, TrialRecords
+from pipeline.trials.trial_records import TrialRecord, TrialRecords
 
 
 @pytest.mark.parametrize("uri", ["{folder}", "file://{folder}"])
