@@ -20,6 +20,7 @@ from pipeline.training.stop import RESUME_HINT
 
 MAX_STARTUP_CRASHES = 3  # of workers that had their resources and ended before they trained
 POLL_SECONDS, PRINT_SECONDS = 0.5, 60.0
+_COORDINATOR = "scaling_policy.autoscaling_coordinator_client"
 STARTING_STATES = ("INITIALIZING", "SCHEDULING", "RESCHEDULING", "RESTARTING", "RESIZING")
 
 _ControllerCallback: Any = ray_private_api.controller_callback()
@@ -40,6 +41,11 @@ class StartupTimeout(_ControllerCallback):
         self._since: float | None = None
         self._throttle = Throttle(PRINT_SECONDS)
         self._crashes = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in the controller, before it logs anything."""
+        self.__dict__.update(state)
+        ray_private_api.train_logger(_COORDINATOR).addFilter(_shortened)
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Mask what the controller logs, such as the tracebacks of ranks.
@@ -97,6 +103,13 @@ def _hide_tracebacks() -> None:
     # Users get one line for an error raised here; Ray would log its traceback as well.
     for module in ("callback_manager", "controller.controller"):
         ray_private_api.train_logger(module).setLevel(logging.CRITICAL)
+
+
+def _shortened(record: logging.LogRecord) -> bool:
+    # Seen on a machine under load. Ray logs a traceback, and asks again.
+    record.msg = "Ray's autoscaler did not respond in time; it is asked again"
+    record.args, record.exc_info = None, None
+    return True
 
 
 def _is_not_startup_timeout(record: logging.LogRecord) -> bool:

@@ -2,9 +2,14 @@
 
 import logging
 import logging.handlers
+import pickle
 from typing import Any
 
 import pytest
+from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import (
+    TrainAutoscalingCoordinatorClient,
+)
+from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError
 
 from pipeline.config import Config
@@ -60,6 +65,19 @@ def test_lines_of_a_trial_carry_its_name(
         update_until_it_ends(callback, STATES.InitializingState())
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trial a1: no resources for 2 workers for 1 minutes; giving up after ")
+
+
+def test_slow_autoscaler_is_one_line_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # On its way to the controller.
+    pickle.loads(pickle.dumps(StartupTimeout("uri", 2, 100.0)))  # noqa: S301
+    client = TrainAutoscalingCoordinatorClient("a training")
+    client._autoscaling_coordinator = None  # its call fails
+    client.send_resource_request(ScalingConfig(num_workers=1), 1)
+    (record,) = caplog.records
+    assert record.getMessage() == "Ray's autoscaler did not respond in time; it is asked again"
+    assert record.exc_info is None
 
 
 def test_each_wait_has_its_own_limit(clock: list[float]) -> None:
