@@ -1,8 +1,4 @@
-"""Render the findings of an evaluation as one HTML page that loads nothing from elsewhere.
-
-Names of classes, files and models come from outside: the template escapes everything except the
-charts, which escape their texts.
-"""
+"""Render the findings of an evaluation as one HTML page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -23,14 +19,9 @@ from pipeline.evaluation.page.pictures import (
 )
 from pipeline.evaluation.samples import FoundSamples
 from pipeline.metrics.suspects import Suspect
-from pipeline.reports.svg import (
-    PALETTE,
-    Series,
-    bar,
-    legend_symbol,
-    line_chart,
-    reliability_chart,
-)
+from pipeline.reports.charts.drawing import PALETTE, legend_symbol
+from pipeline.reports.charts.unit_axes import Series, bar, line_chart, reliability_chart
+from pipeline.reports.page import render_template
 
 PICTURE_BYTES = 4_000_000  # of all pictures; the rest of a page is below 1 MB
 RANKED, SHOWN_SUSPECTS = 6, 8
@@ -72,18 +63,10 @@ def render_page(
     facts: Mapping[str, str],
 ) -> str:
     """Return the page. Without ``samples`` it has no pictures; ``facts`` end it as a table."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     worst, best, suspects = _pictures(found, findings, samples)
     charted = _charted(findings)
-    return environment.get_template("evaluation.html.j2").render(
+    return render_template(
+        Path(__file__).with_name("evaluation.html.j2"),
         found=found,
         findings=findings,
         titles=METRIC_TITLES,

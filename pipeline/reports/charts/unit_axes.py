@@ -1,9 +1,4 @@
-"""Charts as inline SVG for self-contained pages: lines, bars and intervals.
-
-Texts are escaped. Series differ in colour, dash and marker, so that no chart depends on colour
-alone; the colours are those of Okabe and Ito, which people with colour-blindness tell apart. Lines
-of axes and text take the colour of the page's text, in light and in dark.
-"""
+"""Charts of figures from 0 to 1: curves over thresholds, calibration, and bars in tables."""
 
 from __future__ import annotations
 
@@ -14,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#777777")
-_DASHES = ("", "7 3", "2 3", "9 3 2 3")
+from pipeline.reports.charts.drawing import PALETTE, figure, line_style, marker
+
 _WIDTH, _HEIGHT = 460, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
 _TICKS = 5
-MARKERS = 4
 
 
 class Series(NamedTuple):
@@ -35,28 +29,14 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, y_label: str)
     """Return a chart whose axes both run from 0 to 1, with the marked points as symbols."""
     parts = [*_axes(x_label, y_label)]
     for number, one in enumerate(series):
-        color, dash = PALETTE[number % len(PALETTE)], _DASHES[number // 2 % len(_DASHES)]
         path = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in zip(one.x, one.y, strict=True))
         parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2" '
-            f'stroke-dasharray="{dash}"><title>{escape(one.name)}</title></polyline>'
+            f'<polyline points="{path}" fill="none" {line_style(number)}>'
+            f"<title>{escape(one.name)}</title></polyline>"
         )
         if one.marked >= 0:
-            parts.append(_marker(number, _x(one.x[one.marked]), _y(one.y[one.marked])))
-    return _figure(title, _WIDTH, _HEIGHT, parts)
-
-
-def legend_symbol(number: int) -> str:
-    """Return the line and the marker of a series, for a legend beside the chart."""
-    color, dash = PALETTE[number % len(PALETTE)], _DASHES[number // 2 % len(_DASHES)]
-    line = (
-        f'<line x1="0" y1="8" x2="36" y2="8" stroke="{color}" stroke-width="2" '
-        f'stroke-dasharray="{dash}"/>'
-    )
-    return (
-        '<svg class="key" viewBox="0 0 36 16" width="36" height="16" aria-hidden="true">'
-        f"{line}{_marker(number, 18, 8)}</svg>"
-    )
+            parts.append(marker(number, _x(one.x[one.marked]), _y(one.y[one.marked])))
+    return figure(title, _WIDTH, _HEIGHT, parts)
 
 
 def bar(share: float, low: float | None = None, high: float | None = None) -> str:
@@ -90,15 +70,8 @@ def reliability_chart(
     points = [(_x(x), _y(y)) for x, y in zip(score[known], precision[known], strict=True)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     parts.append(f'<polyline points="{path}" fill="none" stroke="{PALETTE[0]}" stroke-width="2"/>')
-    parts += [_marker(0, x, y) for x, y in points]
-    return _figure(title, _WIDTH, _HEIGHT, parts)
-
-
-def _figure(title: str, width: int, height: int, parts: Sequence[str]) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
-    )
+    parts += [marker(0, x, y) for x, y in points]
+    return figure(title, _WIDTH, _HEIGHT, parts)
 
 
 def _x(value: float) -> float:
@@ -126,14 +99,3 @@ def _axes(x_label: str, y_label: str) -> list[str]:
         f"{escape(y_label)}</text>"
     )
     return parts
-
-
-def _marker(number: int, x: float, y: float) -> str:
-    color = PALETTE[number % len(PALETTE)]
-    shapes = (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"',
-        f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"',
-        f'<path d="M{x:.1f} {y - 6:.1f}l5.5 10h-11z"',
-        f'<path d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"',
-    )
-    return f'{shapes[number % MARKERS]} fill="{color}" class="marker"/>'
