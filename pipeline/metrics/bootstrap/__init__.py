@@ -1,4 +1,4 @@
-"""Bootstrap intervals of average precision over images, for one model or for a pair."""
+"""Bootstrap intervals of average precision over images, for a model, a pair, and several seeds."""
 
 from pipeline.metrics.bootstrap.intervals import Gain, Interval, Resampled
 from pipeline.metrics.bootstrap.resampling import (
@@ -7,13 +7,16 @@ from pipeline.metrics.bootstrap.resampling import (
     image_weights,
     paired_bootstrap,
 )
+from pipeline.metrics.bootstrap.seeds import SeedResampled, seed_bootstrap
 
 __all__ = [
     "RESAMPLES",
     "Gain",
     "Interval",
     "Resampled",
+    "SeedResampled",
     "bootstrap",
     "image_weights",
     "paired_bootstrap",
+    "seed_bootstrap",
 ]

@@ -36,11 +36,13 @@ class Resampled:
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return the mean AP over classes with its interval."""
-        return _interval(_mean(self.ap[None])[0], _mean(self.samples), confidence)
+        return percentile_interval(
+            mean_over_classes(self.ap[None])[0], mean_over_classes(self.samples), confidence
+        )
 
     def class_interval(self, label: int, confidence: float = 0.95) -> Interval:
         """Return the AP of one class with its interval."""
-        return _interval(self.ap[label], self.samples[:, label], confidence)
+        return percentile_interval(self.ap[label], self.samples[:, label], confidence)
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,23 @@ class Gain:
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return the difference of the mean AP with its interval."""
-        value = _mean(self.candidate.ap[None])[0] - _mean(self.reference.ap[None])[0]
-        samples = _mean(self.candidate.samples) - _mean(self.reference.samples)
-        return _interval(value, samples, confidence)
+        value = (
+            mean_over_classes(self.candidate.ap[None])[0]
+            - mean_over_classes(self.reference.ap[None])[0]
+        )
+        samples = mean_over_classes(self.candidate.samples) - mean_over_classes(
+            self.reference.samples
+        )
+        return percentile_interval(value, samples, confidence)
 
     def class_interval(self, label: int, confidence: float = 0.95) -> Interval:
         """Return the difference of the AP of one class with its interval."""
         value = self.candidate.ap[label] - self.reference.ap[label]
         samples = self.candidate.samples[:, label] - self.reference.samples[:, label]
-        return _interval(value, samples, confidence)
+        return percentile_interval(value, samples, confidence)
 
 
-def _mean(ap: _Floats) -> _Floats:
+def mean_over_classes(ap: _Floats) -> _Floats:
     """Return the mean (R,) over classes (R,C) that have objects; NaN where none has."""
     known = ~np.isnan(ap)
     with np.errstate(invalid="ignore"):
@@ -71,7 +78,8 @@ def _mean(ap: _Floats) -> _Floats:
     return mean
 
 
-def _interval(value: float, samples: _Floats, confidence: float) -> Interval:
+def percentile_interval(value: float, samples: _Floats, confidence: float) -> Interval:
+    """Return a value with the quantiles of its samples (R,); NaN where all samples are."""
     tail = (1.0 - confidence) / 2.0
     if np.isnan(samples).all():
         return Interval(float(value), float("nan"), float("nan"))

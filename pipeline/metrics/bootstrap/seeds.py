@@ -1,0 +1,135 @@
+"""Intervals of average precision over images and over the seeds of trainings.
+
+Several arms, such as recipes, are trained on a few seeds each and evaluated on the same images. The
+AP of an arm is the mean over its seeds. Its interval has two parts:
+
+- Images are resampled, the same ones for all arms and seeds.
+- Seeds cannot be resampled: two or three values, drawn with replacement, never leave the range of
+  those values, which contains the mean of all possible seeds in only half of the cases for two.
+  Instead, the variance over seeds is estimated within the arms and pooled over them, as in an
+  analysis of variance, and the mean of each arm is moved by a draw of Student's t distribution with
+  the degrees of freedom of that estimate. This assumes that seeds vary the AP of all arms equally.
+
+If each arm has one seed, images alone are resampled; the interval then says nothing about seeds.
+
+Sources: Student, The probable error of a mean, Biometrika 6, 1908; Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993.
+
+Shape letters: R resamples, S seeds, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Protocol
+from pipeline.metrics.bootstrap.intervals import (
+    Interval,
+    Resampled,
+    mean_over_classes,
+    percentile_interval,
+)
+from pipeline.metrics.bootstrap.resampling import RESAMPLES, bootstrap
+from pipeline.metrics.table import IOU_THRESHOLDS, MatchTable
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SeedResampled:
+    """The AP of arms by name: one item of ``resampled`` per seed, over the same images.
+
+    ``draws`` (R,) has, for each arm, its draws of Student's t distribution; those of two arms share
+    the estimated variance. They are 0 if no arm has two seeds.
+    """
+
+    resampled: Mapping[str, Sequence[Resampled]]
+    draws: Mapping[str, _Floats]
+
+    def per_seed(self, arm: str, label: int | None = None) -> _Floats:
+        """Return the AP (S,) of each seed: the mean over classes, or that of one class."""
+        return np.concatenate([_choose(item.ap[None], label) for item in self.resampled[arm]])
+
+    def spread(self, label: int | None = None) -> float:
+        """Return the standard deviation over seeds, pooled over arms; NaN with one seed each."""
+        values = [self.per_seed(arm, label) for arm in self.resampled]
+        freedom = degrees_of_freedom(list(map(len, values)))
+        total = sum(float(((item - item.mean()) ** 2).sum()) for item in values)
+        return float(np.sqrt(total / freedom)) if freedom else float("nan")
+
+    def interval(self, arm: str, label: int | None = None, confidence: float = 0.95) -> Interval:
+        """Return the mean AP over seeds of one arm, of all classes or of one, with its interval."""
+        found = percentile_interval(*self._samples(arm, label), confidence)
+        low, high = np.clip([found.low, found.high], 0.0, 1.0).tolist()
+        return Interval(found.value, low, high)
+
+    def gain(
+        self, candidate: str, reference: str, label: int | None = None, confidence: float = 0.95
+    ) -> Interval:
+        """Return by how much one arm exceeds another, with the interval of the difference."""
+        value, samples = self._samples(candidate, label)
+        other, others = self._samples(reference, label)
+        return percentile_interval(value - other, samples - others, confidence)
+
+    def _samples(self, arm: str, label: int | None) -> tuple[float, _Floats]:
+        """Return the mean over seeds for all images, and for each resample (R,)."""
+        seeds = self.resampled[arm]
+        samples: _Floats = np.mean([_choose(item.samples, label) for item in seeds], axis=0)
+        if self.draws[arm].any():
+            samples = samples + self.spread(label) / np.sqrt(len(seeds)) * self.draws[arm]
+        return float(self.per_seed(arm, label).mean()), samples
+
+
+def seed_bootstrap(
+    arms: Mapping[str, Sequence[MatchTable]],
+    classes: int,
+    ious: Sequence[int] = tuple(range(len(IOU_THRESHOLDS))),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    protocol: Protocol = "coco",
+) -> SeedResampled:
+    """Resample the images of all arms, which have one table per seed, and draw seeds.
+
+    ``ious`` are indices of COCO's thresholds to average. Images may be in any order. Raises
+    ValueError if the tables do not have the same images, or an arm has none.
+    """
+    tables = {arm: [table.sorted_by_image_id() for table in arms[arm]] for arm in arms}
+    first = next((item for items in tables.values() for item in items), None)
+    for arm, items in tables.items():
+        if not items:
+            raise ValueError(f"no match table of {arm}")
+        for item in items:
+            if first is not None and not np.array_equal(item.image_ids, first.image_ids):
+                raise ValueError(f"the match tables of {arm} do not have the images of the others")
+    resampled = {
+        arm: [bootstrap(item, classes, ious, resamples, seed, protocol=protocol) for item in items]
+        for arm, items in tables.items()
+    }
+    generator = np.random.default_rng([seed, 1])  # independent of that of the images
+    counts = {arm: len(items) for arm, items in tables.items()}
+    return SeedResampled(resampled, draw_seeds(counts, resamples, generator))
+
+
+def draw_seeds(
+    seeds: Mapping[str, int], resamples: int, generator: np.random.Generator
+) -> dict[str, _Floats]:
+    """Return, for the number of seeds of each arm, its draws (R,) of Student's t distribution."""
+    freedom = degrees_of_freedom(list(seeds.values()))
+    scale = np.zeros(resamples)
+    if freedom:
+        scale = np.sqrt(freedom / generator.chisquare(freedom, resamples))
+    return {arm: scale * generator.standard_normal(resamples) for arm in seeds}
+
+
+def degrees_of_freedom(seeds: Sequence[int]) -> int:
+    """Return those of the variance over seeds, given the number of seeds of each arm."""
+    return sum(seeds) - len(seeds)
+
+
+def _choose(ap: _Floats, label: int | None) -> _Floats:
+    """Return of (R,C) the mean over classes or one class (R,)."""
+    return mean_over_classes(ap) if label is None else ap[:, label]

@@ -1,0 +1,113 @@
+"""Test intervals over images and seeds: of one seed those of images, of a few seeds honest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from pipeline.config import Protocol
+from pipeline.metrics import match_images
+from pipeline.metrics.bootstrap import (
+    Resampled,
+    SeedResampled,
+    bootstrap,
+    paired_bootstrap,
+    seed_bootstrap,
+)
+from pipeline.metrics.bootstrap.seeds import draw_seeds
+from pipeline.metrics.table import MatchTable
+from tests.pipeline.metrics.scenes import random_scenes
+
+
+def tables(seeds: Sequence[int], images: int = 25, classes: int = 2) -> list[MatchTable]:
+    """Return tables of detectors that differ, on the same objects."""
+    truths = random_scenes(0, images, classes, difficult=0.1)
+    return [
+        match_images(
+            [
+                (name, truth, found)
+                for (name, truth, _), (_, _, found) in zip(
+                    truths, random_scenes(seed, images, classes), strict=True
+                )
+            ]
+        )
+        for seed in seeds
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc07", "voc"])
+def test_one_seed_is_the_bootstrap_over_images(protocol: Protocol) -> None:
+    one, two = tables([0, 1])
+    ious = (0,) if protocol != "coco" else (0, 5)
+    found = seed_bootstrap({"a": [one], "b": [two]}, 2, ious, 50, 3, protocol)
+    pair = paired_bootstrap(one, two, 2, ious, 50, 3, protocol)
+    assert found.gain("a", "b") == pair.interval()
+    assert found.gain("a", "b", label=1, confidence=0.5) == pair.class_interval(1, 0.5)
+    alone = bootstrap(two, 2, ious, 50, 3, protocol=protocol)
+    assert found.interval("b") == alone.interval()
+    assert np.isnan(found.spread())
+
+
+def test_order_of_images_does_not_matter() -> None:
+    one, two, three, four = tables([0, 1, 2, 3])
+    order = np.random.default_rng(0).permutation(one.images)
+    moved = [table.select(order) for table in (two, four)]
+    expected = seed_bootstrap({"a": [one, two], "b": [three, four]}, 2, resamples=50)
+    found = seed_bootstrap({"a": [one, moved[0]], "b": [three, moved[1]]}, 2, resamples=50)
+    assert found.gain("a", "b") == expected.gain("a", "b")
+    assert found.interval("a") == expected.interval("a")
+
+
+def test_value_is_the_mean_over_seeds_and_equal_arms_have_no_gain() -> None:
+    one, two, three = tables([0, 1, 2])
+    found = seed_bootstrap({"a": [one, two], "b": [one, two], "c": [three]}, 2, resamples=50)
+    aps = [bootstrap(table, 2, resamples=1).interval().value for table in (one, two)]
+    assert found.per_seed("a").tolist() == aps
+    assert found.interval("a").value == pytest.approx(np.mean(aps))
+    assert found.spread() == pytest.approx(np.std(aps, ddof=1))
+    gain = found.gain("a", "b")
+    assert gain.value == 0 and gain.low < 0 < gain.high
+    assert found.gain("c", "a").value == -found.gain("a", "c").value
+
+
+def test_tables_of_other_images_are_rejected() -> None:
+    (one,), (other,) = tables([0]), tables([1], images=24)
+    with pytest.raises(ValueError, match="the match tables of b do not have the images"):
+        seed_bootstrap({"a": [one], "b": [other]}, 2, resamples=2)
+    with pytest.raises(ValueError, match="no match table of b"):
+        seed_bootstrap({"a": [one], "b": []}, 2, resamples=2)
+
+
+def simulated(
+    generator: np.random.Generator, arms: int, seeds: int, of_seeds: float, of_images: float
+) -> SeedResampled:
+    """Return arms that are equal: each value varies with its seed and its set of images."""
+    images = {f"{arm}": generator.normal(0, of_images) for arm in range(arms)}
+    noise = generator.normal(0, of_images, (len(images), 400))
+    resampled = {}
+    for arm, shift in images.items():
+        values = 0.5 + shift + generator.normal(0, of_seeds, seeds)
+        resampled[arm] = [
+            Resampled(np.array([value]), (value + noise[int(arm)])[:, None]) for value in values
+        ]
+    return SeedResampled(resampled, draw_seeds(dict.fromkeys(resampled, seeds), 400, generator))
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_variance_over_seeds_is_unbiased(seeds: int) -> None:
+    generator = np.random.default_rng(1)
+    found = [simulated(generator, 4, seeds, 0.02, 0.0).spread() ** 2 for _ in range(1500)]
+    assert np.mean(found) == pytest.approx(0.02**2, rel=0.04)
+
+
+@pytest.mark.parametrize("of_images", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize(("arms", "seeds"), [(2, 2), (4, 2), (2, 3)])
+def test_equal_arms_seldom_differ(arms: int, seeds: int, of_images: float) -> None:
+    """Resampling two seeds would call equal arms different in half of the cases."""
+    generator, wrong = np.random.default_rng(2), 0
+    for _ in range(600):
+        gain = simulated(generator, arms, seeds, 0.01, of_images).gain("0", "1")
+        wrong += not gain.low <= 0 <= gain.high
+    assert wrong / 600 < 0.077  # 0.05, and three standard errors
+    if not of_images:  # otherwise what images and seeds share is counted twice
+        assert wrong / 600 > 0.023
