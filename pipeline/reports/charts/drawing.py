@@ -10,7 +10,9 @@ MARKERS = 4
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
 _STYLE = (
     "svg{background:#fff;color:#1b1b1b;font:12px sans-serif}text{fill:#1b1b1b}"
-    ".grid{stroke:#d4d4d4;fill:none}.track{fill:#d4d4d4}.marker{stroke:#fff;stroke-width:1.5}"
+    ".grid{stroke:#d4d4d4;fill:none}.track{fill:#d4d4d4}.hollow{fill:#fff}"
+    ".halo text{paint-order:stroke;stroke:#fff;stroke-width:4px;stroke-linejoin:round}"
+    ".marker{stroke:#fff;stroke-width:1.5}"
 )
 
 
