@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -12,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.sweep.domain import Domain
-from pipeline.sweep.relevance import controls, explain_useless, matters, why_not_searched
+from pipeline.trials.relevance import (
+    check_field,
+    controls,
+    explain_useless,
+    field_value,
+    matters,
+)
 from pipeline.trials.trial_records import Params
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ class SearchSpace:
         self.config = config
         domains = {}
         for field, spec in config.sweep.space.items():
-            _check_field(config, field)
+            check_field(field, f"sweep.space.{field}")
             domains[field] = Domain.parse(field, spec)
         self.domains = {field: domains[field] for field in _ordered(domains)}
         for field, domain in self.domains.items():
@@ -116,7 +121,7 @@ class SearchSpace:
         return matters(field, self._values(params))
 
     def _values(self, params: Mapping[str, Any]) -> Callable[[str], Any]:
-        return lambda field: params[field] if field in params else _value(self.config, field)
+        return lambda field: params[field] if field in params else field_value(self.config, field)
 
     def _check_conditions(self, field: str, domain: Domain) -> None:
         for other, values in domain.when.items():
@@ -180,25 +185,6 @@ def _ordered(domains: Mapping[str, Domain]) -> list[str]:
         raise UserError(
             f"sweep.space: conditions that depend on each other: {', '.join(error.args[1])}"
         ) from None
-
-
-def _check_field(config: Config, field: str) -> None:
-    """Raise UserError unless a sweep can search this field."""
-    if reason := why_not_searched(field):
-        raise UserError(f"sweep.space.{field}: {reason}")
-    section, _, name = field.partition(".")
-    sections = type(config).model_fields
-    if section in sections and name in type(getattr(config, section)).model_fields:
-        return
-    known = [f"{one}.{key}" for one in sections for key in type(getattr(config, one)).model_fields]
-    near = difflib.get_close_matches(field, known, 1, 0.5)
-    hint = f"; did you mean {near[0]}" if near else "; see --help"
-    raise UserError(f"sweep.space.{field}: there is no such field{hint}")
-
-
-def _value(config: Config, field: str) -> Any:
-    section, _, name = field.partition(".")
-    return getattr(getattr(config, section), name)
 
 
 def _is_integer(config: Config, field: str) -> bool:

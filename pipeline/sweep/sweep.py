@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import signal
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.metrics.coco import METRIC_NAMES
 from pipeline.storage.durable import write_durably
-from pipeline.storage.folder import Storage, absolute, join, split
+from pipeline.storage.folder import Storage, absolute, split
 from pipeline.storage.redact import mask, mask_tree
 from pipeline.sweep.domain import Domain
 from pipeline.sweep.results import Trial, TrialTable, best_recipe, check_all_succeeded, make_table
@@ -29,20 +25,17 @@ from pipeline.sweep.space import SearchSpace
 from pipeline.tracking import (
     connect,
     create_run,
-    finish_run,
     resolve_run_store,
     resume_run,
-    spool_folder,
 )
-from pipeline.tracking.run import FinalStatus
 from pipeline.training.fit import absolute_paths, check_data, close_run
 from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord
-from pipeline.training.stop import RESUME_HINT, StopSignal, stop_signal
+from pipeline.training.stop import RESUME_HINT, stop_signal
 from pipeline.trials.driver import run_trials
+from pipeline.trials.ending import child_runs, close_child_runs, delete_checkpoints, interrupt
 from pipeline.trials.trial import TrialSettings
-from pipeline.trials.trial_records import Params, TrialRecords, TrialState
+from pipeline.trials.trial_records import Params, TrialRecords
 
-MAX_CHILD_RUNS = 10_000
 # What a sweep may be resumed with: more trials, other limits, other resources.
 _CHANGEABLE = (
     *(name for name in CHANGEABLE if name != "sweep"),
@@ -53,12 +46,6 @@ _CHANGEABLE = (
     "sweep.retries",
     "sweep.warm_start",
 )
-_END: dict[TrialState, FinalStatus] = {
-    "finished": "FINISHED",
-    "failed": "FAILED",
-    "stopped early": "KILLED",
-    "unfinished": "KILLED",
-}
 
 
 @dataclass(frozen=True)
@@ -132,7 +119,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         with close_run(uri, run_id, record, config):
             with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
                 stop.install()  # Ray has replaced the handler
-                record.when_lost(functools.partial(_interrupt, stop))
+                record.when_lost(functools.partial(interrupt, stop))
                 limits = Limits(config, records, stop)
                 settings = TrialSettings(
                     config=config,
@@ -145,8 +132,8 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
                     scheduler = build_scheduler(config, steps, records)
                     run_trials(settings, searcher, scheduler, limits, records)
                 record.check_lease()
-                runs = _child_runs(uri, run_id)
-                _close_trial_runs(uri, runs, records, record.uri)
+                runs = child_runs(uri, run_id)
+                close_child_runs(uri, runs, records, record.uri, "the sweep was stopped")
                 if stop.received.is_set():
                     raise TrainingStopped(f"the sweep was {stop.reason}; {RESUME_HINT}")
             trials = make_table(config, records, runs)
@@ -161,12 +148,6 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         best_yaml=best_yaml,
         seconds=round(time.monotonic() - began, 1),
     )
-
-
-def _interrupt(stop: StopSignal) -> None:
-    """End the main thread as Ctrl-C does, also where a background job ignores Ctrl-C."""
-    stop.request("taken over")
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _former_trials(config: Config, space: SearchSpace) -> list[tuple[Params, float]]:
@@ -212,31 +193,6 @@ def _former_trials(config: Config, space: SearchSpace) -> list[tuple[Params, flo
     return found
 
 
-def _child_runs(uri: str, parent_run_id: str) -> dict[str, Any]:
-    """Return the MLflow runs of the trials by name."""
-    client = connect(uri)
-    parent = client.get_run(parent_run_id)
-    found = client.search_runs(
-        [parent.info.experiment_id],
-        filter_string=f"tags.mlflow.parentRunId = '{parent_run_id}'",
-        max_results=MAX_CHILD_RUNS,
-    )
-    return {run.data.tags["trial"]: run for run in found if "trial" in run.data.tags}
-
-
-def _close_trial_runs(
-    uri: str, runs: Mapping[str, Any], records: TrialRecords, storage: str
-) -> None:
-    """Set the end of each trial in MLflow that could not close its run itself."""
-    for name, record in records.all.items():
-        run = runs.get(name)
-        if run is not None and run.info.status == "RUNNING":
-            reason = {"stopped early": "stopped early by asha", "failed": record.error}
-            spool = spool_folder(join(storage, name))
-            text = reason.get(record.state, "the sweep was stopped")
-            finish_run(uri, run.info.run_id, spool, _END[record.state], text)
-
-
 def _record_results(
     config: Config, trials: list[Trial], record: RunRecord, uri: str, run_id: str
 ) -> str:
@@ -257,17 +213,9 @@ def _record_results(
     if "://" in record.uri:  # a copy for the next command
         path = Path.cwd() / f"{record.name}-best.yaml"
         write_durably(path, text.encode())
-    _delete_checkpoints(record.uri, trials[1:])
+    delete_checkpoints(
+        record.uri,
+        [one.name for one in trials[1:] if one.status in ("finished", "stopped early")],
+    )
     print(f"recipe of the best trial: {path}", file=sys.stderr, flush=True)
     return str(path)
-
-
-def _delete_checkpoints(storage: str, trials: Sequence[Trial]) -> None:
-    """Delete the checkpoints of trials that ended, since their recipes give them again."""
-    for trial in trials:
-        if trial.status not in ("finished", "stopped early"):
-            continue
-        store = CheckpointStore(join(storage, trial.name))
-        with contextlib.suppress(OSError):  # only costs space
-            for item in store.saved():
-                store.discard(item.step)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from model.options import ASSIGNER_OPTIONS, assigner_options, loss_default
+from pipeline.config import Config
+from pipeline.errors import UserError
 
 Values = Callable[[str], Any]
 """Returns the value of a dotted field."""
@@ -68,6 +71,27 @@ _CONDITIONS: dict[str, tuple[tuple[str, ...], Callable[[Values], bool]]] = {
 def why_not_searched(field: str) -> str | None:
     """Return why no sweep can search a field, or None if it can."""
     return _NOT_SEARCHED.get(field) or _NOT_SEARCHED.get(field.partition(".")[0])
+
+
+def check_field(field: str, source: str) -> None:
+    """Raise UserError, after ``source``, unless trials can differ in this field."""
+    if reason := why_not_searched(field):
+        raise UserError(f"{source}: {reason}")
+    known = [
+        f"{section}.{name}"
+        for section, info in Config.model_fields.items()
+        for name in getattr(info.annotation, "model_fields", {})
+    ]
+    if field not in known:
+        near = difflib.get_close_matches(field, known, 1, 0.5)
+        hint = f"did you mean {near[0]}" if near else "see --help"
+        raise UserError(f"{source}: there is no such field; {hint}")
+
+
+def field_value(config: Config, field: str) -> Any:
+    """Return the value of a dotted field."""
+    section, _, name = field.partition(".")
+    return getattr(getattr(config, section), name)
 
 
 def controls(field: str) -> tuple[str, ...]:
