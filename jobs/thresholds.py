@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jobs._cli import add_model_options, add_tracking_option, make_parser, run_job, tracking_config
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.postprocessing.model_search import ModelSearch
-    from pipeline.evaluation.postprocessing.search import Settings, Tried
+    from pipeline.evaluation.postprocessing.settings import BestSettings, Settings, Tried
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -39,37 +39,37 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     progress = Progress("predicting", load_manifest(options.data).samples)
     loaded = load_detector(options.model, uri)
     search = search_model(loaded, options.data, progress, _report)
-    for line in lines(search):
-        print(line, flush=True)
     found = search.found
+    for line in lines(found):
+        print(line, flush=True)
     return {
         "model": loaded.uri,
-        "metric": search.metric,
+        "metric": found.metric,
         "before": _row(found.before),
         "best": _row(found.best),
-        "gain": {"value": search.gain.value, "low": search.gain.low, "high": search.gain.high},
-        "distinguishable": search.distinguishable,
-        "score_threshold": search.score_threshold,
-        "score_thresholds": search.score_thresholds,
-        "tried": [_row(tried) for tried in found.tried],
+        "gain": {"value": found.gain.value, "low": found.gain.low, "high": found.gain.high},
+        "distinguishable": found.distinguishable,
+        "score_threshold": found.score_threshold,
+        "score_thresholds": found.score_thresholds,
+        "tried": [_row(tried) for tried in search.tried],
     }
 
 
-def lines(search: ModelSearch) -> list[str]:
+def lines(found: BestSettings) -> list[str]:
     """Return the result as text: the settings, what they gain, and the thresholds."""
-    found, gain, metric = search.found, search.gain, search.metric
+    gain, metric = found.gain, found.metric
     before = found.before.metrics.get(metric, 0.0)
     text = [f"{metric} {before:.4f} with the settings of the training: {_text(found.before)}"]
-    if found.best == found.before:
+    if found.best.settings == found.before.settings:
         text.append("no other setting scores higher")
     else:
         interval = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-        verdict = "" if search.distinguishable else "; this may be noise"
+        verdict = "" if found.distinguishable else "; this may be noise"
         text.append(f"best: {_text(found.best)}, {interval}{verdict}")
-    if search.score_threshold is not None:
-        text.append(f"score threshold of the highest F1: {search.score_threshold:.3f}")
-        text += [f"  {name}: {value:.3f}" for name, value in search.score_thresholds.items()]
-    best = search.advised.settings
+    if found.score_threshold is not None:
+        text.append(f"score threshold of the highest F1: {found.score_threshold:.3f}")
+        text += [f"  {name}: {value:.3f}" for name, value in found.score_thresholds.items()]
+    best = found.advised.settings
     text += [
         "for a recipe:",
         "evaluate:",
@@ -77,8 +77,8 @@ def lines(search: ModelSearch) -> list[str]:
         f"  class_agnostic: {str(best.class_agnostic).lower()}",
         f"  max_detections: {best.max_detections}",
     ]
-    if search.score_threshold is not None:
-        text += ["registry:", f"  score_threshold: {search.score_threshold:.3f}"]
+    if found.score_threshold is not None:
+        text += ["registry:", f"  score_threshold: {found.score_threshold:.3f}"]
     return text
 
 
@@ -93,7 +93,7 @@ def _text(tried: Tried) -> str:
 
 
 def _row(tried: Tried) -> dict[str, Any]:
-    return {**tried.settings._asdict(), "metrics": tried.metrics}
+    return {**asdict(tried.settings), "metrics": tried.metrics}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ import pytest
 from jobs import thresholds
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation.postprocessing.model_search import ModelSearch
-from pipeline.evaluation.postprocessing.search import BestSettings, Settings, Tried
+from pipeline.evaluation.postprocessing.settings import BestSettings, Settings, Tried
 from pipeline.metrics.bootstrap import Interval
 from pipeline.training.fit import fit
 from tests.pipeline.conftest import scenes, small  # noqa: F401
@@ -37,10 +36,8 @@ def test_settings_of_a_run_are_searched(
 def test_settings_that_may_be_noise_are_not_advised(low: float, advised: str) -> None:
     before = Tried(Settings(0.5, False, 100), {"ap": 0.4})
     best = Tried(Settings(0.7, False, 100), {"ap": 0.45})
-    found = BestSettings(before, best, [before, best], (None, None))  # type: ignore[arg-type]
-    lines = thresholds.lines(
-        ModelSearch(found, "ap", Interval(0.05, low, 0.09), 0.3, {"cat": 0.25})
-    )
+    gain = Interval(0.05, low, 0.09)
+    lines = thresholds.lines(BestSettings("ap", before, best, gain, 0.3, {"cat": 0.25}))
     assert f"  nms_iou: {advised}" in lines and "  cat: 0.250" in lines
     (verdict,) = (line for line in lines if line.startswith("best: "))
     assert verdict.startswith("best: NMS at 0.7 within classes, 100 detections, +0.0500")

@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from model import build_detector
 from pipeline.data import build_eval_loader, load_manifest, require_classes
 from pipeline.evaluation.model_evaluation import counted_batches, default_device, evaluation_config
 from pipeline.evaluation.postprocessing.raw import predict_raw
-from pipeline.evaluation.postprocessing.search import (
-    BestSettings,
-    Tried,
-    find_best_settings,
-    score_thresholds,
-)
-from pipeline.metrics.bootstrap import Interval, paired_bootstrap
-from pipeline.metrics.table import IOU_THRESHOLDS
+from pipeline.evaluation.postprocessing.search import Search, search_settings
+from pipeline.evaluation.postprocessing.settings import Tried
 from pipeline.progress import Progress
 from pipeline.registry import LoadedDetector
-
-
-class ModelSearch(NamedTuple):
-    """The best settings, and how much better they score than those of the training."""
-
-    found: BestSettings
-    metric: str
-    """``ap`` or ``ap50``, which ranks the settings."""
-    gain: Interval
-    score_threshold: float | None
-    """Of the highest F1 with the advised settings."""
-    score_thresholds: dict[str, float]
-    """The same, by class."""
-
-    @property
-    def distinguishable(self) -> bool:
-        """Return whether the best settings are better beyond the choice of images."""
-        return self.found.best != self.found.before and self.gain.low > 0
-
-    @property
-    def advised(self) -> Tried:
-        """Return the best settings, or those of the training if the gain may be noise."""
-        return self.found.best if self.distinguishable else self.found.before
 
 
 def search_model(
@@ -49,7 +19,7 @@ def search_model(
     data: str,
     progress: Progress | None = None,
     report: Callable[[Tried], None] = lambda tried: None,
-) -> ModelSearch:
+) -> Search:
     """Predict a set once and search on that, on a GPU if there is one. Raises UserError.
 
     The set must have the classes of the detector, in the same order.
@@ -60,13 +30,4 @@ def search_model(
     detector.load_state_dict(loaded.state)
     batches = counted_batches(build_eval_loader(data, config, 0, 1), progress)
     raw = predict_raw(detector.to(device).eval(), batches, config.evaluate, device)
-    found = find_best_settings(raw, loaded.classes, config.evaluate, report)
-    metric = config.evaluate.deciding_metric.removeprefix("val/")
-    before, best = found.tables
-    ious = (0,) if metric == "ap50" else tuple(range(len(IOU_THRESHOLDS)))
-    protocol = config.evaluate.protocol
-    gain = paired_bootstrap(best, before, len(loaded.classes), ious, protocol=protocol).interval()
-    search = ModelSearch(found, metric, gain, None, {})
-    table = best if search.distinguishable else before
-    overall, by_class = score_thresholds(table, loaded.classes)
-    return search._replace(score_threshold=overall, score_thresholds=by_class)
+    return search_settings(raw, loaded.classes, config.evaluate, report)

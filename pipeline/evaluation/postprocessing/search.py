@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.config import EvaluateConfig
-from pipeline.evaluation.evaluate import match_detections
 from pipeline.evaluation.postprocessing.raw import RawPredictions
+from pipeline.evaluation.postprocessing.settings import BestSettings, Settings, Tried
 from pipeline.evaluation.protocol import score
 from pipeline.metrics import MatchTable
+from pipeline.metrics.bootstrap import Interval, paired_bootstrap
+from pipeline.metrics.table import IOU_THRESHOLDS
 from pipeline.metrics.thresholds import threshold_curve
 
 NMS_IOUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -18,45 +20,31 @@ FINE_STEP = 0.05  # around the best of them
 MAX_DETECTIONS = (100, 300)
 
 
-class Settings(NamedTuple):
-    """Settings of post-processing."""
+class Search(NamedTuple):
+    """The result of a search, and what it was found from."""
 
-    nms_iou: float
-    class_agnostic: bool
-    max_detections: int
-
-
-@dataclass(frozen=True)
-class Tried:
-    """The metrics that settings give."""
-
-    settings: Settings
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class BestSettings:
-    """The result of a search: the settings before and the best ones, with their match tables."""
-
-    before: Tried
-    best: Tried
+    found: BestSettings
     tried: list[Tried]
-    tables: tuple[MatchTable, MatchTable]  # of before and of best
+    before: MatchTable
+    """The matches with the settings of the training."""
+    interval: Interval
+    """Of the metric with the settings of the training, over images."""
 
 
-def find_best_settings(
+def search_settings(
     raw: RawPredictions,
     classes: Sequence[str],
     config: EvaluateConfig,
     report: Callable[[Tried], None] = lambda tried: None,
-) -> BestSettings:
+) -> Search:
     """Search the IoU of NMS, within or across classes, and the number of detections.
 
     The deciding metric of the protocol ranks settings; among equals, the configured ones and then
-    the first tried win. ``report`` is called with each.
+    the first tried win. ``report`` is called with each. The gain of the best has an interval by a
+    paired bootstrap over images.
     """
     metric = config.deciding_metric.removeprefix("val/")
-    before = Settings(config.nms_iou, config.class_agnostic, config.max_detections)
+    before = settings_of(config)
     tried: dict[Settings, Tried] = {}
     tables: dict[Settings, MatchTable] = {}
 
@@ -64,7 +52,7 @@ def find_best_settings(
         for settings in options:
             if settings in tried:
                 continue
-            table = match_detections(raw.detections(*settings)).sorted_by_image_id()
+            table = raw.match(settings)
             tried[settings] = Tried(settings, score(table, classes, config.protocol).metrics)
             report(tried[settings])
             if settings == before or value(settings) > value(best):
@@ -76,17 +64,32 @@ def find_best_settings(
 
     best = best_of(before, [before])
     for agnostic in (False, True):
-        same = before._replace(class_agnostic=agnostic)
-        best = best_of(best, [same._replace(nms_iou=iou) for iou in NMS_IOUS])
+        same = replace(before, class_agnostic=agnostic)
+        best = best_of(best, [replace(same, nms_iou=iou) for iou in NMS_IOUS])
     around = [round(best.nms_iou + step, 6) for step in (-FINE_STEP, FINE_STEP)]
-    best = best_of(best, [best._replace(nms_iou=iou) for iou in around if 0 <= iou <= 1])
-    best = best_of(best, [best._replace(max_detections=count) for count in MAX_DETECTIONS])
-    return BestSettings(
-        before=tried[before],
-        best=tried[best],
-        tried=list(tried.values()),
-        tables=(tables[before], tables[best]),
+    best = best_of(best, [replace(best, nms_iou=iou) for iou in around if 0 <= iou <= 1])
+    best = best_of(best, [replace(best, max_detections=count) for count in MAX_DETECTIONS])
+    gain = paired_bootstrap(
+        tables[best],
+        tables[before],
+        len(classes),
+        deciding_ious(config),
+        protocol=config.protocol,
     )
+    found = BestSettings(metric, tried[before], tried[best], gain.interval())
+    overall, by_class = score_thresholds(tables[found.advised.settings], classes)
+    found = replace(found, score_threshold=overall, score_thresholds=by_class)
+    return Search(found, list(tried.values()), tables[before], gain.reference.interval())
+
+
+def settings_of(config: EvaluateConfig) -> Settings:
+    """Return the configured settings."""
+    return Settings(config.nms_iou, config.class_agnostic, config.max_detections)
+
+
+def deciding_ious(config: EvaluateConfig) -> tuple[int, ...]:
+    """Return the indices of COCO's IoU thresholds over which the deciding metric is averaged."""
+    return (0,) if config.deciding_metric == "val/ap50" else tuple(range(len(IOU_THRESHOLDS)))
 
 
 def score_thresholds(
