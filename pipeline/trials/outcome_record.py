@@ -12,11 +12,11 @@ from pipeline.checkpoints.store import SavedCheckpoint
 from pipeline.errors import OutageError, UserError
 from pipeline.evaluation.postprocessing.raw import RawPredictions
 from pipeline.evaluation.postprocessing.settings import BestSettings
+from pipeline.evaluation.table_files import Table, decode, encode
 from pipeline.metrics import MatchTable
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
 from pipeline.storage.redact import error_line
-from pipeline.trials.tables import Table, decode, encode
 
 OUTCOME, MATCHES, PREDICTIONS = "outcome.json", "matches.safetensors", "predictions.safetensors"
 
