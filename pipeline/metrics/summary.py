@@ -40,8 +40,7 @@ class EvaluationSummary(_Part):
 
 def summarize(table: MatchTable, classes: Sequence[str], protocol: Protocol) -> EvaluationSummary:
     """Summarize an evaluation. Large ones are resampled less often, so that it takes seconds."""
-    affordable = int(_MAX_WORK / max(1, len(table.label)))
-    resamples = min(RESAMPLES, max(_MIN_RESAMPLES, affordable))
+    resamples = affordable_resamples(table)
     drawn = {
         name: bootstrap(table, len(classes), ious, resamples, protocol=protocol)
         for name, ious in _IOUS.items()
@@ -62,3 +61,9 @@ def summarize(table: MatchTable, classes: Sequence[str], protocol: Protocol) -> 
             for label, name in enumerate(classes)
         },
     )
+
+
+def affordable_resamples(table: MatchTable) -> int:
+    """Return how often the images of a table are resampled: less often those of a large one."""
+    affordable = int(_MAX_WORK / max(1, len(table.label)))
+    return min(RESAMPLES, max(_MIN_RESAMPLES, affordable))

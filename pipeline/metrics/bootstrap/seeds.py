@@ -75,6 +75,36 @@ class SeedResampled:
         other, others = self._samples(reference, label)
         return percentile_interval(value - other, samples - others, confidence)
 
+    def simultaneous_gains(
+        self, pairs: Sequence[tuple[str, str]], confidence: float = 0.95
+    ) -> list[Interval]:
+        """Return the `gain` of each pair with intervals that all hold together.
+
+        Among many pairs of equal arms, some intervals of a pair alone would exclude 0 by chance.
+        These are as many standard errors wide as ``confidence`` of the resamples stay within for
+        all pairs at once (Westfall and Young, Resampling-Based Multiple Testing, 1993).
+        """
+        if not pairs:
+            return []
+        gains, rows = [], []
+        for candidate, reference in pairs:
+            value, samples = self._samples(candidate, None)
+            other, others = self._samples(reference, None)
+            gains.append(value - other)
+            rows.append(samples - others)
+        drawn = np.array(rows)  # (pairs,R)
+        drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]  # without resamples that have no object
+        if drawn.shape[1] < 2:
+            return [Interval(gain, float("nan"), float("nan")) for gain in gains]
+        errors = drawn.std(axis=1, ddof=1)
+        off = np.abs(drawn - drawn.mean(axis=1, keepdims=True))
+        scaled = np.divide(off, errors[:, None], out=np.zeros_like(off), where=errors[:, None] > 0)
+        width = errors * float(np.quantile(scaled.max(axis=0), confidence))
+        return [
+            Interval(gain, gain - half, gain + half)
+            for gain, half in zip(gains, width.tolist(), strict=True)
+        ]
+
     def _samples(self, arm: str, label: int | None) -> tuple[float, _Floats]:
         """Return the mean over seeds for all images, and for each resample (R,)."""
         seeds = self.resampled[arm]

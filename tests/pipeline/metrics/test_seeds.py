@@ -1,6 +1,7 @@
 """Test intervals over images and seeds: of one seed those of images, of a few seeds honest."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -111,3 +112,29 @@ def test_equal_arms_seldom_differ(arms: int, seeds: int, of_images: float) -> No
     assert wrong / 600 < 0.077  # 0.05, and three standard errors
     if not of_images:  # otherwise what images and seeds share is counted twice
         assert wrong / 600 > 0.023
+
+
+def test_simultaneous_intervals_hold_for_all_pairs_at_once() -> None:
+    """Of equal arms, some pair alone is often distinguished by chance; all at once rarely are."""
+    generator = np.random.default_rng(0)
+    names = [f"arm{k}" for k in range(6)]
+    pairs = list(combinations(names, 2))
+    alone = together = 0
+    for _ in range(100):
+        counts = dict.fromkeys(names, 3)
+        seeds = {name: generator.normal(0.5, 0.02, 3) for name in names}
+        resampled = SeedResampled(
+            {
+                name: [Resampled(np.array([value]), np.full((400, 1), value)) for value in values]
+                for name, values in seeds.items()
+            },
+            draw_seeds(counts, 400, generator),
+        )
+        alone += any(
+            one.low > 0 or one.high < 0 for one in map(resampled.gain, *zip(*pairs, strict=True))
+        )
+        found = resampled.simultaneous_gains(pairs)
+        together += any(one.low > 0 or one.high < 0 for one in found)
+        assert [one.value for one in found] == [resampled.gain(*pair).value for pair in pairs]
+    assert together <= 12 < alone
+    assert resampled.simultaneous_gains([]) == []
