@@ -21,6 +21,7 @@ JOBS = {
     "describe": "print parameters and FLOPs of detectors",
     "train": "train a detector, evaluate it and register a model version",
     "tune": "search over configuration fields and write the best recipe",
+    "compare": "compare variants of a recipe on several seeds, with intervals",
     "checkpoints": "list, verify or prune the checkpoints of a run",
     "tracking": "send records that runs could not send to the run store",
     "evaluate": "evaluate a model on a shard set: figures, one HTML page, suspicious labels",

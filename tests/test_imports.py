@@ -20,6 +20,7 @@ LEVELS = (
     {"promotion", "predict"},
     {"training"},
     {"trials"},
+    {"comparison"},
     {"sweep"},
     {"jobs"},
 )

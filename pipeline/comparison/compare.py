@@ -1,0 +1,211 @@
+"""A comparison: train every arm on every seed, score the results, say what they distinguish."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.comparison.arms import Arm
+from pipeline.comparison.cells import CHANGEABLE, Cell, Split, make_cells
+from pipeline.comparison.documents import ArmResult, Comparison, Pair
+from pipeline.comparison.figures import Scored, make_table
+from pipeline.comparison.folds import fold_splits
+from pipeline.comparison.plan import (
+    PLAN_FILE,
+    Plan,
+    check_folder,
+    check_numbers,
+    comparison_config,
+)
+from pipeline.comparison.results import as_text, record_result
+from pipeline.comparison.statement import sentences
+from pipeline.config import Config
+from pipeline.data import Manifest, check_batches
+from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.progress import counted
+from pipeline.storage.folder import Storage
+from pipeline.tracking import create_run, resolve_run_store, resume_run
+from pipeline.training.fit import check_data, close_run
+from pipeline.training.run_record import Resume, RunRecord
+from pipeline.training.stop import RESUME_HINT, stop_signal
+from pipeline.trials.ending import child_runs, close_child_runs, interrupt
+from pipeline.trials.outcome import load_matches, outcomes
+from pipeline.trials.trial import TrialSettings, trial_config
+from pipeline.trials.trial_records import TrialRecords
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What `compare` returns: the figures, the same as text, and where they are stored."""
+
+    run: str
+    run_id: str
+    tracking_uri: str
+    table: list[ArmResult]
+    pairs: list[Pair]
+    sentences: list[str]
+    text: str
+    report: str  # path of the page
+    seconds: float
+
+
+class IncompleteComparison(TrainingFailed):
+    """Some trainings failed; ``done`` has the figures of the others."""
+
+    def __init__(self, message: str, done: Finished) -> None:
+        super().__init__(message)
+        self.done = done
+
+
+def compare(
+    config: Config,
+    *,
+    run: str,
+    arms: Sequence[Arm],
+    seeds: int,
+    folds: int = 0,
+    resume: Resume = "auto",
+) -> Finished:
+    """Compare arms, which `build_arms` returns, on ``seeds`` seeds; resumable by name.
+
+    The seeds count from ``train.seed``. With ``folds``, ``data.train`` is split in as many parts,
+    and each is scored by trainings on the others. Every training runs to the end of its schedule,
+    and its last weights are scored: no epoch is selected.
+
+    Raises UserError for mistakes, IncompleteComparison with the result of the others if trainings
+    failed after their retries, and TrainingStopped after SIGTERM.
+    """
+    from pipeline.trials.given import train_given  # slow to import, as Ray Tune is
+
+    began = time.monotonic()
+    check_numbers(seeds, folds)
+    config = comparison_config(config, arms, folds)
+    manifests = check_data(config)
+    if not (folds or manifests["val"].countable_boxes):
+        raise UserError(f"data.val ({config.data.val}) has no object that a comparison could count")
+    for arm in arms:
+        check_batches(trial_config(config, arm.params), config.ray.max_workers)
+    check_cluster_paths(config)
+    uri = resolve_run_store(config.tracking)
+    with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
+        record.check_storage()
+        record.hold(config.ray.lease_seconds)
+        run_id = record.resumable_run_id(resume, config, CHANGEABLE, extend=True)
+        records = TrialRecords(record.uri)
+        records.load()
+        check_folder(record, records, resumed=run_id is not None)
+        plan = Plan(
+            arms=list(arms),
+            seeds=[config.train.seed + number for number in range(seeds)],
+            folds=folds,
+        )
+        if folds:
+            splits = fold_splits(config, manifests["train"], folds, record.uri)
+        else:
+            splits = [Split((manifests["train"].content_hash, manifests["val"].content_hash))]
+        cells = make_cells(config, arms, plan.seeds, splits, records.all)
+        if run_id is None:
+            # Without a spool: the runs of the trials are read from the store, which is required.
+            run_id = create_run(uri, config, run, {"comparison": run}, None, manifests)
+        else:
+            resume_run(uri, run_id)
+        Storage(record.uri).write(PLAN_FILE, plan.encode())
+        record.write(run_id, "running", config)
+        _announce(plan, cells, records)
+        settings = TrialSettings(
+            config=config, sweep=run, storage=record.uri, tracking_uri=uri, parent_run_id=run_id
+        )
+        with close_run(uri, run_id, record, config):
+            with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
+                stop.install()  # Ray has replaced the handler
+                record.when_lost(functools.partial(interrupt, stop))
+                names = [cell.name for cell in cells]
+                train_given(settings, {cell.name: cell.params for cell in cells}, records, stop)
+                record.check_lease()
+                runs = child_runs(uri, run_id)
+                close_child_runs(uri, runs, records, record.uri, "the comparison was stopped")
+                finished = [name for name in names if records.all[name].state == "finished"]
+                found = {} if stop.received.is_set() else outcomes(settings, finished, stop)
+                if stop.received.is_set():
+                    raise TrainingStopped(f"the comparison was {stop.reason}; {RESUME_HINT}")
+            scored = {
+                name: Scored(
+                    load_matches(record.uri, name), outcome.seconds_per_step, outcome.health
+                )
+                for name, outcome in found.items()
+            }
+            result = _result(run, config, plan, cells, scored, manifests, began)
+            done = Finished(
+                run=run,
+                run_id=run_id,
+                tracking_uri=uri,
+                table=result.table,
+                pairs=result.pairs,
+                sentences=result.sentences,
+                text=as_text(result),
+                report=record_result(result, record, uri, run_id),
+                seconds=result.seconds,
+            )
+            _check_all_scored(done, records)
+    return done
+
+
+def _result(
+    run: str,
+    config: Config,
+    plan: Plan,
+    cells: Sequence[Cell],
+    scored: Mapping[str, Scored],
+    manifests: Mapping[str, Manifest],
+    began: float,
+) -> Comparison:
+    protocol = config.evaluate.protocol
+    manifest = manifests["train" if plan.folds else "val"]
+    table, pairs, spread = make_table(plan.arms, cells, scored, manifest.classes, protocol)
+    metric = config.evaluate.deciding_metric.removeprefix("val/")
+    return Comparison(
+        run=run,
+        metric=metric,
+        protocol=protocol,
+        data=manifest.name,
+        images=manifest.samples,
+        epochs=config.train.epochs,
+        seeds=plan.seeds,
+        folds=plan.folds,
+        table=table,
+        pairs=pairs,
+        spread=spread,
+        sentences=sentences(metric, manifest.samples, table, pairs, spread, plan.folds),
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def _check_all_scored(done: Finished, records: TrialRecords) -> None:
+    """Raise IncompleteComparison if trainings failed or could not be scored."""
+    failed = [name for arm in done.table for name in arm.failed]
+    if failed:
+        total = sum(len(arm.trials) for arm in done.table)
+        error = records.all[failed[0]].error or "it could not be scored"
+        raise IncompleteComparison(
+            f"{len(failed)} of {counted(total, 'training')} failed, the first: {failed[0]}: "
+            f"{error}; the table shows the others; run the same command to retry them",
+            done,
+        )
+
+
+def _announce(plan: Plan, cells: Sequence[Cell], records: TrialRecords) -> None:
+    ended = sum(
+        cell.name in records.all and records.all[cell.name].state == "finished" for cell in cells
+    )
+    parts = f" x {plan.folds} folds" if plan.folds else ""
+    print(
+        f"{len(plan.arms)} arms x {len(plan.seeds)} seeds{parts}: {len(cells)} trainings, "
+        f"{ended} of them finished; arms: {', '.join(arm.name for arm in plan.arms)}",
+        file=sys.stderr,
+        flush=True,
+    )
