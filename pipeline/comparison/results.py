@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.comparison.documents import ArmResult, Comparison
+from pipeline.comparison.page import PAGE_NAME, render_files
 from pipeline.storage.durable import write_durably
 from pipeline.storage.folder import Storage
 from pipeline.storage.redact import mask_tree
@@ -93,14 +94,15 @@ def record_result(result: Comparison, record: RunRecord, uri: str, run_id: str) 
     record.check_lease()
     masked = json.dumps(mask_tree(result.model_dump(mode="json")), indent=1)
     files = {RESULT_FILE: masked, TABLE_FILE: as_text(result) + "\n"}
+    files |= render_files(result, {"MLflow run": run_id})
     client, storage = connect(uri), Storage(record.uri)
     for name, text in files.items():
         storage.write(name, text.encode())
         client.log_text(run_id, text, name)
-    path = Path(record.uri) / TABLE_FILE
+    path = Path(record.uri) / PAGE_NAME
     if "://" in record.uri:  # a copy for the user of this machine
-        path = Path.cwd() / f"{record.name}-{TABLE_FILE}"
-        write_durably(path, files[TABLE_FILE].encode())
+        path = Path.cwd() / f"{record.name}-{PAGE_NAME}"
+        write_durably(path, files[PAGE_NAME].encode())
     return str(path)
 
 
