@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs._cli import RECIPES, add_run_options, announced, command, make_parser, run_job, run_name
 from jobs.train import duration, find_run_page
 
+if TYPE_CHECKING:
+    from pipeline.sweep.documents import Statement, Trial
+
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run one sweep; return its table and the path of the best recipe."""
+    """Run one sweep; return its table, its statement and the path of the best recipe."""
     from pipeline.config import load_config
 
     parser = make_parser("tune", __doc__ or "")
@@ -22,31 +24,68 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with announced(config, name):
         from pipeline.sweep import sweep
 
-        result = asdict(sweep(config, run=name, resume=options.resume))
-    result["run_page"] = find_run_page(result["tracking_uri"], result["run_id"])
-    print("\n".join([*table(result), *summary(result)]))
+        found = sweep(config, run=name, resume=options.resume)
+    result = found.as_json()
+    result["run_page"] = find_run_page(found.tracking_uri, found.run_id)
+    lines = [*trial_table(found.metric, found.trials), *answer(found.statement), *summary(result)]
+    print("\n".join(lines))
     return result
 
 
-def table(result: Mapping[str, Any]) -> list[str]:
+def trial_table(metric: str, trials: Sequence[Trial]) -> list[str]:
     """Return a row per trial, best first; ``-`` for fields that do not matter in a trial."""
-    params = sorted({field for trial in result["trials"] for field in trial["params"]})
-    rows = [[result["metric"], "epochs", "status", *params, "trial"]]
-    for trial in result["trials"]:
-        best = "-" if trial["best"] is None else f"{trial['best']:.4f}"
-        values = [_cell(trial["params"].get(key, "-")) for key in params]
-        rows.append([best, f"{trial['epochs']:.1f}", trial["status"], *values, trial["name"]])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    params = sorted({field for trial in trials for field in trial.params})
+    others = [name for name in ("ap", "ap50", "ap75") if f"val/{name}" != metric]
+    rows = [[metric, "95% interval", *others, "epochs", "seconds", "status", *params, "trial"]]
+    for trial in trials:
+        rows.append(
+            [
+                _number(trial.best),
+                _interval(trial.low, trial.high) if metric == f"val/{trial.metric}" else "-",
+                *(_number(getattr(trial, name)) for name in others),
+                f"{trial.epochs:.1f}",
+                "-" if trial.seconds is None else f"{trial.seconds:.0f}",
+                trial.status,
+                *(_cell(trial.params.get(key, "-")) for key in params),
+                trial.name,
+            ]
+        )
+    return _aligned(rows)
+
+
+def answer(statement: Statement) -> list[str]:
+    """Return the confirmed points, best first, with the score of each seed, and the statement."""
+    lines = [""]
+    if statement.arms:
+        seeds = [f"seed {seed}" for seed in statement.arms[0].seeds]
+        rows = [[statement.metric, "95% interval", *seeds, "confirmed"]]
+        for arm in statement.arms:
+            interval = _interval(arm.score.low, arm.score.high)
+            rows.append([_number(arm.score.value), interval, *map(_number, arm.scores), arm.name])
+        lines += [*_aligned(rows), ""]
+    return [*lines, *statement.sentences, ""]
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
-    """Return the lines below the table: the time, the run's page and the next command."""
+    """Return the last lines: the time, the run's page and the next command."""
     return [
         f"time        {duration(result['seconds'])}",
         f"run page    {result['run_page']}",
         f"next        {command('train')} --config {shlex.quote(result['best_yaml'])}",
     ]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{_number(low)} to {_number(high)}"
 
 
 def _cell(value: Any) -> str:

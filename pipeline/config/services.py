@@ -117,6 +117,20 @@ class PromoteConfig(Section):
     )
 
 
+class ConfirmConfig(Section):
+    """Trainings after a search: its best points, and the recipe, on seeds it has not seen."""
+
+    points: int = Field(
+        3,
+        ge=0,
+        description="best points that are trained again; 0: none, and the best trial stands on one "
+        "seed",
+    )
+    seeds: int = Field(
+        2, ge=1, description="further seeds of each of these points, and of the recipe as it is"
+    )
+
+
 class SweepConfig(Section):
     """A search over fields of the configuration."""
 
@@ -136,9 +150,13 @@ class SweepConfig(Section):
     scheduler: Literal["none", "asha"] = Field(
         "asha", description="asha stops the worse trials early, none stops no trial"
     )
-    max_hours: float = Field(0.0, ge=0.0, description="hours after which a sweep ends; 0: no limit")
+    max_hours: float = Field(
+        0.0, ge=0.0, description="hours after which a search ends; 0: no limit"
+    )
     max_epochs: float = Field(
-        0.0, ge=0.0, description="epochs of all trials together after which it ends; 0: no limit"
+        0.0,
+        ge=0.0,
+        description="epochs of all trials together after which a search ends; 0: no limit",
     )
     retries: int = Field(
         1, ge=0, description="how often a failed trial is resumed from its checkpoint"
@@ -159,6 +177,7 @@ class SweepConfig(Section):
     )
     reduction: int = Field(2, ge=2, description="ASHA: one in this many trials continues")
     seed: int = Field(0, ge=0, description="seed of the search")
+    confirm: ConfirmConfig = Field(default_factory=ConfirmConfig, description=ConfirmConfig.__doc__)
     space: dict[str, dict[str, Any]] = Field(
         {},
         description="field -> {choice|grid: [values]} | {uniform|loguniform|int: [low, high]}, "

@@ -1,93 +1,125 @@
-"""What a sweep has found: the table of its trials and the recipe of the best."""
+"""The table of a sweep's trials, and its figures on one line of JSON."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import yaml
-
-from pipeline.config import Config, set_dotted
+from pipeline.config import Config
 from pipeline.errors import TrainingFailed
 from pipeline.progress import counted
-from pipeline.storage.document import Document
-from pipeline.storage.redact import mask, mask_tree
-from pipeline.trials.trial_records import Params, TrialRecords, TrialState
+from pipeline.sweep.documents import DEFAULT, Statement, Trial
+from pipeline.trials.outcome import TrialOutcome
+from pipeline.trials.trial_records import Params, TrialRecord, TrialRecords, TrialState
+
+_STATES: list[TrialState] = ["finished", "stopped early", "unfinished", "failed"]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One row of the table of results."""
+def make_table(
+    config: Config,
+    records: TrialRecords,
+    runs: Mapping[str, Any] | None = None,
+    outcomes: Mapping[str, TrialOutcome] | None = None,
+    steps_per_epoch: float = 0.0,
+) -> list[Trial]:
+    """Return a row per trial, the best first: of those that finished, if any did.
 
-    name: str
-    params: Params
-    best: float | None  # best score; None if none was reported
-    epochs: float  # epochs trained
-    status: TrialState
-    run_id: str | None  # of MLflow
-    error: str = ""
-
-
-class TrialTable(Document):
-    """``trials.json`` of a sweep's MLflow run: all trials, best first."""
-
-    trials: list[Trial]
-
-
-def make_table(config: Config, records: TrialRecords, runs: Mapping[str, Any]) -> list[Trial]:
-    """Return a row per trial, the best first: of those that finished, if any did."""
-    sign = -1.0 if config.sweep.mode == "max" else 1.0
-    states: list[TrialState] = ["finished", "stopped early", "unfinished", "failed"]
+    ``runs`` are their MLflow runs and ``outcomes`` what their selected checkpoints are worth, both
+    by name.
+    """
     rows = [
-        Trial(
-            name=record.name,
-            params=record.params,
-            best=record.best(config.sweep.mode),
-            epochs=record.epochs,
-            status=record.state,
-            run_id=runs[record.name].info.run_id if record.name in runs else None,
-            error=record.error,
-        )
+        _row(config, record, runs or {}, (outcomes or {}).get(record.name), steps_per_epoch)
         for record in records.all.values()
     ]
+    sign = -1.0 if config.sweep.mode == "max" else 1.0
     return sorted(
         rows,
         key=lambda row: (
             row.best is None,
-            states.index(row.status),
+            _STATES.index(row.status),
             sign * (row.best or 0.0),
             row.name,
         ),
     )
 
 
-def check_all_succeeded(trials: Sequence[Trial], limit: str | None, best_yaml: str) -> None:
-    """Raise TrainingFailed if trials failed. Print the limit that has ended the sweep, if any."""
-    failed = [trial for trial in trials if trial.status == "failed"]
+def _row(
+    config: Config,
+    record: TrialRecord,
+    runs: Mapping[str, Any],
+    outcome: TrialOutcome | None,
+    steps_per_epoch: float,
+) -> Trial:
+    row = Trial(
+        name=record.name,
+        params=record.params,
+        best=record.best(config.sweep.mode),
+        epochs=record.epochs,
+        status=record.state,
+        run_id=runs[record.name].info.run_id if record.name in runs else None,
+        error=record.error,
+        curve=record.scores,
+    )
+    if outcome is None:
+        return row
+    pace = outcome.seconds_per_step
+    return replace(
+        row,
+        ap=outcome.metrics.get("ap"),
+        ap50=outcome.metrics.get("ap50"),
+        ap75=outcome.metrics.get("ap75"),
+        low=outcome.low,
+        high=outcome.high,
+        metric=outcome.metric,
+        seconds=None if pace is None else round(pace * record.epochs * steps_per_epoch, 1),
+        postprocessing=outcome.postprocessing,
+    )
+
+
+def best_figures(trials: Sequence[Trial], statement: Statement, params: Params) -> dict[str, Any]:
+    """Return ``best`` of the JSON line: the recommended point, its AP and the interval of this.
+
+    That is over images and seeds if it was confirmed, else over images.
+    """
+    figures = {"name": statement.winner, "params": params, "metric": statement.metric}
+    arm = statement.arm(statement.winner)
+    if arm is not None:
+        return {**figures, "ap": arm.score.value, "interval": [arm.score.low, arm.score.high]}
+    row = next(trial for trial in trials if trial.name == statement.winner)
+    interval = None if row.low is None else [row.low, row.high]
+    return {**figures, "ap": row.best, "interval": interval}
+
+
+def against_default(statement: Statement) -> dict[str, Any] | None:
+    """Return ``against_default`` of the JSON line, of the winner or of the best confirmed point.
+
+    None without confirmation.
+    """
+    names = [arm.name for arm in statement.arms if arm.name != DEFAULT]
+    winner = [statement.winner] if statement.winner in names else names[:1]
+    pair = statement.pair(winner[0]) if winner else None
+    if pair is None:
+        return None
+    return {
+        "name": pair.candidate,
+        "gain": pair.gain,
+        "low": pair.low,
+        "high": pair.high,
+        "distinguishable": pair.distinguishable,
+    }
+
+
+def check_all_succeeded(records: Sequence[TrialRecord], limit: str | None, best_yaml: str) -> None:
+    """Raise TrainingFailed if trainings failed. Print the limit that ended the search, if any."""
+    failed = [record for record in records if record.state == "failed"]
     if failed:
         first = failed[0]
         raise TrainingFailed(
-            f"{len(failed)} of {counted(len(trials), 'trial')} failed, the first: {first.name}: "
+            f"{len(failed)} of {counted(len(records), 'trial')} failed, the first: {first.name}: "
             f"{first.error}; {best_yaml} is the best of the others; run the same command with the "
             "same --run to retry them"
         )
     if limit:
-        print(f"the sweep ended at {limit}", file=sys.stderr, flush=True)
-
-
-def best_recipe(config: Config, best: Trial, trials: int, sweep_name: str) -> str:
-    """Return the recipe of a sweep with the values of its best trial, and secrets masked."""
-    tree = config.model_dump(mode="json", exclude_defaults=True, exclude={"sweep": True})
-    if config.tracking.uri and mask(config.tracking.uri) != config.tracking.uri:
-        del tree["tracking"]["uri"]  # it is then read from the environment, as is
-    for field, value in best.params.items():
-        set_dotted(tree, field, value)
-    state = "" if best.status == "finished" else f", {best.status} after {best.epochs:g} epochs"
-    header = (
-        f"# Best of {trials} trials of the sweep {sweep_name}: "
-        f"{config.sweep.metric} {best.best:.4f} (trial {best.name}{state}).\n"
-        "# Train with: python -m jobs.train --config FILE\n"
-    )
-    return header + yaml.safe_dump(mask_tree(tree), sort_keys=False)
+        print(f"the search ended at {limit}", file=sys.stderr, flush=True)

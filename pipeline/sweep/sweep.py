@@ -1,38 +1,38 @@
-"""A sweep: search the space, record the trials in MLflow, write the recipe of the best."""
+"""A sweep: search the space, confirm the best points, and answer what was found."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.data import check_batches
+from pipeline.data import Manifest, check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
-from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.errors import TrainingStopped, UserError
 from pipeline.metrics.coco import METRIC_NAMES
-from pipeline.storage.durable import write_durably
-from pipeline.storage.folder import Storage, absolute, split
-from pipeline.storage.redact import mask, mask_tree
-from pipeline.sweep.domain import Domain
-from pipeline.sweep.results import Trial, TrialTable, best_recipe, check_all_succeeded, make_table
-from pipeline.sweep.space import SearchSpace
-from pipeline.tracking import (
-    connect,
-    create_run,
-    resolve_run_store,
-    resume_run,
+from pipeline.storage.folder import absolute
+from pipeline.storage.redact import mask
+from pipeline.sweep.answer import COMPARABLE, Answer, Confirmation, best_recipe, is_confirmed
+from pipeline.sweep.documents import Statement, SweepReport, Trial, TrialTable
+from pipeline.sweep.publish import RECIPE, publish
+from pipeline.sweep.results import (
+    against_default,
+    best_figures,
+    check_all_succeeded,
+    make_table,
 )
+from pipeline.sweep.space import SearchSpace
+from pipeline.sweep.warm_start import former_trials
+from pipeline.tracking import create_run, resolve_run_store, resume_run
 from pipeline.training.fit import absolute_paths, check_data, close_run
 from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord
 from pipeline.training.stop import RESUME_HINT, stop_signal
 from pipeline.trials.driver import run_trials
 from pipeline.trials.ending import child_runs, close_child_runs, delete_checkpoints, interrupt
+from pipeline.trials.outcome import outcomes
 from pipeline.trials.trial import TrialSettings
 from pipeline.trials.trial_records import Params, TrialRecords
 
@@ -45,51 +45,52 @@ _CHANGEABLE = (
     "sweep.max_epochs",
     "sweep.retries",
     "sweep.warm_start",
+    "sweep.confirm",
 )
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """All trials, best first, and the recipe of the best one."""
+    """What a sweep has found, and where it is written."""
 
     run: str
     run_id: str
     tracking_uri: str
     metric: str
-    trials: list[Trial]
+    trials: list[Trial]  # best first
+    statement: Statement
+    params: Params  # of the recommended point
     best_yaml: str
     seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures of the line of JSON.
+
+        ``best`` is the recommended point, its AP and the interval of this; ``against_default`` the
+        gain of that point, or of the best confirmed one, over the recipe; None if none was.
+        """
+        names = ("run", "run_id", "tracking_uri", "metric", "best_yaml", "seconds")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "trials": TrialTable(trials=self.trials).model_dump(mode="json")["trials"],
+            "statement": self.statement.model_dump(mode="json"),
+            "best": best_figures(self.trials, self.statement, self.params),
+            "against_default": against_default(self.statement),
+        }
 
 
 def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     """Search ``sweep.space`` for the best ``sweep.metric``; resumable by name like a training.
 
-    A finished sweep can be extended by more trials. Raises UserError for mistakes in the recipe,
-    TrainingFailed if a trial failed after its retries (all others are recorded and its best recipe
-    is written), and TrainingStopped after SIGTERM.
+    A finished sweep can be extended by more trials, and by more points and seeds to confirm. Raises
+    UserError for mistakes in the recipe, TrainingFailed if a trial failed after its retries (all
+    others are recorded and the best recipe is written), and TrainingStopped after SIGTERM.
     """
-    from pipeline.sweep.scheduler import build_scheduler  # slow to import, as Ray Tune is
-    from pipeline.sweep.searcher import SpaceSearcher
-    from pipeline.trials.limits import Limits
+    from pipeline.sweep.searcher import SpaceSearcher  # slow to import, as Ray Tune is
 
     began = time.monotonic()
-    config = absolute_paths(config)
-    if config.sweep.warm_start:
-        config = config.replace({"sweep.warm_start": absolute(config.sweep.warm_start)})
-    if config.data.val is None:
-        raise UserError("data.val is not set; a sweep compares its trials on it")
-    manifests = check_data(config)
-    space = SearchSpace(config)
-    known = [f"val/{name}" for name in METRIC_NAMES]
-    if config.sweep.metric not in known:
-        raise UserError(
-            f"sweep.metric {config.sweep.metric!r} is not logged; choose from: {', '.join(known)}"
-        )
-    for number, point in enumerate(config.sweep.points):
-        space.check_point(point, f"sweep.points[{number}]")
-    check_batches(config, config.ray.max_workers)
-    check_cluster_paths(config)
-    former = _former_trials(config, space)
+    config, manifests, space = _checked(config)
+    former = former_trials(config, space)
     uri = resolve_run_store(config.tracking)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
@@ -104,7 +105,8 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
             )
         run_id = record.resumable_run_id(resume, config, _CHANGEABLE, extend=True)
         searcher = SpaceSearcher(space, config.sweep, records, former)
-        if info is not None and info.status == "finished" and searcher.is_exhausted():
+        is_over = searcher.is_exhausted() and is_confirmed(config, record.uri, records)
+        if info is not None and info.status == "finished" and is_over:
             raise UserError(
                 f"sweep {run!r} is finished; raise sweep.trials to extend it, or choose another "
                 "--run name"
@@ -114,108 +116,132 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
             run_id = create_run(uri, config, run, {"sweep": run}, None, manifests)
         else:
             resume_run(uri, run_id)
+        settings = TrialSettings(
+            config=config,
+            sweep=run,
+            storage=record.uri,
+            tracking_uri=uri,
+            parent_run_id=run_id,
+        )
         record.write(run_id, "running", config)
-        steps = manifests["train"].samples / config.train.batch_size
         with close_run(uri, run_id, record, config):
-            with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
-                stop.install()  # Ray has replaced the handler
-                record.when_lost(functools.partial(interrupt, stop))
-                limits = Limits(config, records, stop)
-                settings = TrialSettings(
-                    config=config,
-                    sweep=run,
-                    storage=record.uri,
-                    tracking_uri=uri,
-                    parent_run_id=run_id,
-                )
-                if not searcher.is_exhausted():
-                    scheduler = build_scheduler(config, steps, records)
-                    run_trials(settings, searcher, scheduler, limits, records)
-                record.check_lease()
-                runs = child_runs(uri, run_id)
-                close_child_runs(uri, runs, records, record.uri, "the sweep was stopped")
-                if stop.received.is_set():
-                    raise TrainingStopped(f"the sweep was {stop.reason}; {RESUME_HINT}")
-            trials = make_table(config, records, runs)
-            best_yaml = _record_results(config, trials, record, uri, run_id)
-            check_all_succeeded(trials, limits.reached(), best_yaml)
+            found = _search(settings, space, searcher, records, record, manifests)
+            report = SweepReport(
+                sweep=run,
+                metric=config.sweep.metric,
+                mode=config.sweep.mode,
+                space=config.sweep.space,
+                trials=found.trials,
+                statement=found.answer.statement,
+                recipe=best_recipe(config, run, found.answer.statement, found.answer.repeated),
+                seconds=round(time.monotonic() - began, 1),
+            )
+            paths = publish(report, record.uri, uri, run_id)
+            _prune(report, record.uri, found.confirmation)
+            every = [*records.all.values(), *found.confirmation.records.all.values()]
+            check_all_succeeded(every, found.limit, paths[RECIPE])
     return SweepResult(
         run=run,
         run_id=run_id,
         tracking_uri=uri,
         metric=config.sweep.metric,
-        trials=trials,
-        best_yaml=best_yaml,
+        trials=report.trials,
+        statement=report.statement,
+        params=found.answer.params,
+        best_yaml=paths[RECIPE],
         seconds=round(time.monotonic() - began, 1),
     )
 
 
-def _former_trials(config: Config, space: SearchSpace) -> list[tuple[Params, float]]:
-    """Return points and scores of ``sweep.warm_start`` that are points of this space too.
+@dataclass(frozen=True)
+class _Found:
+    trials: list[Trial]
+    answer: Answer
+    confirmation: Confirmation
+    limit: str | None
+    """That the search has reached."""
 
-    A field that it did not search has the value of its configuration.
+
+def _search(
+    settings: TrialSettings,
+    space: SearchSpace,
+    searcher: Any,
+    records: TrialRecords,
+    record: RunRecord,
+    manifests: dict[str, Manifest],
+) -> _Found:
+    """Train and score everything that is missing in one Ray cluster, and compare it."""
+    from pipeline.sweep.scheduler import build_scheduler
+    from pipeline.trials.limits import Limits
+
+    config, uri = settings.config, settings.tracking_uri
+    steps = manifests["train"].samples / config.train.batch_size
+    confirmation = Confirmation(settings, space, len(manifests["val"].classes))
+    with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
+        stop.install()  # Ray has replaced the handler
+        record.when_lost(functools.partial(interrupt, stop))
+        limits = Limits(config, records, stop)
+        if not searcher.is_exhausted():
+            scheduler = build_scheduler(config, steps, records)
+            run_trials(settings, searcher, scheduler, limits, records)
+        limit = limits.reached()
+        if not stop.received.is_set():
+            confirmation.train(records, stop)
+        scored = outcomes(settings, _with_scores(records), stop)
+        confirmed = confirmation.outcomes(records, stop)
+        record.check_lease()
+        runs = child_runs(uri, settings.parent_run_id)
+        for known, storage in ((records, record.uri), (confirmation.records, confirmation.storage)):
+            close_child_runs(uri, runs, known, storage, "the sweep was stopped")
+        if stop.received.is_set():
+            raise TrainingStopped(f"the sweep was {stop.reason}; {RESUME_HINT}")
+    trials = make_table(config, records, runs, scored, steps)
+    answer = confirmation.answer(trials, records, scored, confirmed)
+    return _Found(trials, answer, confirmation, limit)
+
+
+def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
+    """Return the configuration with absolute paths, the manifests and the space.
+
+    Raises UserError for everything that can be wrong before the first trial.
     """
-    uri = config.sweep.warm_start
-    if uri is None:
-        return []
-    info = RunRecord(*split(uri)).read()
-    records = TrialRecords(uri)
-    records.load()
-    if info is None or not records.all:
-        raise UserError(f"sweep.warm_start {mask(uri)}: not the folder of a sweep")
-    ranked = {name: info.config["sweep"].get(name) for name in ("metric", "mode")}
-    if ranked != {"metric": config.sweep.metric, "mode": config.sweep.mode}:
+    config = absolute_paths(config)
+    if config.sweep.warm_start:
+        config = config.replace({"sweep.warm_start": absolute(config.sweep.warm_start)})
+    if config.data.val is None:
+        raise UserError("data.val is not set; a sweep compares its trials on it")
+    manifests = check_data(config)
+    space = SearchSpace(config)
+    metric, known = config.sweep.metric, [f"val/{name}" for name in METRIC_NAMES]
+    if metric not in known:
+        raise UserError(f"sweep.metric {metric!r} is not logged; choose from: {', '.join(known)}")
+    if config.sweep.confirm.points and metric not in COMPARABLE:
         raise UserError(
-            f"sweep.warm_start {mask(uri)}: its trials are ranked by {ranked['metric']} "
-            f"({ranked['mode']}), these by {config.sweep.metric} ({config.sweep.mode})"
+            f"sweep.metric {metric!r} has no interval over images, by which points are confirmed; "
+            f"choose from: {', '.join(COMPARABLE)}, or set sweep.confirm.points to 0"
         )
-    if info.config["evaluate"].get("protocol", "coco") != config.evaluate.protocol:
-        raise UserError(f"sweep.warm_start {mask(uri)}: it has another evaluate.protocol")
-
-    def former_value(field: str, _domain: Domain) -> Any:
-        section, _, name = field.partition(".")
-        return info.config[section].get(name)
-
-    found = []
-    for record in records.all.values():
-        score = record.best(config.sweep.mode)
-        if score is None or record.state not in ("finished", "stopped early"):
-            continue
-        try:
-            space.check_point(record.params, "")
-            point = space.complete(record.params, former_value)
-            space.check_point(point, "")
-        except UserError:
-            continue
-        found.append((point, score))
-    if not found:
-        raise UserError(f"sweep.warm_start {mask(uri)}: none of its trials is in sweep.space")
-    return found
+    for number, point in enumerate(config.sweep.points):
+        space.check_point(point, f"sweep.points[{number}]")
+    check_batches(config, config.ray.max_workers)
+    check_cluster_paths(config)
+    return config, manifests, space
 
 
-def _record_results(
-    config: Config, trials: list[Trial], record: RunRecord, uri: str, run_id: str
-) -> str:
-    best = trials[0] if trials else None
-    if best is None or best.best is None or best.status == "failed":
-        why = next((f": {trial.error}" for trial in trials if trial.error), "")
-        raise TrainingFailed(
-            f"no trial reported {config.sweep.metric}{why}; their runs are in {mask(uri)}"
-        )
-    text = best_recipe(config, best, len(trials), record.name)
-    client = connect(uri)
-    client.log_text(run_id, text, "best.yaml")
-    table = mask_tree(TrialTable(trials=trials).model_dump(mode="json"))
-    client.log_text(run_id, json.dumps(table, indent=1), "trials.json")
-    client.log_metric(run_id, config.sweep.metric, best.best)
-    Storage(record.uri).write("best.yaml", text.encode())
-    path = Path(record.uri) / "best.yaml"
-    if "://" in record.uri:  # a copy for the next command
-        path = Path.cwd() / f"{record.name}-best.yaml"
-        write_durably(path, text.encode())
-    delete_checkpoints(
-        record.uri,
-        [one.name for one in trials[1:] if one.status in ("finished", "stopped early")],
-    )
-    print(f"recipe of the best trial: {path}", file=sys.stderr, flush=True)
-    return str(path)
+def _with_scores(records: TrialRecords) -> list[str]:
+    return [name for name, record in records.all.items() if record.scores]
+
+
+def _prune(report: SweepReport, storage: str, confirmation: Confirmation) -> None:
+    """Delete the checkpoints of all but the winner, and of trials that are resumed."""
+    ended = ("finished", "stopped early")
+    winner = report.statement.winner
+    searched = [row.name for row in report.trials if row.status in ended and row.name != winner]
+    delete_checkpoints(storage, searched)
+    arm = report.statement.arm(winner)
+    kept = arm.trials if arm is not None else []
+    confirmed = [
+        name
+        for name, record in confirmation.records.all.items()
+        if record.state in ended and name not in kept
+    ]
+    delete_checkpoints(confirmation.storage, confirmed)

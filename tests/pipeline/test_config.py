@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from jobs._cli import make_parser
 from model.assign import build_assigner
 from model.loss import DetectionLoss
 from model.options import LossOptions
 from pipeline.config import Config, load_config
+from pipeline.config.base import Section
 from pipeline.config.sources import COMMON_FIELDS
 from pipeline.errors import UserError
 
@@ -157,10 +159,29 @@ def test_unknown_environment_variable_is_an_error(
         load()
 
 
+def dotted_fields(section: type[Section], prefix: str = "") -> dict[str, FieldInfo]:
+    """Return the fields of a section by name, those of the sections in it with dots."""
+    found = {}
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found |= dotted_fields(kind, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field
+    return found
+
+
 def test_every_field_has_a_description() -> None:
-    for section, info in Config.model_fields.items():
-        for name, field in info.annotation.model_fields.items():
-            assert field.description, f"{section}.{name}"
+    for name, field in dotted_fields(Config).items():
+        assert field.description, name
+
+
+def test_section_in_a_section_is_set_by_every_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MG_SWEEP__CONFIRM__SEEDS", "5")
+    config = load("--sweep.confirm.points", "1")
+    assert (config.sweep.confirm.points, config.sweep.confirm.seeds) == (1, 5)
+    with pytest.raises(UserError, match=r"sweep\.confirm\.points: got '-1'"):
+        load("--sweep.confirm.points", "-1")
 
 
 @pytest.fixture
@@ -218,12 +239,8 @@ def test_help_shows_common_fields_first_and_every_field_once(
 ) -> None:
     with pytest.raises(SystemExit):
         load("--help")
-    shown = re.findall(r"^  --(\w+\.\w+)", capsys.readouterr().out, flags=re.M)
-    fields = {
-        f"{section}.{name}"
-        for section, info in Config.model_fields.items()
-        for name in info.annotation.model_fields
-    }
+    shown = re.findall(r"^  --([\w.]+\.\w+)", capsys.readouterr().out, flags=re.M)
+    fields = dotted_fields(Config)
     assert tuple(shown[: len(COMMON_FIELDS)]) == COMMON_FIELDS
     assert sorted(shown) == sorted(fields)
 

@@ -121,10 +121,11 @@ def seed_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
     protocol: Protocol = "coco",
+    area: int = 0,
 ) -> SeedResampled:
     """Resample the images of all arms, which have one table per seed, and draw seeds.
 
-    ``ious`` are indices of COCO's thresholds to average. Images may be in any order. Raises
+    ``ious`` and ``area`` are those of `bootstrap`. Images may be in any order. Raises
     ValueError if the tables do not have the same images, or an arm has none.
     """
     tables = {arm: [table.sorted_by_image_id() for table in arms[arm]] for arm in arms}
@@ -136,7 +137,7 @@ def seed_bootstrap(
             if first is not None and not np.array_equal(item.image_ids, first.image_ids):
                 raise ValueError(f"the match tables of {arm} do not have the images of the others")
     resampled = {
-        arm: [bootstrap(item, classes, ious, resamples, seed, protocol=protocol) for item in items]
+        arm: [bootstrap(item, classes, ious, resamples, seed, area, protocol) for item in items]
         for arm, items in tables.items()
     }
     generator = np.random.default_rng([seed, 1])  # independent of that of the images

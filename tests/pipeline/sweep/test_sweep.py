@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipeline.config import Config
 from pipeline.errors import LeaseLostError, UserError
-from pipeline.sweep.results import Trial, TrialTable, best_recipe, make_table
+from pipeline.sweep.documents import Trial, TrialTable
+from pipeline.sweep.results import make_table
 from pipeline.sweep.space import SearchSpace
-from pipeline.sweep.sweep import _former_trials, sweep
+from pipeline.sweep.sweep import sweep
+from pipeline.sweep.warm_start import former_trials
 from pipeline.training.run_record import RunRecord
 from pipeline.trials.trial import TrialSettings
 from pipeline.trials.trial_records import TrialRecord, TrialRecords
@@ -29,23 +30,6 @@ def test_table_survives_a_file() -> None:
     ]
     data = TrialTable(trials=trials).encode()
     assert TrialTable.parse(data, "trials.json").trials == trials
-
-
-def test_best_recipe_has_the_best_values_and_no_secrets() -> None:
-    config = Config.from_dict(
-        {
-            "model": {"init": "https://host/w.pth?token=S3cret", "init_sha256": "0" * 64},
-            "tracking": {"uri": "http://me:S3cret@host:5000", "experiment": "x"},
-        }
-    )
-    best = Trial("a1", {"assign.sigma": 2.5}, 0.5, 2.0, "finished", "run")
-    text = best_recipe(config, best, 3, "search")
-    assert text.startswith("# Best of 3 trials of the sweep search: val/ap 0.5000 (trial a1).")
-    tree = yaml.safe_load(text)
-    assert tree["assign"] == {"sigma": 2.5}
-    assert tree["tracking"] == {"experiment": "x"}
-    assert tree["model"]["init"] == "https://host/w.pth?token=***"
-    assert "S3cret" not in text
 
 
 def test_settings_of_a_trial_survive_their_way() -> None:
@@ -98,10 +82,8 @@ def test_failed_trials_are_never_the_best() -> None:
     ):
         record = TrialRecord(name=name, params={}).with_score(1.0, score)
         records.all[name] = record.model_copy(update={"state": state})
-    table = make_table(Config(), records, {})
+    table = make_table(Config(), records)
     assert [row.name for row in table] == ["t0004", "t0003", "t0002", "t0001"]
-    text = best_recipe(Config(), table[2], 4, "search")
-    assert "(trial t0002, stopped early after 1 epochs)" in text
 
 
 @pytest.fixture
@@ -123,7 +105,7 @@ def former(tmp_path: Path) -> Path:
 def test_former_trials_are_learned_with_all_their_values(former: Path) -> None:
     space = {"train.lr": {"uniform": [0.01, 0.15]}, "train.momentum": {"choice": [0.8, 0.9]}}
     config = Config.from_dict({"sweep": {"space": space, "warm_start": str(former)}})
-    found = _former_trials(config, SearchSpace(config))
+    found = former_trials(config, SearchSpace(config))
     # The second is outside of the range, and the third was not finished.
     assert found == [({"train.lr": 0.1, "train.momentum": 0.8}, 0.25)]
 
@@ -144,7 +126,7 @@ def test_former_sweep_that_is_of_no_use_is_rejected(
     tree = {"sweep": {"space": space, "warm_start": str(former)}}
     config = Config.from_dict(tree).replace(change)
     with pytest.raises(UserError, match=expected):
-        _former_trials(config, SearchSpace(config))
+        former_trials(config, SearchSpace(config))
 
 
 def test_trials_without_a_record_of_their_sweep_are_not_adopted(small: Config) -> None:
