@@ -27,6 +27,7 @@ from pipeline.config import Config
 from pipeline.data import Manifest, check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.pretrained import check_start
 from pipeline.progress import counted
 from pipeline.storage.folder import Storage
 from pipeline.tracking import create_run, resolve_run_store, resume_run
@@ -92,6 +93,8 @@ def compare(
         check_batches(trial_config(config, arm.params), config.ray.max_workers)
     check_cluster_paths(config)
     uri = resolve_run_store(config.tracking)
+    for start in _distinct_models(config, arms):
+        check_start(start, manifests["train"].classes, uri)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
         record.hold(config.ray.lease_seconds)
@@ -129,7 +132,7 @@ def compare(
                 record.check_lease()
                 runs = child_runs(uri, run_id)
                 close_child_runs(uri, runs, records, record.uri, "the comparison was stopped")
-                finished = [name for name in names if records.all[name].state == "finished"]
+                finished = [name for name in names if _state(records, name) == "finished"]
                 found = {} if stop.received.is_set() else outcomes(settings, finished, stop)
                 if stop.received.is_set():
                     raise TrainingStopped(f"the comparison was {stop.reason}; {RESUME_HINT}")
@@ -190,7 +193,8 @@ def _check_all_scored(done: Finished, records: TrialRecords) -> None:
     failed = [name for arm in done.table for name in arm.failed]
     if failed:
         total = sum(len(arm.trials) for arm in done.table)
-        error = records.all[failed[0]].error or "it could not be scored"
+        first = records.all.get(failed[0])
+        error = (first.error if first else "") or "it could not be scored"
         raise IncompleteComparison(
             f"{len(failed)} of {counted(total, 'training')} failed, the first: {failed[0]}: "
             f"{error}; the table shows the others; run the same command to retry them",
@@ -198,14 +202,24 @@ def _check_all_scored(done: Finished, records: TrialRecords) -> None:
         )
 
 
+def _distinct_models(config: Config, arms: Sequence[Arm]) -> list[Config]:
+    """Return a configuration for each of the models that the arms train."""
+    tried = [trial_config(config, arm.params) for arm in arms]
+    return list({one.model.model_dump_json(): one for one in tried}.values())
+
+
+def _state(records: TrialRecords, name: str) -> str | None:
+    record = records.all.get(name)
+    return record.state if record is not None else None
+
+
 def _announce(plan: Plan, cells: Sequence[Cell], records: TrialRecords) -> None:
-    ended = sum(
-        cell.name in records.all and records.all[cell.name].state == "finished" for cell in cells
-    )
+    finished = sum(_state(records, cell.name) == "finished" for cell in cells)
     parts = f" x {plan.folds} folds" if plan.folds else ""
     print(
-        f"{len(plan.arms)} arms x {len(plan.seeds)} seeds{parts}: {len(cells)} trainings, "
-        f"{ended} of them finished; arms: {', '.join(arm.name for arm in plan.arms)}",
+        f"{counted(len(plan.arms), 'arm')} x {counted(len(plan.seeds), 'seed')}{parts}: "
+        f"{counted(len(cells), 'training')}, {finished} of them finished; arms: "
+        f"{', '.join(arm.name for arm in plan.arms)}",
         file=sys.stderr,
         flush=True,
     )

@@ -72,14 +72,16 @@ def test_trial_that_fails_is_named_and_tried_again(folder: Path) -> None:
 
 
 @contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
-    """Start a sweep; yield its process and the lines of its stderr."""
+def started(
+    folder: Path, *arguments: str, job: str = "tune"
+) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """Start a sweep, or another job; yield its process and the lines of its stderr."""
 
     def accept_ctrl_c() -> None:  # a shell starts background jobs with the signal ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with subprocess.Popen(
-        [sys.executable, "-m", "jobs.tune", *arguments],
+        [sys.executable, "-m", f"jobs.{job}", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
