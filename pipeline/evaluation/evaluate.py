@@ -129,14 +129,8 @@ def match_detections(
     named = (
         (sample.image_id, *_mapped(objects_of(sample), found, labels)) for sample, found in detected
     )
-    return match_in_parts(named)
-
-
-def match_in_parts(images: Iterable[tuple[str, Objects, ImageDetections]]) -> MatchTable:
-    """Return the match table of images, each an id with its objects and detections."""
-    left = iter(images)
     tables = []
-    while some := list(islice(left, _IMAGES_PER_TABLE)):
+    while some := list(islice(named, _IMAGES_PER_TABLE)):
         tables.append(match_images(some))
     return MatchTable.concatenate(tables) if tables else match_images([])
 

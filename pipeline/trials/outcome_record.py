@@ -10,6 +10,7 @@ from pydantic import Field
 from pipeline.checkpoints.meta import FileDigest
 from pipeline.checkpoints.store import SavedCheckpoint
 from pipeline.errors import OutageError, UserError
+from pipeline.evaluation.postprocessing.matcher import SettingsMatcher
 from pipeline.evaluation.postprocessing.raw import RawPredictions
 from pipeline.evaluation.postprocessing.settings import BestSettings
 from pipeline.evaluation.table_files import Table, decode, encode
@@ -104,7 +105,8 @@ def stored_outcome(
             raw = load_predictions(storage, name)
         except UserError:
             return None
-        matches = raw.match(outcome.postprocessing.before.settings)
+        own = outcome.postprocessing.before.settings
+        matches = SettingsMatcher(raw, [(own.nms_iou, own.class_agnostic)]).match(own)
         return store_outcome(storage, name, outcome, raw, matches)
     return outcome
 

@@ -1,6 +1,6 @@
 """The predictions of a detector on a set before NMS, from which any detections can be made.
 
-Shape letters: N images, M objects, K candidates, B images of a batch.
+Shape letters: N images, M objects, K candidates.
 """
 
 from __future__ import annotations
@@ -12,25 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from model import Detector
-from model.postprocess import Candidates, candidates, suppress
+from model.postprocess import Candidates, candidates
 from pipeline.config import EvaluateConfig
 from pipeline.data import EvalBatch
 from pipeline.distributed.precision import Precision, autocast
-from pipeline.evaluation.evaluate import box_scale, match_in_parts, objects_of, to_images
-from pipeline.evaluation.postprocessing.settings import Settings
-from pipeline.metrics import ImageDetections, MatchTable, Objects
-
-_IMAGES_PER_BATCH = 64
+from pipeline.evaluation.evaluate import box_scale, objects_of
+from pipeline.metrics import ImageDetections, Objects
 
 
 @dataclass(frozen=True)
 class RawPredictions:
     """Columns of images (N,...), of their objects (M,...) and of their candidates (K,...).
 
-    A candidate takes 24 bytes. Those of an image are sorted by falling score.
+    A candidate takes 24 bytes. Those of an image are in the order in which NMS considers them.
     """
 
     image_ids: NDArray[np.str_]
@@ -47,45 +43,23 @@ class RawPredictions:
     score: NDArray[np.float32]
     label: NDArray[np.int32]
 
-    def match(self, settings: Settings) -> MatchTable:
-        """Return the match table of these settings, as an evaluation gives it, sorted by id."""
-        return match_in_parts(self.detections(settings)).sorted_by_image_id()
-
-    def detections(self, settings: Settings) -> Iterator[tuple[str, Objects, ImageDetections]]:
-        """Yield each image's id and objects with the detections that `detect` gives."""
-        object_ends = np.cumsum(self.objects)
-        ends = np.cumsum(self.candidates)
-        for first in range(0, len(self.image_ids), _IMAGES_PER_BATCH):
-            images = range(first, min(first + _IMAGES_PER_BATCH, len(self.image_ids)))
-            rows = slice(images.start, images.stop)
-            found = self._padded([slice(ends[n] - self.candidates[n], ends[n]) for n in images])
-            kept = suppress(
-                found, settings.nms_iou, settings.max_detections, settings.class_agnostic
+    def detections(self) -> Iterator[tuple[str, Objects, ImageDetections]]:
+        """Yield each image's id and objects with all of its candidates, in pixels of the image."""
+        image = np.repeat(np.arange(len(self.image_ids)), self.candidates)
+        boxes = np.minimum(self.box * self.scale[image], self.limit[image])  # (K,4)
+        labels, object_labels = self.label.astype(np.int64), self.object_label.astype(np.int64)
+        ends, object_ends = np.cumsum(self.candidates), np.cumsum(self.objects)
+        for number, name in enumerate(self.image_ids):
+            own = slice(ends[number] - self.candidates[number], ends[number])
+            rows = slice(object_ends[number] - self.objects[number], object_ends[number])
+            objects = Objects(
+                self.object_box[rows],
+                object_labels[rows],
+                self.object_crowd[rows],
+                self.object_difficult[rows],
+                self.object_area[rows],
             )
-            scale, limit = torch.from_numpy(self.scale[rows]), torch.from_numpy(self.limit[rows])
-            boxes = torch.minimum(kept.boxes * scale[:, None], limit[:, None])  # (B,D,4)
-            for n, detected in zip(images, to_images(boxes, kept), strict=True):
-                own = slice(object_ends[n] - self.objects[n], object_ends[n])
-                yield str(self.image_ids[n]), self._objects(own), detected
-
-    def _padded(self, rows: list[slice]) -> Candidates:
-        boxes, scores, labels = (
-            pad_sequence([torch.from_numpy(column[own]) for own in rows], batch_first=True)
-            for column in (self.box, self.score, self.label)
-        )
-        valid = pad_sequence(
-            [torch.ones(own.stop - own.start, dtype=torch.bool) for own in rows], batch_first=True
-        )
-        return Candidates(boxes, scores, labels.long(), valid)
-
-    def _objects(self, rows: slice) -> Objects:
-        return Objects(
-            self.object_box[rows],
-            self.object_label[rows].astype(np.int64),
-            self.object_crowd[rows],
-            self.object_difficult[rows],
-            self.object_area[rows],
-        )
+            yield str(name), objects, ImageDetections(boxes[own], self.score[own], labels[own])
 
 
 @torch.no_grad()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 from pipeline.config import EvaluateConfig
+from pipeline.evaluation.postprocessing.matcher import SettingsMatcher
 from pipeline.evaluation.postprocessing.raw import RawPredictions
 from pipeline.evaluation.postprocessing.settings import BestSettings, Settings, Tried
 from pipeline.evaluation.protocol import score
@@ -45,6 +47,10 @@ def search_settings(
     """
     metric = config.deciding_metric.removeprefix("val/")
     before = settings_of(config)
+    ious = {before.nms_iou, *NMS_IOUS}
+    ious |= {round(iou + step, 6) for iou in ious for step in (-FINE_STEP, FINE_STEP)}
+    ious = {iou for iou in ious if 0 <= iou <= 1}
+    matcher = SettingsMatcher(raw, product(sorted(ious), (False, True)))
     tried: dict[Settings, Tried] = {}
     tables: dict[Settings, MatchTable] = {}
 
@@ -52,7 +58,7 @@ def search_settings(
         for settings in options:
             if settings in tried:
                 continue
-            table = raw.match(settings)
+            table = matcher.match(settings)
             tried[settings] = Tried(settings, score(table, classes, config.protocol).metrics)
             report(tried[settings])
             if settings == before or value(settings) > value(best):
@@ -67,7 +73,7 @@ def search_settings(
         same = replace(before, class_agnostic=agnostic)
         best = best_of(best, [replace(same, nms_iou=iou) for iou in NMS_IOUS])
     around = [round(best.nms_iou + step, 6) for step in (-FINE_STEP, FINE_STEP)]
-    best = best_of(best, [replace(best, nms_iou=iou) for iou in around if 0 <= iou <= 1])
+    best = best_of(best, [replace(best, nms_iou=iou) for iou in around if iou in ious])
     best = best_of(best, [replace(best, max_detections=count) for count in MAX_DETECTIONS])
     gain = paired_bootstrap(
         tables[best],

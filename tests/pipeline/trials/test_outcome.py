@@ -2,20 +2,25 @@
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.checkpoints.store import CheckpointStore
-from pipeline.config import Config
+from pipeline.config import Config, RayConfig
+from pipeline.distributed.ray_cluster import ray_cluster
 from pipeline.errors import UserError
+from pipeline.evaluation.postprocessing.matcher import SettingsMatcher
 from pipeline.evaluation.postprocessing.settings import Settings
 from pipeline.evaluation.protocol import score
 from pipeline.metrics.bootstrap import bootstrap
 from pipeline.storage.folder import join
 from pipeline.training.fit import fit
-from pipeline.trials.outcome import load_matches, load_predictions
+from pipeline.training.stop import StopSignal
+from pipeline.trials.outcome import load_matches, load_predictions, outcomes
 from pipeline.trials.outcome_record import (
     MATCHES,
     OUTCOME,
@@ -25,6 +30,8 @@ from pipeline.trials.outcome_record import (
 )
 from pipeline.trials.score_trial import score_trial, selected_checkpoint
 from pipeline.trials.training_figures import training_figures
+from pipeline.trials.trial import TrialSettings
+from pipeline.trials.trial_records import TrialRecord, TrialRecords
 from tests.stores import new_store
 
 Trial = tuple[Config, str, str]  # config, storage and name
@@ -131,7 +138,7 @@ def test_predictions_are_stored_without_loss(trial: Trial) -> None:
     config, storage, name = trial
     score_trial(config, storage, name)
     raw = load_predictions(storage, name)
-    table = raw.match(Settings(0.6, False, 30))
+    table = SettingsMatcher(raw, [(0.6, False)]).match(Settings(0.6, False, 30))
     stored = load_matches(storage, name)
     for field in ("box", "score", "matched", "object_box", "image_ids"):
         one, two = getattr(table, field), getattr(stored, field)
@@ -143,3 +150,47 @@ def test_changed_data_are_not_scored(trial: Trial, scenes: dict[str, str]) -> No
     config, storage, name = trial
     with pytest.raises(UserError, match=r"data.val .* has changed since its training"):
         score_trial(config.replace({"data.val": scenes["test"]}), storage, name)
+
+
+@pytest.mark.integration
+def test_outcomes_are_made_by_tasks_of_ray(
+    trial: Trial, scenes: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    config, storage, name = trial
+    for other in ("t0002", "t0003"):
+        shutil.copytree(join(storage, name), join(storage, other))
+    records = TrialRecords(storage)
+    records.save(TrialRecord(name="t0003", params={"data.val": scenes["test"]}))
+    records.save(TrialRecord(name="t0004", params={}, state="failed", error="boom"))
+    settings = TrialSettings(
+        config=config,
+        sweep="sweep",
+        storage=storage,
+        tracking_uri=str(config.tracking.uri),
+        parent_run_id="",
+    )
+    stop = StopSignal()
+    capfd.readouterr()
+    with ray_cluster(RayConfig(workers=1)):
+        found = outcomes(settings, ["t0002", "t0004", "t0001", "t0003"])
+        assert list(found) == ["t0002", "t0001"]
+        assert found["t0001"] == found["t0002"] and found["t0001"].seconds_per_step
+        alone = score_trial(config, storage, name)
+        assert found["t0001"].files == alone.files and found["t0001"].metrics == alone.metrics
+        err = capfd.readouterr().err
+        assert [line for line in err.splitlines() if "not scored" in line] == [
+            "not scored, since no evaluated checkpoint is left: trial t0004",
+            f"trial t0003 is not scored: data.val {scenes['test']} has changed since its training",
+        ]
+        # A stop cancels the task, which frees its CPU.
+        (Path(storage) / name / OUTCOME).unlink()
+        threading.Timer(1.0, stop.request, ["stopped by SIGTERM"]).start()
+        assert outcomes(settings, [name], stop) == {} and stop.received.is_set()
+        deadline = time.monotonic() + 20
+        while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert not (Path(storage) / name / OUTCOME).exists()
+        assert "Error" not in capfd.readouterr().err

@@ -1,15 +1,16 @@
 """Cached predictions give the detections of an evaluation, and the best settings are found."""
 
-from dataclasses import asdict, astuple
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
 import torch
 
-from model import build_detector
+from model import Detector, build_detector
 from pipeline.config import Config, EvaluateConfig
-from pipeline.data import build_eval_loader, load_manifest
-from pipeline.evaluation.evaluate import detect, objects_of
+from pipeline.data import EvalBatch, build_eval_loader, load_manifest
+from pipeline.evaluation.evaluate import detect, match_detections
+from pipeline.evaluation.postprocessing.matcher import SettingsMatcher
 from pipeline.evaluation.postprocessing.raw import RawPredictions, predict_raw
 from pipeline.evaluation.postprocessing.search import search_settings
 from pipeline.evaluation.postprocessing.settings import Settings
@@ -18,36 +19,48 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    "settings", [Settings(0.5, False, 100), Settings(0.3, True, 20), Settings(0.8, False, 300)]
+    "settings",
+    [
+        Settings(0.5, False, 100),
+        Settings(0.3, True, 20),
+        Settings(0.3, False, 20),
+        Settings(0.0, True, 5),
+        Settings(0.8, True, 300),
+    ],
 )
-def test_cached_predictions_give_the_detections_of_an_evaluation(
-    scenes: dict[str, str], settings: Settings
+def test_cached_predictions_give_the_matches_of_an_evaluation(
+    evaluated: tuple[Detector, list[EvalBatch], RawPredictions, SettingsMatcher], settings: Settings
 ) -> None:
+    detector, batches, raw, matcher = evaluated
+    config = EvaluateConfig(score_threshold=0.011, max_candidates=300, **asdict(settings))
+    expected = match_detections(detect(detector, batches, config, CPU)).sorted_by_image_id()
+    assert len(expected.score) > 6 and expected.matched.any()
+    found = matcher.match(settings)
+    for field in fields(expected):
+        np.testing.assert_array_equal(
+            getattr(found, field.name), getattr(expected, field.name), strict=True
+        )
+    assert len(raw.image_ids) == 6
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    scenes: dict[str, str],
+) -> tuple[Detector, list[EvalBatch], RawPredictions, SettingsMatcher]:
+    """Predict a set with an untrained detector, whose boxes are larger than its anchors."""
     torch.manual_seed(0)
     uri = scenes["test"]
     detector = build_detector("slim", "retinanet", len(load_manifest(uri).classes), 64).eval()
     tree = {
         "model": {"image_size": 64},
         "data": {"loader_workers": 0},
-        "evaluate": {"score_threshold": 0.011, **asdict(settings)},
+        "evaluate": {"score_threshold": 0.011, "max_candidates": 300},
     }
     config = Config.from_dict(tree)
     batches = list(build_eval_loader(uri, config, 0, 1))
     raw = predict_raw(detector, batches, config.evaluate, CPU)
-    assert len(raw.image_ids) == 6
-    expected = list(detect(detector, batches, config.evaluate, CPU))
-    assert sum(len(found.scores) for _, found in expected) > 6
-    for (sample, found), one in zip(expected, raw.detections(settings), strict=True):
-        name, objects, same = one
-        assert name == sample.image_id
-        for ours, given in zip(astuple(objects), astuple(objects_of(sample)), strict=True):
-            np.testing.assert_array_equal(ours, given, strict=True)
-        for ours, given in zip(
-            (found.boxes, found.scores, found.labels),
-            (same.boxes, same.scores, same.labels),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(ours, given)
+    keys = [(iou, agnostic) for iou in (0.0, 0.3, 0.5, 0.8) for agnostic in (False, True)]
+    return detector, batches, raw, SettingsMatcher(raw, keys)
 
 
 Labelled = tuple[tuple[float, ...], int]
