@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,21 @@ def idle_drain_reason() -> int:
 def hide_training_error() -> None:
     """Hide the traceback that Ray Train logs in a worker whose function raises. Seen in 2.60."""
     logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
+
+
+def hide_exit_in_callbacks() -> None:
+    """Hide the traceback of Ray's SystemExit where Python cannot raise it.
+
+    Ray's handler of SIGTERM, which ends its processes, raises it wherever the main thread is. In
+    the callback of a weak reference Python prints and ignores it. Seen in 2.60.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any, /) -> None:
+        if not issubclass(unraisable.exc_type, SystemExit):
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 # Default callbacks of Ray Train, by class name; ray.train.v2._internal.callbacks, seen in 2.60.

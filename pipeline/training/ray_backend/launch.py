@@ -282,6 +282,7 @@ def trainer_class(owned: bool, **policies: Any) -> Any:
 def _ray_worker(content: Mapping[str, Any]) -> TrainOutcome:
     # Ray Train announces every report, from every rank, through a logger without a level.
     logging.getLogger().setLevel(logging.WARNING)
+    ray_private_api.hide_exit_in_callbacks()
     mask_output()
     settings = WorkerSettings.from_content(content, "worker settings")
     try:

@@ -5,6 +5,8 @@ import inspect
 import logging
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,7 +143,14 @@ def test_controller_states_have_the_names_in_use() -> None:
     assert "training_failed_error" in parameters(controller_state.ReschedulingState.__init__)
 
 
-@pytest.mark.parametrize("module", ["callback_manager", "controller.controller"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "callback_manager",
+        "controller.controller",
+        "scaling_policy.autoscaling_coordinator_client",
+    ],
+)
 def test_ray_train_logs_under_the_names_of_its_modules(module: str) -> None:
     import importlib
 
@@ -220,6 +229,28 @@ def test_traceback_of_a_training_function_is_logged_by_the_hidden_logger() -> No
     assert util.logger.name == "ray.train.v2._internal.util"
     logged = inspect.getsource(util.construct_user_exception_with_traceback)
     assert 'logger.error(f"Error in training function' in logged
+
+
+def test_exit_in_a_callback_is_not_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    code = """
+import sys, weakref
+from pipeline.distributed.ray_private_api import hide_exit_in_callbacks
+
+class Thing: ...
+
+def fail_with(error):
+    def fail(_): raise error
+    return fail
+
+hide_exit_in_callbacks()
+for error in (SystemExit(1), ValueError("shown")):
+    thing = Thing()
+    kept = weakref.ref(thing, fail_with(error))
+    del thing
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    shown = capfd.readouterr().err
+    assert "ValueError: shown" in shown and "SystemExit" not in shown
 
 
 def test_environment_variables_of_ray_train_are_known_to_it() -> None:
