@@ -67,9 +67,10 @@ def answer(statement: Statement) -> list[str]:
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
-    """Return the last lines: the time, the run's page and the next command."""
+    """Return the last lines: the time, the pages and the next command."""
     return [
         f"time        {duration(result['seconds'])}",
+        f"report      {result['report']}",
         f"run page    {result['run_page']}",
         f"next        {command('train')} --config {shlex.quote(result['best_yaml'])}",
     ]

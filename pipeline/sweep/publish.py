@@ -11,6 +11,7 @@ from pipeline.storage.durable import write_durably
 from pipeline.storage.folder import Storage
 from pipeline.storage.redact import mask, mask_tree
 from pipeline.sweep.documents import SweepReport, TrialTable
+from pipeline.sweep.page import render_files
 from pipeline.tracking import connect
 
 RECIPE, TRIALS, STATEMENT = "best.yaml", "trials.json", "statement.json"
@@ -20,18 +21,21 @@ _NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of
 def publish(report: SweepReport, storage: str, tracking_uri: str, run_id: str) -> dict[str, str]:
     """Write all files, to the folder or URI of the sweep and to its MLflow run.
 
-    Returns the path of each file by name: where the storage is not local, that of a copy in the
-    working directory. Raises OSError.
+    Returns the path of each file but charts by name: where the storage is not local, that of a copy
+    in the working directory. Raises OSError.
     """
     files = {
         TRIALS: _json(TrialTable(trials=report.trials)),
         STATEMENT: _json(report.statement),
         RECIPE: report.recipe,
+        **render_files(report, {"MLflow run": run_id}),
     }
     client, paths = connect(tracking_uri), {}
     for name, text in files.items():
         Storage(storage).write(name, text.encode())
         client.log_text(run_id, text, name)
+        if name.startswith("charts/"):  # which the page contains
+            continue
         path = Path(storage) / name
         if "://" in storage:
             path = Path.cwd() / f"{report.sweep}-{name}"

@@ -17,6 +17,7 @@ from pipeline.storage.folder import absolute
 from pipeline.storage.redact import mask
 from pipeline.sweep.answer import COMPARABLE, Answer, Confirmation, best_recipe, is_confirmed
 from pipeline.sweep.documents import Statement, SweepReport, Trial, TrialTable
+from pipeline.sweep.page import PAGE_NAME
 from pipeline.sweep.publish import RECIPE, publish
 from pipeline.sweep.results import (
     against_default,
@@ -61,6 +62,7 @@ class SweepResult:
     statement: Statement
     params: Params  # of the recommended point
     best_yaml: str
+    report: str  # path of the page
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
@@ -69,7 +71,7 @@ class SweepResult:
         ``best`` is the recommended point, its AP and the interval of this; ``against_default`` the
         gain of that point, or of the best confirmed one, over the recipe; None if none was.
         """
-        names = ("run", "run_id", "tracking_uri", "metric", "best_yaml", "seconds")
+        names = ("run", "run_id", "tracking_uri", "metric", "best_yaml", "report", "seconds")
         return {
             **{name: getattr(self, name) for name in names},
             "trials": TrialTable(trials=self.trials).model_dump(mode="json")["trials"],
@@ -149,6 +151,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         statement=report.statement,
         params=found.answer.params,
         best_yaml=paths[RECIPE],
+        report=paths[PAGE_NAME],
         seconds=round(time.monotonic() - began, 1),
     )
 
