@@ -1,6 +1,7 @@
 """`jobs.tune` as a user runs it: stopped, resumed, extended, beside another sweep."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,27 +19,55 @@ from tests.jobs.commands import ROOT, plain_lines, results, run
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
-def test_sweep_writes_a_recipe_that_trains(folder: Path) -> None:
+def test_sweep_killed_in_its_confirmation_writes_a_recipe_that_trains(folder: Path) -> None:
     """Run trials that take the whole machine, one at a time, also after an early stop."""
     recipe = str(ROOT / "configs" / "sweeps" / "smoke.yaml")
     small = ("--model.image_size", "64", "--train.epochs", "3", "--train.batch_size", "8")
     whole = ("--ray.cpus_per_worker", str((os.cpu_count() or 1) - 0.5))
-    done = run(folder, "tune", "--config", recipe, *small, *whole, "--run", "search")
-    figures = results(done)
-    lines = plain_lines(done.stderr)
-    assert not [line for line in lines if "study" in line or "View detailed results" in line]
+    arguments = ("--config", recipe, *small, *whole, "--sweep.confirm.seeds", "1")
+    with started(folder, *arguments, "--run", "search") as (killed, its_lines):
+        printed = []
+        for line in its_lines:
+            printed.append(line)
+            if re.match(r"trial default-seed1 epoch 1", line):
+                break
+        killed.kill()
+    assert not [line for line in printed if "study" in line or "View detailed results" in line]
+    done = run(folder, "tune", *arguments, "--run", "search")
+    figures, lines = results(done), plain_lines(done.stderr)
+    # Nothing is trained twice.
+    assert not [line for line in lines if re.match(r"trial t\d+(:| starts| resumes)", line)]
+    assert any(line.startswith("trial default-seed1 resumes after epoch") for line in lines)
+    assert not any(re.match(r"trial default-seed1: step 2: val", line) for line in lines)
     for trial in figures["trials"]:
-        assert any(line.startswith(f"trial {trial['name']}: slim-") for line in lines)
+        assert any(line.startswith(f"trial {trial['name']}: slim-") for line in printed)
+        assert 0 <= trial["low"] <= trial["ap"] <= trial["high"] <= 1 and trial["seconds"] > 0
     assert len(figures["trials"]) == 4
     assert {trial["status"] for trial in figures["trials"]} == {"finished", "stopped early"}
-    assert all(trial["run_id"] for trial in figures["trials"])
+    arms = {arm["name"]: arm for arm in figures["statement"]["arms"]}
+    (point,) = set(arms) - {"default"}
+    assert figures["against_default"]["name"] == point
+    winner = arms[figures["statement"]["winner"]]
+    assert figures["best"]["ap"] == winner["score"]["value"] == winner["scores"][0]
+    runs = connect(figures["tracking_uri"]).search_runs(["1"])
+    parent = next(one for one in runs if one.info.run_id == figures["run_id"])
+    assert parent.data.tags["mlflow.note.content"].startswith("best.yaml is ")
+    children = {one.data.tags["trial"]: one.info.status for one in runs if one != parent}
+    assert children == {
+        **{
+            trial["name"]: "FINISHED" if trial["status"] == "finished" else "KILLED"
+            for trial in figures["trials"]
+        },
+        **{f"{name}-seed1": "FINISHED" for name in arms},
+    }
     best = yaml.safe_load(Path(figures["best_yaml"]).read_text())
-    assert best["assign"]["name"] == figures["trials"][0]["params"]["assign.name"]
-    assert "sweep" not in best
-    trained = results(
-        run(folder, "train", "--config", figures["best_yaml"], "--ray.enabled", "false")
-    )
-    assert "val/ap" in trained["metrics"]
+    assert best["train"]["seed"] == 1 and "sweep" not in best
+    # The recipe repeats the confirmed training to the last digit; what NMS gains comes on top.
+    best.pop("evaluate")
+    own = {"every": 1, "pictures": 0}
+    (folder / "best.yaml").write_text(yaml.safe_dump({**best, "evaluate": own}))
+    trained = results(run(folder, "train", "--config", "best.yaml"))
+    assert trained["metrics"]["val/ap"] == winner["scores"][0]
 
 
 def test_trial_that_fails_is_named_and_tried_again(folder: Path) -> None:
@@ -53,6 +82,7 @@ def test_trial_that_fails_is_named_and_tried_again(folder: Path) -> None:
             "searcher": "grid",
             "retries": 1,
             "scheduler": "none",
+            "confirm": {"points": 0},
             "space": {"train.lr": {"grid": [0.01, 1e30]}},
         },
     }
@@ -120,7 +150,8 @@ def test_stopped_sweep_leaves_no_process_and_trains_nothing_twice(
     folder: Path, how: signal.Signals, code: int, last: str | None
 ) -> None:
     small = ("--model.image_size", "64", "--train.epochs", "12", "--sweep.trials", "1")
-    arguments = ("--config", "sweeps/smoke", *small, "--run", "search")
+    alone = ("--sweep.confirm.points", "0")
+    arguments = ("--config", "sweeps/smoke", *small, *alone, "--run", "search")
     with started(folder, *arguments) as (sweep, lines):
         assert any("step 8: val ap" in line for line in lines)  # after 4 of 12 epochs
         sweep.send_signal(how)
@@ -151,8 +182,8 @@ def test_stopped_sweep_leaves_no_process_and_trains_nothing_twice(
 
 def test_two_sweeps_at_once_stop_their_trials_early(folder: Path) -> None:
     small = ("--model.image_size", "64", "--train.epochs", "4", "--ray.cpus_per_worker", "0.4")
-    more = ("--sweep.trials", "5", "--sweep.concurrency", "1", "--tracking.uri")
-    arguments = ("--config", "sweeps/smoke", *small, *more)
+    more = ("--sweep.trials", "5", "--sweep.concurrency", "1", "--sweep.confirm.points", "0")
+    arguments = ("--config", "sweeps/smoke", *small, *more, "--tracking.uri")
     with (
         started(folder, *arguments, f"sqlite:///{folder}/a.db", "--run", "a") as (one, its_lines),
         started(folder, *arguments, f"sqlite:///{folder}/b.db", "--run", "b") as (two, others),

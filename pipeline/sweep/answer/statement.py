@@ -54,14 +54,16 @@ def one_seed(
     metric: str, mode: Literal["max", "min"], best: Trial, trials: int, why: str
 ) -> Statement:
     """Return the statement of a search alone; ``why`` says why nothing was confirmed."""
+    state = "" if best.status == "finished" else f" ({best.status} after {best.epochs:g} epochs)"
     return Statement(
         metric=metric,
         mode=mode,
         winner=best.name,
         confirmed=False,
         sentences=[
-            f"One seed proves nothing: {best.name} has the best {metric}, {_number(best.best)}, of "
-            f"{counted(trials, 'trial')}, but the best of several trials is partly luck.",
+            f"One seed proves nothing: {best.name}{state} has the best {metric}, "
+            f"{_number(best.best)}, of {counted(trials, 'trial')}, but the best of several trials "
+            "is partly luck.",
             why,
         ],
     )

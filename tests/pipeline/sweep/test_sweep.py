@@ -129,6 +129,13 @@ def test_former_sweep_that_is_of_no_use_is_rejected(
         former_trials(config, SearchSpace(config))
 
 
+def test_metric_without_an_interval_is_not_confirmed(small: Config) -> None:
+    space = {"train.lr": {"uniform": [0.01, 0.1]}}
+    config = small.replace({"sweep.space": space, "sweep.metric": "val/ar_10"})
+    with pytest.raises(UserError, match=r"'val/ar_10' has no interval .* set sweep.confirm.points"):
+        sweep(config, run="one")
+
+
 def test_trials_without_a_record_of_their_sweep_are_not_adopted(small: Config) -> None:
     space = {"train.lr": {"uniform": [0.01, 0.1]}}
     config = small.replace({"sweep.space": space})

@@ -1,6 +1,7 @@
 """The statement of a sweep: the winner, and what is noise."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
@@ -101,6 +102,8 @@ def test_one_seed_proves_nothing() -> None:
         "several trials is partly luck.",
         "Why.",
     ]
+    cut = one_seed("val/ap", "max", replace(best, status="unfinished"), 8, "Why.")
+    assert "t0004 (unfinished after 3 epochs) has the best val/ap" in cut.sentences[0]
 
 
 @pytest.mark.parametrize("name", ["t0001", DEFAULT])
