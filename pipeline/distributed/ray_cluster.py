@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.config import Config, RayConfig
 from pipeline.distributed.gpus import GpuChoice, choose_gpus
@@ -129,7 +130,7 @@ def check_resources(config: RayConfig) -> None:
     """
     import ray
 
-    missing = _missing_resources(config, ray.cluster_resources())
+    missing = _missing_resources(config, ray.cluster_resources(), node_resources())
     if missing is None:
         return
     text = f"{missing[0]}, the cluster has {missing[1]}"
@@ -145,6 +146,29 @@ def check_resources(config: RayConfig) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Return the resources of each node of the connected cluster, used or not."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def worker_slots(
+    config: RayConfig, nodes: Sequence[Mapping[str, float]], gpu: bool, overhead: float = 0.0
+) -> int:
+    """Return how many workers fit on the nodes, each on one of them.
+
+    ``overhead`` is the CPUs that something else may take beside each worker.
+    """
+    slots = 0
+    for node in nodes:
+        cpus = node.get("CPU", 0.0)
+        cpus -= overhead * math.ceil(cpus / config.cpus_per_worker)
+        fits = math.floor(cpus / config.cpus_per_worker + 1e-6)
+        slots += min(fits, math.floor(node.get("GPU", 0.0))) if gpu else fits
+    return slots
 
 
 def gpu_choice(config: RayConfig, resources: Mapping[str, float]) -> GpuChoice:
@@ -178,7 +202,11 @@ def report_if_busy(config: RayConfig) -> None:
         )
 
 
-def _missing_resources(config: RayConfig, have: Mapping[str, float]) -> tuple[str, str] | None:
+def _missing_resources(
+    config: RayConfig,
+    have: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]] | None = None,
+) -> tuple[str, str] | None:
     """Return what the minimum number of workers needs and what there is, if that is too little."""
     need = {"CPU": config.min_workers * config.cpus_per_worker}
     if config.gpu is True:
@@ -187,4 +215,10 @@ def _missing_resources(config: RayConfig, have: Mapping[str, float]) -> tuple[st
         if amount > have.get(kind, 0.0):
             needed = f"ray.workers {config.min_workers} need {amount:g} {kind}s"
             return needed, f"{have.get(kind, 0.0):g}"
+    if nodes is not None:
+        slots = worker_slots(config, nodes, config.gpu is True)
+        if slots < config.min_workers:
+            each = f"{config.cpus_per_worker:g} CPUs{' and a GPU' if config.gpu is True else ''}"
+            needed = f"ray.workers {config.min_workers} need {each} each, on one node"
+            return needed, f"nodes for {slots} of them"
     return None

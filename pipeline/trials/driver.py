@@ -8,14 +8,13 @@ Therefore this module computes the concurrency from the resources of a whole tri
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.distributed.ray_cluster import gpu_choice
+from pipeline.distributed.ray_cluster import gpu_choice, node_resources, worker_slots
 from pipeline.errors import UserError
 from pipeline.training.run_record import RunRecord
 from pipeline.trials.trial import TrialSettings, run_trial
@@ -36,18 +35,21 @@ _SILENCED = (
 )
 
 
-def concurrency(config: Config, resources: Mapping[str, float]) -> int:
-    """Return how many whole trials fit in the cluster, at most ``sweep.concurrency``."""
+def concurrency(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many whole trials fit on the nodes, at most ``sweep.concurrency``.
+
+    ``nodes`` are the resources of each. Raises UserError if no trial fits.
+    """
     ray = config.ray
-    workers = ray.max_workers
-    fits = math.floor(resources.get("CPU", 0) / (workers * ray.cpus_per_worker + TRIAL_CPU))
-    gpu = gpu_choice(ray, resources).used
-    if gpu:
-        fits = min(fits, math.floor(resources.get("GPU", 0) / workers))
+    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    gpu = gpu_choice(ray, total).used
+    slots = worker_slots(ray, nodes, gpu, TRIAL_CPU)
+    fits = slots // ray.max_workers
     if fits < 1:
         raise UserError(
-            f"one trial takes {workers} x {ray.cpus_per_worker:g} CPUs"
-            f"{' and GPUs' if gpu else ''}, more than the cluster has; lower ray.workers or "
+            f"one trial takes {ray.max_workers} x {ray.cpus_per_worker:g} CPUs"
+            f"{' and GPUs' if gpu else ''}, each on one node, and {TRIAL_CPU:g} CPUs beside them; "
+            f"the cluster has nodes for {slots} such workers; lower ray.workers or "
             "ray.cpus_per_worker"
         )
     return min(fits, config.sweep.concurrency or fits)
@@ -64,7 +66,6 @@ def run_trials(
 
     The records say how each trial has ended.
     """
-    import ray
     from ray import tune
 
     from pipeline.trials.trial_reporter import TrialReporter
@@ -93,11 +94,11 @@ def run_trials(
                 metric=config.sweep.metric,
                 mode=config.sweep.mode,
                 num_samples=-1,  # until the searcher has no more
-                max_concurrent_trials=concurrency(config, ray.cluster_resources()),
+                max_concurrent_trials=concurrency(config, node_resources()),
                 search_alg=searcher,
                 scheduler=scheduler,
                 trial_name_creator=_name,
-                trial_dirname_creator=_name,
+                trial_dirname_creator=_folder,
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -112,3 +113,8 @@ def run_trials(
 
 def _name(trial: Any) -> str:
     return str(trial.config["name"])
+
+
+def _folder(trial: Any) -> str:
+    """Return the name of Tune's folder for a trial, which may run several times."""
+    return f"{_name(trial)}-{trial.trial_id}"
