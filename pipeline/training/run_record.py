@@ -11,11 +11,12 @@ from pydantic import Field
 
 from model.options import FOLLOWING_OPTIONS
 from pipeline.config import Config, EvaluateConfig
-from pipeline.errors import LeaseLostError, OutageError, TrainingFailed, UserError
+from pipeline.errors import LeaseLostError, OutageError, UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
 from pipeline.storage.lease import Lease, LeaseHeldError, check_lease
 from pipeline.storage.redact import error_line, mask, mask_tree
+from pipeline.training.error_hints import UnrecoverableFailure
 
 Resume = Literal["auto", "never", "must"]
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -197,12 +198,12 @@ class RunRecord:
         kind: Literal["user", "training"] = "user" if isinstance(error, UserError) else "training"
         self._files.write(_FAILURE_FILE, FailureInfo(kind=kind, reason=mask(str(error))).encode())
 
-    def read_failure(self) -> UserError | TrainingFailed | None:
+    def read_failure(self) -> UserError | UnrecoverableFailure | None:
         """Return the failure that a worker has recorded, if any."""
         failure = self._read(_FAILURE_FILE, FailureInfo)
         if failure is None:
             return None
-        return (UserError if failure.kind == "user" else TrainingFailed)(failure.reason)
+        return (UserError if failure.kind == "user" else UnrecoverableFailure)(failure.reason)
 
     def clear_failure(self) -> None:
         """Delete the recorded failure, so that the run is tried again. Raises as `write`."""

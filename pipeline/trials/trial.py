@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from pydantic import Field
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.storage.document import Document
+from pipeline.storage.folder import join
+from pipeline.storage.redact import mask
+from pipeline.training.error_hints import UnrecoverableFailure
 from pipeline.training.fit import fit
 from pipeline.training.run_record import RunRecord
 from pipeline.trials.trial_records import Params
+
+MISTAKE = "mistake"  # result of a trial that would only fail again
+FORMER_SECONDS = 30.0  # for the process that trained the trial before to end
 
 
 class TrialSettings(Document):
@@ -35,7 +44,11 @@ def trial_config(config: Config, params: Params) -> Config:
 
 
 def run_trial(trial: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Train the trial ``{"name": NAME, "params": {...}}``; resumes under the same name."""
+    """Train the trial ``{"name": NAME, "params": {...}}``; resumes under the same name.
+
+    Raises what a retry may repair; other errors are reported as the result `MISTAKE`.
+    """
+    from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
     given = TrialSettings.from_content(settings, "trial settings")
@@ -46,11 +59,38 @@ def run_trial(trial: dict[str, Any], settings: dict[str, Any]) -> None:
     config = trial_config(given.config, params).replace(
         {"tracking.uri": given.tracking_uri, "ray.storage": given.storage}
     )
-    fit(
-        config,
-        run=name,
-        parent_run_id=given.parent_run_id,
-        tags={"sweep": given.sweep, "trial": name},
-        callbacks=[TuneReportCallback()],
-        label=f"trial {name}",
-    )
+    _wait_for_former(given, name)
+    try:
+        fit(
+            config,
+            run=name,
+            parent_run_id=given.parent_run_id,
+            tags={"sweep": given.sweep, "trial": name},
+            callbacks=[TuneReportCallback()],
+            label=f"trial {name}",
+        )
+    except (UserError, UnrecoverableFailure) as error:
+        # Tune would retry a trial that raises.
+        tune.report({MISTAKE: mask(str(error))})
+
+
+def _wait_for_former(settings: TrialSettings, name: str) -> None:
+    """Wait until the process that trained this trial before, and was stopped, has ended."""
+    deadline = time.monotonic() + FORMER_SECONDS
+    while True:
+        record = RunRecord(settings.storage, name)
+        try:
+            record.check_storage()
+            record.hold(settings.config.ray.lease_seconds)
+        except UserError:
+            if time.monotonic() > deadline:
+                return  # `fit` reports the error
+            time.sleep(0.5)
+        else:
+            record.close()
+            return
+
+
+def has_checkpoint(storage: str, name: str) -> bool:
+    """Return whether a trial in the folder of a sweep has a checkpoint to resume from."""
+    return bool(CheckpointStore(join(storage, name)).saved())

@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune import Callback
 
 from pipeline.storage.redact import mask
+from pipeline.trials.trial import MISTAKE
 from pipeline.trials.trial_records import TrialRecord, TrialRecords, TrialState
 
 
@@ -53,13 +54,20 @@ class TrialReporter(Callback):
             _print(f"trial {name} epoch {epoch:.1f}: {self._metric} {score:.4f}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record and print that the trial has finished, or was stopped early."""
+        """Record and print that the trial has finished, was stopped early or cannot be trained."""
         name = trial.config["name"]
+        if mistake := (trial.last_result or {}).get(MISTAKE):
+            self._end(trial, "failed", mistake)
+            return
         finished = self._has_finished(name)
         if finished:
             self._end(trial, "finished")
         elif finished is not None and not self._is_ending():
             self._end(trial, "stopped early")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print why the trial failed and is retried."""
+        _print(f"trial {trial.config['name']} is retried after: {_reason(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record and print why the trial failed for good."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.trials.trial import MISTAKE
 from pipeline.trials.trial_records import TrialRecord, TrialRecords
 from pipeline.trials.trial_reporter import TrialReporter
 
@@ -12,8 +13,9 @@ from pipeline.trials.trial_reporter import TrialReporter
 class Trial:
     """What the reporter reads of a trial of Ray Tune."""
 
-    def __init__(self, name: str, error: str = "") -> None:
+    def __init__(self, name: str, error: str = "", mistake: str = "") -> None:
         self.config, self._error = {"name": name}, error
+        self.last_result = {MISTAKE: mistake} if mistake else {}
 
     def get_error(self) -> Any:
         return RuntimeError(self._error) if self._error else None
@@ -35,6 +37,7 @@ def test_each_event_is_recorded_and_printed(
     reporter.on_trial_result(0, [], one, {"epoch": 1.0, "val/ap": 0.5})
     reporter.on_trial_result(0, [], one, {"epoch": 2.0})  # between two evaluations
     reporter.on_trial_complete(0, [], one)
+    reporter.on_trial_recover(0, [], four)
     reporter.on_trial_complete(0, [], two)
     reporter.on_trial_error(0, [], four)
     ending.append(True)
@@ -44,6 +47,7 @@ def test_each_event_is_recorded_and_printed(
         "trial t0002 resumes after epoch 1: assign.sigma 2.123",
         "trial t0001 epoch 1.0: val/ap 0.5000",
         "trial t0001 finished (1 ended)",
+        "trial t0004 is retried after: disk full",
         "trial t0002 stopped early (2 ended)",
         "trial t0004 failed: disk full (3 ended)",
     ]
@@ -53,3 +57,14 @@ def test_each_event_is_recorded_and_printed(
     states = [record.state for record in again.all.values()]
     assert states == ["finished", "stopped early", "unfinished", "failed"]
     assert again.all["t0001"].scores == [(1.0, 0.5)] and again.all["t0004"].error == "disk full"
+
+
+def test_trial_that_cannot_be_trained_has_failed_with_its_reason(tmp_path: Path) -> None:
+    records = TrialRecords(str(tmp_path))
+    records.save(TrialRecord(name="t0001", params={}).with_score(1.0, 0.5))
+    reporter = TrialReporter("val/ap", records, lambda name: False, lambda: False)
+    reporter.on_trial_complete(
+        0, [], Trial("t0001", mistake="the gradient is not finite at step 9")
+    )
+    record = records.all["t0001"]
+    assert (record.state, record.error) == ("failed", "the gradient is not finite at step 9")
