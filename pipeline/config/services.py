@@ -148,7 +148,7 @@ class SweepConfig(Section):
         description="folder or URI of an earlier sweep, whose trials the searcher learns from",
     )
     scheduler: Literal["none", "asha"] = Field(
-        "asha", description="asha stops the worse trials early, none stops no trial"
+        "asha", description="asha stops all but the best trials early, none stops no trial"
     )
     max_hours: float = Field(
         0.0, ge=0.0, description="hours after which a search ends; 0: no limit"
@@ -169,13 +169,13 @@ class SweepConfig(Section):
     grace_epochs: int | None = Field(
         None,
         ge=1,
-        description="ASHA: epochs before a trial may be stopped; unset: the warm-up, at least "
+        description="ASHA: epochs before a trial may be paused; unset: the warm-up, at least "
         "sweep.grace_share",
     )
     grace_share: Probability = Field(
-        0.25, description="ASHA: share of the epochs before a trial may be stopped"
+        0.15, description="ASHA: share of the epochs before a trial may be paused"
     )
-    reduction: int = Field(2, ge=2, description="ASHA: one in this many trials continues")
+    reduction: int = Field(3, ge=2, description="ASHA: one in this many trials is promoted")
     seed: int = Field(0, ge=0, description="seed of the search")
     confirm: ConfirmConfig = Field(default_factory=ConfirmConfig, description=ConfirmConfig.__doc__)
     space: dict[str, dict[str, Any]] = Field(

@@ -22,6 +22,7 @@ from pipeline.metrics.matching import match_images
 from pipeline.metrics.table import IOU_THRESHOLDS, ImageDetections, MatchTable, Objects
 
 VocMetric = Literal["voc07", "area"]
+METRIC_NAMES = ("ap", "ap50", "ap75")
 RECALLS_2007 = np.arange(0.0, 1.1, 0.1)
 
 
@@ -61,9 +62,10 @@ def voc_metrics(table: MatchTable, classes: Sequence[str], metric: VocMetric) ->
 
     Empty without objects.
     """
-    thresholds = {"ap": IOU_THRESHOLDS.tolist(), "ap50": [0.5], "ap75": [0.75]}
+    thresholds = (IOU_THRESHOLDS.tolist(), [0.5], [0.75])
     per_class = {
-        name: voc_per_class(table, classes, ious, metric) for name, ious in thresholds.items()
+        name: voc_per_class(table, classes, ious, metric)
+        for name, ious in zip(METRIC_NAMES, thresholds, strict=True)
     }
     return {name: float(np.mean([*ap.values()])) for name, ap in per_class.items() if ap}
 

@@ -1,4 +1,8 @@
-"""Which point is tried next: unfinished trials, given points, then random, grid or TPE."""
+"""Which trial runs next: unfinished ones, given points, those of random, grid or TPE, promotions.
+
+Promotions come last, when all points were tried. In a sweep that a limit may end before, they come
+before new points.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from ray.tune.search import Searcher
 
 from pipeline.config import SweepConfig
 from pipeline.errors import UserError
+from pipeline.sweep.halving import SuccessiveHalving
 from pipeline.sweep.space import SearchSpace
 from pipeline.trials.trial_records import Params, TrialRecord, TrialRecords
 
@@ -25,6 +30,7 @@ class SpaceSearcher(Searcher):
 
     Of the trials in ``records``, those that ended are learned from, and all others are suggested
     first, under their names. ``former`` are points and scores of another sweep, to learn from.
+    Trials that ``halving`` promotes are suggested again.
     """
 
     def __init__(
@@ -32,32 +38,25 @@ class SpaceSearcher(Searcher):
         space: SearchSpace,
         settings: SweepConfig,
         records: TrialRecords,
+        halving: SuccessiveHalving,
         former: Sequence[tuple[Params, float]] = (),
     ) -> None:
         super().__init__(metric=settings.metric, mode=settings.mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._settings, self._records = space, settings, records
-        sampler: optuna.samplers.BaseSampler
+        self._halving, self._former = halving, former
         if settings.searcher == "tpe":
             with warnings.catch_warnings():  # of options that may still change
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                sampler = optuna.samplers.TPESampler(seed=settings.seed, constant_liar=True)
+                self._sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
+                    seed=settings.seed, constant_liar=True
+                )
         else:
-            sampler = optuna.samplers.RandomSampler(seed=settings.seed)
-        self._study = optuna.create_study(
-            sampler=sampler, direction="maximize" if settings.mode == "max" else "minimize"
-        )
+            self._sampler = optuna.samplers.RandomSampler(seed=settings.seed)
         self._started: dict[str, tuple[str, optuna.Trial]] = {}  # by Tune's id
         self._tried = {_key(record.params) for record in records.all.values()}
-        self._queued: list[TrialRecord] = []
-        for params, value in former:
-            self._learn(params, value)
-        for record in records.all.values():
-            score = record.best(settings.mode)
-            if record.state in _ENDED and score is not None:
-                self._learn(record.params, score)
-            elif record.state not in _ENDED:
-                self._queued.append(record)
+        self._queued = [one for one in records.all.values() if one.state not in _ENDED]
+        self._study = self._learned()
         if settings.searcher == "grid":
             space.check_finite()
         self._given = [self._completed(point) for point in self._missing_points()]
@@ -69,21 +68,27 @@ class SpaceSearcher(Searcher):
         return object, ()
 
     def is_exhausted(self) -> bool:
-        """Return whether no trial is left to start."""
-        if not self._queued and self._next is None:
-            self._next = next(self._new, None)
-        return not self._queued and self._next is None
+        """Return whether no trial is left to start, nor runs."""
+        if self._queued or self._started or self._point() is not None:
+            return False
+        promoted = self._promoted()
+        if promoted is not None:
+            self._queued.append(promoted)
+        return promoted is None
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial, or FINISHED."""
+        """Return the next trial, FINISHED, or None until a trial that runs has ended."""
         if self.is_exhausted():
             return Searcher.FINISHED
-        if self._queued:
-            record = self._queued.pop(0)
-        else:
-            record = TrialRecord(name=self._records.new_name(), params=self._next or {})
-            self._next = None
+        record = self._queued.pop(0) if self._queued else self._promoted()
+        if record is None:
+            params = self._point()
+            if params is None:
+                return None
+            record, self._next = TrialRecord(name=self._records.new_name(), params=params), None
         self._records.save(record.model_copy(update={"state": "unfinished", "error": ""}))
+        if record.state in _ENDED:  # its next score replaces the one that was learned
+            self._study = self._learned()
         self._started[trial_id] = record.name, self._begin(record.params)
         return {"name": record.name, "params": record.params}
 
@@ -107,6 +112,17 @@ class SpaceSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: all state is in the records."""
+
+    def _promoted(self) -> TrialRecord | None:
+        running = [name for name, _ in self._started.values()]
+        name = self._halving.promote(running, lambda: self._point() is None)
+        return self._records.all[name] if name else None
+
+    def _point(self) -> Params | None:
+        """Return the next point to try, the same until it is taken; None if there is no more."""
+        if self._next is None:
+            self._next = next(self._new, None)
+        return self._next
 
     def _missing_points(self) -> Iterator[Mapping[str, Any]]:
         """Yield the given points that no trial has tried."""
@@ -161,8 +177,21 @@ class SpaceSearcher(Searcher):
         self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return params
 
-    def _learn(self, params: Mapping[str, Any], score: float) -> None:
-        self._study.tell(self._begin(params), score)
+    def _learned(self) -> optuna.Study:
+        """Return a study with the scores of the trials that ended, and with those that run."""
+        self._study = optuna.create_study(
+            sampler=self._sampler,
+            direction="maximize" if self._settings.mode == "max" else "minimize",
+        )
+        for params, value in self._former:
+            self._study.tell(self._begin(params), value)
+        for record in self._records.all.values():
+            score = record.best(self._settings.mode)
+            if score is not None and record.state in _ENDED:
+                self._study.tell(self._begin(record.params), score)
+        for trial_id, (name, _) in self._started.items():
+            self._started[trial_id] = name, self._begin(self._records.all[name].params)
+        return self._study
 
     def _begin(self, params: Mapping[str, Any]) -> optuna.Trial:
         trial = self._enqueued(params)

@@ -35,6 +35,11 @@ class SearchSpace:
     def __init__(self, config: Config) -> None:
         if not config.sweep.space:
             raise UserError("sweep.space is empty; give fields to search, as in configs/sweeps")
+        if "train.epochs" in config.sweep.space and config.sweep.scheduler == "asha":
+            raise UserError(
+                "sweep.space.train.epochs: asha compares trials at the same epochs of trainings of "
+                "the same length; set sweep.scheduler: none"
+            )
         self.config = config
         domains = {}
         for field, spec in config.sweep.space.items():

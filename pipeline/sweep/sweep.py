@@ -12,11 +12,12 @@ from pipeline.config import Config
 from pipeline.data import Manifest, check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingStopped, UserError
-from pipeline.metrics.coco import METRIC_NAMES
+from pipeline.metrics import coco, voc
 from pipeline.storage.folder import absolute
 from pipeline.storage.redact import mask
 from pipeline.sweep.answer import COMPARABLE, Answer, Confirmation, best_recipe, is_confirmed
 from pipeline.sweep.documents import Statement, SweepReport, Trial, TrialTable
+from pipeline.sweep.halving import SuccessiveHalving, rung_epochs
 from pipeline.sweep.page import PAGE_NAME
 from pipeline.sweep.publish import RECIPE, publish
 from pipeline.sweep.results import (
@@ -34,7 +35,7 @@ from pipeline.training.stop import RESUME_HINT, stop_signal
 from pipeline.trials.driver import run_trials
 from pipeline.trials.ending import child_runs, close_child_runs, delete_checkpoints, interrupt
 from pipeline.trials.outcome import outcomes
-from pipeline.trials.trial import TrialSettings
+from pipeline.trials.trial import TrialSettings, has_checkpoint
 from pipeline.trials.trial_records import Params, TrialRecords
 
 # What a sweep may be resumed with: more trials, other limits, other resources.
@@ -106,7 +107,13 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
                 "choose another --run name"
             )
         run_id = record.resumable_run_id(resume, config, _CHANGEABLE, extend=True)
-        searcher = SpaceSearcher(space, config.sweep, records, former)
+        halving = SuccessiveHalving(
+            rung_epochs(config, manifests["train"].samples),
+            config.sweep,
+            records,
+            can_resume=lambda name: has_checkpoint(record.uri, name),
+        )
+        searcher = SpaceSearcher(space, config.sweep, records, halving, former)
         is_over = searcher.is_exhausted() and is_confirmed(config, record.uri, records)
         if info is not None and info.status == "finished" and is_over:
             raise UserError(
@@ -127,7 +134,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         )
         record.write(run_id, "running", config)
         with close_run(uri, run_id, record, config):
-            found = _search(settings, space, searcher, records, record, manifests)
+            found = _search(settings, space, searcher, halving, records, record, manifests)
             report = SweepReport(
                 sweep=run,
                 metric=config.sweep.metric,
@@ -169,12 +176,13 @@ def _search(
     settings: TrialSettings,
     space: SearchSpace,
     searcher: Any,
+    halving: SuccessiveHalving,
     records: TrialRecords,
     record: RunRecord,
     manifests: dict[str, Manifest],
 ) -> _Found:
     """Train and score everything that is missing in one Ray cluster, and compare it."""
-    from pipeline.sweep.scheduler import build_scheduler
+    from pipeline.sweep.scheduler import RungScheduler
     from pipeline.trials.limits import Limits
 
     config, uri = settings.config, settings.tracking_uri
@@ -185,7 +193,7 @@ def _search(
         record.when_lost(functools.partial(interrupt, stop))
         limits = Limits(config, records, stop)
         if not searcher.is_exhausted():
-            scheduler = build_scheduler(config, steps, records)
+            scheduler = RungScheduler(halving, config.sweep.metric)
             run_trials(settings, searcher, scheduler, limits, records)
         limit = limits.reached()
         if not stop.received.is_set():
@@ -215,9 +223,13 @@ def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
         raise UserError("data.val is not set; a sweep compares its trials on it")
     manifests = check_data(config)
     space = SearchSpace(config)
-    metric, known = config.sweep.metric, [f"val/{name}" for name in METRIC_NAMES]
-    if metric not in known:
-        raise UserError(f"sweep.metric {metric!r} is not logged; choose from: {', '.join(known)}")
+    metric, protocol = config.sweep.metric, config.evaluate.protocol
+    names = coco.METRIC_NAMES if protocol == "coco" else voc.METRIC_NAMES
+    if metric not in (known := [f"val/{name}" for name in names]):
+        raise UserError(
+            f"sweep.metric {metric!r} is not logged with evaluate.protocol {protocol}; choose "
+            f"from: {', '.join(known)}"
+        )
     if config.sweep.confirm.points and metric not in COMPARABLE:
         raise UserError(
             f"sweep.metric {metric!r} has no interval over images, by which points are confirmed; "

@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.sweep.halving import SuccessiveHalving
 from pipeline.sweep.searcher import SpaceSearcher
 from pipeline.sweep.space import SearchSpace
 from pipeline.trials.trial_records import TrialRecord, TrialRecords, TrialState
@@ -23,13 +24,14 @@ class Sweep:
         config = Config.from_dict({"sweep": {"space": space, **settings}})
         self.records = TrialRecords(str(folder))
         self.records.load()
-        self.searcher = SpaceSearcher(SearchSpace(config), config.sweep, self.records)
+        halving = SuccessiveHalving([], config.sweep, self.records)
+        self.searcher = SpaceSearcher(SearchSpace(config), config.sweep, self.records, halving)
         self.count = 0
 
     def start(self) -> TrialRecord | None:
         self.count += 1
         found = self.searcher.suggest(f"id{self.count}")
-        return None if found == Searcher.FINISHED else self.records.all[found["name"]]
+        return None if found in (None, Searcher.FINISHED) else self.records.all[found["name"]]
 
     def end(self, record: TrialRecord, score: float, state: TrialState = "finished") -> None:
         self.records.save(record.with_score(1.0, score).model_copy(update={"state": state}))

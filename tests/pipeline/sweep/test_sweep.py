@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_former_trials_are_learned_with_all_their_values(former: Path) -> None:
     [
         ({"sweep.metric": "val/ap50"}, r"ranked by val/ap \(max\), these by val/ap50"),
         ({"evaluate.protocol": "voc"}, "another evaluate.protocol"),
-        ({"sweep.space": {"train.epochs": {"int": [1, 2]}}}, "none of its trials is in"),
+        ({"sweep.space": {"train.momentum": {"uniform": [0.1, 0.2]}}}, "none of its trials is in"),
         ({"sweep.warm_start": "/nowhere"}, "not the folder of a sweep"),
     ],
 )
@@ -142,3 +143,61 @@ def test_trials_without_a_record_of_their_sweep_are_not_adopted(small: Config) -
     TrialRecords(f"{config.ray.storage}/one").save(TrialRecord(name="t0001", params={"x.y": 1}))
     with pytest.raises(UserError, match="contains trials of a sweep without run.json"):
         sweep(config, run="one")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"sweep.space": {"assign.sigm": {"uniform": [1, 2]}}},
+            "sigm: there is no such field; did",
+        ),
+        ({"sweep.space": {"train.lr": {"uniform": [-1, 2]}}}, "sweep.space.train.lr: train.lr"),
+        (
+            {"sweep.space": {"train.lr": {"uniform": [0.1, 1], "when": {"model.neck": "fssd"}}}},
+            "when names model.neck, which is not in sweep.space",
+        ),
+        ({"sweep.space": {"train.epochs": {"int": [1, 9]}}}, "train.epochs: asha compares"),
+        ({"sweep.points": [{"train.lr": 0.5}]}, r"sweep.points\[0\]: train.lr = 0.5 is not one"),
+        ({"sweep.points": [{"train.momentum": 0.5}]}, "train.momentum is not in sweep.space"),
+        ({"sweep.metric": "val/map"}, "sweep.metric 'val/map' is not logged with evaluate.proto"),
+        (
+            {"sweep.metric": "val/ap_small", "evaluate.protocol": "voc"},
+            "not logged with evaluate.protocol voc; choose from: val/ap, val/ap50, val/ap75",
+        ),
+        ({"data.val": None}, "data.val is not set; a sweep compares its trials on it"),
+        ({"sweep.warm_start": "/nowhere"}, "sweep.warm_start /nowhere: not the folder of a sweep"),
+        ({"train.batch_size": 1, "ray.workers": 2}, "train.batch_size 1 is smaller than the 2"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_started(
+    small: Config, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], expected: str
+) -> None:
+    monkeypatch.setattr(
+        sys.modules[sweep.__module__], "ray_cluster", Mock(side_effect=AssertionError)
+    )
+    config = small.replace({"sweep.space": {"train.lr": {"uniform": [0.01, 0.1]}}})
+    with pytest.raises(UserError, match=expected) as caught:
+        sweep(config.replace(change), run="one")
+    assert "\n" not in str(caught.value)
+    assert not Path(config.ray.storage_uri(), "one", "run.json").exists()
+
+
+def test_folder_of_another_recipe_is_rejected_with_the_difference(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(sys.modules[sweep.__module__], "ray_cluster", stopped)
+    config = small.replace({"sweep.space": {"train.lr": {"uniform": [0.01, 0.1]}}})
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config, run="one")
+    for change in (
+        {"sweep.space": {"train.lr": {"uniform": [0.01, 0.2]}}},
+        {"train.momentum": 0.5},
+        {"sweep.reduction": 4},
+    ):
+        with pytest.raises(UserError, match=f"run 'one' was started with {next(iter(change))} = "):
+            sweep(config.replace(change), run="one")
+    # A sweep may be extended.
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config.replace({"sweep.trials": 20}), run="one")
