@@ -60,6 +60,22 @@ class Config(Section):
         except ValidationError as error:
             raise UserError(explain(error)) from None
 
+    @classmethod
+    def known_fields(cls, tree: Mapping[str, Any]) -> Config:
+        """Validate a recorded tree, without fields that this version does not have."""
+        known = cls.model_fields
+        return cls.from_dict(
+            {
+                section: {
+                    field: value
+                    for field, value in values.items()
+                    if field in type(getattr(cls(), section)).model_fields
+                }
+                for section, values in tree.items()
+                if section in known
+            }
+        )
+
     def recorded(self) -> dict[str, Any]:
         """Return the tree for files that are stored with checkpoints.
 

@@ -69,6 +69,10 @@ class BundleContent:
     """The sets of the training, where they are known."""
     summary: EvaluationSummary | None = None
     """The evaluation on ``data.test``, if there was one."""
+    score_thresholds: Mapping[str, float] = field(default_factory=dict)
+    """By class, of uncalibrated scores, instead of ``registry.score_threshold``."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Where the settings of post-processing came from, if they are not those of the training."""
 
     @property
     def defaults(self) -> PredictionDefaults:
@@ -78,6 +82,15 @@ class BundleContent:
             nms_iou=self.config.evaluate.nms_iou,
             max_detections=self.config.evaluate.max_detections,
         )
+
+    @property
+    def settings_sha256(self) -> str | None:
+        """Return a hash of the settings of post-processing; None for those of the training."""
+        if not self.settings:
+            return None
+        given = [self.defaults.model_dump(), self.config.evaluate.class_agnostic]
+        content = json.dumps([*given, dict(self.score_thresholds)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def write_bundle(
@@ -97,7 +110,7 @@ def write_bundle(
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={name: str(path) for name, path in artifacts.items()},
             code_paths=[str(code)],
-            signature=signature(content.defaults),
+            signature=signature(content.defaults, bool(content.score_thresholds)),
             input_example=_example(content.spec.image_size),
             pip_requirements=requirements(content.spec.backbone),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
@@ -115,8 +128,11 @@ def requirements(backbone: str) -> list[str]:
     return [f"{name}=={version}" for name, version in versions.items()]
 
 
-def signature(defaults: PredictionDefaults) -> ModelSignature:
-    """Return the signature: a column ``image`` -> the table of detections."""
+def signature(defaults: PredictionDefaults, by_class: bool = False) -> ModelSignature:
+    """Return the signature: a column ``image`` -> the table of detections.
+
+    With score thresholds ``by_class``, the parameter ``score_threshold`` is unset by default.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType
@@ -125,7 +141,9 @@ def signature(defaults: PredictionDefaults) -> ModelSignature:
     outputs += [ColSpec(DataType.double, name) for name in ("x1", "y1", "x2", "y2", "score")]
     outputs += [ColSpec(DataType.long, "label"), ColSpec(DataType.string, "class_name")]
     params = [
-        ParamSpec("score_threshold", DataType.double, defaults.score_threshold),
+        ParamSpec(
+            "score_threshold", DataType.double, None if by_class else defaults.score_threshold
+        ),
         ParamSpec("nms_iou", DataType.double, defaults.nms_iou),
         ParamSpec("max_detections", DataType.long, defaults.max_detections),
         ParamSpec("calibrated", DataType.boolean, False),
@@ -184,6 +202,7 @@ def _describe(
         classes=list(content.classes),
         fit=content.config.data.fit,
         defaults=content.defaults,
+        score_thresholds=dict(content.score_thresholds),
         max_candidates=content.config.evaluate.max_candidates,
         class_agnostic=content.config.evaluate.class_agnostic,
         temperature=content.temperature,

@@ -25,13 +25,18 @@ class PredictionDefaults(_Part):
 class DetectorDescription(Document):
     """What a bundle says about its detector. Fields with a default are missing in old bundles."""
 
-    FORMAT_VERSION: ClassVar[int] = 2  # 1 had no anchors in the spec and no temperature
+    # 1 had no anchors in the spec and no temperature, 2 no score thresholds of classes.
+    FORMAT_VERSION: ClassVar[int] = 3
 
     package: str = Field(description="name of the bundle's code, unique to the version")
     spec: DetectorSpec
     classes: list[str] = Field(description="class names in the order of the labels")
     fit: Literal["stretch", "letterbox"] = "stretch"
     defaults: PredictionDefaults
+    score_thresholds: dict[str, float] = Field(
+        default={},
+        description="by class, of uncalibrated scores, instead of the default score threshold",
+    )
     max_candidates: int = Field(description="maximum boxes per image before NMS")
     class_agnostic: bool = False
     temperature: float | None = Field(

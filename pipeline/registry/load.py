@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -50,6 +52,8 @@ class LoadedDetector(NamedTuple):
     """The parameters of a prediction unless the caller sets them."""
     temperature: float | None = None
     """Divides the logits of calibrated scores; None if none was fitted."""
+    score_thresholds: Mapping[str, float] = MappingProxyType({})
+    """By class, of uncalibrated scores, instead of the default; see `jobs.thresholds`."""
 
 
 def fetch_model(model_uri: str, folder: Path, tracking_uri: str | None = None) -> Path:
@@ -144,9 +148,14 @@ def load_detector(model_uri: str, tracking_uri: str | None = None) -> LoadedDete
     ``data.val``, or the last one if none was evaluated. Raises UserError, and OutageError if a
     store does not respond.
     """
-    if not model_uri.startswith("models:") and not (Path(model_uri) / "MLmodel").is_file():
-        return _load_checkpoint(checkpoint_folder(model_uri))
-    return _load_bundle(model_uri, tracking_uri)
+    if is_bundle(model_uri):
+        return _load_bundle(model_uri, tracking_uri)
+    return _load_checkpoint(checkpoint_folder(model_uri))
+
+
+def is_bundle(model_uri: str) -> bool:
+    """Return whether a URI is of a registered version or its folder, not of a checkpoint or run."""
+    return model_uri.startswith("models:") or (Path(model_uri) / "MLmodel").is_file()
 
 
 def checkpoint_folder(uri: str) -> str:
@@ -220,6 +229,7 @@ def _load_bundle(model_uri: str, tracking_uri: str | None) -> LoadedDetector:
         description.fit,
         description.defaults,
         description.temperature,
+        description.score_thresholds,
     )
 
 

@@ -28,7 +28,7 @@ populations. {intervals}
 ## Data
 
 {data}
-
+{settings}
 ## Intended use and limits
 
 Detection of the classes below in images like those it was trained on. {scores}; choose the
@@ -61,6 +61,7 @@ table = model.predict(photos, params={{"score_threshold": {score_threshold}}})
 
 {per_class}
 """
+_SETTINGS = "settings."  # tags about settings of post-processing
 _PROTOCOLS = {
     "coco": "COCO's metrics: AP is the mean over IoU 0.50 to 0.95",
     "voc07": "AP as PASCAL VOC 2007 defines it, with 11 points",
@@ -100,6 +101,7 @@ def model_card(content: BundleContent, origin: Mapping[str, str]) -> str:
         data="\n".join(_data(content)),
         scores=scores,
         score_threshold=config.registry.score_threshold,
+        settings=_settings(content),
         origin="\n".join(f"- {key}: {value}" for key, value in origin.items()) or "- unknown",
         per_class="\n".join(_classes(content)),
     )
@@ -147,9 +149,33 @@ def _data(content: BundleContent) -> Iterator[str]:
             )
 
 
+def _settings(content: BundleContent) -> str:
+    """Return the section about settings of post-processing that are not those of the training."""
+    if not content.settings:
+        return ""
+    evaluate = content.config.evaluate
+    across = "across classes" if evaluate.class_agnostic else "within classes"
+    text = (
+        "These were searched after the training, on the set below. On that set, their figures are "
+        f"optimistic. NMS at IoU {evaluate.nms_iou:g} {across}, {evaluate.max_detections} "
+        "detections at most."
+    )
+    if content.score_thresholds:
+        text += " Unless `score_threshold` is given, each class below has its own."
+    found = [
+        f"- {key.removeprefix(_SETTINGS)}: {value}"
+        for key, value in content.settings.items()
+        if key.startswith(_SETTINGS)
+    ]
+    return "\n".join(["", "## Settings of post-processing", "", text, "", *found, ""])
+
+
 def _classes(content: BundleContent) -> Iterator[str]:
     if content.summary is None:
-        yield from (f"{number}. {label}" for number, label in enumerate(content.classes))
+        for number, label in enumerate(content.classes):
+            threshold = content.score_thresholds.get(label)
+            note = "" if threshold is None else f": score threshold {threshold:.3f}"
+            yield f"{number}. {label}{note}"
         return
     yield "| label | class | objects in test | test AP | 95% interval |"
     yield "|---|---|---|---|---|"

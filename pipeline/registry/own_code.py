@@ -21,6 +21,7 @@ def own_detector(loaded: LoadedDetector) -> RegisteredDetector:
         classes=loaded.classes,
         fit=loaded.fit,
         defaults=loaded.defaults.model_dump(),
+        score_thresholds=dict(loaded.score_thresholds),
         max_candidates=loaded.evaluate.get("max_candidates", EvaluateConfig().max_candidates),
         class_agnostic=loaded.evaluate.get("class_agnostic", False),
         temperature=loaded.temperature,

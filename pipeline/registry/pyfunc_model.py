@@ -38,6 +38,7 @@ class Description(NamedTuple):
     classes: list[str]
     fit: str
     defaults: dict[str, float]
+    score_thresholds: dict[str, float]
     max_candidates: int
     class_agnostic: bool
     temperature: float | None
@@ -94,13 +95,18 @@ class RegisteredDetector(PythonModel):
         An image is the bytes of a file, these in base64 as text, a ``pathlib.Path``, or pixels: an
         array (H,W,3) uint8, RGB, or nested lists of them. Text is never a path, so that a request
         to a server cannot name its files. ``params``: score_threshold, nms_iou, max_detections,
-        calibrated (return scores that are probabilities; the threshold applies to them). An image
-        without detections has no row. Raises MlflowException, for an image with its row.
+        calibrated (return scores that are probabilities; the threshold applies to them). Without
+        score_threshold, a class has the threshold that the version has for it, of uncalibrated
+        scores, else the default. An image without detections has no row. Raises MlflowException,
+        for an image with its row.
         """
         params = params or {}
         settings = _settings(self.description.defaults, params)
         temperature = self._temperature(params)
-        if temperature and 0 < settings["score_threshold"] < 1:  # of the scores before calibration
+        of_classes = self._thresholds(params, settings["score_threshold"])
+        if of_classes is not None:
+            settings["score_threshold"] = float(of_classes.min())
+        elif temperature and 0 < settings["score_threshold"] < 1:  # of scores before calibration
             threshold = torch.tensor(settings["score_threshold"], dtype=torch.float64)
             settings["score_threshold"] = float(_calibrate(threshold, 1 / temperature))
         images = _images(model_input)
@@ -108,7 +114,7 @@ class RegisteredDetector(PythonModel):
         for start in range(0, len(images), IMAGES_PER_PASS):
             rows = range(start, min(start + IMAGES_PER_PASS, len(images)))
             inputs, sizes = zip(*(self._read(row, images[row]) for row in rows), strict=True)
-            tables.append(self._detect(inputs, sizes, settings))
+            tables.append(self._detect(inputs, sizes, settings, of_classes))
             tables[-1]["image"] += start
         if not tables:
             return _table([], [], [], [], [])
@@ -117,6 +123,13 @@ class RegisteredDetector(PythonModel):
             scores = torch.tensor(table["score"].to_numpy())
             table["score"] = _calibrate(scores, temperature).numpy()
         return table
+
+    def _thresholds(self, params: Mapping[str, Any], default: float) -> torch.Tensor | None:
+        """Return the score thresholds (C,) of the classes; None if all have the same."""
+        given = self.description.score_thresholds
+        if not given or params.get("score_threshold") is not None:
+            return None
+        return torch.tensor([given.get(name, default) for name in self.description.classes])
 
     def _temperature(self, params: Mapping[str, Any]) -> float | None:
         """Return the temperature of the scores if they shall be calibrated, else None."""
@@ -165,6 +178,7 @@ class RegisteredDetector(PythonModel):
         inputs: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
         settings: Mapping[str, Any],
+        thresholds: torch.Tensor | None,
     ) -> pd.DataFrame:
         side = self.detector.image_size
         predictions = self.detector(torch.from_numpy(np.stack(inputs)).to(self.device))
@@ -178,7 +192,10 @@ class RegisteredDetector(PythonModel):
             **settings,
         )
         boxes, scores, labels = (part.cpu() for part in found)
-        row, column = (labels >= 0).nonzero(as_tuple=True)
+        kept = labels >= 0
+        if thresholds is not None:  # after NMS, as on the set on which they were found
+            kept &= scores >= thresholds[labels.clamp(min=0)]
+        row, column = kept.nonzero(as_tuple=True)
         # Per image (w, h, w, h): scale from the network's square input to the image's pixels.
         limits = torch.tensor(sizes, dtype=torch.float32).repeat(1, 2)
         visible = [self.resize.visible_size(*size, self.description.fit) for size in sizes]
@@ -254,7 +271,8 @@ def _calibrate(scores: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def _settings(defaults: Mapping[str, float], params: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {**defaults, **{key: params[key] for key in defaults if key in params}}
+    given = {key: params[key] for key in defaults if params.get(key) is not None}
+    settings = {**defaults, **given}
     for name in ("score_threshold", "nms_iou"):
         if not 0.0 <= settings[name] <= 1.0:
             raise _invalid(f"{name} is {settings[name]}; it must be between 0 and 1")

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
 from pipeline.checkpoints.format import tensors_sha256
 from pipeline.errors import UserError
 from pipeline.registry.bundle import BundleContent, write_bundle
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 CANDIDATE = "candidate"  # the alias of the latest version that was not promoted
-WEIGHTS_TAG = "weights.sha256"
+WEIGHTS_TAG, SETTINGS_TAG = "weights.sha256", "settings.sha256"
 _MODEL_SECTIONS = ("data", "model", "assign", "loss", "train")
 _MAX_DESCRIPTION = 5000  # characters
 _CUT = "\n\n(cut; the whole card is README.md of the version)\n"
@@ -46,26 +44,26 @@ class RegisteredVersion(NamedTuple):
 def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion:
     """Bundle a detector and register it as the next version of its name, linked to its run.
 
-    The weights of a run have at most one version of a name. Registering them again, also after an
-    attempt that was killed, completes or returns the existing version. A new version gets the alias
+    The weights of a run have at most one version of a name, and one more for each choice of
+    ``content.settings``. Registering them again, also after an attempt that was killed, completes
+    or returns the existing version. A new version gets the alias
     ``candidate``. Metrics and data fingerprints become tags of
     the version, because those of a deleted run are lost. Raises UserError if the run was deleted.
     """
     name = content.name
     check_model_name(name)
     client = connect(uri)
-    weights = tensors_sha256(content.weights)
-    version = _version_of_run(client, name, run_id, weights)
+    tags = _tags(content)
+    version = _version_of_run(client, name, run_id, tags)
     if version is None:
         run = client.get_run(run_id)
         check_active(uri, run)
-        origin = _origin(run)
-        model = _find_uploaded(client, run, name, weights) or _upload(
-            client, run, content, origin, weights
+        origin = {**content.settings, **_origin(run)}
+        model = _find_uploaded(client, run, name, tags) or _upload(
+            client, run, content, origin, tags
         )
         _ensure_registered_model(client, name)
-        tags = {**origin, **{key: f"{value:.6g}" for key, value in content.metrics.items()}}
-        tags[WEIGHTS_TAG] = weights
+        tags |= {**origin, **{key: f"{value:.6g}" for key, value in content.metrics.items()}}
         if HASH_TAG in model.tags:
             tags[HASH_TAG] = model.tags[HASH_TAG]
         # Not models:/ID, which the registry would resolve in the process-wide store.
@@ -84,38 +82,58 @@ def register(uri: str, run_id: str, content: BundleContent) -> RegisteredVersion
     return RegisteredVersion(name, int(version.version), f"models:/{name}/{version.version}")
 
 
-def find_weights(uri: str, name: str, weights: Mapping[str, Tensor]) -> RegisteredVersion | None:
-    """Return the first version of a name with the same weights, or None."""
+def find_registered(uri: str, content: BundleContent) -> RegisteredVersion | None:
+    """Return the first version of a name with the same weights and settings, or None."""
+    name, tags = content.name, _tags(content)
     check_model_name(name)
-    digest = tensors_sha256(weights)
     found = connect(uri).search_model_versions(f"name='{name}'")
-    numbers = [int(item.version) for item in found if item.tags.get(WEIGHTS_TAG) == digest]
+    numbers = [
+        int(item.version)
+        for item in found
+        if WEIGHTS_TAG in item.tags and _is_same(item.tags, tags)
+    ]
     number = min(numbers, default=None)
     return None if number is None else RegisteredVersion(name, number, f"models:/{name}/{number}")
 
 
-def check_model_name(name: str) -> None:
-    """Raise UserError if a name is not valid in ``models:/NAME/VERSION``."""
+def check_model_name(name: str, option: str = "registry.name") -> None:
+    """Raise UserError, naming the option, if a name is not valid in ``models:/NAME/VERSION``."""
     if not name.strip() or set(name) & set("/:@'\"?#%"):
-        raise UserError(f"registry.name {name!r}: use letters, digits, '.', '_' and '-'")
+        raise UserError(f"{option} {name!r}: use letters, digits, '.', '_' and '-'")
 
 
 def _version_of_run(
-    client: MlflowClient, name: str, run_id: str, weights: str
+    client: MlflowClient, name: str, run_id: str, tags: Mapping[str, str]
 ) -> ModelVersion | None:
     versions = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    # Versions of earlier releases have no such tag: there was one for each run.
-    found = [item for item in versions if item.tags.get(WEIGHTS_TAG, weights) == weights]
+    found = [item for item in versions if _is_same(item.tags, tags)]
     return max(found, key=lambda version: int(version.version), default=None)
 
 
-def _find_uploaded(client: MlflowClient, run: Run, name: str, weights: str) -> LoggedModel | None:
+def _tags(content: BundleContent) -> dict[str, str]:
+    """Return the tags by which a version is found again."""
+    tags = {WEIGHTS_TAG: tensors_sha256(content.weights)}
+    if content.settings_sha256 is not None:
+        tags[SETTINGS_TAG] = content.settings_sha256
+    return tags
+
+
+def _is_same(found: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    """Return whether something registered has the weights and settings of these tags."""
+    # Versions of earlier releases have no tag of weights: there was one for each run.
+    same_weights = found.get(WEIGHTS_TAG, tags[WEIGHTS_TAG]) == tags[WEIGHTS_TAG]
+    return same_weights and found.get(SETTINGS_TAG) == tags.get(SETTINGS_TAG)
+
+
+def _find_uploaded(
+    client: MlflowClient, run: Run, name: str, tags: Mapping[str, str]
+) -> LoggedModel | None:
     """Return the model that an earlier attempt uploaded. Mark its incomplete ones as failed."""
     complete = None
     for model in client.search_logged_models(
         [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
     ):
-        if model.tags.get(_NAME_TAG) != name or model.tags.get(WEIGHTS_TAG, weights) != weights:
+        if model.tags.get(_NAME_TAG) != name or not _is_same(model.tags, tags):
             continue
         if model.status == "READY":
             complete = model
@@ -137,7 +155,7 @@ def _upload(
     run: Run,
     content: BundleContent,
     origin: dict[str, str],
-    weights: str,
+    tags: Mapping[str, str],
 ) -> LoggedModel:
     from mlflow.entities import LoggedModelOutput
 
@@ -146,7 +164,7 @@ def _upload(
         run.info.experiment_id,
         name="detector",
         source_run_id=run_id,
-        tags={_NAME_TAG: content.name, WEIGHTS_TAG: weights},
+        tags={_NAME_TAG: content.name, **tags},
         params=_model_params(run),
         model_type="detector",
     )
@@ -162,8 +180,8 @@ def _upload(
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")
         raise
-    tags = {HASH_TAG: digest, "mlflow.note.content": _description(content, origin)}
-    client.set_logged_model_tags(model_id, tags)
+    note = {HASH_TAG: digest, "mlflow.note.content": _description(content, origin)}
+    client.set_logged_model_tags(model_id, note)
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     model = client.finalize_logged_model(model_id, "READY")
     _log_metrics(client, run, model_id, content.metrics)

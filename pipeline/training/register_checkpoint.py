@@ -12,23 +12,27 @@ from pipeline.errors import OutageError, UserError
 from pipeline.registry import BundleContent, RegisteredVersion, register
 from pipeline.registry.load import checkpoint_folder
 from pipeline.registry.model_card import DataSummary
-from pipeline.registry.register import find_weights
+from pipeline.registry.register import find_registered
+from pipeline.registry.tuned_version import TunedSettings, is_active_run
 from pipeline.storage.folder import absolute, split
 from pipeline.tracking import create_run, resolve_run_id, spool_folder
 from pipeline.training.data_content import summarize_data
 from pipeline.training.run_record import RunInfo, RunRecord
 
 
-def register_checkpoint(uri: str, path: str, name: str) -> RegisteredVersion:
+def register_checkpoint(
+    uri: str, path: str, name: str, tuned: TunedSettings | None = None
+) -> RegisteredVersion:
     """Register the checkpoint at a folder, or the selected one of a run's folder.
 
-    The version belongs to the MLflow run of the training if the checkpoint is in its folder and the
-    store at ``uri`` has that run, else to a new run. Registering the same weights again returns the
+    ``tuned`` are settings of post-processing instead of those of the training. The version belongs
+    to the MLflow run of the training if the checkpoint is in its folder and the store at ``uri``
+    has that run, else to a new run. Registering the same weights and settings again returns the
     version that exists. Raises UserError.
     """
     folder = checkpoint_folder(path)
     meta = load_meta(folder)
-    config = _config(meta).replace({"registry.name": name})
+    config = Config.known_fields(meta.config).replace({"registry.name": name})
     content = BundleContent(
         name=name,
         weights=load_averaged_weights(folder),
@@ -39,26 +43,14 @@ def register_checkpoint(uri: str, path: str, name: str) -> RegisteredVersion:
         temperature=meta.temperature,
         data=_data(meta, config),
     )
+    if tuned is not None:
+        content = tuned.apply(content, folder, meta.data.val)
     run_id = _run_id(uri, folder)
     if run_id is None:
-        if existing := find_weights(uri, name, content.weights):
+        if existing := find_registered(uri, content):
             return existing
         run_id = _new_run(uri, config, folder)
     return register(uri, run_id, content)
-
-
-def _config(meta: CheckpointMeta) -> Config:
-    """Return the recorded configuration without fields that this version does not have."""
-    tree = {
-        section: {
-            field: value
-            for field, value in values.items()
-            if field in type(getattr(Config(), section)).model_fields
-        }
-        for section, values in meta.config.items()
-        if section in Config.model_fields
-    }
-    return Config.from_dict(tree)
 
 
 def _data(meta: CheckpointMeta, config: Config) -> list[DataSummary]:
@@ -76,9 +68,6 @@ def _data(meta: CheckpointMeta, config: Config) -> list[DataSummary]:
 
 def _run_id(uri: str, folder: str) -> str | None:
     """Return the MLflow run of the training that wrote a checkpoint, if the store has it."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     run, _ = split(absolute(folder))
     record = RunRecord(*split(run))
     info: RunInfo | None = record.read()
@@ -86,10 +75,9 @@ def _run_id(uri: str, folder: str) -> str | None:
         return None
     try:
         run_id = resolve_run_id(uri, info.run_id, spool_folder(record.uri))
-        found = MlflowClient(uri).get_run(run_id)
-    except (MlflowException, UserError):
+    except UserError:
         return None
-    return run_id if found.info.lifecycle_stage == "active" else None
+    return run_id if is_active_run(uri, run_id) else None
 
 
 def _new_run(uri: str, config: Config, folder: str) -> str:

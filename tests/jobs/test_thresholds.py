@@ -20,7 +20,12 @@ def test_settings_of_a_run_are_searched(
     result = fit(small, run="one")
     run = Path(result.checkpoint).parent
     capsys.readouterr()
-    figures = thresholds.main([f"--model={run}", f"--data={small.data.val}"])
+    options = [
+        f"--data={small.data.val}",
+        "--register=tuned",
+        f"--tracking.uri={small.tracking.uri}",
+    ]
+    figures = thresholds.main([f"--model={run}", *options])
     # The first settings are those of the training, and give its score.
     assert figures["before"]["metrics"]["ap"] == pytest.approx(result.metrics["val/ap"], abs=1e-12)
     assert figures["before"] == figures["tried"][0]
@@ -28,6 +33,14 @@ def test_settings_of_a_run_are_searched(
     assert figures["best"]["metrics"]["ap"] == best["metrics"]["ap"]
     out = capsys.readouterr().out
     assert f"ap {result.metrics['val/ap']:.4f} with the settings of the training" in out
+    # They are those of the version; searched and registered again, they make no other one.
+    assert figures["registered"] == "models:/tuned/1"
+    again = thresholds.main(["--model=models:/tuned/1", *options])
+    assert again["before"] == figures["advised"]
+    assert again["score_thresholds"] == figures["score_thresholds"]
+    assert again["registered"] == "models:/tuned/1"
+    with pytest.raises(UserError, match=r"--register 'a/b': use letters, digits"):
+        thresholds.main([f"--model={run}", f"--data={small.data.val}", "--register=a/b"])
     with pytest.raises(UserError, match=r"no/such does not exist; give models:"):
         thresholds.main(["--model=no/such", f"--data={small.data.val}"])
 

@@ -41,7 +41,7 @@ class SettingsMatcher:
     def match(self, settings: Settings) -> MatchTable:
         """Return the match table of some settings, its images in the order of their ids."""
         kept = self._masks[settings.nms_iou, settings.class_agnostic].copy()
-        before = np.cumsum(kept) - kept  # (K,) survivors before each candidate
+        before: NDArray[np.int64] = np.cumsum(kept) - kept  # (K,) survivors before each candidate
         first = np.searchsorted(self._image, self._image)
         kept &= before - before[first] < settings.max_detections
         return self._overlaps.match(kept[self._order]).sorted_by_image_id()

@@ -203,7 +203,7 @@ def test_load_detector_reads_descriptions_of_the_first_versions(bundle):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 3}, "has format 3, written by a newer version"),
+        ({"format_version": 4}, "has format 4, written by a newer version"),
         ({"classes": "cat"}, r"detector\.json: classes: "),
     ],
 )
