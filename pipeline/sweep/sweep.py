@@ -146,7 +146,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
                 seconds=round(time.monotonic() - began, 1),
             )
             paths = publish(report, record.uri, uri, run_id)
-            _prune(report, record.uri, found.confirmation)
+            _prune(found, report.statement.winner, record.uri)
             every = [*records.all.values(), *found.confirmation.records.all.values()]
             check_all_succeeded(every, found.limit, paths[RECIPE])
     return SweepResult(
@@ -246,17 +246,23 @@ def _with_scores(records: TrialRecords) -> list[str]:
     return [name for name, record in records.all.items() if record.scores]
 
 
-def _prune(report: SweepReport, storage: str, confirmation: Confirmation) -> None:
-    """Delete the checkpoints of all but the winner, and of trials that are resumed."""
-    ended = ("finished", "stopped early")
-    winner = report.statement.winner
-    searched = [row.name for row in report.trials if row.status in ended and row.name != winner]
-    delete_checkpoints(storage, searched)
-    arm = report.statement.arm(winner)
+def _prune(found: _Found, winner: str, storage: str) -> None:
+    """Delete the checkpoints of all but the winner, and of trainings that may be resumed."""
+    _prune_trials(found.trials, winner, storage, keep_paused=found.limit is not None)
+    arm = found.answer.statement.arm(winner)
     kept = arm.trials if arm is not None else []
+    confirmation = found.confirmation
     confirmed = [
         name
         for name, record in confirmation.records.all.items()
-        if record.state in ended and name not in kept
+        if record.state in ("finished", "stopped early") and name not in kept
     ]
     delete_checkpoints(confirmation.storage, confirmed)
+
+
+def _prune_trials(trials: list[Trial], winner: str, storage: str, *, keep_paused: bool) -> None:
+    """Delete those of the search; ``keep_paused`` those that a higher limit would promote."""
+    ended = ("finished",) if keep_paused else ("finished", "stopped early")
+    delete_checkpoints(
+        storage, [row.name for row in trials if row.status in ended and row.name != winner]
+    )

@@ -9,17 +9,20 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.errors import LeaseLostError, UserError
 from pipeline.sweep.documents import Trial, TrialTable
 from pipeline.sweep.results import make_table
 from pipeline.sweep.space import SearchSpace
-from pipeline.sweep.sweep import sweep
+from pipeline.sweep.sweep import _prune_trials, sweep
 from pipeline.sweep.warm_start import former_trials
 from pipeline.training.run_record import RunRecord
-from pipeline.trials.trial import TrialSettings
-from pipeline.trials.trial_records import TrialRecord, TrialRecords
+from pipeline.trials.trial import TrialSettings, has_checkpoint
+from pipeline.trials.trial_records import TrialRecord, TrialRecords, TrialState
+from tests.pipeline.checkpoints.examples import example_meta
 from tests.pipeline.training.test_fit import status
 from tests.pipeline.training.test_lease_of_run import take_over
 
@@ -201,3 +204,17 @@ def test_folder_of_another_recipe_is_rejected_with_the_difference(
     # A sweep may be extended.
     with pytest.raises(KeyboardInterrupt):
         sweep(config.replace({"sweep.trials": 20}), run="one")
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_checkpoints_of_paused_trials_are_kept_where_a_limit_ended_the_sweep(
+    tmp_path: Path, limited: bool
+) -> None:
+    states: list[TrialState] = ["finished", "stopped early", "failed"]
+    for state in states:
+        tensors = {"model": {"x": torch.zeros(2)}}
+        CheckpointStore(tmp_path / state).save(tensors, example_meta(1, ap=0.5))
+    trials = [Trial(state, {}, 0.5, 1.0, state, None) for state in states]
+    _prune_trials(trials, "default", str(tmp_path), keep_paused=limited)
+    kept = {state for state in states if has_checkpoint(str(tmp_path), state)}
+    assert kept == ({"stopped early", "failed"} if limited else {"failed"})

@@ -74,7 +74,7 @@ def test_slow_autoscaler_is_one_line_without_a_traceback(
     except TimeoutError:
         logger.warning("Failed to send resource request for %s.", "a training", exc_info=True)
     (record,) = caplog.records
-    assert record.getMessage() == "Ray's autoscaler did not respond in time; Ray repeats its request"
+    assert record.getMessage().startswith("Ray's autoscaler did not respond in time; ")
     assert record.exc_info is None
 
 
