@@ -59,7 +59,8 @@ def run_trial(trial: dict[str, Any], settings: dict[str, Any]) -> None:
     config = trial_config(given.config, params).replace(
         {"tracking.uri": given.tracking_uri, "ray.storage": given.storage}
     )
-    _wait_for_former(given, name)
+    if info is not None:
+        _wait_for_former(given, name)
     try:
         fit(
             config,
