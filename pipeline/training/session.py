@@ -28,6 +28,8 @@ class Session(Protocol):
 
     world: World
     store: CheckpointStore
+    may_end_at_report: bool
+    """Whether a report may end the training, as in a sweep."""
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Report metrics to the launcher. Every rank calls it equally often."""
@@ -41,6 +43,8 @@ class Session(Protocol):
 
 class LocalSession:
     """A single process, or one of those that torchrun started."""
+
+    may_end_at_report = False
 
     def __init__(
         self, world: World, store: CheckpointStore, stop: StopSignal | None = None

@@ -177,6 +177,8 @@ def evaluate_step(
     state = trainer.early_stopping.state()
     checkpoints.add_evaluation(metrics, state, temperature, log.records_in_memory())
     step = trainer.step_count
+    if session.may_end_at_report:  # the trial is then scored by, or continued from, this step
+        checkpoints.wait()
     session.report({"step": step, "epoch": schedule.epoch(step), **metrics})
 
 

@@ -62,6 +62,9 @@ class WorkerSettings(Document):
     )
     label: str = Field(default="", description="put before every progress line")
     owner: str = Field(default="", description="token of the driver's lease of the run")
+    may_end_at_report: bool = Field(
+        default=False, description="whether what receives the reports may end the training"
+    )
 
 
 class RaySession:
@@ -70,8 +73,11 @@ class RaySession:
     ``driver`` (``RunRecord.driver``) is the one whose requests are polled.
     """
 
-    def __init__(self, store: CheckpointStore, driver: str = "") -> None:
+    def __init__(
+        self, store: CheckpointStore, driver: str = "", *, may_end_at_report: bool = False
+    ) -> None:
         self.world, self.store = ray_world(), store
+        self.may_end_at_report = may_end_at_report
         self._driver = driver or store.storage.uri
         self._preemption = PreemptionWatcher(self.world) if preemption_watch_enabled() else None
         self._driver_requests = DriverRequests(self._requested) if self.world.is_main else None
@@ -133,6 +139,7 @@ def train_in_ray(
     """Run the workers to the end, restarting them as configured; return rank 0's outcome."""
     record.clear_failure()
     settings = worker_settings(config, record, uri, run_id, label)
+    settings = settings.model_copy(update={"may_end_at_report": bool(callbacks)})
     with ray_cluster(config.ray) as owned, relay_stop_signal(stop, record.driver):
         from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -313,7 +320,11 @@ def _run_worker(settings: WorkerSettings) -> TrainOutcome:
         return Failed(reason=str(ended))  # taken over, or a restart would fail in the same place
     if ray.train.get_context().get_local_rank() == 0:  # the ranks of a node see the same storage
         check_this_node(record.uri, record.storage, settings.run_id)
-    session = RaySession(CheckpointStore(record.uri, record.check_lease), record.driver)
+    session = RaySession(
+        CheckpointStore(record.uri, record.check_lease),
+        record.driver,
+        may_end_at_report=settings.may_end_at_report,
+    )
     try:
         return run_rank(
             settings.config,

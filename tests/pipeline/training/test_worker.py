@@ -1,7 +1,8 @@
 """The whole loop without Ray: it ends, resumes exactly, and selects by the validation set."""
 
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,32 @@ def assert_equal(one: Any, other: Any) -> None:
             assert_equal(a, b)
     else:
         assert one == other
+
+
+class EndedAtReport(LocalSession):
+    """A trial that Ray Tune ends at its first report."""
+
+    may_end_at_report = True
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        self.written = {item.step: item.meta.metrics for item in self.store.saved()}
+        raise Killed
+
+
+def test_reported_evaluation_is_in_its_checkpoint_where_a_report_may_end_the_training(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = CheckpointStore.add_evaluation
+
+    def slow(*given: Any) -> None:
+        time.sleep(0.3)
+        add(*given)
+
+    monkeypatch.setattr(CheckpointStore, "add_evaluation", slow)
+    session = EndedAtReport(World(), CheckpointStore(tmp_path / "run"))
+    with pytest.raises(Killed):
+        train_worker(small, session, RunLog(None))
+    assert "val/ap" in (session.written[5] or {})
 
 
 def test_training_ends_with_metrics_and_a_checkpoint(small: Config, tmp_path: Path) -> None:
