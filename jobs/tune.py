@@ -10,6 +10,7 @@ from jobs._cli import RECIPES, add_run_options, announced, command, make_parser,
 from jobs.train import duration, find_run_page
 
 if TYPE_CHECKING:
+    from pipeline.evaluation.postprocessing.settings import BestSettings
     from pipeline.sweep.documents import Statement, Trial
 
 
@@ -36,7 +37,8 @@ def trial_table(metric: str, trials: Sequence[Trial]) -> list[str]:
     """Return a row per trial, best first; ``-`` for fields that do not matter in a trial."""
     params = sorted({field for trial in trials for field in trial.params})
     others = [name for name in ("ap", "ap50", "ap75") if f"val/{name}" != metric]
-    rows = [[metric, "95% interval", *others, "epochs", "seconds", "status", *params, "trial"]]
+    costs = ("epochs", "seconds", "status")
+    rows = [[metric, "95% interval", *others, *costs, "post-processing", *params, "trial"]]
     for trial in trials:
         rows.append(
             [
@@ -46,6 +48,7 @@ def trial_table(metric: str, trials: Sequence[Trial]) -> list[str]:
                 f"{trial.epochs:.1f}",
                 "-" if trial.seconds is None else f"{trial.seconds:.0f}",
                 trial.status,
+                _gain(trial.postprocessing),
                 *(_cell(trial.params.get(key, "-")) for key in params),
                 trial.name,
             ]
@@ -87,6 +90,13 @@ def _number(value: float | None) -> str:
 
 def _interval(low: float | None, high: float | None) -> str:
     return "-" if low is None else f"{_number(low)} to {_number(high)}"
+
+
+def _gain(found: BestSettings | None) -> str:
+    """Return what other settings of post-processing gain, if it is beyond the choice of images."""
+    if found is None:
+        return "-"
+    return f"{found.gain.value:+.4f}" if found.distinguishable else "as is"
 
 
 def _cell(value: Any) -> str:
