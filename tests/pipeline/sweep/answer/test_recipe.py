@@ -6,6 +6,8 @@ from pipeline.config import Config
 from pipeline.metrics.bootstrap import Interval
 from pipeline.sweep.answer.recipe import Reproduced, best_recipe
 from pipeline.sweep.documents import Statement
+from pipeline.training.fit import fit
+from pipeline.trials.trial import trial_config
 from tests.pipeline.sweep.answer.outcomes import best_settings
 
 STATEMENT = Statement(
@@ -64,3 +66,15 @@ def test_recipe_has_no_secrets() -> None:
     assert tree["tracking"] == {"experiment": "x"}
     assert tree["model"]["init"] == "https://host/w.pth?token=***"
     assert "S3cret" not in text
+
+
+def test_recipe_repeats_the_training_to_the_last_bit(small: Config) -> None:
+    config = small.replace({"sweep.space": {"train.lr": {"uniform": [0.01, 0.1]}}})
+    params = {"train.lr": 0.03, "train.seed": 5}
+    trained = fit(trial_config(config, params), run="t0001-seed5")
+    score = trained.metrics["val/ap"]
+    text = best_recipe(config, "search", STATEMENT, Reproduced("t0001-seed5", params, score))
+    again = fit(Config.from_dict(yaml.safe_load(text)), run="best")
+    assert (again.ema_sha256, again.metrics["val/ap"]) == (trained.ema_sha256, score)
+    other = fit(trial_config(config, {**params, "train.seed": 6}), run="t0001-seed6")
+    assert other.ema_sha256 != trained.ema_sha256
