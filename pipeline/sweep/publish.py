@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from pipeline.storage.document import Document
@@ -28,10 +30,10 @@ def publish(report: SweepReport, storage: str, tracking_uri: str, run_id: str) -
         TRIALS: _json(TrialTable(trials=report.trials)),
         STATEMENT: _json(report.statement),
         RECIPE: report.recipe,
-        **render_files(report, {"MLflow run": run_id}),
     }
     client, paths = connect(tracking_uri), {}
-    for name, text in files.items():
+    # The page is rendered when the rest is stored.
+    for name, text in chain(files.items(), _rendered(report, run_id)):
         Storage(storage).write(name, text.encode())
         client.log_text(run_id, text, name)
         if name.startswith("charts/"):  # which the page contains
@@ -47,6 +49,10 @@ def publish(report: SweepReport, storage: str, tracking_uri: str, run_id: str) -
         client.log_metric(run_id, report.metric, score)
     print(f"recipe of the sweep: {paths[RECIPE]}", file=sys.stderr, flush=True)
     return paths
+
+
+def _rendered(report: SweepReport, run_id: str) -> Iterator[tuple[str, str]]:
+    yield from render_files(report, {"MLflow run": run_id}).items()
 
 
 def _score(report: SweepReport) -> float | None:

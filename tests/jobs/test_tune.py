@@ -60,6 +60,7 @@ def test_sweep_killed_in_its_confirmation_writes_a_recipe_that_trains(folder: Pa
         },
         **{f"{name}-seed1": "FINISHED" for name in arms},
     }
+    assert winner["name"] in Path(figures["report"]).read_text()
     best = yaml.safe_load(Path(figures["best_yaml"]).read_text())
     assert best["train"]["seed"] == 1 and "sweep" not in best
     # The recipe repeats the confirmed training to the last digit; what NMS gains comes on top.
