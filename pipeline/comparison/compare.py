@@ -15,7 +15,6 @@ from pipeline.comparison.documents import ArmResult, Comparison, Pair
 from pipeline.comparison.figures import Scored, make_table
 from pipeline.comparison.folds import fold_splits
 from pipeline.comparison.plan import (
-    PLAN_FILE,
     Plan,
     check_folder,
     check_numbers,
@@ -29,7 +28,6 @@ from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.pretrained import check_start
 from pipeline.progress import counted
-from pipeline.storage.folder import Storage
 from pipeline.tracking import create_run, resolve_run_store, resume_run
 from pipeline.training.fit import check_data, close_run
 from pipeline.training.run_record import Resume, RunRecord
@@ -117,7 +115,7 @@ def compare(
             run_id = create_run(uri, config, run, {"comparison": run}, None, manifests)
         else:
             resume_run(uri, run_id)
-        Storage(record.uri).write(PLAN_FILE, plan.encode())
+        plan.write(record.uri)
         record.write(run_id, "running", config)
         _announce(plan, cells, records)
         settings = TrialSettings(

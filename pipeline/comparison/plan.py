@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from pipeline.comparison.arms import Arm
@@ -9,7 +10,7 @@ from pipeline.config import Config, SweepConfig
 from pipeline.errors import UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage
-from pipeline.storage.redact import mask
+from pipeline.storage.redact import mask, mask_tree
 from pipeline.training.fit import absolute_paths
 from pipeline.training.run_record import RunRecord
 from pipeline.trials.trial_records import TrialRecords
@@ -23,6 +24,11 @@ class Plan(Document):
     arms: list[Arm]
     seeds: list[int]
     folds: int
+
+    def write(self, uri: str) -> None:
+        """Store the plan, with secrets masked, in the folder of the comparison. Raises OSError."""
+        content = json.dumps(mask_tree(self.model_dump(mode="json")), indent=1)
+        Storage(uri).write(PLAN_FILE, content.encode())
 
 
 def check_numbers(seeds: int, folds: int) -> None:

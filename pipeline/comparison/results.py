@@ -10,7 +10,7 @@ from pipeline.comparison.documents import ArmResult, Comparison
 from pipeline.comparison.page import PAGE_NAME, render_files
 from pipeline.storage.durable import write_durably
 from pipeline.storage.folder import Storage
-from pipeline.storage.redact import mask_tree
+from pipeline.storage.redact import mask, mask_tree
 from pipeline.tracking import connect
 from pipeline.training.run_record import RunRecord
 
@@ -93,7 +93,7 @@ def record_result(result: Comparison, record: RunRecord, uri: str, run_id: str) 
     """
     record.check_lease()
     masked = json.dumps(mask_tree(result.model_dump(mode="json")), indent=1)
-    files = {RESULT_FILE: masked, TABLE_FILE: as_text(result) + "\n"}
+    files = {RESULT_FILE: masked, TABLE_FILE: mask(as_text(result)) + "\n"}
     files |= render_files(result, {"MLflow run": run_id})
     client, storage = connect(uri), Storage(record.uri)
     for name, text in files.items():
