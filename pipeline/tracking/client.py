@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config import TrackingConfig
 from pipeline.errors import OutageError, UserError
-from pipeline.storage.lock import lock_file
+from pipeline.storage.lock import lock_file, try_lock_file
 from pipeline.storage.redact import first_line, mask
 from pipeline.tracking.upload import is_rejected
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 _SCHEMA_LOCK_SECONDS = 300
+_WRITE_LOCK_SECONDS = 60.0  # then it is tried without
 _POLL_SECONDS = 2.0
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -171,6 +172,22 @@ def _prepare_sqlite(uri: str) -> str:
     return uri
 
 
+@contextlib.contextmanager
+def exclusive_writes(uri: str) -> Iterator[None]:
+    """Write to a sqlite store, one process of this machine at a time; no effect on other stores.
+
+    MLflow reads and writes in one transaction. Where two processes do so, sqlite rejects one of
+    them at once as "database is locked", without waiting.
+    """
+    path = _sqlite_path(uri)
+    if path is None:
+        yield
+        return
+    lock = path.with_name(f"{path.name}.lock")
+    with try_lock_file(lock, _WRITE_LOCK_SECONDS, required=False):
+        yield
+
+
 def visible_here(uri: str) -> bool:
     """Return whether this machine sees the file of a sqlite store; True for other stores."""
     path = _sqlite_path(uri)
@@ -191,6 +208,7 @@ def _client(uri: str) -> MlflowClient:
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

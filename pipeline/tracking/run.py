@@ -17,6 +17,7 @@ from pipeline.tracking.client import (
     StoreRejection,
     check_active,
     connect,
+    exclusive_writes,
     store_errors,
 )
 from pipeline.tracking.run_spec import (
@@ -161,9 +162,10 @@ def _reopen(uri: str, run_id: str, spool: Path, note: tuple[str, str]) -> str:
     run = client.get_run(run_id)
     check_active(uri, run)
     tags = run.data.tags
-    client.set_tag(run_id, "resumes", str(int(tags.get("resumes", "0")) + 1))
-    client.set_tag(run_id, *note)
-    client.update_run(run_id, status="RUNNING")
+    with exclusive_writes(uri):
+        client.set_tag(run_id, "resumes", str(int(tags.get("resumes", "0")) + 1))
+        client.set_tag(run_id, *note)
+        client.update_run(run_id, status="RUNNING")
     return run_id
 
 

@@ -25,7 +25,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage.document import Document
 from pipeline.storage.redact import mask, mask_tree
-from pipeline.tracking.client import artifact_root, connect
+from pipeline.tracking.client import artifact_root, connect, exclusive_writes
 from pipeline.tracking.provenance import GitState, git_state, installed_packages, machine_info
 from pipeline.tracking.upload import is_rejected, keep_rejected, rejection
 
@@ -137,6 +137,11 @@ def ensure_run(uri: str, spec: RunSpec, spool: Path | None = None) -> str:
     Files that the server rejects are kept in the ``spool`` folder, if there is one.
     """
     client = connect(uri)
+    with exclusive_writes(uri):
+        return _ensured(client, uri, spec, spool)
+
+
+def _ensured(client: MlflowClient, uri: str, spec: RunSpec, spool: Path | None) -> str:
     experiment = _experiment_id(client, uri, spec)
     run_id = find_run(client, spec.key, [experiment])
     if run_id is None:

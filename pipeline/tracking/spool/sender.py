@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.client import check_active, connect
+from pipeline.tracking.client import check_active, connect, exclusive_writes
 from pipeline.tracking.spool.offline_runs import resolve_run
 from pipeline.tracking.spool.records import (
     FileRecord,
@@ -53,7 +53,8 @@ class Sender:
         """
         client = self.client()
         try:
-            return self._send(client, records)
+            with exclusive_writes(self._uri):
+                return self._send(client, records)
         except Exception:
             check_active(self._uri, client.get_run(self.run_id))
             raise
