@@ -194,9 +194,9 @@ class Timed:
         """Return the assignment."""
         return self._timed(self.assigner, *args, **options)
 
-    def static_part(self, *args: Any) -> StaticPart | None:
+    def static_part(self, *args: Any, **options: Any) -> StaticPart | None:
         """Return the part that depends on no predictions."""
-        return self._timed(self.assigner.static_part, *args)
+        return self._timed(self.assigner.static_part, *args, **options)
 
     def _timed(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         begin = time.perf_counter()

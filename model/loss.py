@@ -68,6 +68,7 @@ class DetectionLoss(nn.Module):
         gt_boxes: Tensor,
         gt_labels: Tensor,
         valid: Tensor | None = None,
+        progress: float = 1.0,
     ) -> StaticPart | None:
         """Return what is known of the assignment before the predictions.
 
@@ -75,7 +76,8 @@ class DetectionLoss(nn.Module):
         passes, and the gradient does not depend on how the batch is split. None if the positives
         depend on the predictions.
         """
-        return self.assigner.static_part(anchors, gt_boxes, _masked(gt_labels, valid))
+        labels = _masked(gt_labels, valid)
+        return self.assigner.static_part(anchors, gt_boxes, labels, progress=progress)
 
     def forward(
         self,
@@ -87,19 +89,21 @@ class DetectionLoss(nn.Module):
         valid: Tensor | None = None,
         normalisers: Tensor | None = None,
         static: StaticPart | None = None,
+        progress: float = 1.0,
     ) -> dict[str, Tensor]:
         """Return scalars: the loss (with gradient), its parts, and counts of positives and objects.
 
         Objects (B, M, 4) with labels (B, M) padded by -1; crowd regions (B, K, 4) padded by empty
         boxes; images with `valid` (B,) False are dropped; `normalisers` (2,), or None for the
-        counts of this pass; `static` of `static_part`, or None to compute it here. The keys are the
+        counts of this pass; `static` of `static_part`, or None to compute it here; `progress`, the
+        step by the number of all steps, for assigners that change during training. The keys are the
         same for every batch, with or without objects.
         """
         with _no_autocast(pred.logits.device.type):
             # Assignment.
             deltas, logits = _at_least_float32(pred.deltas), _at_least_float32(pred.logits)
             gt_boxes, gt_labels = _pad_to_one_object(gt_boxes, _masked(gt_labels, valid))
-            assigned = self._assign(deltas, logits, anchors, gt_boxes, gt_labels, static)
+            assigned = self._assign(deltas, logits, anchors, gt_boxes, gt_labels, static, progress)
             assigned = _ignore(assigned, anchors, ignore_boxes, valid)
             counts = _counts(assigned, gt_labels)
             # Normalisers; without positives there is nothing to divide.
@@ -126,12 +130,15 @@ class DetectionLoss(nn.Module):
         gt_boxes: Tensor,
         gt_labels: Tensor,
         static: StaticPart | None,
+        progress: float,
     ) -> Assignment:
         """Return what each anchor learns, (B, A)."""
-        if not self.assigner.uses_predictions:
-            return self.assigner(anchors, gt_boxes, gt_labels, static=static)
-        boxes = decode(deltas, anchors)
-        return self.assigner(anchors, gt_boxes, gt_labels, boxes, logits.sigmoid(), static=static)
+        boxes = scores = None
+        if self.assigner.uses_predictions:
+            boxes, scores = decode(deltas, anchors), logits.sigmoid()
+        return self.assigner(
+            anchors, gt_boxes, gt_labels, boxes, scores, static=static, progress=progress
+        )
 
     def _classification(self, logits: Tensor, assigned: Assignment, gt_labels: Tensor) -> Tensor:
         """Return the weighted sum over all anchors that are not ignored, a scalar."""

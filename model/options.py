@@ -28,6 +28,8 @@ class Option(NamedTuple):
     """Limits by comparison: gt, ge, lt, le."""
     choices: tuple[str, ...]
     """Allowed names; empty for numbers and switches."""
+    former: Any = None
+    """Value that runs recorded without this option were trained with; None if it is the default."""
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError if the value of the option `name` is out of bounds or unknown."""
@@ -64,13 +66,13 @@ def _option(
     lt: float | None = None,
     le: float | None = None,
     choices: tuple[str, ...] = (),
+    former: Any = None,
 ) -> Any:
     """Return the dataclass field of one option."""
     limits = {"gt": gt, "ge": ge, "lt": lt, "le": le}
     bounds = {name: limit for name, limit in limits.items() if limit is not None}
-    return field(
-        default=default, metadata={"option": Option(default, description, bounds, choices)}
-    )
+    option = Option(default, description, bounds, choices, former)
+    return field(default=default, metadata={"option": option})
 
 
 # ---------------------------------------------------------------------------------- assigners
@@ -159,6 +161,13 @@ class TaskAlignedOptions(Options):
     topk: int = _option(13, "anchors of an object that become positive", ge=1, le=1000)
     alpha: float = _option(1.0, "exponent of the score", gt=0.0, le=100.0)
     beta: float = _option(6.0, "exponent of the IoU", gt=0.0, le=100.0)
+    static_fraction: float = _option(
+        1 / 3,
+        "first part of the training in which ATSS assigns, as a fraction of all steps",
+        ge=0.0,
+        le=1.0,
+        former=0.0,
+    )
 
 
 ASSIGNER_OPTIONS: dict[str, type[Options]] = {
@@ -185,12 +194,24 @@ class AssignerOptions(TypedDict, total=False):
     iou_weight: float | None
     alpha: float | None
     beta: float | None
+    static_fraction: float | None
 
 
 def assigner_options(name: str) -> tuple[str, ...]:
     """Return the names of an assigner's options. Raise ValueError on an unknown assigner."""
     check_name("assigner", name, sorted(ASSIGNER_OPTIONS))
     return tuple(ASSIGNER_OPTIONS[name].declared())
+
+
+def former_assigner_options() -> dict[str, Any]:
+    """Return the values of options that changed an assigner when they were added, by name."""
+    options = (options.declared() for options in ASSIGNER_OPTIONS.values())
+    return {
+        name: option.former
+        for declared in options
+        for name, option in declared.items()
+        if option.former is not None
+    }
 
 
 def check_threshold_order(pos_threshold: float, ignore_threshold: float) -> None:

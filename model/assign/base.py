@@ -50,26 +50,30 @@ class Assigner(ABC):
         pred_boxes: Tensor | None = None,
         pred_scores: Tensor | None = None,
         static: StaticPart | None = None,
+        progress: float = 1.0,
     ) -> Assignment:
         """Assign anchors (A, 4) to objects (B, M, 4) with labels (B, M) padded by -1.
 
         Predicted boxes are (B, A, 4), their scores (B, A, C). `static` is the result of
-        `static_part` for the same anchors and objects; without it, it is computed here.
+        `static_part` for the same anchors, objects and progress; without it, it is computed here.
+        `progress` is the step by the number of all steps, for assigners that change during
+        training.
         """
         if not self.uses_predictions:
             pred_boxes = pred_scores = None
-        inputs = prepare_inputs(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores)
+        inputs = prepare_inputs(anchors, gt_boxes, gt_labels, pred_boxes, pred_scores, progress)
         return self.assign(inputs, static)
 
     @torch.no_grad()
     def static_part(
-        self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor
+        self, anchors: Tensor, gt_boxes: Tensor, gt_labels: Tensor, progress: float = 1.0
     ) -> StaticPart | None:
         """Return the part of the assignment that depends on no predictions.
 
         None if the number of positives depends on them.
         """
-        return self.assign_static(prepare_inputs(anchors, gt_boxes, gt_labels))
+        inputs = prepare_inputs(anchors, gt_boxes, gt_labels, progress=progress)
+        return self.assign_static(inputs)
 
     @abstractmethod
     def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:

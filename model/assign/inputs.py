@@ -28,6 +28,8 @@ class AssignInputs(NamedTuple):
     """(B, A, 4) decoded."""
     pred_scores: Tensor | None
     """(B, A, C) after the sigmoid."""
+    progress: float
+    """Completed part of the training, 0 to 1."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,12 +73,15 @@ def prepare_inputs(
     gt_labels: Tensor,
     pred_boxes: Tensor | None = None,
     pred_scores: Tensor | None = None,
+    progress: float = 1.0,
 ) -> AssignInputs:
     """Prepare the inputs of an assigner in its working dtype, padded to at least one object.
 
     Anchors are (A, 4), objects (B, M, 4), labels (B, M), predicted boxes (B, A, 4), scores
-    (B, A, C).
+    (B, A, C). Raise ValueError if `progress` is not in [0, 1].
     """
+    if not 0.0 <= progress <= 1.0:
+        raise ValueError(f"progress is {progress}; it must be in [0, 1]: step / total steps")
     dtype = _working_dtype(anchors, gt_boxes, pred_boxes, pred_scores)
     if gt_labels.shape[1] == 0:  # reductions over objects need at least one
         gt_boxes = functional.pad(gt_boxes, (0, 0, 0, 1))  # (B, 1, 4)
@@ -84,7 +89,7 @@ def prepare_inputs(
     boxes = torch.where(gt_labels.unsqueeze(-1) >= 0, gt_boxes.to(dtype), 0.0)
     anchors = anchors.to(dtype)
     static = box_corners(anchors.unsqueeze(0))  # (1, 1, A)
-    return AssignInputs(boxes, gt_labels, anchors, static, pred_boxes, pred_scores)
+    return AssignInputs(boxes, gt_labels, anchors, static, pred_boxes, pred_scores, progress)
 
 
 def _working_dtype(*tensors: Tensor | None) -> torch.dtype:

@@ -46,6 +46,8 @@ class Image(NamedTuple):
     """Box regressed from each anchor."""
     scores: list[list[float]]
     """Score of each anchor for each class, [i][class]."""
+    progress: float = 1.0
+    """Completed part of the training, 0 to 1."""
 
 
 class ImageAssignment(NamedTuple):
@@ -228,7 +230,9 @@ def cross_entropy(scores: list[float], label: int) -> float:
 
 
 def task_aligned(image: Image, options: TaskAlignedOptions) -> ImageAssignment:
-    """Assign by TaskAligned (TOOD)."""
+    """Assign by TaskAligned (TOOD), in the first part of the training by ATSS."""
+    if image.progress < options.static_fraction:
+        return atss(image, ATSSOptions())
     r = iou_of_pairs(image.objects, image.boxes)
     alignments: list[dict[int, float]] = []  # of each object: t of its candidates
     choices: list[dict[int, float]] = []  # of each object: the anchors it chooses, with their IoU

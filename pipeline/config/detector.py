@@ -14,6 +14,7 @@ from model.options import (
     FOLLOWING_OPTIONS,
     LossOptions,
     check_threshold_order,
+    former_assigner_options,
     loss_default,
 )
 from pipeline.config.base import Section, one_of
@@ -166,7 +167,8 @@ def _loss_option(name: str) -> Any:
 def _assign_option(name: str) -> Any:
     """Return the field of an option, for all assigners that have it.
 
-    If their defaults differ, the field is unset, and each assigner takes its own default.
+    If their defaults differ, the field is unset, and each assigner takes its own default. So is one
+    that runs of before were trained without, which are resumed with the value that they had.
     """
     declared = {
         assigner: options.declared()[name]
@@ -178,14 +180,16 @@ def _assign_option(name: str) -> Any:
         owners.setdefault(option.description, []).append(assigner)
     meanings = [f"{', '.join(names)}: {meaning}" for meaning, names in owners.items()]
     defaults = [option.default for option in declared.values()]
-    if len(set(defaults)) > 1:
-        own = ", ".join(f"{option.default} ({name})" for name, option in declared.items())
+    unset = len(set(defaults)) > 1 or name in former_assigner_options()
+    if unset:
+        own = ", ".join(f"{_text(option.default)} ({name})" for name, option in declared.items())
         meanings.append(f"unset: {own}")
-    return Field(
-        defaults[0] if len(set(defaults)) == 1 else None,
-        description="; ".join(meanings),
-        **option.bounds,
-    )
+    return Field(None if unset else defaults[0], description="; ".join(meanings), **option.bounds)
+
+
+def _text(value: Any) -> str:
+    """Return a default, rounded, for a description."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 class AssignConfig(Section):
@@ -205,6 +209,17 @@ class AssignConfig(Section):
     iou_weight: float = _assign_option("iou_weight")
     alpha: float = _assign_option("alpha")
     beta: float = _assign_option("beta")
+    static_fraction: float | None = _assign_option("static_fraction")
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the section with the defaults of options that runs of before lack, where unset."""
+        own = ASSIGNER_OPTIONS[self.name].declared()
+        added = {
+            name: own[name].default
+            for name in former_assigner_options()
+            if name in own and getattr(self, name) is None
+        }
+        return {**self.model_dump(mode="json"), **added}
 
     @field_validator("name")
     @classmethod

@@ -80,11 +80,13 @@ class Config(Section):
         """Return the tree for files that are stored with checkpoints.
 
         It lacks the URIs of tracking and storage, which may contain passwords and are not
-        properties of the training. Options of the loss that follow the assigner are filled in.
+        properties of the training. Options of the loss that follow the assigner are filled in, and
+        options of the assigner that were added to it.
         """
         uris = {"tracking": {"uri", "artifacts"}, "ray": {"storage"}}
         tree = self.model_dump(mode="json", exclude=uris)
-        return {**tree, "loss": self.loss.options(self.assign.name)}
+        loss = self.loss.options(self.assign.name)
+        return {**tree, "assign": self.assign.recorded(), "loss": loss}
 
     def replace(self, overrides: Mapping[str, Any]) -> Config:
         """Return a validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""

@@ -176,7 +176,7 @@ def config_yaml(config: Config) -> str:
 def flat_params(config: Config) -> dict[str, str]:
     """Return MLflow params by dotted field, without those that the chosen assigner ignores."""
     tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
-    tree["assign"] = _used_by_assigner(tree["assign"])
+    tree["assign"] = _used_by_assigner(config.assign.recorded())
     tree["loss"] = config.loss.options(config.assign.name)
     params = {key: mask(_text(value)) for key, value in _flatten(tree)}
     return {key: value for key, value in params.items() if len(value) <= _MAX_PARAM_LENGTH}

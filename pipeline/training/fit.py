@@ -86,7 +86,7 @@ def fit(
         launched_world(config.ray) as world,
         contextlib.closing(RunRecord(*world.broadcast((config.ray.storage_uri(), run)))) as record,
     ):
-        config = config.replace(world.on_main(lambda: record.recorded_loss(config)))
+        config = config.replace(world.on_main(lambda: record.recorded_assignment(config)))
         manifests = world.on_each(lambda: check_data(config))
         data = summarize_data(manifests)
         check_cluster_paths(config)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from model.options import FOLLOWING_OPTIONS
+from model.options import FOLLOWING_OPTIONS, former_assigner_options
 from pipeline.config import Config, EvaluateConfig
 from pipeline.errors import LeaseLostError, OutageError, UserError
 from pipeline.storage.document import Document, DocumentError
@@ -37,6 +37,8 @@ CHANGEABLE = (
 # Fields that change the result and may change all the same: the remedies for a non-finite gradient.
 # Every change is recorded.
 INTERVENTIONS = ("train.lr", "train.clip_norm", "train.skip_non_finite")
+# What runs that were recorded without a field were trained with, where it is not the default.
+_FORMER = {f"assign.{name}": value for name, value in former_assigner_options().items()}
 RECORD_FILE = "run.json"
 _LOG = logging.getLogger(__name__)
 _FAILURE_FILE = "failure.json"
@@ -161,21 +163,28 @@ class RunRecord:
         """Read ``run.json``; None for a run that was never started."""
         return self._read(RECORD_FILE, RunInfo)
 
-    def recorded_loss(self, config: Config) -> dict[str, Any]:
-        """Return, by dotted field, the loss that the run was started with where it is unset now.
+    def recorded_assignment(self, config: Config) -> dict[str, Any]:
+        """Return, by dotted field, the options of assigner and loss that the run was started with,
+        where they are unset now.
 
-        A run of an earlier version had a loss that did not follow its assigner.
+        A run of an earlier version had a loss that did not follow its assigner, and assigners
+        without the options that were added since.
         """
         try:
             info = self.read()
         except OSError:
             return {}  # the next access to the storage reports it
-        recorded = info.config.get("loss", {}) if info is not None else {}
-        return {
-            f"loss.{name}": recorded[name]
-            for name in FOLLOWING_OPTIONS
-            if getattr(config.loss, name) is None and recorded.get(name) is not None
-        }
+        if info is None:
+            return {}
+        fields = [f"loss.{name}" for name in FOLLOWING_OPTIONS]
+        fields += [f"assign.{name}" for name in former_assigner_options()]
+        found = {}
+        for field in fields:
+            section, _, name = field.partition(".")
+            recorded = info.config.get(section, {}).get(name, _FORMER.get(field))
+            if getattr(getattr(config, section), name) is None and recorded is not None:
+                found[field] = recorded
+        return found
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace ``run.json``. Raises OSError, LeaseLostError."""
@@ -269,11 +278,11 @@ class RunRecord:
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields that differ, each with a description of its change."""
     default = Config().recorded()  # for fields that did not exist yet
-    values = {
-        f"{section}.{key}": (old.get(section, {}).get(key, default[section][key]), value)
-        for section, fields in new.items()
-        for key, value in fields.items()
-    }
+    values = {}
+    for section, fields in new.items():
+        for key, value in fields.items():
+            absent = _FORMER.get(f"{section}.{key}", default[section][key])
+            values[f"{section}.{key}"] = (old.get(section, {}).get(key, absent), value)
     return {
         path: f"{path} = {before!r}, now {now!r}"
         for path, (before, now) in values.items()

@@ -33,7 +33,8 @@ def assignment_health(trainer: Trainer, batch: Batch) -> dict[str, float]:
     deltas, logits = (value.float() for value in detector.forward(images))  # not compiled
     detector.train(training)
     predicted = decode(deltas, detector.anchors), logits.sigmoid()
-    assigned = trainer.loss.assigner(detector.anchors, boxes, labels, *predicted)
+    assigner, progress = trainer.loss.assigner, trainer.progress
+    assigned = assigner(detector.anchors, boxes, labels, *predicted, progress=progress)
     sums = statistics_sums(assigned, boxes, labels, *predicted)
     total = world.sum(torch.stack(list(sums.values())))
     metrics = assignment_statistics(dict(zip(sums, total.tolist(), strict=True)))

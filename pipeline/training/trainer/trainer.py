@@ -59,6 +59,7 @@ class Trainer:
 
     def __init__(self, config: Config, world: World, num_classes: int, total_steps: int) -> None:
         self.config, self.world, self.step_count = config, world, 0
+        self.total_steps = total_steps
         self.precision = resolve_precision(config.train, world)
         seed_everything(config.train.seed)
         self.detector = build_training_detector(config, world, num_classes)
@@ -111,6 +112,11 @@ class Trainer:
         parts["gradient_norm"] = self._update()
         return parts
 
+    @property
+    def progress(self) -> float:
+        """Return the completed part of the training, 0 to 1, the same on every rank."""
+        return self.step_count / self.total_steps
+
     def check_gradients(self) -> None:
         """Raise NonFiniteGradientError if the last gradient was not finite; every rank calls it."""
         self.gradient_check.finish()
@@ -133,7 +139,11 @@ class Trainer:
 
     def _static_part(self, tensors: Tensors) -> StaticPart | None:
         return self.loss.static_part(
-            self.detector.anchors, tensors.boxes, tensors.labels, tensors.valid
+            self.detector.anchors,
+            tensors.boxes,
+            tensors.labels,
+            tensors.valid,
+            progress=self.progress,
         )
 
     def _normalisers(self, parts: Sequence[StaticPart | None]) -> Callable[[], Tensor | None]:
@@ -164,6 +174,7 @@ class Trainer:
             valid=tensors.valid,
             normalisers=normalisers,
             static=static,
+            progress=self.progress,
         )
         # DDP averages over ranks. Without shared normalisers, images weight a micro-batch.
         share = (

@@ -52,11 +52,11 @@ def random_case(
     return anchors, gt, labels, boxes, scores
 
 
-def as_image(case: Case, strides: Tensor = STRIDES) -> Image:
+def as_image(case: Case, strides: Tensor = STRIDES, progress: float = 1.0) -> Image:
     anchors, gt, labels, boxes, scores = case
     return Image(
         anchors.tolist(), strides.tolist(), gt[0].tolist(), labels[0].tolist(), boxes[0].tolist(),
-        scores[0].tolist(),
+        scores[0].tolist(), progress,
     )  # fmt: skip
 
 
@@ -73,11 +73,15 @@ def assert_equal(found: Assignment, expected: ImageAssignment) -> None:
     seed=st.integers(0, 10**6),
     objects=st.sampled_from([1, 2, 5, 9, 20]),
     adversity=st.sampled_from(ADVERSITIES),
+    progress=st.sampled_from([0.0, 0.3, 1 / 3, 0.5, 1.0]),
 )
-def test_assigner_equals_its_plain_loop(name: str, seed: int, objects: int, adversity: str) -> None:
+def test_assigner_equals_its_plain_loop(
+    name: str, seed: int, objects: int, adversity: str, progress: float
+) -> None:
     case = random_case(seed, objects, adversity)
-    found = build_assigner(name, anchor_strides=STRIDES)(*case)
-    assert_equal(found, LOOPS[name](as_image(case), ASSIGNER_OPTIONS[name]()))
+    found = build_assigner(name, anchor_strides=STRIDES)(*case, progress=progress)
+    expected = LOOPS[name](as_image(case, progress=progress), ASSIGNER_OPTIONS[name]())
+    assert_equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +136,47 @@ def test_mutual_guidance_without_guidance_is_max_iou() -> None:
     )
     for one, other in zip(neither(*case), build_assigner("max_iou")(*case), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "progress", "first"),
+    [
+        (1 / 3, 0.0, "atss"),
+        (1 / 3, 3 / 10, "atss"),
+        (1 / 3, 4 / 12, "task_aligned"),
+        (1 / 3, 1.0, "task_aligned"),
+        (0.0, 0.0, "task_aligned"),
+        (0.9, 0.8, "atss"),
+    ],
+)
+def test_atss_assigns_the_first_part_of_a_training_with_task_aligned(
+    fraction: float, progress: float, first: str
+) -> None:
+    case = random_case(4, 9, "none")
+    assigner = build_assigner("task_aligned", anchor_strides=STRIDES, static_fraction=fraction)
+    expected = build_assigner(first, anchor_strides=STRIDES)(*case)
+    assert_all_equal(assigner(*case, progress=progress), expected)
+    static = assigner.static_part(*case[:3], progress=progress)
+    assert (static is not None) == (first == "atss")
+    assert_all_equal(assigner(*case, static=static, progress=progress), expected)
+
+
+def assert_all_equal(found: Assignment, expected: Assignment) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_task_aligned_needs_strides_only_while_atss_assigns() -> None:
+    case = random_case(4, 2, "none")
+    build_assigner("task_aligned")(*case)
+    with pytest.raises(ValueError, match="task_aligned with static_fraction needs anchor_strides"):
+        build_assigner("task_aligned")(*case, progress=0.2)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.01, math.nan])
+def test_progress_out_of_bounds_is_rejected(progress: float) -> None:
+    with pytest.raises(ValueError, match=r"it must be in \[0, 1\]: step / total steps"):
+        build_assigner("max_iou")(*random_case(4, 2, "none"), progress=progress)
 
 
 @pytest.mark.parametrize("adversity", ["none", "ties", "identical", "distant", "on anchors"])

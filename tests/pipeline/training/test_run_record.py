@@ -125,9 +125,45 @@ def test_run_of_before_keeps_a_loss_that_did_not_follow_the_assigner(tmp_path: P
     )
     record = RunRecord(str(tmp_path), "one")
     record.check_storage()
-    assert record.recorded_loss(config) == {}
+    assert record.recorded_assignment(config) == {}
     record.write("abc", "stopped", former)
-    kept = config.replace(record.recorded_loss(config))
+    kept = config.replace(record.recorded_assignment(config))
     assert kept.loss == former.loss and record.resumable_run_id("auto", kept) == "abc"
     given = config.replace({"loss.overlap": "giou"})
-    assert "loss.overlap" not in record.recorded_loss(given)
+    assert "loss.overlap" not in record.recorded_assignment(given)
+
+
+def former_record(tmp_path: Path, config: Config, *absent: str) -> RunRecord:
+    """Return the record of a run that was started before the fields existed."""
+    tree = config.recorded()
+    for field in absent:
+        section, _, name = field.partition(".")
+        del tree[section][name]
+    content = {"format_version": 2, "run_id": "abc", "status": "stopped", "config": tree}
+    return record_with(tmp_path, "run.json", json.dumps(content))
+
+
+def test_run_of_before_keeps_an_assigner_without_added_options(tmp_path: Path) -> None:
+    config = Config().replace({"assign.name": "task_aligned"})
+    assert config.recorded()["assign"]["static_fraction"] == 1 / 3
+    record = former_record(tmp_path, config, "assign.static_fraction")
+    kept = config.replace(record.recorded_assignment(config))
+    assert kept.assign.static_fraction == 0.0
+    assert record.resumable_run_id("auto", kept) == "abc"
+    record.write("abc", "stopped", kept)
+    again = config.replace(record.recorded_assignment(config))
+    assert again == kept and record.resumable_run_id("auto", again) == "abc"
+    other = config.replace({"assign.static_fraction": 0.5})
+    assert "assign.static_fraction" not in record.recorded_assignment(other)
+    with pytest.raises(UserError, match=r"assign\.static_fraction = 0\.0, now 0\.5"):
+        record.resumable_run_id("auto", other)
+
+
+def test_run_keeps_the_recorded_default_of_an_added_option(tmp_path: Path) -> None:
+    config = Config().replace({"assign.name": "task_aligned"})
+    record = RunRecord(str(tmp_path), "one")
+    record.check_storage()
+    record.write("abc", "stopped", config)
+    kept = config.replace(record.recorded_assignment(config))
+    assert kept.assign.static_fraction == 1 / 3
+    assert record.resumable_run_id("auto", kept) == "abc"

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,17 @@ from tests.pipeline.training.trainer.test_trainer import batch, make_trainer
 
 
 @pytest.mark.parametrize(
-    "name", ["max_iou", "mutual_guidance", "mutual_guidance_soft", "sim_ota", "task_aligned"]
+    "assign",
+    [
+        *({"name": name} for name in ("max_iou", "mutual_guidance", "mutual_guidance_soft")),
+        {"name": "sim_ota"},
+        {"name": "task_aligned", "static_fraction": 0.0},
+    ],
 )
-def test_step_reads_nothing_from_the_device(name: str) -> None:
+def test_step_reads_nothing_from_the_device(assign: dict[str, Any]) -> None:
     """A meta tensor has no values, so that reading one raises."""
     world = World(device=torch.device("meta"))
-    trainer = make_trainer(world, {"assign": {"name": name}}, momentum=0.9, micro_batch=3)
+    trainer = make_trainer(world, {"assign": assign}, momentum=0.9, micro_batch=3)
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(trainer.step(batch())["loss"])
     assert trainer.step_count == 1

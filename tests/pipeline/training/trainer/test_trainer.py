@@ -40,13 +40,15 @@ def rows(whole: Batch, start: int, end: int) -> Batch:
     return Batch(*(value[start:end] for value in whole[:6]), problems=[])
 
 
-# Every assigner whose positives do not depend on predictions, and every loss, at least once.
+# Every assigner whose positives do not depend on predictions (those of the first step of
+# task_aligned do not), and every loss, at least once.
 KINDS: list[dict[str, Any]] = [
     {"assign": {"name": "mutual_guidance"}},
     {"assign": {"name": "atss"}},
     {"assign": {"name": "max_iou"}, "loss": {"localization": "smooth_l1", "overlap": "giou"}},
     {"assign": {"name": "max_iou"}, "loss": {"classification": "quality_focal"}},
     {"assign": {"name": "mutual_guidance"}, "loss": {"overlap": "siou"}},
+    {"assign": {"name": "task_aligned"}},
 ]
 
 
@@ -73,6 +75,23 @@ def test_micro_batches_do_not_change_the_step(micro_batch: int) -> None:
     torch.testing.assert_close(weights(whole), weights(split), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(parts["loss"], split_parts["loss"], rtol=1e-5, atol=1e-7)
     assert parts["positives_cls"] == split_parts["positives_cls"]
+
+
+def test_assigner_follows_the_progress_of_the_training_also_after_a_resume() -> None:
+    """TaskAligned has ATSS assign the first third, which is steps 0 to 3 of 10."""
+    kind = {"assign": {"name": "task_aligned"}}
+    whole = make_trainer(kind=kind, momentum=0.9)
+    aligned = make_trainer(kind={"assign": {"name": "task_aligned", "static_fraction": 0.0}})
+    atss = make_trainer(kind={"assign": {"name": "atss"}})
+    positives = [float(whole.step(batch())["positives_cls"]) for _ in range(4)]
+    assert set(positives) == {float(atss.step(batch())["positives_cls"])}
+    assert positives[0] != float(aligned.step(batch())["positives_cls"])
+    resumed = make_trainer(kind=kind, momentum=0.9)
+    resumed.load(copy.deepcopy(whole.state()))
+    assert resumed.progress == whole.progress == 0.4
+    parts = [trainer.step(batch()) for trainer in (whole, resumed)]
+    assert parts[0] == parts[1] and float(parts[0]["positives_cls"]) != positives[0]
+    assert torch.equal(weights(whole), weights(resumed))
 
 
 def step_without_finite_gradient(trainer: Trainer, share: Batch, on_this_rank: bool = True) -> None:
