@@ -152,6 +152,11 @@ class SimOTAOptions(Options):
     iou_weight: float = _option(
         3.0, "factor of -log(IoU) in the cost; the class cost has factor 1", gt=0.0, le=1000.0
     )
+    iou_targets: bool = _option(
+        True,
+        "the class target of a positive is the IoU of its predicted box; false: 1",
+        former=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,7 @@ class AssignerOptions(TypedDict, total=False):
     candidates: int | None
     radius: float | None
     iou_weight: float | None
+    iou_targets: bool | None
     alpha: float | None
     beta: float | None
     static_fraction: float | None
@@ -282,6 +288,7 @@ ASSIGNER_LOSSES: dict[str, dict[str, Any]] = {
         "classification_weight": 2.0,
         "overlap": "siou",
     },
+    "sim_ota": {"classification": "quality_focal"},
     "task_aligned": {"classification": "quality_focal"},
 }
 FOLLOWING_OPTIONS = tuple(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .iou import AnchorIndex, Corners, box_corners, object_corners
+from .iou import AnchorIndex, Corners, box_corners, object_corners, pairwise_iou
 
 # Objects per chunk: bounds memory by B x 8 x A, however many objects an image has.
 CHUNK = 8
@@ -45,6 +45,14 @@ class AssignInputs(NamedTuple):
         """Return the predicted boxes, made finite, (B, 1, A)."""
         assert self.pred_boxes is not None
         return box_corners(_finite(self.pred_boxes, self.dtype))
+
+    def regressed_iou(self, gt_index: Tensor) -> Tensor:
+        """Return the IoU of each predicted box with the object of its anchor (B, A); 0 without."""
+        index = gt_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, 4)  # (B, A, 4)
+        own = object_corners(self.boxes.gather(1, index))  # (B, A, 1)
+        own = Corners(*(x.transpose(1, 2) for x in own))  # (B, 1, A)
+        iou = pairwise_iou(own, self.regressed()).squeeze(1)  # (B, A)
+        return torch.where(gt_index >= 0, iou, 0.0)
 
     def class_scores(self, anchors: AnchorIndex) -> Tensor:
         """Return the scores of some anchors for the class of each object, NaN as 0: (B, M, n).

@@ -217,7 +217,12 @@ def sim_ota(image: Image, options: SimOTAOptions) -> ImageAssignment:
         quality |= {i: -cost - 1e6 for i, cost in second.items()}
         choices.append({i: quality[i] for i in by_cost[:k]})
     index = resolve_conflicts(choices, len(image.anchors))
-    return hard_assignment(index, index)
+    assigned = hard_assignment(index, index)
+    if not options.iou_targets:
+        return assigned
+    r = iou_of_pairs(image.objects, image.boxes)
+    target = [r[g][i] if g >= 0 else 0.0 for i, g in enumerate(index)]
+    return assigned._replace(cls_quality=target)
 
 
 def cross_entropy(scores: list[float], label: int) -> float:

@@ -23,8 +23,8 @@ class SimOTA(Assigner, SimOTAOptions):
 
     Candidates have their centre inside the object, or within `radius` strides of its centre (per
     axis); those with both come first. k is the sum of the object's `topk` highest IoUs, at least
-    one. An anchor that several objects take goes to the one of lowest cost. Plain loop version:
-    `loops.sim_ota`.
+    one. An anchor that several objects take goes to the one of lowest cost. With `iou_targets`, the
+    class target of a positive is the IoU of its predicted box. Plain loop version: `loops.sim_ota`.
     """
 
     anchor_strides: Tensor | None = field(default=None, repr=False, compare=False)
@@ -43,7 +43,10 @@ class SimOTA(Assigner, SimOTAOptions):
             [self._choose(chunk, regressed, background_cost) for chunk in inputs.object_chunks()]
         )  # (B, M, k) each
         index, _ = resolve_conflicts(anchor, -cost, chosen, len(inputs.anchors))  # (B, A)
-        return hard_assignment(index, index, inputs.dtype)
+        assigned = hard_assignment(index, index, inputs.dtype)
+        if not self.iou_targets:
+            return assigned
+        return assigned._replace(cls_quality=inputs.regressed_iou(index))
 
     def _choose(
         self, inputs: AssignInputs, regressed: Corners, background_cost: Tensor

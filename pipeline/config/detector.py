@@ -207,6 +207,7 @@ class AssignConfig(Section):
     candidates: int = _assign_option("candidates")
     radius: float = _assign_option("radius")
     iou_weight: float = _assign_option("iou_weight")
+    iou_targets: bool | None = _assign_option("iou_targets")
     alpha: float = _assign_option("alpha")
     beta: float = _assign_option("beta")
     static_fraction: float | None = _assign_option("static_fraction")

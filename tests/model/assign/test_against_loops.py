@@ -92,6 +92,7 @@ def test_assigner_equals_its_plain_loop(
         ("mutual_guidance", {"sigma": 1.2, "pos_threshold": 0.6, "ignore_threshold": 0.3}),
         ("mutual_guidance_soft", {"sigma": 4.0, "topk": 5}),
         ("sim_ota", {"topk": 4, "radius": 1.0, "iou_weight": 0.5}),
+        ("sim_ota", {"iou_targets": False}),
         ("task_aligned", {"topk": 4, "alpha": 0.5, "beta": 2.0}),
     ],
 )
@@ -114,6 +115,16 @@ def test_other_numbers_of_anchors_per_cell(name: str, scales: tuple[float, ...])
     assigner = build_assigner(name, anchor_strides=strides, anchors_per_cell=shapes.per_cell)
     expected = LOOPS[name](as_image(case, strides), ASSIGNER_OPTIONS[name]())
     assert_equal(assigner(*case), expected)
+
+
+@pytest.mark.parametrize("adversity", ADVERSITIES)
+def test_sim_ota_without_iou_targets_chooses_the_same_anchors(adversity: str) -> None:
+    case = random_case(2, 9, adversity)
+    soft = build_assigner("sim_ota", anchor_strides=STRIDES)(*case)
+    hard = build_assigner("sim_ota", anchor_strides=STRIDES, iou_targets=False)(*case)
+    assert_all_equal(hard._replace(cls_quality=soft.cls_quality), soft)
+    assert torch.equal(hard.cls_quality, (hard.cls_index >= 0).double())
+    assert torch.equal(soft.loc_weight, (soft.loc_index >= 0).double())
 
 
 @pytest.mark.parametrize("guide_cls", [False, True])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,19 +144,29 @@ def former_record(tmp_path: Path, config: Config, *absent: str) -> RunRecord:
     return record_with(tmp_path, "run.json", json.dumps(content))
 
 
-def test_run_of_before_keeps_an_assigner_without_added_options(tmp_path: Path) -> None:
-    config = Config().replace({"assign.name": "task_aligned"})
-    assert config.recorded()["assign"]["static_fraction"] == 1 / 3
-    record = former_record(tmp_path, config, "assign.static_fraction")
+@pytest.mark.parametrize(
+    ("assigner", "field", "default", "former", "given"),
+    [
+        ("task_aligned", "assign.static_fraction", 1 / 3, 0.0, 0.5),
+        ("sim_ota", "assign.iou_targets", True, False, True),
+    ],
+)
+def test_run_of_before_keeps_its_assignment_without_added_options(
+    tmp_path: Path, assigner: str, field: str, default: Any, former: Any, given: Any
+) -> None:
+    section, _, name = field.partition(".")
+    config = Config().replace({"assign.name": assigner})
+    assert config.recorded()[section][name] == default
+    record = former_record(tmp_path, config, field)
     kept = config.replace(record.recorded_assignment(config))
-    assert kept.assign.static_fraction == 0.0
+    assert getattr(getattr(kept, section), name) == former
     assert record.resumable_run_id("auto", kept) == "abc"
     record.write("abc", "stopped", kept)
     again = config.replace(record.recorded_assignment(config))
     assert again == kept and record.resumable_run_id("auto", again) == "abc"
-    other = config.replace({"assign.static_fraction": 0.5})
-    assert "assign.static_fraction" not in record.recorded_assignment(other)
-    with pytest.raises(UserError, match=r"assign\.static_fraction = 0\.0, now 0\.5"):
+    other = config.replace({field: given})
+    assert field not in record.recorded_assignment(other)
+    with pytest.raises(UserError, match=f"{field} = {former!r}, now {given!r}"):
         record.resumable_run_id("auto", other)
 
 
