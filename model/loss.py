@@ -26,8 +26,10 @@ class DetectionLoss(nn.Module):
     """Class loss over classification positives, plus box loss over localization positives.
 
     Any losses go with any assigner: `focal` gives every positive the target 1, `quality_focal` its
-    `cls_quality`; box losses are averaged by `loc_weight`. An alpha or gamma of None is that of the
-    chosen loss. Raises ValueError on unknown losses and on options out of bounds.
+    `cls_quality`; box losses are averaged by `loc_weight`. The class loss is divided by the number
+    of positives or, with `normaliser` "targets", by the sum of their targets, at least 1. An alpha
+    or gamma of None is that of the chosen loss. Raises ValueError on unknown losses and on options
+    out of bounds.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class DetectionLoss(nn.Module):
         gamma: float | None = LossOptions.gamma,
         poly: float = LossOptions.poly,
         classification_weight: float = LossOptions.classification_weight,
+        normaliser: str = LossOptions.normaliser,
         localization: str = LossOptions.localization,
         localization_weight: float = LossOptions.localization_weight,
         overlap: str = LossOptions.overlap,
@@ -51,6 +54,7 @@ class DetectionLoss(nn.Module):
             gamma=gamma,
             poly=poly,
             classification_weight=classification_weight,
+            normaliser=normaliser,
             localization=localization,
             localization_weight=localization_weight,
             overlap=overlap,
@@ -108,10 +112,7 @@ class DetectionLoss(nn.Module):
             counts = _counts(assigned, gt_labels)
             # Normalisers; without positives there is nothing to divide.
             if normalisers is None:
-                weight = assigned.loc_weight.sum()  # ()
-                normalisers = torch.stack(
-                    [counts["positives_cls"].to(weight.dtype), weight]
-                )  # (2,)
+                normalisers = self._normalisers(assigned, counts["positives_cls"])  # (2,)
             norms = torch.where(normalisers > 0, normalisers, 1.0).to(logits.dtype)
             cls_norm, loc_norm = norms.unbind()  # () each
             # Losses of both tasks.
@@ -139,6 +140,17 @@ class DetectionLoss(nn.Module):
         return self.assigner(
             anchors, gt_boxes, gt_labels, boxes, scores, static=static, progress=progress
         )
+
+    def _normalisers(self, assigned: Assignment, positives: Tensor) -> Tensor:
+        """Return the normalisers of class and box loss of this pass, (2,).
+
+        Static parts have the numbers of positives: their assigners have no other targets than 1.
+        """
+        weight = assigned.loc_weight.sum()  # ()
+        cls_norm = positives.to(weight.dtype)  # ()
+        if self.options.normaliser == "targets" and self.options.classification == "quality_focal":
+            cls_norm = assigned.cls_quality.sum().clamp(min=1.0)  # ()
+        return torch.stack([cls_norm, weight])  # (2,)
 
     def _classification(self, logits: Tensor, assigned: Assignment, gt_labels: Tensor) -> Tensor:
         """Return the weighted sum over all anchors that are not ignored, a scalar."""

@@ -243,6 +243,7 @@ CLASSIFICATION_LOSSES = {
     "focal": FocalDefaults(alpha=0.25, gamma=1.0),
     "quality_focal": FocalDefaults(alpha=0.75, gamma=2.0),
 }
+CLASSIFICATION_NORMALISERS = ("positives", "targets")
 LOCALIZATION_LOSS_NAMES = ("balanced_l1", "smooth_l1")
 OVERLAP_LOSS_NAMES = ("none", "giou", "siou")
 
@@ -271,6 +272,12 @@ class LossOptions(Options):
     )
     poly: float = _option(1.0, "quality_focal: factor of the term (1 - p_t)^3", ge=0.0)
     classification_weight: float = _option(1.0, "factor of the class loss", ge=0.0)
+    normaliser: str = _option(
+        "positives",
+        "divisor of the class loss: the number of positives, or the sum of their targets",
+        choices=CLASSIFICATION_NORMALISERS,
+        former="positives",
+    )
     localization: str = _option(
         "balanced_l1", "loss of the encoded offsets", choices=LOCALIZATION_LOSS_NAMES
     )
@@ -289,13 +296,22 @@ ASSIGNER_LOSSES: dict[str, dict[str, Any]] = {
         "overlap": "siou",
     },
     "sim_ota": {"classification": "quality_focal"},
-    "task_aligned": {"classification": "quality_focal"},
+    "task_aligned": {"classification": "quality_focal", "normaliser": "targets"},
 }
 FOLLOWING_OPTIONS = tuple(
     option
     for option in LossOptions.declared()
     if any(option in loss for loss in ASSIGNER_LOSSES.values())
 )
+
+
+def former_loss_options() -> dict[str, Any]:
+    """Return the values of options that changed a loss when they were added, by name."""
+    return {
+        name: option.former
+        for name, option in LossOptions.declared().items()
+        if option.former is not None
+    }
 
 
 def loss_default(option: str, assigner: str) -> Any:

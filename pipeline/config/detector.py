@@ -244,6 +244,7 @@ class LossConfig(Section):
     gamma: float | None = _loss_option("gamma")
     poly: float = _loss_option("poly")
     classification_weight: float | None = _loss_option("classification_weight")
+    normaliser: str | None = _loss_option("normaliser")
     localization: str = _loss_option("localization")
     localization_weight: float = _loss_option("localization_weight")
     overlap: str | None = _loss_option("overlap")
@@ -258,7 +259,7 @@ class LossConfig(Section):
         }
         return {**self.model_dump(), **following}
 
-    @field_validator("classification", "localization", "overlap")
+    @field_validator("classification", "normaliser", "localization", "overlap")
     @classmethod
     def _known_loss(cls, value: str | None, info: ValidationInfo) -> str | None:
         assert info.field_name is not None

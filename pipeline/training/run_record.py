@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from model.options import FOLLOWING_OPTIONS, former_assigner_options
+from model.options import FOLLOWING_OPTIONS, former_assigner_options, former_loss_options
 from pipeline.config import Config, EvaluateConfig
 from pipeline.errors import LeaseLostError, OutageError, UserError
 from pipeline.storage.document import Document, DocumentError
@@ -38,7 +38,10 @@ CHANGEABLE = (
 # Every change is recorded.
 INTERVENTIONS = ("train.lr", "train.clip_norm", "train.skip_non_finite")
 # What runs that were recorded without a field were trained with, where it is not the default.
-_FORMER = {f"assign.{name}": value for name, value in former_assigner_options().items()}
+_FORMER = {
+    **{f"assign.{name}": value for name, value in former_assigner_options().items()},
+    **{f"loss.{name}": value for name, value in former_loss_options().items()},
+}
 RECORD_FILE = "run.json"
 _LOG = logging.getLogger(__name__)
 _FAILURE_FILE = "failure.json"

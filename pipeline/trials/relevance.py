@@ -57,6 +57,10 @@ _CONDITIONS: dict[str, tuple[tuple[str, ...], Callable[[Values], bool]]] = {
         ("assign.name", "loss.classification"),
         lambda value: _loss(value, "classification") == "quality_focal",
     ),
+    "loss.normaliser": (
+        ("assign.name", "loss.classification"),
+        lambda value: _loss(value, "classification") == "quality_focal",
+    ),
     "loss.overlap_weight": (
         ("assign.name", "loss.overlap"),
         lambda value: _loss(value, "overlap") != "none",

@@ -245,6 +245,42 @@ def test_soft_loss_equals_its_definition() -> None:
     torch.testing.assert_close(parts["loss"], cls + loc)
 
 
+@pytest.mark.parametrize("name", sorted(ASSIGNERS))
+def test_class_loss_divided_by_the_sum_of_targets(name: str) -> None:
+    by_count, by_targets = (
+        build(name, classification="quality_focal", normaliser=normaliser)
+        for normaliser in ("positives", "targets")
+    )
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
+    known = decode(pred.deltas, anchors), pred.logits.sigmoid()
+    quality = by_count.assigner(anchors, boxes, labels, *known).cls_quality
+    count, found = (loss(pred, anchors, boxes, labels) for loss in (by_count, by_targets))
+    expected = count["loss_cls"] * count["positives_cls"] / quality.sum()
+    torch.testing.assert_close(found["loss_cls"], expected)
+    assert torch.equal(found["loss_loc"], count["loss_loc"])
+    soft = name in ("mutual_guidance_soft", "sim_ota", "task_aligned")
+    assert soft == (not torch.equal(found["loss_cls"], count["loss_cls"]))
+
+
+def test_sum_of_targets_is_at_least_one() -> None:
+    pred, (anchors, boxes, labels) = predictions(1), targets(1, 1)
+    labels_of_none = torch.full_like(labels, -1)
+    criterion = build("task_aligned", classification="quality_focal", normaliser="targets")
+    known = decode(pred.deltas, anchors), pred.logits.sigmoid()
+    assert 0 < criterion.assigner(anchors, boxes, labels, *known).cls_quality.sum() < 1
+    counted = build("task_aligned", classification="quality_focal")(pred, anchors, boxes, labels)
+    found = criterion(pred, anchors, boxes, labels)
+    torch.testing.assert_close(found["loss_cls"], counted["loss_cls"] * counted["positives_cls"])
+    assert torch.isfinite(criterion(pred, anchors, boxes, labels_of_none)["loss"])
+
+
+def test_focal_targets_sum_to_the_number_of_positives() -> None:
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
+    count = build("task_aligned")(pred, anchors, boxes, labels)
+    found = build("task_aligned", normaliser="targets")(pred, anchors, boxes, labels)
+    assert torch.equal(found["loss_cls"], count["loss_cls"])
+
+
 @pytest.mark.parametrize("classification", sorted(CLASSIFICATION_LOSSES))
 @pytest.mark.parametrize("localization", sorted(LOCALIZATION_LOSSES))
 @pytest.mark.parametrize("overlap", sorted(OVERLAP_LOSSES))

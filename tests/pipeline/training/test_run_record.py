@@ -121,6 +121,7 @@ def test_run_of_before_keeps_a_loss_that_did_not_follow_the_assigner(tmp_path: P
         {
             "loss.classification": "focal",
             "loss.classification_weight": 1.0,
+            "loss.normaliser": "positives",
             "loss.overlap": "none",
         }
     )
@@ -149,6 +150,8 @@ def former_record(tmp_path: Path, config: Config, *absent: str) -> RunRecord:
     [
         ("task_aligned", "assign.static_fraction", 1 / 3, 0.0, 0.5),
         ("sim_ota", "assign.iou_targets", True, False, True),
+        ("task_aligned", "loss.normaliser", "targets", "positives", "targets"),
+        ("mutual_guidance_soft", "loss.normaliser", "positives", "positives", "targets"),
     ],
 )
 def test_run_of_before_keeps_its_assignment_without_added_options(
