@@ -220,8 +220,9 @@ def sim_ota(image: Image, options: SimOTAOptions) -> ImageAssignment:
     assigned = hard_assignment(index, index)
     if not options.iou_targets:
         return assigned
-    r = iou_of_pairs(image.objects, image.boxes)
-    target = [r[g][i] if g >= 0 else 0.0 for i, g in enumerate(index)]
+    target = [
+        iou(image.objects[g], image.boxes[i]) if g >= 0 else 0.0 for i, g in enumerate(index)
+    ]
     return assigned._replace(cls_quality=target)
 
 
