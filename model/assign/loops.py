@@ -220,9 +220,7 @@ def sim_ota(image: Image, options: SimOTAOptions) -> ImageAssignment:
     assigned = hard_assignment(index, index)
     if not options.iou_targets:
         return assigned
-    target = [
-        iou(image.objects[g], image.boxes[i]) if g >= 0 else 0.0 for i, g in enumerate(index)
-    ]
+    target = [iou(image.objects[g], image.boxes[i]) if g >= 0 else 0.0 for i, g in enumerate(index)]
     return assigned._replace(cls_quality=target)
 
 
