@@ -11,8 +11,8 @@ from .anchors import make_anchors
 from .backbones import build_backbone
 from .heads import Heads
 from .layers import NORMS, initialise, use_group_norm
-from .names import NECK_NAMES, TIMM_PREFIX, check_backbone, check_name
-from .necks import NECKS
+from .names import NECK_NAMES, NECK_VARIANTS, TIMM_PREFIX, check_backbone, check_name
+from .necks import NECKS, PUBLISHED_NECKS
 
 # Mean and standard deviation of ImageNet's pixels in 0..255, which published backbones expect.
 MEAN = (123.675, 116.28, 103.53)
@@ -48,23 +48,27 @@ class Detector(nn.Module):
         neck_channels: int | None = None,
         norm: str = "batch",
         anchor_shapes: AnchorShapes | None = None,
+        neck_variant: str = "compact",
     ) -> None:
         super().__init__()
         _check(backbone, neck, num_classes, image_size, neck_channels, norm)
+        check_name("neck_variant", neck_variant, NECK_VARIANTS)
         self.anchor_shapes = shapes = anchor_shapes or AnchorShapes()
         self.num_classes = num_classes
         self.image_size = image_size
         self.backbone = build_backbone(backbone)
         width = self.backbone.neck_channels if neck_channels is None else neck_channels
         levels = len(level_strides(image_size))
-        self.neck = NECKS[neck](self.backbone.channels, width, levels)
+        necks = PUBLISHED_NECKS if neck_variant == "published" else NECKS
+        self.neck = necks[neck](self.backbone.channels, width, levels)
         initialise(self.neck)
-        self.heads = Heads(width, levels, num_classes, shapes.per_cell)
+        self.heads = Heads(self.neck.widths, num_classes, shapes.per_cell)
         if norm == "group":
             use_group_norm(self)
         self.spec: dict[str, Any] = {
             "backbone": backbone,
             "neck": neck,
+            "neck_variant": neck_variant,
             "num_classes": num_classes,
             "image_size": image_size,
             "neck_channels": width,
@@ -114,17 +118,21 @@ def build_detector(
     anchor_base: float | None = None,
     anchor_scales: Sequence[float] | None = None,
     anchor_ratios: Sequence[float] | None = None,
+    neck_variant: str = "compact",
 ) -> Detector:
     """Build a detector with random weights; `build_detector(**detector.spec)` has the same shape.
 
     `neck_channels` is the width of the pyramid; None takes the one that suits the backbone. `norm`,
     "batch" or "group", holds for the whole network. `anchor_base` is the side in pixels of the
     square anchor of scale 1 on stride 8, which doubles from level to level; each cell has an anchor
-    for each of `anchor_scales` and `anchor_ratios` (width / height). None takes the paper's. Raise
-    ValueError on unknown names and impossible sizes.
+    for each of `anchor_scales` and `anchor_ratios` (width / height). None takes the paper's.
+    `neck_variant` is "compact" or "published". Raise ValueError on unknown names and impossible
+    sizes.
     """
     shapes = AnchorShapes.make(anchor_base, anchor_scales, anchor_ratios)
-    return Detector(backbone, neck, num_classes, image_size, neck_channels, norm, shapes)
+    return Detector(
+        backbone, neck, num_classes, image_size, neck_channels, norm, shapes, neck_variant
+    )
 
 
 def _check(

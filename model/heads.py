@@ -13,15 +13,15 @@ PRIOR_BIAS = -math.log(99.0)
 class Heads(nn.Module):
     """Offsets and class logits of every anchor, in the order of the anchors."""
 
-    def __init__(self, channels: int, levels: int, num_classes: int, anchors_per_cell: int) -> None:
+    def __init__(self, widths: Sequence[int], num_classes: int, anchors_per_cell: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         offsets, logits = anchors_per_cell * 4, anchors_per_cell * num_classes
-        self.localize = nn.ModuleList(_head(channels, offsets, 0.0) for _ in range(levels))
-        self.classify = nn.ModuleList(_head(channels, logits, PRIOR_BIAS) for _ in range(levels))
+        self.localize = nn.ModuleList(_head(width, offsets, 0.0) for width in widths)
+        self.classify = nn.ModuleList(_head(width, logits, PRIOR_BIAS) for width in widths)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return deltas (B, A, 4) and logits (B, A, C) of one (B, F, h, w) per level."""
+        """Return deltas (B, A, 4) and logits (B, A, C) of one (B, F_i, h, w) per level."""
         deltas = [_flat(head(x), 4) for head, x in zip(self.localize, levels, strict=True)]
         logits = [
             _flat(head(x), self.num_classes) for head, x in zip(self.classify, levels, strict=True)

@@ -23,9 +23,9 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch norm, ReLU; 'same' padding at stride 1.
+    """Convolution, batch norm, ReLU; 'same' padding at stride 1.
 
-    `kernel` is the side of the kernel or its height and width.
+    `kernel` is the side of the kernel or its height and width. The norm cancels a bias.
     """
 
     def __init__(
@@ -36,11 +36,12 @@ class ConvNormAct(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         activation: bool = True,
+        bias: bool = False,
     ) -> None:
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (height // 2 * dilation, width // 2 * dilation)
         conv = nn.Conv2d(
-            inputs, outputs, (height, width), stride, padding, dilation=dilation, bias=False
+            inputs, outputs, (height, width), stride, padding, dilation=dilation, bias=bias
         )
         super().__init__(conv, BatchNorm(outputs), *([nn.ReLU(inplace=True)] if activation else []))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 BACKBONE_NAMES = ("slim", "vgg16", "resnet18", "resnet34", "resnet50")
 NECK_NAMES = ("fssd", "retinanet", "rfb", "pafpn")
+NECK_VARIANTS = ("compact", "published")
 TIMM_PREFIX = "timm:"
 
 

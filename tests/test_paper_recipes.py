@@ -52,7 +52,7 @@ def test_recipe_matches_publication_and_states_its_figures(
     path = recipe(data, neck, size, assigner)
     config = Config.from_dict(read_recipe(path))
     network = {"backbone": "vgg16", "neck": neck, "image_size": size, "norm": "batch"}
-    assert config.model.network() == {**network, **PAPER_ANCHORS}
+    assert config.model.network() == {**network, **PAPER_ANCHORS, "neck_variant": "published"}
     assert config.assign.name == assigner
     train = config.train
     assert (train.lr, train.momentum, train.weight_decay) == (0.01, 0.9, 5e-4)

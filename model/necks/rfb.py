@@ -46,6 +46,7 @@ class RFBNeck(nn.Module):
 
     def __init__(self, inputs: Sequence[int], channels: int, levels: int) -> None:
         super().__init__()
+        self.widths = (channels,) * levels
         self.fusion = Fusion(inputs, channels)
         self.blocks = nn.ModuleList(
             ReceptiveFieldBlock(channels, stride=1 if level == 0 else 2) for level in range(levels)

@@ -29,6 +29,11 @@ class ModelConfig(Section):
         f"or {TIMM_PREFIX}NAME if timm is installed",
     )
     neck: str = Field("retinanet", description=f"feature pyramid: {', '.join(NECK_NAMES)}")
+    neck_variant: Literal["compact", "published"] = Field(
+        "compact",
+        description="compact: this project's necks; published: as the authors of the paper have "
+        "them, wider and slower",
+    )
     image_size: int = Field(
         320,
         ge=64,
@@ -74,6 +79,7 @@ class ModelConfig(Section):
         return {
             "backbone": self.backbone,
             "neck": self.neck,
+            "neck_variant": self.neck_variant,
             "image_size": self.image_size,
             "norm": self.norm,
             "anchor_base": self.anchor_base,

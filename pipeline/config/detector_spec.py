@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from model.anchor_shapes import AnchorShapes
+
+# Recorded only if they are not the default, so that earlier versions of this project still read the
+# records of all detectors that they can build.
+_ADDED = ("neck_variant",)
 
 
 class DetectorSpec(BaseModel):
@@ -23,6 +35,16 @@ class DetectorSpec(BaseModel):
     anchor_ratios: tuple[float, ...] = Field(
         default=AnchorShapes.ratios, description="width / height"
     )
+    neck_variant: str = "compact"
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields, without added ones at their default."""
+        content: dict[str, Any] = serialize(self)
+        for name in _ADDED:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del content[name]
+        return content
 
     @property
     def anchor_shapes(self) -> AnchorShapes:

@@ -58,6 +58,16 @@ def test_spec_rebuilds_the_detector() -> None:
     second.load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize("neck", sorted(NECKS))
+def test_published_variant_survives_its_spec(neck: str) -> None:
+    first = build_detector("resnet18", neck, 7, 128, neck_channels=32, neck_variant="published")
+    second = build_detector(**json.loads(json.dumps(first.spec)))
+    second.load_state_dict(first.state_dict())
+    assert [head.in_channels for head in second.heads.classify] == list(first.neck.widths)
+    with pytest.raises(ValueError, match="neck_variant 'light' does not exist; choose from: comp"):
+        build_detector(neck_variant="light")
+
+
 def test_state_dict_has_no_constants() -> None:
     detector = build_detector(image_size=128)
     learned = {name for name, _ in detector.named_parameters()}

@@ -5,7 +5,10 @@ import torch
 from torch import Tensor
 
 from model import NECKS, build_detector
-from model.necks.pafpn import ContextFusion
+from model.layers import BatchNorm
+from model.names import NECK_VARIANTS
+from model.necks import PUBLISHED_NECKS
+from model.necks.pafpn import ContextFusion, PublishedContextFusion
 from model.necks.rfb import ReceptiveFieldBlock
 
 WIDTHS = (16, 24, 32)
@@ -36,6 +39,64 @@ def test_neck_gives_one_map_per_level(name: str, size: int, levels: int, inputs:
         got = neck(maps(size, 1)[:inputs])
     sides = [-(-size // (8 << level)) for level in range(levels)]
     assert [tuple(x.shape) for x in got] == [(1, 8, side, side) for side in sides]
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED_NECKS))
+@pytest.mark.parametrize(("size", "levels"), [(64, 4), (512, 5)])
+@pytest.mark.parametrize("inputs", [2, 3])
+def test_published_neck_gives_one_map_of_its_widths_per_level(
+    name: str, size: int, levels: int, inputs: int
+) -> None:
+    neck = PUBLISHED_NECKS[name](WIDTHS[:inputs], 8, levels).eval()
+    with torch.no_grad():
+        got = neck(maps(size, 1)[:inputs])
+    widths = [16, 16, 16, 8, 8][:levels] if name == "rfb" else [8] * levels
+    sides = [-(-size // (8 << level)) for level in range(levels)]
+    assert [tuple(x.shape) for x in got] == [
+        (1, width, side, side) for width, side in zip(widths, sides, strict=True)
+    ]
+    assert list(neck.widths) == widths
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("fssd", 3.22), ("retinanet", 5.84), ("pafpn", 9.52), ("rfb", 6.40)]
+)
+def test_published_necks_have_the_parameters_of_the_authors(name: str, millions: float) -> None:
+    """Parameters on VGG-16 at 320 px, read off the authors' code."""
+    with torch.device("meta"):
+        detector = build_detector("vgg16", name, 20, 320, neck_variant="published")
+    assert round(sum(p.numel() for p in detector.neck.parameters()) / 1e6, 2) == millions
+
+
+def test_published_laterals_have_norm_and_activation() -> None:
+    neck = PUBLISHED_NECKS["retinanet"](WIDTHS, 16, 4)
+    for lateral in neck.laterals:
+        assert [type(layer) for layer in lateral] == [torch.nn.Conv2d, BatchNorm, torch.nn.ReLU]
+
+
+def test_bottom_up_path_of_the_published_pafpn_precedes_its_output_layers() -> None:
+    neck = PUBLISHED_NECKS["pafpn"](WIDTHS, 16, 4).eval()
+    with torch.no_grad():
+        before = neck(maps(128))
+        neck.outputs[0][0].weight.zero_()
+        after = neck(maps(128))
+        neck.down[0][0].weight.zero_()
+        last = neck(maps(128))
+    assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [False] + 3 * [True]
+    assert [torch.equal(*pair) for pair in zip(after, last, strict=True)] == [True] + 3 * [False]
+
+
+def test_further_levels_of_the_published_rfb_grow_from_stride_16() -> None:
+    neck = PUBLISHED_NECKS["rfb"](WIDTHS, 16, 4).eval()
+    fine, middle, coarse = maps(128)
+    with torch.no_grad():
+        before = neck([fine, middle, coarse])
+        other = neck([fine + 1, middle, coarse + 1])
+        moved = neck([fine, middle + 1, coarse])
+    assert [torch.equal(*pair) for pair in zip(before, other, strict=True)] == [False] + 3 * [True]
+    assert not any(torch.equal(*pair) for pair in zip(before, moved, strict=True))
+    with pytest.raises(ValueError, match="grows from the backbone's map at stride 16"):
+        PUBLISHED_NECKS["rfb"](WIDTHS[:1], 16, 4)
 
 
 def test_necks_differ_in_parameters() -> None:
@@ -81,9 +142,10 @@ def test_pafpn_passes_fine_levels_to_coarse_ones() -> None:
     assert same == [True, False, False, False]
 
 
-def test_context_fusion_sees_the_whole_image() -> None:
+@pytest.mark.parametrize("kind", [ContextFusion, PublishedContextFusion])
+def test_context_fusion_sees_the_whole_image(kind: type[torch.nn.Module]) -> None:
     torch.manual_seed(0)
-    fusion = ContextFusion(WIDTHS, 32).eval()
+    fusion = kind(WIDTHS, 32).eval()
     inputs = [x.requires_grad_() for x in maps(256, 1)]
     assert reach(fusion(inputs), inputs[-1])[0].all()
 
@@ -100,9 +162,10 @@ def test_receptive_field_blocks_are_wide_and_sparse() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NECKS))
-def test_one_image_of_the_smallest_size_trains(name: str) -> None:
+@pytest.mark.parametrize("variant", NECK_VARIANTS)
+def test_one_image_of_the_smallest_size_trains(name: str, variant: str) -> None:
     """The last level has one value per channel, and thus no variance."""
-    detector = build_detector("slim", name, 2, 64).train()
+    detector = build_detector("slim", name, 2, 64, neck_variant=variant).train()
     before = detector.neck.state_dict()
     running = {key: value.clone() for key, value in before.items() if "running" in key}
     pred = detector(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))

@@ -81,6 +81,15 @@ def test_format_4_has_the_anchors_of_the_paper() -> None:
     assert CheckpointMeta.from_content(old, "meta.json").spec.anchor_shapes == AnchorShapes()
 
 
+def test_spec_has_added_options_only_where_they_are_set() -> None:
+    """So earlier versions read it, unless they cannot build the detector."""
+    spec = DetectorSpec(**FORMAT_2["spec"])
+    assert "neck_variant" not in spec.model_dump() and spec.neck_variant == "compact"
+    published = spec.model_copy(update={"neck_variant": "published"})
+    assert published.model_dump(mode="json")["neck_variant"] == "published"
+    assert DetectorSpec(**json.loads(published.model_dump_json())) == published
+
+
 def test_format_4_has_no_temperature() -> None:
     content = example_meta(step=7, ap=0.3).model_dump(mode="json")
     del content["temperature"]
