@@ -26,6 +26,8 @@ class AnchorShapes:
     """Factors of the base."""
     ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
     """Width / height, at the same area."""
+    clamp: bool = False
+    """Limit both sides to that of the input."""
 
     def __post_init__(self) -> None:
         check_base("base", self.base)
@@ -39,28 +41,32 @@ class AnchorShapes:
         base: float | None = None,
         scales: Sequence[float] | None = None,
         ratios: Sequence[float] | None = None,
+        clamp: bool = False,
     ) -> "AnchorShapes":
         """Return the shapes; None takes the paper's value. Raise ValueError."""
         return cls(
             cls.base if base is None else float(base),
             cls.scales if scales is None else tuple(map(float, scales)),
             cls.ratios if ratios is None else tuple(map(float, ratios)),
+            clamp,
         )
 
     def __str__(self) -> str:
         scales, ratios = (", ".join(f"{v:.4g}" for v in vs) for vs in (self.scales, self.ratios))
-        return f"base {self.base:.4g} px, scales {scales}, ratios {ratios}"
+        limit = ", at most the input's side" if self.clamp else ""
+        return f"base {self.base:.4g} px, scales {scales}, ratios {ratios}{limit}"
 
     @property
     def per_cell(self) -> int:
         """Return the number of anchors of each cell."""
         return len(self.scales) * len(self.ratios)
 
-    def sizes(self, stride: int) -> list[tuple[float, float]]:
+    def sizes(self, stride: int, image_size: int) -> list[tuple[float, float]]:
         """Return width and height in pixels of the anchors of a cell, by scale, then ratio."""
         base = self.base * stride / FIRST_STRIDE
+        limit = float(image_size) if self.clamp else math.inf
         return [
-            (base * s * math.sqrt(r), base * s / math.sqrt(r))
+            (min(base * s * math.sqrt(r), limit), min(base * s / math.sqrt(r), limit))
             for s in self.scales
             for r in self.ratios
         ]

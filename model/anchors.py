@@ -12,7 +12,8 @@ def make_anchors(image_size: int, shapes: AnchorShapes | None = None) -> tuple[T
     """Return the anchors (A, 4) of a square input and the stride of each, (A,).
 
     The order is level, row, column, scale, ratio. Centres are (i + 0.5) x stride; anchors are not
-    clipped to the image. Without `shapes` they are the paper's.
+    clipped to the image, but `shapes` may limit their sides to the input's. Without `shapes` they
+    are the paper's.
     """
     shapes = shapes or AnchorShapes()
     levels = [_level_anchors(image_size, stride, shapes) for stride in level_strides(image_size)]
@@ -28,6 +29,6 @@ def _level_anchors(image_size: int, stride: int, shapes: AnchorShapes) -> Tensor
     cells = math.ceil(image_size / stride)
     centre = (torch.arange(cells, dtype=torch.float64) + 0.5) * stride
     y, x = torch.meshgrid(centre, centre, indexing="ij")
-    half = torch.tensor(shapes.sizes(stride), dtype=torch.float64) / 2  # (K, 2)
+    half = torch.tensor(shapes.sizes(stride, image_size), dtype=torch.float64) / 2  # (K, 2)
     centres = torch.stack([x, y], dim=-1).reshape(-1, 1, 2)
     return torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4).float()

@@ -76,6 +76,7 @@ class Detector(nn.Module):
             "anchor_base": shapes.base,
             "anchor_scales": shapes.scales,
             "anchor_ratios": shapes.ratios,
+            "anchor_clamp": shapes.clamp,
         }
         anchors, strides = make_anchors(image_size, shapes)
         self.register_buffer("anchors", anchors, persistent=False)
@@ -119,6 +120,7 @@ def build_detector(
     anchor_scales: Sequence[float] | None = None,
     anchor_ratios: Sequence[float] | None = None,
     neck_variant: str = "compact",
+    anchor_clamp: bool = False,
 ) -> Detector:
     """Build a detector with random weights; `build_detector(**detector.spec)` has the same shape.
 
@@ -126,10 +128,10 @@ def build_detector(
     "batch" or "group", holds for the whole network. `anchor_base` is the side in pixels of the
     square anchor of scale 1 on stride 8, which doubles from level to level; each cell has an anchor
     for each of `anchor_scales` and `anchor_ratios` (width / height). None takes the paper's.
-    `neck_variant` is "compact" or "published". Raise ValueError on unknown names and impossible
-    sizes.
+    `anchor_clamp` limits their sides to the input's. `neck_variant` is "compact" or "published".
+    Raise ValueError on unknown names and impossible sizes.
     """
-    shapes = AnchorShapes.make(anchor_base, anchor_scales, anchor_ratios)
+    shapes = AnchorShapes.make(anchor_base, anchor_scales, anchor_ratios, anchor_clamp)
     return Detector(
         backbone, neck, num_classes, image_size, neck_channels, norm, shapes, neck_variant
     )

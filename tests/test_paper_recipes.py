@@ -14,6 +14,7 @@ PAPER_ANCHORS = {
     "anchor_base": 24.0,
     "anchor_scales": (1.0, 2.0**0.5),
     "anchor_ratios": (1.0, 2.0, 0.5),
+    "anchor_clamp": True,
 }
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "paper"
 

@@ -56,6 +56,9 @@ class ModelConfig(Section):
         AnchorShapes.ratios,
         description="width / height of the anchors of a cell; each scale has one anchor per ratio",
     )
+    anchor_clamp: bool = Field(
+        False, description="limit the sides of anchors to that of the input, as in the paper"
+    )
     init: str | None = Field(
         None,
         description="weights to start from: a .pth or .safetensors file or http(s) URL, "
@@ -85,12 +88,15 @@ class ModelConfig(Section):
             "anchor_base": self.anchor_base,
             "anchor_scales": self.anchor_scales,
             "anchor_ratios": self.anchor_ratios,
+            "anchor_clamp": self.anchor_clamp,
         }
 
     @property
     def anchor_shapes(self) -> AnchorShapes:
         """Return the shapes of the anchors of a cell."""
-        return AnchorShapes(self.anchor_base, self.anchor_scales, self.anchor_ratios)
+        return AnchorShapes(
+            self.anchor_base, self.anchor_scales, self.anchor_ratios, self.anchor_clamp
+        )
 
     @field_validator("backbone")
     @classmethod

@@ -16,7 +16,7 @@ from model.anchor_shapes import AnchorShapes
 
 # Recorded only if they are not the default, so that earlier versions of this project still read the
 # records of all detectors that they can build.
-_ADDED = ("neck_variant",)
+_ADDED = ("neck_variant", "anchor_clamp")
 
 
 class DetectorSpec(BaseModel):
@@ -36,6 +36,7 @@ class DetectorSpec(BaseModel):
         default=AnchorShapes.ratios, description="width / height"
     )
     neck_variant: str = "compact"
+    anchor_clamp: bool = Field(default=False, description="sides limited to that of the input")
 
     @model_serializer(mode="wrap")
     def _without_added_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -49,4 +50,6 @@ class DetectorSpec(BaseModel):
     @property
     def anchor_shapes(self) -> AnchorShapes:
         """Return the shapes of the anchors of a cell. Raises ValueError if they are impossible."""
-        return AnchorShapes(self.anchor_base, self.anchor_scales, self.anchor_ratios)
+        return AnchorShapes(
+            self.anchor_base, self.anchor_scales, self.anchor_ratios, self.anchor_clamp
+        )

@@ -58,3 +58,13 @@ def test_order_and_sizes_of_other_shapes() -> None:
     sizes = anchors[:, 2:] - anchors[:, :2]
     assert sizes[:3].tolist() == [[32, 8], [64, 16], [32, 8]]
     assert sizes[strides == 64].tolist() == [[256, 64], [512, 128]]
+
+
+def test_clamped_anchors_are_no_longer_than_the_input_and_keep_their_centres() -> None:
+    anchors, clamped = (make_anchors(320, AnchorShapes(clamp=on))[0] for on in (False, True))
+    assert int((anchors != clamped).any(1).sum()) == 50  # as the authors' code has
+    sides = clamped[:, 2:] - clamped[:, :2]
+    assert sides.max() == 320
+    assert torch.equal(anchors[:, :2] + anchors[:, 2:], clamped[:, :2] + clamped[:, 2:])
+    expected = (anchors[:, 2:] - anchors[:, :2]).clamp(max=320)
+    torch.testing.assert_close(sides, expected)

@@ -163,3 +163,15 @@ def test_other_anchors_change_heads_and_survive_spec_and_resizing() -> None:
     detector.resize_input(128)
     assert torch.equal(detector.anchors[0], torch.tensor([-1.0, -1.0, 9.0, 9.0]))
     assert len(detector.anchors) == 2 * 340
+
+
+def test_clamp_of_anchors_follows_the_input_and_survives_the_spec() -> None:
+    detector = build_detector(image_size=128, anchor_clamp=True)
+    again = build_detector(**json.loads(json.dumps(detector.spec)))
+    for side in (128, 320):
+        detector.resize_input(side)
+        again.resize_input(side)
+        sides = detector.anchors[:, 2:] - detector.anchors[:, :2]
+        assert sides.max() == side
+        assert torch.equal(again.anchors, detector.anchors)
+    assert detector.anchor_shapes != build_detector(image_size=128).anchor_shapes

@@ -36,7 +36,7 @@ def best_ious(boxes: Floats, shapes: AnchorShapes, image_size: int) -> Floats:
     """
     best = np.zeros(len(boxes))
     strides = level_strides(image_size)
-    sizes = np.array([[*size, s] for s in strides for size in shapes.sizes(s)])  # (K,3)
+    sizes = np.array([[*size, s] for s in strides for size in shapes.sizes(s, image_size)])  # (K,3)
     rows = max(1, _CHUNK // len(sizes))
     for start in range(0, len(boxes), rows):
         best[start : start + rows] = _best(boxes[start : start + rows], sizes, image_size)
@@ -90,7 +90,7 @@ def fit_anchors(boxes: Floats, start: AnchorShapes, image_size: int) -> AnchorFi
     best = start
     for _ in range(MAX_ROUNDS):  # three or four in practice
         kinds = ((best.scales, best.ratios), (octave, own))
-        grid = [AnchorShapes(float(base), *kind) for base in BASES for kind in kinds]
+        grid = [AnchorShapes(float(b), *kind, best.clamp) for b in BASES for kind in kinds]
         better = _rounded(_descend(max([best, *grid], key=score), score))
         if score(better) <= score(best):
             break
@@ -137,9 +137,8 @@ def _neighbours(shapes: AnchorShapes, step: float) -> list[AnchorShapes]:
             continue
         changed = [n * factor if at == position else n for at, n in enumerate(numbers)]
         try:
-            found.append(
-                AnchorShapes(changed[0], tuple(changed[1 : count + 1]), tuple(changed[count + 1 :]))
-            )
+            scales, ratios = tuple(changed[1 : count + 1]), tuple(changed[count + 1 :])
+            found.append(AnchorShapes(changed[0], scales, ratios, shapes.clamp))
         except ValueError:
             continue  # out of bounds, or two numbers became equal
     return found
@@ -154,4 +153,5 @@ def _rounded(shapes: AnchorShapes) -> AnchorShapes:
         return tuple(sorted(short if len(set(short)) == len(values) else values))
 
     scales = digits([scale / first for scale in shapes.scales])
-    return AnchorShapes(float(f"{shapes.base * first:.3g}"), scales, digits(list(shapes.ratios)))
+    base, ratios = float(f"{shapes.base * first:.3g}"), digits(list(shapes.ratios))
+    return AnchorShapes(base, scales, ratios, shapes.clamp)

@@ -84,7 +84,8 @@ def test_format_4_has_the_anchors_of_the_paper() -> None:
 def test_spec_has_added_options_only_where_they_are_set() -> None:
     """So earlier versions read it, unless they cannot build the detector."""
     spec = DetectorSpec(**FORMAT_2["spec"])
-    assert "neck_variant" not in spec.model_dump() and spec.neck_variant == "compact"
+    assert spec.neck_variant == "compact" and not spec.anchor_clamp
+    assert not {"neck_variant", "anchor_clamp"} & set(spec.model_dump())
     published = spec.model_copy(update={"neck_variant": "published"})
     assert published.model_dump(mode="json")["neck_variant"] == "published"
     assert DetectorSpec(**json.loads(published.model_dump_json())) == published
