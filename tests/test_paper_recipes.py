@@ -60,6 +60,20 @@ def test_recipe_matches_publication_and_states_its_figures(
     assert (train.batch_size, train.warmup_steps) == (32, 500)
     assert train.epochs == (1000 if data == "voc" else 140)
     assert config.loss.model_dump(include={"alpha", "gamma"}) == {"alpha": 0.25, "gamma": 1.0}
+    augmentation = {
+        "augment_variant": "published",
+        "crop": 1.0,
+        "zoom_out": 0.6,
+        "zoom_out_max": 4.0,
+        "photometric": 1.0,
+        "flip": 0.5,
+        "mosaic": 0.0,
+        "mixup": 0.0,
+        "fit": "stretch",
+        "sizes": (),
+        "flip_vertical": 0.0,
+    }
+    assert config.data.model_dump(include=set(augmentation)) == augmentation
     assert config.model.init is not None and "vgg16_bn" in config.model.init
     assert "mAP {}, AP50 {}, AP75 {}".format(*figures) in path.read_text()
 

@@ -76,6 +76,11 @@ class DataConfig(Section):
     flip_vertical: Probability = Field(
         0.0, description="probability of a vertical flip, for images without a top side"
     )
+    augment_variant: Literal["ssd", "published"] = Field(
+        "ssd",
+        description="how crop, zoom-out and colour change: like SSD, or published: as the authors "
+        "of the paper have them",
+    )
     crop: Probability = Field(0.0, description="probability of an IoU-constrained random crop")
     zoom_out: Probability = Field(
         0.0, description="probability of placing the image on a larger canvas"

@@ -27,6 +27,7 @@ from pipeline.data.shards.reader import RawSample, ShardSet, parse_sample
 from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.augment import (
     AugmentParams,
+    BoxMap,
     box_map,
     decode_size,
     draw_params,
@@ -35,6 +36,7 @@ from pipeline.data.transforms.augment import (
     warp,
 )
 from pipeline.data.transforms.decode import ImageError, decode_image
+from pipeline.data.transforms.published import draw_published
 from pipeline.data.transforms.resize import FILL_COLOUR
 
 FULL_IMAGE = AugmentParams((0.0, 0.0, 1.0, 1.0), False)
@@ -101,7 +103,8 @@ class LoadedTile:
         if self.sample is None:
             return
         size = self.sample.width, self.sample.height
-        params = draw_params(self.tile.rng, config.data, *size, self.sample.objects)
+        draw = draw_published if config.data.augment_variant == "published" else draw_params
+        params = draw(self.tile.rng, config.data, *size, self.sample.objects)
         self.params = fit_params(params, *self.tile.rect[2:], config.data.fit)
 
     def render(self, image: np.ndarray) -> None:
@@ -185,7 +188,7 @@ def _objects(tiles: Sequence[LoadedTile], count: int) -> tuple[np.ndarray, np.nd
 
     # Into the input, each by the map of its tile.
     maps = _flatten(box_map(loaded.params, *loaded.tile.rect) for loaded, _ in found)
-    map_per_tile = np.fromiter(maps, np.float64).reshape(-1, 8).T  # (8,tiles)
+    map_per_tile = np.fromiter(maps, np.float64).reshape(-1, len(BoxMap._fields)).T  # (9,tiles)
     boxes, keep = move_boxes(
         np.fromiter(corners, np.float64).reshape(-1, 4),
         np.repeat(map_per_tile, lengths, axis=1),

@@ -19,7 +19,14 @@ import numpy as np
 
 from pipeline.config import DataConfig
 from pipeline.data.transforms.decode import ImageError
-from pipeline.data.transforms.resize import View, Warp, fit_view, view_map, warp_view
+from pipeline.data.transforms.resize import (
+    FILL_COLOUR,
+    View,
+    Warp,
+    fit_view,
+    view_map,
+    warp_view,
+)
 
 CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 CROP_TRIALS = 50
@@ -33,6 +40,9 @@ class AugmentParams(NamedTuple):
     flip: bool  # horizontally
     colour: np.ndarray | None = None  # (3,4)
     flip_vertical: bool = False
+    visible: View | None = None  # in source pixels; beyond it is the fill colour
+    interpolation: int = cv2.INTER_LINEAR
+    min_side: float = 0.0  # of the input; boxes with a smaller one are dropped
 
 
 def draw_params(
@@ -93,15 +103,21 @@ def warp(
     Raises ImageError if the image was not decoded from a source of this size.
     """
     scale = decoded_scale(image, *source)
-    warp_view(image, out, Warp(params.view, scale, params.flip, params.flip_vertical), source)
+    view = Warp(params.view, scale, params.flip, params.flip_vertical, params.interpolation)
+    warp_view(image, out, view, source)
     if params.colour is not None:
         changed = cv2.transform(out, params.colour, dst=out)  # (h,w,3)
         if changed is not out:
             np.copyto(out, changed)
+    if params.visible is not None:
+        height, width = out.shape[:2]
+        x1, y1, x2, y2 = (round(side) for side in _visible_rect(params, width, height))
+        out[:y1], out[y2:], out[:, :x1], out[:, x2:] = (FILL_COLOUR,) * 4
 
 
 class BoxMap(NamedTuple):
-    """How boxes move from the source to the input, and the rectangle that clips them there."""
+    """How boxes move from the source to the input, the rectangle that clips them there, and the
+    side in pixels below which they are dropped."""
 
     scale_x: float
     shift_x: float
@@ -111,13 +127,30 @@ class BoxMap(NamedTuple):
     top: float
     right: float
     bottom: float
+    min_side: float
 
 
 def box_map(params: AugmentParams, left: int, top: int, width: int, height: int) -> BoxMap:
     """Return the map of boxes for a view that is drawn into a rectangle of the input."""
     warped = Warp(params.view, 1.0, params.flip, params.flip_vertical)
     a, c, b, d = view_map(warped, width, height)
-    return BoxMap(a, c + left, b, d + top, left, top, left + width, top + height)
+    x1, y1, x2, y2 = _visible_rect(params, width, height)
+    limits = left + x1, top + y1, left + x2, top + y2
+    return BoxMap(a, c + left, b, d + top, *limits, params.min_side * min(width, height))
+
+
+def _visible_rect(params: AugmentParams, width: int, height: int) -> View:
+    """Return the visible rectangle in pixels of a width x height output."""
+    if params.visible is None:
+        return 0.0, 0.0, float(width), float(height)
+    warped = Warp(params.view, 1.0, params.flip, params.flip_vertical)
+    a, c, b, d = view_map(warped, width, height)
+    x1, y1, x2, y2 = params.visible
+    (left, right), (top, bottom) = (
+        sorted((a * x1 + c, a * x2 + c)),
+        sorted((b * y1 + d, b * y2 + d)),
+    )
+    return max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
 
 
 def move_boxes(
@@ -125,9 +158,9 @@ def move_boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Move boxes (M,4) to input pixels and clip them.
 
-    ``maps`` has a `BoxMap` per column: one for all boxes (8,1) or one per box (8,M). Returns the
-    boxes (M,4) float32 and the mask (M,) of those that remain: some area is visible and, where
-    ``centre_inside`` is set, the centre is too.
+    ``maps`` has a `BoxMap` per column: one for all boxes (9,1) or one per box (9,M). Returns the
+    boxes (M,4) float32 and the mask (M,) of those that remain: some area is visible, both sides are
+    long enough and, where ``centre_inside`` is set, the centre is visible too.
     """
     # Work along rows of M numbers: NumPy is slow on rows of two.
     scale, shift, low_limit, high_limit = maps[0:4:2], maps[1:4:2], maps[4:6], maps[6:8]  # (2,1|M)
@@ -140,8 +173,9 @@ def move_boxes(
     # Keep boxes with a visible area and, if required, a visible centre.
     centre = (low + high) / 2  # (2,M)
     keep_x, keep_y = clipped[2:] > clipped[:2]  # (M,) each
+    large = (clipped[2:] - clipped[:2] >= maps[8]).all(0)  # (M,)
     in_x, in_y = (centre >= low_limit) & (centre <= high_limit)  # (M,) each
-    keep = keep_x & keep_y & (in_x & in_y | np.logical_not(centre_inside))  # (M,)
+    keep = large & keep_x & keep_y & (in_x & in_y | np.logical_not(centre_inside))  # (M,)
     return np.ascontiguousarray(clipped.T, np.float32), keep  # (M,4), (M,)
 
 
@@ -173,20 +207,20 @@ def _crop(rng: np.random.Generator, view: View, boxes: np.ndarray) -> View:
     aspect = sides[:, 0] / sides[:, 1]  # (T,)
     good = (aspect > 0.5) & (aspect < 2)  # (T,)
     if len(boxes):
-        inside = _centres_inside(crops, boxes)  # (T,M)
-        good &= ((_iou(crops, boxes) >= min_iou) & inside).any(1)  # (T,)
+        inside = centres_inside(crops, boxes)  # (T,M)
+        good &= ((iou(crops, boxes) >= min_iou) & inside).any(1)  # (T,)
     if not good.any():
         return view
     return tuple(crops[int(good.argmax())].tolist())
 
 
-def _centres_inside(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def centres_inside(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return (T,M) whether the centre of each box (M,4) is inside each crop (T,4)."""
     centres = ((boxes[:, :2] + boxes[:, 2:]) / 2)[None]  # (1,M,2)
     return ((centres > crops[:, None, :2]) & (centres < crops[:, None, 2:])).all(2)  # (T,M)
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the intersection over union (T,M) of boxes (T,4) and (M,4)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])  # (T,M,2)
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])  # (T,M,2)
@@ -202,12 +236,12 @@ def _colour_matrix(rng: np.random.Generator) -> np.ndarray:
     brightness, contrast, saturation, hue = np.where(on, amount, 0.0)
     grey = np.ones((3, 1)) * LUMA  # (3,3)
     mix = (1 + 0.5 * saturation) * np.eye(3) - 0.5 * saturation * grey  # (3,3)
-    matrix = (1 + 0.5 * contrast) * _hue_rotation(math.radians(18 * hue)) @ mix  # (3,3)
+    matrix = (1 + 0.5 * contrast) * hue_rotation(math.radians(18 * hue)) @ mix  # (3,3)
     offset = 32 * brightness - 64 * contrast  # contrast pivots on mid-grey, 128
     return np.concatenate([matrix, np.full((3, 1), offset)], 1).astype(np.float32)  # (3,4)
 
 
-def _hue_rotation(angle: float) -> np.ndarray:
+def hue_rotation(angle: float) -> np.ndarray:
     """Return the rotation (3,3) of RGB about the grey diagonal (Rodrigues)."""
     cos, sin = math.cos(angle), math.sin(angle) / math.sqrt(3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])  # (3,3)

@@ -26,6 +26,7 @@ class Warp(NamedTuple):
     scale: float  # at which the source was decoded
     flip: bool = False  # horizontally
     flip_vertical: bool = False
+    interpolation: int = cv2.INTER_LINEAR
 
 
 def to_input(image: np.ndarray, size: int, fit: str = "stretch") -> np.ndarray:
@@ -118,7 +119,7 @@ def warp_view(
         matrix,
         (width, height),
         dst=out,
-        flags=cv2.INTER_LINEAR,
+        flags=warp.interpolation,
         borderMode=cv2.BORDER_CONSTANT if beyond else cv2.BORDER_REPLICATE,
         borderValue=FILL_COLOUR,
     )  # (h,w,3)
@@ -141,9 +142,9 @@ def average_areas(image: np.ndarray, factor_x: float, factor_y: float) -> np.nda
 def _stretch(image: np.ndarray, out: np.ndarray, warp: Warp) -> None:
     size = out.shape[1], out.shape[0]
     if not (warp.flip or warp.flip_vertical):
-        _ensure_written(cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR), out)
+        _ensure_written(cv2.resize(image, size, dst=out, interpolation=warp.interpolation), out)
         return
-    plain = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)  # (h,w,3)
+    plain = cv2.resize(image, size, interpolation=warp.interpolation)  # (h,w,3)
     code = -1 if warp.flip and warp.flip_vertical else int(warp.flip)
     _ensure_written(cv2.flip(plain, code, dst=out), out)
 
