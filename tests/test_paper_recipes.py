@@ -58,7 +58,12 @@ def test_recipe_matches_publication_and_states_its_figures(
     train = config.train
     assert (train.lr, train.momentum, train.weight_decay) == (0.01, 0.9, 5e-4)
     assert (train.batch_size, train.warmup_steps) == (32, 500)
-    assert train.epochs == (1000 if data == "voc" else 140)
+    assert train.epochs == (250 if data == "voc" else 140)
+    assert (train.clip_norm, train.precision, train.ema_decay) == (0.0, "fp32", 0.0)
+    evaluate = config.evaluate
+    assert (evaluate.score_threshold, evaluate.max_detections) == (0.005, 300)
+    assert (evaluate.nms_iou, evaluate.class_agnostic) == (0.5, False)
+    assert evaluate.protocol == ("voc07" if data == "voc" else "coco")
     assert config.loss.model_dump(include={"alpha", "gamma"}) == {"alpha": 0.25, "gamma": 1.0}
     augmentation = {
         "augment_variant": "published",

@@ -43,7 +43,9 @@ class TrainConfig(Section):
     )
     final_lr: Probability = Field(0.01, description="final learning rate, as a fraction of lr")
     clip_norm: float = Field(
-        10.0, gt=0.0, description="maximum norm of the whole gradient; larger ones are clipped"
+        10.0,
+        ge=0.0,
+        description="maximum norm of the whole gradient; larger ones are clipped; 0: no clipping",
     )
     skip_non_finite: int = Field(
         0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -190,7 +191,7 @@ class Trainer:
     def _update(self) -> Tensor:
         self.loss_scale.unscale()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.train.clip_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.train.clip_norm or math.inf)
         norm = self.loss_scale.without_overflow(norm)
         self.gradient_check.submit(self.step_count, self._batch, norm)
         self.learning_rate = float(self.schedule.get_last_lr()[0])

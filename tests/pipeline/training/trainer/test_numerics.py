@@ -76,6 +76,13 @@ def test_long_gradient_is_clipped() -> None:
     assert torch.cosine_similarity(change, clipped_change, dim=0) > 0.9999
 
 
+def test_gradient_is_not_clipped_with_a_norm_of_zero() -> None:
+    free, unclipped = make_trainer(clip_norm=1e6), make_trainer(clip_norm=0.0)
+    parts = free.step(batch()), unclipped.step(batch())
+    assert parts[0]["gradient_norm"] == parts[1]["gradient_norm"] > 0
+    assert torch.equal(weights(free), weights(unclipped))
+
+
 def outputs_of_convolutions(trainer: Trainer) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     for module in trainer.detector.modules():
