@@ -90,7 +90,11 @@ def fit_anchors(boxes: Floats, start: AnchorShapes, image_size: int) -> AnchorFi
     best = start
     for _ in range(MAX_ROUNDS):  # three or four in practice
         kinds = ((best.scales, best.ratios), (octave, own))
-        grid = [AnchorShapes(float(b), *kind, best.clamp) for b in BASES for kind in kinds]
+        grid = [
+            AnchorShapes(float(base), scales, ratios, best.clamp)
+            for base in BASES
+            for scales, ratios in kinds
+        ]
         better = _rounded(_descend(max([best, *grid], key=score), score))
         if score(better) <= score(best):
             break
