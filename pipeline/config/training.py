@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.base import Probability, Section
 from pipeline.errors import UserError
@@ -35,6 +35,7 @@ class TrainConfig(Section):
     )
     lr_batch: int = Field(8, ge=1, description="batch size that lr was chosen for, with lr_scaling")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="SGD momentum")
+    nesterov: bool = Field(False, description="use Nesterov's momentum; needs train.momentum")
     weight_decay: float = Field(
         5e-4, ge=0.0, description="L2 weight decay; not applied to norms and biases"
     )
@@ -57,6 +58,11 @@ class TrainConfig(Section):
         ge=0.0,
         lt=1.0,
         description="decay per step of the averaged weights (EMA); 0: no averaging",
+    )
+    ema_ramp: float = Field(
+        200.0,
+        gt=0.0,
+        description="steps over which ema_decay is approached: decay x (1 - exp(-step / ema_ramp))",
     )
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="seed of initial weights, sample order and augmentation"
@@ -112,6 +118,14 @@ class TrainConfig(Section):
         "always kept",
     )
     log_every: int = Field(10, ge=1, description="steps between logged losses")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> TrainConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "nesterov is true, but momentum is 0; set a momentum, or nesterov false"
+            )
+        return self
 
     def passes(self, workers: int) -> int:
         """Return the number of forward passes of the worker with the largest share of a batch.

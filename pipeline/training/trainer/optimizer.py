@@ -27,7 +27,13 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> SGD:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     fused = True if any(p.device.type == "cuda" for p in parameters) else None
-    return SGD(groups, lr=peak_lr(config), momentum=config.momentum, fused=fused)
+    return SGD(
+        groups,
+        lr=peak_lr(config),
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fused=fused,
+    )
 
 
 def zero_momentum(optimizer: SGD) -> None:

@@ -65,7 +65,7 @@ class Trainer:
         seed_everything(config.train.seed)
         self.detector = build_training_detector(config, world, num_classes)
         self.loss = build_loss(config, self.detector)
-        self.average = WeightAverage(self.detector, config.train.ema_decay)
+        self.average = WeightAverage(self.detector, config.train.ema_decay, config.train.ema_ramp)
         self.optimizer = build_optimizer(self.detector, config.train)
         self.schedule = build_schedule(self.optimizer, config.train, total_steps)
         self.early_stopping = EarlyStopping(config.train.patience, config.train.min_improvement)

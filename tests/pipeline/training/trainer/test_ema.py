@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.trainer.ema import RAMP_STEPS, WeightAverage
+from pipeline.training.trainer.ema import WeightAverage
 from tests.launches import CountLaunches
 
 
@@ -56,7 +56,22 @@ def test_update_takes_two_launches_and_equals_one_by_one() -> None:
     with CountLaunches() as launches:
         average.update()
     assert launches.counts == {"aten._foreach_lerp_": 1, "aten._foreach_copy_": 1}
-    weight = 1 - 0.9 * (1 - math.exp(-1 / RAMP_STEPS))
+    weight = 1 - 0.9 * (1 - math.exp(-1 / 200))
     for name, value in model.state_dict().items():
         exact = expected[name].lerp(value, weight) if value.is_floating_point() else value
         assert torch.equal(average.module.state_dict()[name], exact), name
+
+
+def test_decay_rises_over_the_ramp() -> None:
+    weights = []
+    for ramp in (200.0, 2000.0):
+        model = nn.Linear(1, 1)
+        average = WeightAverage(model, decay=0.9998, ramp=ramp)
+        average.updates = 999
+        before = average.module.weight.item()
+        with torch.no_grad():
+            model.weight += 1.0
+        average.update()
+        weights.append(average.module.weight.item() - before)
+    expected = [1 - 0.9998 * (1 - math.exp(-1000 / ramp)) for ramp in (200, 2000)]
+    assert weights == pytest.approx(expected, abs=1e-5)

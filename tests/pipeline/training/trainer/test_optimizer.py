@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from pipeline.config import TrainConfig
+from pipeline.config import Config, TrainConfig
+from pipeline.errors import UserError
 from pipeline.training.trainer.optimizer import (
     build_optimizer,
     build_schedule,
@@ -62,3 +63,21 @@ def test_state_of_another_device_keeps_the_own_implementation() -> None:
 def test_update_on_a_gpu_is_fused() -> None:
     optimizer = build_optimizer(nn.Linear(2, 2).cuda(), TrainConfig())
     assert [group["fused"] for group in optimizer.param_groups] == [True, True]
+
+
+def test_nesterov_looks_ahead_by_the_momentum() -> None:
+    values = []
+    for nesterov in (False, True):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(model.weight, 1.0)
+        config = TrainConfig(lr=0.1, momentum=0.9, weight_decay=0.0, nesterov=nesterov)
+        optimizer = build_optimizer(model, config)
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+        values.append(model.weight.item())
+    assert values == pytest.approx([1 - 0.1, 1 - 0.1 * 1.9])
+
+
+def test_nesterov_without_momentum_is_rejected() -> None:
+    with pytest.raises(UserError, match="nesterov is true, but momentum is 0"):
+        Config.from_dict({"train": {"nesterov": True, "momentum": 0.0}})
