@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 FIRST_STRIDE = 8
 MAX_PER_CELL = 64
+MAX_STRIDE = 128
 
 
 def level_strides(image_size: int) -> tuple[int, ...]:
@@ -28,8 +29,11 @@ class AnchorShapes:
     """Width / height, at the same area."""
     clamp: bool = False
     """Limit both sides to that of the input."""
+    strides: tuple[int, ...] = ()
+    """Of the levels, each twice the one before; empty: those of `level_strides`."""
 
     def __post_init__(self) -> None:
+        check_strides("strides", self.strides)
         check_base("base", self.base)
         check_factors("scales", self.scales)
         check_factors("ratios", self.ratios)
@@ -42,6 +46,7 @@ class AnchorShapes:
         scales: Sequence[float] | None = None,
         ratios: Sequence[float] | None = None,
         clamp: bool = False,
+        strides: Sequence[int] = (),
     ) -> "AnchorShapes":
         """Return the shapes; None takes the paper's value. Raise ValueError."""
         return cls(
@@ -49,17 +54,23 @@ class AnchorShapes:
             cls.scales if scales is None else tuple(map(float, scales)),
             cls.ratios if ratios is None else tuple(map(float, ratios)),
             clamp,
+            tuple(strides),
         )
 
     def __str__(self) -> str:
         scales, ratios = (", ".join(f"{v:.4g}" for v in vs) for vs in (self.scales, self.ratios))
         limit = ", at most the input's side" if self.clamp else ""
-        return f"base {self.base:.4g} px, scales {scales}, ratios {ratios}{limit}"
+        levels = f", strides {', '.join(map(str, self.strides))}" if self.strides else ""
+        return f"base {self.base:.4g} px, scales {scales}, ratios {ratios}{limit}{levels}"
 
     @property
     def per_cell(self) -> int:
         """Return the number of anchors of each cell."""
         return len(self.scales) * len(self.ratios)
+
+    def level_strides(self, image_size: int) -> tuple[int, ...]:
+        """Return the strides of the levels for an input."""
+        return self.strides or level_strides(image_size)
 
     def sizes(self, stride: int, image_size: int) -> list[tuple[float, float]]:
         """Return width and height in pixels of the anchors of a cell, by scale, then ratio."""
@@ -70,6 +81,17 @@ class AnchorShapes:
             for s in self.scales
             for r in self.ratios
         ]
+
+
+def check_strides(name: str, values: Sequence[int]) -> None:
+    """Raise ValueError unless each stride is twice the one before, from 8, 16 or 32 to 128."""
+    first = values[0] if values else FIRST_STRIDE
+    doubled = all(value == first << level for level, value in enumerate(values))
+    if first not in (8, 16, 32) or not doubled or max(values, default=0) > MAX_STRIDE:
+        raise ValueError(
+            f"{name} are {', '.join(map(str, values))}; give 8, 16 or 32 and doubled values up to "
+            f"{MAX_STRIDE}, such as 16, 32, 64"
+        )
 
 
 def check_base(name: str, value: float) -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .anchor_shapes import AnchorShapes, level_strides
+from .anchor_shapes import AnchorShapes
 
 
 def make_anchors(image_size: int, shapes: AnchorShapes | None = None) -> tuple[Tensor, Tensor]:
@@ -16,10 +16,11 @@ def make_anchors(image_size: int, shapes: AnchorShapes | None = None) -> tuple[T
     are the paper's.
     """
     shapes = shapes or AnchorShapes()
-    levels = [_level_anchors(image_size, stride, shapes) for stride in level_strides(image_size)]
+    of_levels = shapes.level_strides(image_size)
+    levels = [_level_anchors(image_size, stride, shapes) for stride in of_levels]
     strides = [
         torch.full((len(boxes),), float(stride))
-        for boxes, stride in zip(levels, level_strides(image_size), strict=True)
+        for boxes, stride in zip(levels, of_levels, strict=True)
     ]
     return torch.cat(levels), torch.cat(strides)
 

@@ -72,6 +72,15 @@ def use_group_norm(module: nn.Module) -> None:
             use_group_norm(child)
 
 
+def use_silu(module: nn.Module) -> None:
+    """Replace all ReLUs by SiLU (Elfwing et al., 2018)."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, nn.SiLU(inplace=child.inplace))
+        else:
+            use_silu(child)
+
+
 def upsample_to(features: Tensor, like: Tensor) -> Tensor:
     """Upsample (B, F, h, w) to the height and width of `like`, by nearest neighbour."""
     return nn.functional.interpolate(features, size=like.shape[-2:], mode="nearest")

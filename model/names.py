@@ -8,6 +8,8 @@ from collections.abc import Iterable
 BACKBONE_NAMES = ("slim", "vgg16", "resnet18", "resnet34", "resnet50")
 NECK_NAMES = ("fssd", "retinanet", "rfb", "pafpn")
 NECK_VARIANTS = ("compact", "published")
+HEAD_NAMES = ("plain", "decoupled")
+ACTIVATIONS = ("relu", "silu")
 TIMM_PREFIX = "timm:"
 
 

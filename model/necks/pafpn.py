@@ -21,12 +21,13 @@ class ContextFusion(nn.Module):
         self.reduce = nn.ModuleList(ConvNormAct(width, reduced, kernel=1) for width in inputs)
         # With bias and without norm: one value per image is too few for statistics.
         self.context = nn.Conv2d(inputs[-1], reduced, 1)
+        self.activation = nn.ReLU()
         self.fuse = ConvNormAct(reduced * (len(inputs) + 1), channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Fuse maps (B, F_i, h_i, w_i), finest first, to (B, channels, h_0, w_0)."""
         reduced = [reduce(x) for reduce, x in zip(self.reduce, maps, strict=True)]
-        context = self.context(maps[-1].mean((2, 3), keepdim=True)).relu()
+        context = self.activation(self.context(maps[-1].mean((2, 3), keepdim=True)))
         same_size = [upsample_to(x, reduced[0]) for x in (*reduced[1:], context)]
         return self.fuse(torch.cat([reduced[0], *same_size], dim=1))
 

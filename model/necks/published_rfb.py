@@ -53,26 +53,28 @@ class WideReceptiveFieldBlock(nn.Module):
         self.shortcut = ConvNormAct(
             inputs, outputs, kernel=1, stride=stride, activation=False, bias=True
         )
+        self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, h, w) to (B, outputs, h / stride, w / stride)."""
         mixed = self.mix(torch.cat([branch(x) for branch in self.branches], dim=1))
-        return nn.functional.relu(mixed + self.shortcut(x))
+        activated: Tensor = self.activation(mixed + self.shortcut(x))
+        return activated
 
 
 class PublishedRFBNeck(nn.Module):
-    """A block on the concatenated maps at stride 8; a chain of blocks from the map at stride 16.
+    """A block on the concatenated maps at the first stride; a chain of blocks from the next map.
 
     `widths` of the levels are 2, 2, 2 and 1 times `channels`, and 1 from there. Raise ValueError
-    for a backbone without a map at stride 16.
+    for a backbone with fewer than two maps.
     """
 
     def __init__(self, inputs: Sequence[int], channels: int, levels: int) -> None:
         super().__init__()
         if len(inputs) < 2:
             raise ValueError(
-                "neck 'rfb' in its published variant grows from the backbone's map at stride 16, "
-                "which this backbone lacks; choose another backbone or variant"
+                "neck 'rfb' in its published variant grows from a second map, at twice the first "
+                "stride, which this backbone lacks; choose another backbone or variant"
             )
         self.widths = tuple(channels * (2 if level < 3 else 1) for level in range(levels))
         self.reduce = nn.ModuleList(

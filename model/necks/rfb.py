@@ -34,11 +34,13 @@ class ReceptiveFieldBlock(nn.Module):
             if stride == 1
             else ConvNormAct(channels, channels, kernel=1, stride=stride, activation=False)
         )
+        self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, F, h, w) to (B, F, h / stride, w / stride)."""
         mixed = self.mix(torch.cat([branch(x) for branch in self.branches], dim=1))
-        return nn.functional.relu(mixed + self.shortcut(x))
+        activated: Tensor = self.activation(mixed + self.shortcut(x))
+        return activated
 
 
 class RFBNeck(nn.Module):

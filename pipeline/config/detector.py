@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from model.anchor_shapes import AnchorShapes, check_base, check_factors, check_per_cell
+from model.anchor_shapes import (
+    AnchorShapes,
+    check_base,
+    check_factors,
+    check_per_cell,
+    check_strides,
+)
 from model.names import BACKBONE_NAMES, NECK_NAMES, TIMM_PREFIX, check_backbone
 from model.options import (
     ASSIGNER_LOSSES,
@@ -33,6 +39,19 @@ class ModelConfig(Section):
         "compact",
         description="compact: this project's necks; published: as the authors of the paper have "
         "them, wider and slower",
+    )
+    strides: tuple[int, ...] = Field(
+        (),
+        description="strides of the levels, doubling, from 8, 16 or 32 to at most 128; empty: 8 to "
+        "64 below 512 pixels, 8 to 128 from there",
+    )
+    head: Literal["plain", "decoupled"] = Field(
+        "plain",
+        description="per level and task: plain is a 3x3 convolution, decoupled a 3x3 with norm and "
+        "activation and a 1x1",
+    )
+    activation: Literal["relu", "silu"] = Field(
+        "relu", description="activation of neck and heads; a backbone has its own"
     )
     image_size: int = Field(
         320,
@@ -89,13 +108,20 @@ class ModelConfig(Section):
             "anchor_scales": self.anchor_scales,
             "anchor_ratios": self.anchor_ratios,
             "anchor_clamp": self.anchor_clamp,
+            "strides": self.strides,
+            "head": self.head,
+            "activation": self.activation,
         }
 
     @property
     def anchor_shapes(self) -> AnchorShapes:
         """Return the shapes of the anchors of a cell."""
         return AnchorShapes(
-            self.anchor_base, self.anchor_scales, self.anchor_ratios, self.anchor_clamp
+            self.anchor_base,
+            self.anchor_scales,
+            self.anchor_ratios,
+            self.anchor_clamp,
+            self.strides,
         )
 
     @field_validator("backbone")
@@ -117,6 +143,12 @@ class ModelConfig(Section):
             raise ValueError(
                 f"{value} is not divisible by 64; the nearest are {low} and {low + 64}"
             )
+        return value
+
+    @field_validator("strides")
+    @classmethod
+    def _strides_double(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        check_strides("the strides", value)
         return value
 
     @field_validator("anchor_base")

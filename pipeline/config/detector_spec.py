@@ -16,7 +16,7 @@ from model.anchor_shapes import AnchorShapes
 
 # Recorded only if they are not the default, so that earlier versions of this project still read the
 # records of all detectors that they can build.
-_ADDED = ("neck_variant", "anchor_clamp")
+_ADDED = ("neck_variant", "anchor_clamp", "strides", "head", "activation")
 
 
 class DetectorSpec(BaseModel):
@@ -37,6 +37,9 @@ class DetectorSpec(BaseModel):
     )
     neck_variant: str = "compact"
     anchor_clamp: bool = Field(default=False, description="sides limited to that of the input")
+    strides: tuple[int, ...] = Field(default=(), description="of the levels; empty: by the size")
+    head: str = "plain"
+    activation: str = Field(default="relu", description="of neck and heads")
 
     @model_serializer(mode="wrap")
     def _without_added_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -51,5 +54,9 @@ class DetectorSpec(BaseModel):
     def anchor_shapes(self) -> AnchorShapes:
         """Return the shapes of the anchors of a cell. Raises ValueError if they are impossible."""
         return AnchorShapes(
-            self.anchor_base, self.anchor_scales, self.anchor_ratios, self.anchor_clamp
+            self.anchor_base,
+            self.anchor_scales,
+            self.anchor_ratios,
+            self.anchor_clamp,
+            self.strides,
         )

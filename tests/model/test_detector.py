@@ -175,3 +175,65 @@ def test_clamp_of_anchors_follows_the_input_and_survives_the_spec() -> None:
         assert sides.max() == side
         assert torch.equal(again.anchors, detector.anchors)
     assert detector.anchor_shapes != build_detector(image_size=128).anchor_shapes
+
+
+SOFT = {
+    "neck_variant": "published", "strides": (16, 32, 64), "head": "decoupled", "activation": "silu",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("neck", sorted(NECKS))
+def test_network_of_the_soft_version_survives_its_spec(neck: str) -> None:
+    detector = build_detector("resnet18", neck, 3, 128, neck_channels=16, **SOFT).eval()
+    strides, counts = detector.anchor_strides.unique(return_counts=True)
+    assert strides.tolist() == [16, 32, 64] and counts.tolist() == [6 * n for n in (64, 16, 4)]
+    first = detector.anchors[0]
+    assert (first[2:] - first[:2]).tolist() == [48, 48]
+    with torch.no_grad():
+        deltas, logits = detector(torch.zeros(1, 3, 128, 128))
+    assert (deltas.shape, logits.shape) == ((1, 504, 4), (1, 504, 3))
+    again = build_detector(**json.loads(json.dumps(detector.spec)))
+    again.load_state_dict(detector.state_dict())
+    assert torch.equal(again.anchors, detector.anchors)
+    detector.resize_input(512)  # the strides do not depend on the size
+    assert detector.anchor_strides.unique().tolist() == [16, 32, 64]
+
+
+@pytest.mark.parametrize("neck", sorted(NECKS))
+@pytest.mark.parametrize("variant", ["compact", "published"])
+def test_silu_replaces_every_relu_of_neck_and_heads(neck: str, variant: str) -> None:
+    parts = {"neck_variant": variant, "head": "decoupled"}
+    relu, silu = (
+        build_detector("slim", neck, 2, 64, activation=name, **parts).eval()
+        for name in ("relu", "silu")
+    )
+    silu.load_state_dict(relu.state_dict())
+    left = [m for part in (silu.neck, silu.heads) for m in part.modules()]
+    assert not any(isinstance(module, torch.nn.ReLU) for module in left)
+    with torch.no_grad():
+        maps = silu.backbone(torch.ones(1, 3, 64, 64))
+        # The minimum of SiLU is -0.28; ReLU has none below 0.
+        assert min(float(level.min()) for level in silu.neck(maps)) < 0
+        assert min(float(level.min()) for level in relu.neck(maps)) >= 0
+
+
+def test_decoupled_heads_are_a_3x3_and_a_1x1_with_the_same_prior() -> None:
+    detector = build_detector("slim", "fssd", 3, 64, head="decoupled").eval()
+    for head, outputs in ((detector.heads.localize[0], 24), (detector.heads.classify[0], 18)):
+        kernels = [m.kernel_size for m in head.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert kernels == [(3, 3), (1, 1)] and head[1].out_channels == outputs
+    with torch.no_grad():
+        scores = detector(torch.zeros(1, 3, 64, 64)).logits.sigmoid()
+    assert abs(float(scores.median()) - 0.01) < 0.005
+
+
+@pytest.mark.parametrize("strides", [(4, 8), (8, 32), (16, 32, 64, 128, 256), (32, 16), (12,)])
+def test_strides_that_do_not_double_are_rejected(strides: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="give 8, 16 or 32 and doubled values up to 128"):
+        build_detector(strides=strides)
+
+
+def test_strides_begin_at_a_map_of_the_backbone() -> None:
+    expected = "strides begin at 32, but vgg16 has maps at strides up to 16; begin there"
+    with torch.device("meta"), pytest.raises(ValueError, match=expected):
+        build_detector("vgg16", strides=(32, 64))

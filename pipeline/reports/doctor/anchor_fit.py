@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.anchor_shapes import AnchorShapes, level_strides
+from model.anchor_shapes import AnchorShapes
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ def best_ious(boxes: Floats, shapes: AnchorShapes, image_size: int) -> Floats:
     size is compared, not all of the grid.
     """
     best = np.zeros(len(boxes))
-    strides = level_strides(image_size)
+    strides = shapes.level_strides(image_size)
     sizes = np.array([[*size, s] for s in strides for size in shapes.sizes(s, image_size)])  # (K,3)
     rows = max(1, _CHUNK // len(sizes))
     for start in range(0, len(boxes), rows):
@@ -91,7 +92,7 @@ def fit_anchors(boxes: Floats, start: AnchorShapes, image_size: int) -> AnchorFi
     for _ in range(MAX_ROUNDS):  # three or four in practice
         kinds = ((best.scales, best.ratios), (octave, own))
         grid = [
-            AnchorShapes(float(base), scales, ratios, best.clamp)
+            replace(best, base=float(base), scales=scales, ratios=ratios)
             for base in BASES
             for scales, ratios in kinds
         ]
@@ -142,7 +143,7 @@ def _neighbours(shapes: AnchorShapes, step: float) -> list[AnchorShapes]:
         changed = [n * factor if at == position else n for at, n in enumerate(numbers)]
         try:
             scales, ratios = tuple(changed[1 : count + 1]), tuple(changed[count + 1 :])
-            found.append(AnchorShapes(changed[0], scales, ratios, shapes.clamp))
+            found.append(replace(shapes, base=changed[0], scales=scales, ratios=ratios))
         except ValueError:
             continue  # out of bounds, or two numbers became equal
     return found
@@ -158,4 +159,4 @@ def _rounded(shapes: AnchorShapes) -> AnchorShapes:
 
     scales = digits([scale / first for scale in shapes.scales])
     base, ratios = float(f"{shapes.base * first:.3g}"), digits(list(shapes.ratios))
-    return AnchorShapes(base, scales, ratios, shapes.clamp)
+    return replace(shapes, base=base, scales=scales, ratios=ratios)

@@ -85,7 +85,8 @@ def test_spec_has_added_options_only_where_they_are_set() -> None:
     """So earlier versions read it, unless they cannot build the detector."""
     spec = DetectorSpec(**FORMAT_2["spec"])
     assert spec.neck_variant == "compact" and not spec.anchor_clamp
-    assert not {"neck_variant", "anchor_clamp"} & set(spec.model_dump())
+    added = {"neck_variant", "anchor_clamp", "strides", "head", "activation"}
+    assert not added & set(spec.model_dump())
     published = spec.model_copy(update={"neck_variant": "published"})
     assert published.model_dump(mode="json")["neck_variant"] == "published"
     assert DetectorSpec(**json.loads(published.model_dump_json())) == published
