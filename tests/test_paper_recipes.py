@@ -37,13 +37,51 @@ ROWS = [
 ]
 
 
+SOFT_ROWS = [
+    (data, neck) for data in ("voc", "coco") for neck in ("fssd", "retinanet", "rfb", "pafpn")
+]
+
+
+def soft_recipe(data: str, neck: str) -> Path:
+    """Return the path of a recipe of the soft version."""
+    return FOLDER / f"{data}-{neck}-640-mutual-guidance-soft.yaml"
+
+
 def recipe(data: str, neck: str, size: int, assigner: str) -> Path:
     """Return the path of a recipe."""
     return FOLDER / f"{data}-{neck}-{size}-{assigner.replace('_', '-')}.yaml"
 
 
-def test_recipes_correspond_to_published_rows() -> None:
-    assert {recipe(*row[:4]) for row in ROWS} == set(FOLDER.glob("*.yaml"))
+def test_recipes_correspond_to_published_rows_and_the_soft_version() -> None:
+    expected = {recipe(*row[:4]) for row in ROWS} | {soft_recipe(*row) for row in SOFT_ROWS}
+    assert expected == set(FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("data", "neck"), SOFT_ROWS)
+def test_recipe_of_the_soft_version_is_that_of_its_authors(data: str, neck: str) -> None:
+    path = soft_recipe(data, neck)
+    config = Config.from_dict(read_recipe(path))
+    assert config.model.network() == {
+        **PAPER_ANCHORS,
+        "backbone": "resnet18",
+        "neck": neck,
+        "neck_variant": "published",
+        "norm": "batch",
+        "image_size": 640,
+        "strides": (16, 32, 64),
+        "head": "decoupled",
+        "activation": "silu",
+    }
+    # Base 48 px on the first stride.
+    assert config.model.anchor_shapes.sizes(16, 640)[0] == (48.0, 48.0)
+    train = config.train
+    assert (train.lr, train.momentum, train.nesterov, train.final_lr) == (0.01, 0.9, True, 0.05)
+    assert (train.ema_decay, train.ema_ramp, train.weight_decay) == (0.9998, 2000.0, 5e-4)
+    assert config.assign.name == "mutual_guidance_soft"
+    unset = Config.from_dict({"assign": {"name": "mutual_guidance_soft"}})
+    usual = {"alpha": 0.75, "gamma": 2.0}
+    assert config.recorded()["loss"] == {**unset.recorded()["loss"], **usual}
+    assert "no result of this network was published" in path.read_text()
 
 
 @pytest.mark.parametrize(("data", "neck", "size", "assigner", "figures"), ROWS)
@@ -53,7 +91,8 @@ def test_recipe_matches_publication_and_states_its_figures(
     path = recipe(data, neck, size, assigner)
     config = Config.from_dict(read_recipe(path))
     network = {"backbone": "vgg16", "neck": neck, "image_size": size, "norm": "batch"}
-    assert config.model.network() == {**network, **PAPER_ANCHORS, "neck_variant": "published"}
+    plain = {"neck_variant": "published", "strides": (), "head": "plain", "activation": "relu"}
+    assert config.model.network() == {**network, **PAPER_ANCHORS, **plain}
     assert config.assign.name == assigner
     train = config.train
     assert (train.lr, train.momentum, train.weight_decay) == (0.01, 0.9, 5e-4)
