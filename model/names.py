@@ -5,7 +5,15 @@ Imports the standard library only, so that reading a configuration does not impo
 
 from collections.abc import Iterable
 
-BACKBONE_NAMES = ("slim", "vgg16", "resnet18", "resnet34", "resnet50")
+BACKBONE_NAMES = (
+    "slim",
+    "efficientnet_lite0",
+    "mobilenetv2",
+    "vgg16",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+)
 NECK_NAMES = ("fssd", "retinanet", "rfb", "pafpn")
 NECK_VARIANTS = ("compact", "published")
 HEAD_NAMES = ("plain", "decoupled")

@@ -10,6 +10,8 @@ import torch
 
 from ..names import TIMM_PREFIX, check_backbone
 from .base import Backbone
+from .efficientnet_lite import EfficientNetLite0
+from .mobilenetv2 import MobileNetV2
 from .resnet import resnet18, resnet34, resnet50
 from .slim import Slim
 from .timm import Timm
@@ -17,6 +19,8 @@ from .vgg import VGG16
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "slim": Slim,
+    "efficientnet_lite0": EfficientNetLite0,
+    "mobilenetv2": MobileNetV2,
     "vgg16": VGG16,
     "resnet18": resnet18,
     "resnet34": resnet34,

@@ -8,7 +8,7 @@ from torch import nn
 
 from model import BACKBONES, Detector, build_detector
 
-STAGES = {"slim": 4, "vgg16": 5, "resnet18": 5, "resnet34": 5, "resnet50": 5}
+STAGES = {name: 4 if name == "slim" else 5 for name in BACKBONES}
 
 
 def train(detector: Detector, steps: int = 1) -> None:

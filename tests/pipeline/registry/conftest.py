@@ -40,7 +40,10 @@ def registered(tmp_path_factory):
     uri = new_store(tmp_path_factory.mktemp("registry"))
     config = Config.from_dict(CONFIG)
     classes = [["circle", "square"], ["cat", "dog", "bird"]]
-    detectors = [build(0, classes[0], "slim", 64), build(1, classes[1], "resnet18", 128, **ANCHORS)]
+    detectors = [
+        build(0, classes[0], "slim", 64),
+        build(1, classes[1], "efficientnet_lite0", 128, **ANCHORS),
+    ]
     run_ids = [create_run(uri, config, name, {"data.val.fingerprint": "f" * 64}) for name in "ab"]
     temperatures = [TEMPERATURE, None]
     versions = [

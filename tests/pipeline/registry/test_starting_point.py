@@ -29,7 +29,10 @@ def test_missing_or_unsuitable_version_is_an_error_before_training(registered):
     for init, message in (
         ("models:/shapes/99", "has no version 99"),
         ("models:/absent@champion", "model 'absent' does not exist"),
-        (registered.versions[1].model_uri, "is a detector on resnet18, model.backbone is slim"),
+        (
+            registered.versions[1].model_uri,
+            "is a detector on efficientnet_lite0, model.backbone is slim",
+        ),
     ):
         config = Config.from_dict({"model": {**base, "init": init}})
         with pytest.raises(UserError, match=message):
