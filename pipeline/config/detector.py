@@ -23,6 +23,7 @@ from model.options import (
     former_assigner_options,
     loss_default,
 )
+from model.published import PUBLISHED, check_published
 from pipeline.config.base import Section, one_of
 
 
@@ -80,8 +81,9 @@ class ModelConfig(Section):
     )
     init: str | None = Field(
         None,
-        description="weights to start from: a .pth or .safetensors file or http(s) URL, "
-        "models:/NAME@ALIAS, or the folder of a run or checkpoint; unset: random weights",
+        description="weights to start from: imagenet or coco, which are published for the "
+        "backbone; a .pth or .safetensors file or http(s) URL; models:/NAME@ALIAS; or the folder "
+        "of a run or checkpoint; unset: random weights",
     )
     init_sha256: str | None = Field(
         None,
@@ -166,6 +168,14 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _anchors_are_few(self) -> ModelConfig:
         check_per_cell(self.anchor_scales, self.anchor_ratios)
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_published(self) -> ModelConfig:
+        if self.init in PUBLISHED:
+            check_published(self.init, self.backbone)
+            if self.init_sha256:
+                raise ValueError(f"init_sha256 is for a file or URL; that of {self.init} is known")
         return self
 
     @model_validator(mode="after")

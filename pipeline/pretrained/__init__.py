@@ -1,7 +1,8 @@
 """Start a training from existing weights: published ones, registered ones, or those of a run."""
 
-from pipeline.pretrained.read import Weights, read_weights
+from pipeline.pretrained.read import read_weights
 from pipeline.pretrained.start import check_start, start_from
 from pipeline.pretrained.transfer import TransferReport, transfer
+from pipeline.pretrained.weights import Weights
 
 __all__ = ["TransferReport", "Weights", "check_start", "read_weights", "start_from", "transfer"]

@@ -24,15 +24,22 @@ def weights_cache() -> Path:
     return user_cache("weights")
 
 
-def download(url: str, sha256: str, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> Path:
+def download(
+    url: str,
+    sha256: str,
+    folder: Path | None = None,
+    max_bytes: int = MAX_BYTES,
+    name: str | None = None,
+) -> Path:
     """Return the path of a URL's content with this sha256, downloaded if the cache lacks it.
 
+    In the cache it has the ``name``, by default its sha256 and the suffix of the URL.
     Processes of one machine download it once. Raises UserError if it does not exist, is larger than
     ``max_bytes``, or has another sha256, and OutageError if the server does not respond; nothing is
     cached then.
     """
     folder = folder or weights_cache()
-    path = folder / f"{sha256.lower()}{Path(urlsplit(url).path).suffix}"
+    path = folder / (name or f"{sha256.lower()}{Path(urlsplit(url).path).suffix}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with try_lock_file(path.with_name(f"{path.name}.lock")):

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from model import Detector, build_detector
+from model.published import PUBLISHED
 from pipeline.config import Config
+from pipeline.pretrained.published import read_published
 from pipeline.pretrained.read import read_weights
 from pipeline.pretrained.transfer import TransferReport, transfer
 
@@ -19,8 +21,12 @@ def start_from(
 
     Raises UserError if they cannot be read or belong to another backbone.
     """
-    assert config.model.init is not None, "the caller checks it"
-    weights = read_weights(config.model.init, config.model.init_sha256, tracking_uri)
+    init = config.model.init
+    assert init is not None, "the caller checks it"
+    if init in PUBLISHED:
+        weights = read_published(init, config.model.backbone)
+    else:
+        weights = read_weights(init, config.model.init_sha256, tracking_uri)
     return transfer(detector, weights, classes)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.published import PUBLISHED
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import Manifest, check_batches, load_manifest
@@ -193,7 +194,8 @@ def absolute_paths(config: Config) -> Config:
     Workers run in other working directories.
     """
     uris = {f"data.{use}": getattr(config.data, use) for use in ("train", "val", "test")}
-    uris["model.init"] = config.model.init
+    if config.model.init not in PUBLISHED:
+        uris["model.init"] = config.model.init
     return config.replace(
         {
             name: str(Path(uri).absolute())

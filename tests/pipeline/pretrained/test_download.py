@@ -1,11 +1,7 @@
 """Weights by URL from a local server: checked, cached, and never cached incomplete."""
 
-import hashlib
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
@@ -14,55 +10,7 @@ from pipeline.errors import OutageError, UserError
 from pipeline.pretrained import download as module
 from pipeline.pretrained.download import download, weights_cache
 from pipeline.storage.download import download_file
-
-CONTENT = bytes(range(256)) * 40
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT at any path; `answers` are how the next requests end instead."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: list[str] = []
-        self.requests = 0
-        self.authorization: str | None = None
-
-    def url(self, path: str = "weights.pth") -> str:
-        return f"http://127.0.0.1:{self.server_port}/{path}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests += 1
-        self.server.authorization = self.headers["Authorization"]
-        answer = self.server.answers.pop(0) if self.server.answers else "whole"
-        if answer.isdigit():
-            self.send_error(int(answer))
-            return
-        self.send_response(200)
-        if answer != "unmeasured":
-            self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write(CONTENT[:1000] if answer == "cut" else CONTENT)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pipeline.storage.remote.FIRST_DELAY_SECONDS", 0.01)
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+from tests.pipeline.pretrained.weights_server import CONTENT, SHA256, Server
 
 
 def cached_names(folder: Path) -> list[str]:
@@ -74,6 +22,13 @@ def test_file_is_downloaded_once_and_cached_by_its_sha256(server: Server, tmp_pa
     assert first.read_bytes() == CONTENT
     assert cached_names(tmp_path) == [f"{SHA256}.pth"]
     assert download(server.url("elsewhere.pth"), SHA256.upper(), tmp_path) == first
+    assert server.requests == 1
+
+
+def test_file_has_the_given_name_in_the_cache(server: Server, tmp_path: Path) -> None:
+    path = download(server.url(), SHA256, tmp_path, name="resnet.pth")
+    assert cached_names(tmp_path) == [path.name] == ["resnet.pth"]
+    assert download(server.url(), SHA256, tmp_path, name="resnet.pth") == path
     assert server.requests == 1
 
 

@@ -6,7 +6,7 @@ import torch
 from model import Detector, build_detector
 from pipeline.errors import UserError
 from pipeline.pretrained import Weights, transfer
-from tests.published import published_state
+from tests.published import CLASSIFIERS, PARAMETERS, published_state
 
 
 def detector(backbone: str = "slim", classes: int = 2, seed: int = 0, **spec: object) -> Detector:
@@ -30,19 +30,22 @@ def equal_tensors(one: Detector, other: Detector) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "vgg16"])
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_published_weights_fill_the_backbone(name: str) -> None:
     here, published = detector(name), published_state(name)
     before = {k: v.clone() for k, v in here.state_dict().items() if not k.startswith("backbone.")}
     report = transfer(here, Weights("w", published), ["a", "b"])
-    for key, value in here.backbone.state_dict().items():
-        assert torch.equal(value, published[key]), key
+    filled = here.backbone.state_dict()
+    classifier = CLASSIFIERS.get(name, ("fc.",))
+    for key, value in published.items():
+        if not key.startswith(classifier):
+            assert torch.equal(filled.pop(here.backbone.own_name(key)), value), key
+    assert not filled
     assert all(torch.equal(here.state_dict()[key], value) for key, value in before.items())
-    classifier = "classifier" if name == "vgg16" else "fc"
-    assert {key.split(".")[0] for key in report.unused} == {classifier}
+    assert all(key.startswith(classifier) for key in report.unused)
     assert report.lines()[1:] == [
         "not in the source, left random: heads, neck",
-        f"unused: {classifier}",
+        f"unused: {', '.join(sorted(part.rstrip('.') for part in classifier))}",
     ]
 
 
@@ -84,6 +87,51 @@ def test_other_backbone_is_rejected_with_its_layers(here: str, there: str, layer
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        (
+            "resnet34",
+            "resnet18",
+            r"than resnet34: it lacks backbone\.layer1\.2, backbone\.layer2\.2",
+        ),
+        ("resnet18", "resnet34", r"than resnet18, with layer1\.2\.conv1\.weight, .* too"),
+        ("mobilenetv2", "efficientnet_lite0", "no tensor of this backbone"),
+        ("efficientnet_lite0", "resnet50", "no tensor of this backbone"),
+    ],
+)
+def test_checkpoint_of_another_network_is_rejected(here: str, there: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        transfer(detector(here), Weights("w.pth", published_state(there)), ["a", "b"])
+    assert str(caught.value).startswith("w.pth") and "\n" not in str(caught.value)
+
+
+def test_published_norms_of_batches_fit_group_norms() -> None:
+    here = detector("resnet18", norm="group")
+    report = transfer(here, Weights("w", published_state("resnet18")), ["a", "b"])
+    assert not any(name.startswith("backbone.") for name in report.missing)
+
+
+@pytest.mark.parametrize("heads", [["head.classification_head.cls_logits"], ["rpn", "roi_heads"]])
+def test_backbone_of_a_detector_of_torchvision_is_loaded(heads: list[str]) -> None:
+    published = published_state("resnet50")
+    state = {
+        f"backbone.body.{key}": value
+        for key, value in published.items()
+        if not key.startswith("fc.") and "num_batches" not in key  # its norms are frozen
+    }
+    others = ["backbone.fpn.inner_blocks.0.0.weight", *(f"{name}.weight" for name in heads)]
+    here = detector("resnet50")
+    report = transfer(here, Weights("w", {**state, **dict.fromkeys(others, torch.ones(1))}), ["a"])
+    for key, value in here.backbone.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, published[key]), key
+    assert report.unused == others
+    with pytest.raises(UserError, match="w is of another network than resnet50: it lacks"):
+        transfer(here, Weights("w", {k: v for k, v in state.items() if ".layer4." not in k}), ["a"])
+    with pytest.raises(UserError, match="no tensor of this backbone; its names are: backbone"):
+        transfer(detector("vgg16"), Weights("w", state), ["a"])
+
+
 def test_weights_without_a_matching_name_are_rejected() -> None:
     with pytest.raises(UserError, match=r"no tensor of this backbone; its names are: bn1\.bias"):
         transfer(detector("vgg16"), Weights("w", published_state("resnet18")), ["a", "b"])
@@ -98,16 +146,60 @@ def test_detector_of_the_same_classes_is_loaded_completely() -> None:
     ]
 
 
-@pytest.mark.parametrize("classes", [["a", "b", "c"], ["a", "c"], ["b", "a"]])
-def test_other_classes_leave_the_class_heads_random(classes: list[str]) -> None:
+def class_rows(of: Detector, classes: list[str]) -> dict[tuple[str, str], torch.Tensor]:
+    """Return the rows (K, ...) of the class heads by tensor and class."""
+    return {
+        (name, label): value.unflatten(0, (-1, len(classes)))[:, index]
+        for name, value in of.state_dict().items()
+        if name.startswith("heads.classify.")
+        for index, label in enumerate(classes)
+    }
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["a", "b", "c"], "same name are loaded: a, b; left random: c; the classes of the source"),
+        (["c", "b"], "same name are loaded: b; left random: c; the classes of the source are a, b"),
+        (["b", "a"], "same name are loaded: b, a; the classes of the source are a, b"),
+        (["c", "d"], "class heads left random: the classes of the source are a, b"),
+        (["A", "b "], "class heads left random: the classes of the source are a, b"),
+    ],
+)
+def test_class_heads_keep_the_rows_of_classes_with_the_same_name(
+    classes: list[str], expected: str
+) -> None:
     there, here = detector(seed=1), detector(classes=len(classes))
-    before = detector(classes=len(classes))
+    random = class_rows(detector(classes=len(classes)), classes)
+    for layer in there.heads.classify:  # biases are equal at first
+        torch.nn.init.normal_(layer.bias)
     report = transfer(here, weights_of(there, ["a", "b"]), classes)
+    published = class_rows(there, ["a", "b"])
+    for key, value in class_rows(here, classes).items():
+        assert torch.equal(value, published.get(key, random[key])), key
     heads = {name for name in here.state_dict() if name.startswith("heads.classify.")}
-    assert heads <= equal_tensors(here, before)
-    assert set(here.state_dict()) - heads == set(report.loaded) <= equal_tensors(here, there)
-    assert set(report.new_class_heads) == heads
+    assert set(here.state_dict()) - heads <= set(report.loaded)
+    assert set(report.new_class_heads) == (set() if set(classes) == {"a", "b"} else heads)
+    assert report.kept_classes == [name for name in classes if name in ("a", "b")]
+    assert report.new_classes == [name for name in classes if name not in ("a", "b")]
+    assert any(expected in line for line in report.lines())
+
+
+def test_class_heads_of_other_anchors_are_left_random() -> None:
+    there, here = detector(seed=1), detector(classes=3, anchor_ratios=[1.0])
+    before = class_rows(here, ["a", "b", "c"])
+    report = transfer(here, weights_of(there, ["a", "b"]), ["a", "b", "c"])
+    assert all(torch.equal(v, before[k]) for k, v in class_rows(here, ["a", "b", "c"]).items())
+    assert report.kept_classes == []
     assert "class heads left random: the classes of the source are a, b" in report.lines()
+
+
+def test_rows_of_classes_fit_on_meta_tensors() -> None:
+    """The driver checks the weights on a detector without values."""
+    with torch.device("meta"):
+        here = build_detector("slim", num_classes=3, image_size=64)
+    report = transfer(here, weights_of(detector(), ["a", "b"]), ["b", "c", "d"])
+    assert report.kept_classes == ["b"]
 
 
 def test_file_with_class_heads_of_another_shape_leaves_them_random() -> None:
