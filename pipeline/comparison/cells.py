@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.options import ASSIGNER_OPTIONS
+from model.options import ASSIGNER_OPTIONS, former_loss_options
 from pipeline.comparison.arms import Arm
 from pipeline.config import Config, RayConfig
 from pipeline.errors import UserError
@@ -87,22 +87,24 @@ def make_cells(
 def identity(config: Config, params: Params, content: tuple[str, str]) -> str:
     """Return a hash of all that the result of a training depends on.
 
-    Fields with their default values do not count, so that a new field leaves it as it is. A changed
+    Fields with their default values do not count, so that a new field leaves it as it is. If the
+    field changed what is trained, it is the former value that does not count. Another changed
     default is found when the comparison is resumed: its whole configuration is recorded.
     """
     tried = trial_config(config, params)
     chosen = ASSIGNER_OPTIONS[tried.assign.name].declared()
     tree = tried.recorded()
     defaults = Config().recorded()
-    defaults["loss"] = Config().loss.options(tried.assign.name)
+    defaults["loss"] = Config().loss.options(tried.assign.name) | former_loss_options()
     kept: dict[str, Any] = {"content": list(content), "assign.name": tried.assign.name}
     for section, fields in tree.items():
         for key, value in fields.items():
             field = f"{section}.{key}"
             default = defaults[section][key]
             if section == "assign" and key in chosen:
-                default = chosen[key].default
-                value = default if value is None else value
+                option = chosen[key]
+                value = option.default if value is None else value
+                default = option.default if option.former is None else option.former
             if _counts(field, tried) and value != default:
                 kept[field] = value
     text = json.dumps(kept, sort_keys=True)

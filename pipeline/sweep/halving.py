@@ -138,7 +138,10 @@ class SuccessiveHalving:
             if record.state != "failed" and (score := self._score(record, rung)) is not None
         }
         best = sorted(scores, key=scores.__getitem__, reverse=self._mode == "max")
-        return best[: max(len(best) // self._reduction, least)]
+        share = len(best) / self._reduction
+        # More trials will reach the rung of an asynchronous search, all have reached the others.
+        count = math.floor(share) if self.asynchronous else math.floor(share + 0.5)
+        return best[: max(count, least)]
 
     def _rung(self, record: TrialRecord) -> int | None:
         """Return the index of the highest rung that a trial has reached."""

@@ -103,6 +103,9 @@ def test_best_point_is_trained_to_its_end_in_a_third_of_the_epochs(
     finished = [one for one in sweep.records.all.values() if one.state == "finished"]
     assert max(one.params["train.momentum"] for one in finished) == 0.75
     assert len(sweep.records.all) == 16
+    # The best third, rounded: 5 of 16 beyond the first rung, and 2 of these to the end.
+    assert len(finished) == 2
+    assert sum(one.epochs > 1 for one in sweep.records.all.values()) == 5
     assert sweep.epochs <= 16 * EPOCHS * 0.35
     # Each epoch is trained once.
     assert sweep.epochs == sum(len(one.scores) for one in sweep.records.all.values())
