@@ -9,8 +9,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from model.options import FOLLOWING_OPTIONS, former_assigner_options, former_loss_options
-from pipeline.config import Config, EvaluateConfig
+from model.options import (
+    ASSIGNER_OPTIONS,
+    FOLLOWING_OPTIONS,
+    former_assigner_options,
+    former_loss_options,
+)
+from pipeline.config import AssignConfig, Config, EvaluateConfig
 from pipeline.errors import LeaseLostError, OutageError, UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage, join
@@ -179,12 +184,13 @@ class RunRecord:
             return {}  # the next access to the storage reports it
         if info is None:
             return {}
+        former = _former(info.config)
         fields = [f"loss.{name}" for name in FOLLOWING_OPTIONS]
         fields += [f"assign.{name}" for name in former_assigner_options()]
         found = {}
         for field in fields:
             section, _, name = field.partition(".")
-            recorded = info.config.get(section, {}).get(name, _FORMER.get(field))
+            recorded = info.config.get(section, {}).get(name, former.get(field))
             if getattr(getattr(config, section), name) is None and recorded is not None:
                 found[field] = recorded
         return found
@@ -278,13 +284,23 @@ class RunRecord:
         return info.run_id
 
 
+def _former(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `_FORMER` that matter with the assigner of a recorded configuration."""
+    own = ASSIGNER_OPTIONS[config.get("assign", {}).get("name", AssignConfig().name)].declared()
+    return {
+        field: value
+        for field, value in _FORMER.items()
+        if not field.startswith("assign.") or field.removeprefix("assign.") in own
+    }
+
+
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields that differ, each with a description of its change."""
-    default = Config().recorded()  # for fields that did not exist yet
-    values = {}
+    # Of fields that did not exist yet.
+    default, former, values = Config().recorded(), _former(old), {}
     for section, fields in new.items():
         for key, value in fields.items():
-            absent = _FORMER.get(f"{section}.{key}", default[section][key])
+            absent = former.get(f"{section}.{key}", default[section][key])
             values[f"{section}.{key}"] = (old.get(section, {}).get(key, absent), value)
     return {
         path: f"{path} = {before!r}, now {now!r}"

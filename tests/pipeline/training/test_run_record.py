@@ -173,6 +173,15 @@ def test_run_of_before_keeps_its_assignment_without_added_options(
         record.resumable_run_id("auto", other)
 
 
+def test_comparison_of_before_resumes_where_its_assigner_lacks_the_added_options(
+    tmp_path: Path,
+) -> None:
+    config = Config()  # as it is given: a comparison and a sweep set the assigner of each trial
+    record = former_record(tmp_path, config, "assign.iou_targets", "assign.static_fraction")
+    assert not [name for name in record.recorded_assignment(config) if name.startswith("assign.")]
+    assert record.resumable_run_id("auto", config) == "abc"
+
+
 def test_run_keeps_the_recorded_default_of_an_added_option(tmp_path: Path) -> None:
     config = Config().replace({"assign.name": "task_aligned"})
     record = RunRecord(str(tmp_path), "one")
