@@ -10,7 +10,7 @@ from pipeline.reports.charts.drawing import figure, key, label, line_style, mark
 from pipeline.reports.charts.scale import fit_scale, range_scale
 
 _WIDTH, _HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 40
 _MANY = 50  # curves; of more, each is fainter
 MAX_POINTS = 120  # of a curve; more are not visible
 

@@ -10,7 +10,7 @@ from pipeline.reports.charts.drawing import PALETTE, figure, label, shorten
 from pipeline.reports.charts.scale import Scale, fit_scale
 
 _WIDTH, _SIDE = 400, 16
-_SLICE_HEIGHT, _LEFT, _TOP, _BOTTOM = 240, 46, 12, 40
+_SLICE_HEIGHT, _LEFT, _TOP, _BOTTOM = 240, 58, 12, 40
 _ROW = 36  # of a value of a list, of a bar
 _AXIS = 64  # between two parallel axes
 _MAX_NAME = 58  # characters that fit in the width
