@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.storage.folder import Storage, join
 from pipeline.tracking import connect
 from tests.jobs.commands import ROOT, plain_lines, results, run
+from tests.s3_server import s3_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -198,3 +200,25 @@ def test_two_sweeps_at_once_stop_their_trials_early(folder: Path) -> None:
         files = sorted((folder / "runs" / name / "trials").glob("*.json"))
         states = [yaml.safe_load(file.read_text())["state"] for file in files]
         assert len(states) == 5 and set(states) == {"finished", "stopped early"}
+
+
+def test_sweep_in_an_object_store_is_stopped_and_resumed(folder: Path) -> None:
+    """The address has options, as those of stores beside AWS do."""
+    with s3_server() as uri:
+        small = ("--model.image_size", "64", "--train.epochs", "6", "--sweep.trials", "1")
+        arguments = ("--config", "sweeps/smoke", *small, "--ray.storage", uri, "--run", "search")
+        with started(folder, *arguments) as (sweep, lines):
+            assert any("step 4: val ap" in line for line in lines)  # after 2 of 6 epochs
+            sweep.send_signal(signal.SIGTERM)
+            assert sweep.wait(120) == 143
+        done = run(folder, "tune", *arguments)
+        figures = results(done)
+        printed = plain_lines(done.stderr)
+        assert any("resuming after step" in line for line in printed)
+        assert not any("step 2: val ap" in line for line in printed)
+        (trial,) = figures["trials"]
+        assert (trial["epochs"], trial["status"]) == (6.0, "finished")
+        assert figures["best_yaml"] == str(folder / "search-best.yaml")
+        stored = Storage(join(uri, "search"))
+        assert stored.read("best.yaml") == (folder / "search-best.yaml").read_bytes()
+        assert "trials" in stored.folders() and "t0001" in stored.folders()
