@@ -24,7 +24,7 @@ tracker = Tracker(uri, run_id, spool)
 for step in range(int(sys.stdin.readline())):
     tracker.log_metrics({"train/loss": float(step), "train/lr": 0.1}, step)
     tracker.set_tag("step", str(step))
-assert tracker.close(60.0, last=False)
+assert tracker.close(300.0, last=False)
 finish_run(uri, run_id, spool, "FINISHED")
 """
 
