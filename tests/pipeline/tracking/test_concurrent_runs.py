@@ -11,7 +11,7 @@ from pipeline.tracking import connect, create_run
 from tests.jobs.commands import ROOT
 from tests.stores import new_store, points
 
-PROCESSES, STEPS = 4, 200
+PROCESSES, STEPS = 3, 60
 TRIAL = """
 import sys
 from pathlib import Path
@@ -23,7 +23,8 @@ run_id = create_run(uri, Config(), name, {"trial": name}, parent, None, spool)
 tracker = Tracker(uri, run_id, spool)
 for step in range(int(sys.stdin.readline())):
     tracker.log_metrics({"train/loss": float(step), "train/lr": 0.1}, step)
-    tracker.set_tag("step", str(step))
+    if step % 10 == 9:
+        tracker.set_tag("step", str(step))
 assert tracker.close(300.0, last=False)
 finish_run(uri, run_id, spool, "FINISHED")
 """
