@@ -205,10 +205,11 @@ def test_two_sweeps_at_once_stop_their_trials_early(folder: Path) -> None:
 def test_sweep_in_an_object_store_is_stopped_and_resumed(folder: Path) -> None:
     """The address has options, as those of stores beside AWS do."""
     with s3_server() as uri:
-        small = ("--model.image_size", "64", "--train.epochs", "6", "--sweep.trials", "1")
-        arguments = ("--config", "sweeps/smoke", *small, "--ray.storage", uri, "--run", "search")
+        small = ("--model.image_size", "64", "--train.epochs", "10", "--sweep.trials", "1")
+        alone = ("--sweep.confirm.points", "0", "--run", "search")
+        arguments = ("--config", "sweeps/smoke", *small, "--ray.storage", uri, *alone)
         with started(folder, *arguments) as (sweep, lines):
-            assert any("step 4: val ap" in line for line in lines)  # after 2 of 6 epochs
+            assert any("step 4: val ap" in line for line in lines)  # after 2 of 10 epochs
             sweep.send_signal(signal.SIGTERM)
             assert sweep.wait(120) == 143
         done = run(folder, "tune", *arguments)
@@ -217,7 +218,7 @@ def test_sweep_in_an_object_store_is_stopped_and_resumed(folder: Path) -> None:
         assert any("resuming after step" in line for line in printed)
         assert not any("step 2: val ap" in line for line in printed)
         (trial,) = figures["trials"]
-        assert (trial["epochs"], trial["status"]) == (6.0, "finished")
+        assert (trial["epochs"], trial["status"]) == (10.0, "finished")
         assert figures["best_yaml"] == str(folder / "search-best.yaml")
         stored = Storage(join(uri, "search"))
         assert stored.read("best.yaml") == (folder / "search-best.yaml").read_bytes()
