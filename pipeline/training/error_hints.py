@@ -12,6 +12,7 @@ from pipeline.distributed.world import World
 from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
 
 LOST_WORKER = "lost another worker"
+LOST_PROCESS = "has died: killed, as the kernel does when memory runs out, or crashed"
 
 
 class UnrecoverableFailure(TrainingFailed):

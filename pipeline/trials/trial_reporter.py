@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from pipeline.storage.redact import mask
+from pipeline.training.error_hints import LOST_PROCESS
 from pipeline.trials.trial import MISTAKE
 from pipeline.trials.trial_records import TrialRecord, TrialRecords, TrialState
+
+_FAILURE = "Failure # "  # begins the heading of each failure in the file of Tune
 
 
 class TrialReporter(Callback):
@@ -85,10 +89,12 @@ class TrialReporter(Callback):
 
 
 def _reason(trial: Any) -> str:
-    error = trial.get_error() if hasattr(trial, "get_error") else None
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return mask(re.sub(r"^[\w.]+: ", "", lines[-1].strip())) if lines else "its process died"
+    """Return the last failure, from the driver; `Trial.get_error` may return an earlier one."""
+    text = Path(trial.error_file).read_text().rpartition(_FAILURE)[2] if trial.error_file else ""
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    if not lines or lines[0].startswith("The actor "):  # Ray's description of a lost process
+        return f"its process {LOST_PROCESS}"
+    return mask(re.sub(r"^[\w.]+: ", "", lines[-1]))
 
 
 def _short(value: Any) -> str:

@@ -30,7 +30,12 @@ from pipeline.progress import counted
 from pipeline.storage.document import Document
 from pipeline.storage.redact import mask_output
 from pipeline.tracking import RunSpec, load_run_spec, spool_folder
-from pipeline.training.error_hints import LOST_WORKER, UnrecoverableFailure, last_line
+from pipeline.training.error_hints import (
+    LOST_PROCESS,
+    LOST_WORKER,
+    UnrecoverableFailure,
+    last_line,
+)
 from pipeline.training.outcome import Failed, Finished, Stopped, TrainOutcome
 from pipeline.training.ray_backend.preemption import (
     DriverRequests,
@@ -347,6 +352,8 @@ def _record_failure(settings: WorkerSettings, error: Exception) -> None:
 
 def _failure(error: Exception, record: RunRecord) -> Exception:
     """Return the error that ended a training, from what workers recorded or Ray Train reports."""
+    from ray.exceptions import RayActorError
+
     if recorded := record.read_failure():
         return recorded
     ended = getattr(error, "controller_failure", None)
@@ -364,5 +371,8 @@ def _failure(error: Exception, record: RunRecord) -> Exception:
                 return OutageError(f"an outage ended the training: {one}; {RESUME_HINT}")
         # A rank that only lost another one does not know the cause.
         rank, failure = min(failures.items(), key=lambda f: (LOST_WORKER in str(f[1]), f[0]))
+        cause = getattr(failure, "health_check_failure", failure)
+        if isinstance(cause, RayActorError):
+            return TrainingFailed(f"rank {rank} failed: its process {LOST_PROCESS}")
         return TrainingFailed(f"rank {rank} failed: {str(failure).strip().splitlines()[-1]}")
     return TrainingFailed(str(error).strip())
