@@ -16,7 +16,7 @@ from pipeline.storage.redact import mask
 from pipeline.training.error_hints import UnrecoverableFailure
 from pipeline.training.fit import fit
 from pipeline.training.run_record import RunRecord
-from pipeline.trials.trial_records import Params
+from pipeline.trials.trial_records import Params, load_record
 
 MISTAKE = "mistake"  # result of a trial that would only fail again
 FORMER_SECONDS = 30.0  # for the process that trained the trial before to end
@@ -54,13 +54,15 @@ def run_trial(trial: dict[str, Any], settings: dict[str, Any]) -> None:
     given = TrialSettings.from_content(settings, "trial settings")
     name, params = trial["name"], trial["params"]
     info = RunRecord(given.storage, name).read()
-    if info and info.status == "finished":
-        return  # the sweep was killed before it recorded the end of the trial
+    if info and info.status == "finished":  # the sweep was killed before it recorded this
+        _report_unrecorded(given.storage, name)
+        return
     config = trial_config(given.config, params).replace(
         {"tracking.uri": given.tracking_uri, "ray.storage": given.storage}
     )
     if info is not None:
         _wait_for_former(given, name)
+        _report_unrecorded(given.storage, name)
     try:
         fit(
             config,
@@ -73,6 +75,19 @@ def run_trial(trial: dict[str, Any], settings: dict[str, Any]) -> None:
     except (UserError, UnrecoverableFailure) as error:
         # Tune would retry a trial that raises.
         tune.report({MISTAKE: mask(str(error))})
+
+
+def _report_unrecorded(storage: str, name: str) -> None:
+    """Report the evaluations in the checkpoints that were not recorded, oldest first.
+
+    They are not repeated: a worker writes them before it reports them, and may be killed between.
+    """
+    from ray import tune
+
+    recorded = load_record(storage, name).epochs
+    for item in CheckpointStore(join(storage, name)).saved():
+        if item.meta.metrics and item.meta.epoch > recorded:
+            tune.report({"step": item.step, "epoch": item.meta.epoch, **item.meta.metrics})
 
 
 def _wait_for_former(settings: TrialSettings, name: str) -> None:

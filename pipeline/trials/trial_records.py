@@ -55,6 +55,15 @@ class TrialRecord(Document):
         return self.model_copy(update={"scores": [*kept, (epoch, score)]})
 
 
+def load_record(uri: str, name: str) -> TrialRecord:
+    """Read a record in the folder of a sweep. Raises OSError, or UserError if it is damaged."""
+    files = Storage(join(uri, FOLDER))
+    try:
+        return TrialRecord.parse(files.read(f"{name}.json"), f"{name}.json")
+    except DocumentError as error:
+        raise UserError(f"{files}: {error}") from None
+
+
 class TrialRecords:
     """The records of a sweep in its folder or at its URI, by name and in order."""
 
@@ -70,10 +79,7 @@ class TrialRecords:
         for file in sorted(self._files.files(), key=lambda item: item.name):
             if not file.name.endswith(".json"):
                 continue
-            try:
-                record = TrialRecord.parse(self._files.read(file.name), file.name)
-            except DocumentError as error:
-                raise UserError(f"{self._files}: {error}") from None
+            record = load_record(self._runs.uri, file.name.removesuffix(".json"))
             self.all[record.name] = record
             if re.fullmatch(_NUMBERED, record.name):
                 self._last = max(self._last, int(record.name[1:]))

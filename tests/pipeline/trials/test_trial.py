@@ -1,5 +1,6 @@
 """A trial reports what a retry would only repeat, and raises what a retry may repair."""
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,15 @@ from typing import Any
 import pytest
 from ray import tune
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.errors import OutageError, TrainingFailed, UserError
 from pipeline.training.error_hints import UnrecoverableFailure
 from pipeline.training.run_record import RunRecord
 from pipeline.trials import trial
 from pipeline.trials.trial import MISTAKE, TrialSettings, run_trial
+from pipeline.trials.trial_records import TrialRecord, TrialRecords
+from tests.pipeline.checkpoints.examples import example_meta
 
 
 @pytest.fixture
@@ -52,6 +56,7 @@ def test_failures_and_outages_are_raised_for_a_retry(run: Any, error: Exception)
 def test_trial_waits_until_its_former_process_has_released_the_run(
     run: Any, tmp_path: Path
 ) -> None:
+    TrialRecords(str(tmp_path)).save(TrialRecord(name="t0001", params={}))
     former = RunRecord(str(tmp_path), "t0001")
     former.check_storage()
     former.hold()
@@ -66,3 +71,24 @@ def test_trial_waits_until_its_former_process_has_released_the_run(
     timer.start()
     assert run(UserError("mistake")) and released.is_set()
     timer.join()
+
+
+@pytest.mark.parametrize("status", ["running", "finished"])
+def test_evaluations_that_were_not_recorded_are_reported(
+    run: Any, tmp_path: Path, status: Any
+) -> None:
+    """A worker writes an evaluation before it reports it, and may be killed between."""
+    TrialRecords(str(tmp_path)).save(TrialRecord(name="t0001", params={}, scores=[(1.0, 0.5)]))
+    with contextlib.closing(RunRecord(str(tmp_path), "t0001")) as former:
+        former.check_storage()
+        former.hold()
+        former.write("id", status, Config())
+    store = CheckpointStore(tmp_path / "t0001")
+    for epoch, ap in ((1.0, 0.5), (2.0, 0.7), (3.0, 0.6), (3.5, None)):
+        store.save({}, example_meta(int(10 * epoch), ap, epoch=epoch))
+    reports = run(UserError("mistake"))
+    assert reports[:2] == [
+        {"step": 20, "epoch": 2.0, "val/ap": 0.7},
+        {"step": 30, "epoch": 3.0, "val/ap": 0.6},
+    ]
+    assert reports[2:] == ([] if status == "finished" else [{MISTAKE: "mistake"}])
