@@ -106,7 +106,10 @@ def test_every_parameter_learns(neck: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"backbone": "resnet1"}, "backbone 'resnet1' does not exist; choose from: resnet18, "),
+        (
+            {"backbone": "resnet1"},
+            "backbone 'resnet1' does not exist; choose from: efficientnet_lite0, ",
+        ),
         ({"neck": "fpn"}, "'fpn' does not exist; choose from: fssd, pafpn, retinanet, rfb"),
         ({"image_size": 300}, "300 is not divisible by 64; the nearest are 256 and 320"),
         ({"image_size": 32}, "the nearest are 64 and 128"),

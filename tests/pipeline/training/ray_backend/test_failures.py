@@ -4,19 +4,21 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from pipeline.distributed.ray_private_api import lost_worker_errors
 from pipeline.training.error_hints import LOST_PROCESS
 from pipeline.training.ray_backend.launch import _failure
 from pipeline.training.run_record import RunRecord
+
+HealthCheckFailed = lost_worker_errors()[1]
 
 
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
         (
-            WorkerHealthCheckFailedError("see below", ActorDiedError()),
+            HealthCheckFailed("see below", ActorDiedError()),
             f"its process {LOST_PROCESS}",
         ),
         (ActorDiedError(), f"its process {LOST_PROCESS}"),
