@@ -85,7 +85,9 @@ class PublishedRFBNeck(nn.Module):
         self.further = nn.ModuleList(
             WideReceptiveFieldBlock(before, after, FURTHER_BRANCHES, before / 8, stride)
             for (before, after), stride in zip(
-                pairwise((inputs[1], *self.widths[1:])), (1, *[2] * (levels - 2)), strict=True
+                pairwise((inputs[1], *self.widths[1:])),
+                (1, *[2] * (levels - 2))[: levels - 1],
+                strict=True,
             )
         )
 

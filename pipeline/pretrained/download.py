@@ -41,6 +41,8 @@ def download(
     folder = folder or weights_cache()
     path = folder / (name or f"{sha256.lower()}{Path(urlsplit(url).path).suffix}")
     try:
+        if path.is_file() and file_sha256(path) == sha256.lower():
+            return path  # also in a cache that cannot be written to
         folder.mkdir(parents=True, exist_ok=True)
         with try_lock_file(path.with_name(f"{path.name}.lock")):
             if not (path.is_file() and file_sha256(path) == sha256.lower()):

@@ -9,6 +9,7 @@ import torch
 from model import Detector, build_detector
 from model.published import PUBLISHED
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.pretrained.published import read_published
 from pipeline.pretrained.read import read_weights
 from pipeline.pretrained.transfer import TransferReport, transfer
@@ -31,9 +32,15 @@ def start_from(
 
 
 def check_start(config: Config, classes: Sequence[str], tracking_uri: str | None = None) -> None:
-    """Raise UserError now for what `start_from` would raise in a worker; keeps no weights."""
+    """Raise UserError now for what a worker would raise at its start; keeps no weights.
+
+    That is an impossible network, and what `start_from` raises.
+    """
+    try:
+        with torch.device("meta"):  # shapes without values: nothing is computed
+            detector = build_detector(**config.model.network(), num_classes=len(classes))
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
     if config.model.init is None:
         return
-    with torch.device("meta"):  # shapes without values: nothing is computed
-        detector = build_detector(**config.model.network(), num_classes=len(classes))
     start_from(config, detector, classes, tracking_uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
@@ -15,7 +16,9 @@ from pipeline.pretrained.class_heads import copy_class_rows, shared_classes
 from pipeline.pretrained.weights import Weights
 from pipeline.storage.document import Document
 
-_BACKBONE, _HEADS, _CLASS_HEADS = "backbone.", "heads.", "heads.classify."
+_BACKBONE, _HEADS = "backbone.", "heads."
+# The layer with a row per class, which is the second one of a decoupled head.
+_CLASS_ROWS = re.compile(r"heads\.classify\.\d+(\.1)?\.(weight|bias)")
 # The backbone in torchvision's detectors, beside `backbone.fpn`, `head`, `rpn` and `roi_heads`.
 _TORCHVISION_BODY = "backbone.body."
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -96,9 +99,9 @@ def transfer(detector: Detector, weights: Weights, classes: Sequence[str]) -> Tr
         tensor = weights.state[source_name]
         if name not in own:
             unused[source_name] = name
-        elif not has_same_classes and name.startswith(_CLASS_HEADS):
+        elif not has_same_classes and _CLASS_ROWS.fullmatch(name):
             fits = copy_class_rows(own[name], tensor, list(classes), weights.classes or [])
-            kept |= fits
+            kept |= fits and name.endswith("weight")
             is_complete = fits and len(shared) == len(classes)
             (loaded if is_complete else new_class_heads).append(name)
         elif own[name].shape != tensor.shape:
@@ -177,7 +180,11 @@ def _check_result(
         names = _listed(sorted(unused) or sorted(loaded))
         raise UserError(f"{source} has no tensor of this backbone; its names are: {names}")
     own = detector.spec["backbone"]
-    if lacking := [name for name in missing if name.startswith(_BACKBONE)]:
+    lacking = [name for name in missing if name.startswith(_BACKBONE)]
+    if not any(name.endswith("running_mean") for name in [*loaded, *unused]):
+        # Of a network with group norms, which have no statistics.
+        lacking = [name for name in lacking if not name.endswith(_STATISTICS)]
+    if lacking:
         learned = [name for name in detector.state_dict() if not name.endswith(_STATISTICS)]
         listed = _listed(_modules([n for n in lacking if n in learned] or lacking, learned))
         raise UserError(f"{source} is of another network than {own}: it lacks {listed}")
