@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 _SCHEMA_LOCK_SECONDS = 300
-_WRITE_LOCK_SECONDS = 60.0  # then it is tried without
+_WRITE_LOCK_SECONDS = 10.0  # then it is tried without
 _POLL_SECONDS = 2.0
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -184,7 +184,9 @@ def exclusive_writes(uri: str) -> Iterator[None]:
         yield
         return
     lock = path.with_name(f"{path.name}.lock")
-    with try_lock_file(lock, _WRITE_LOCK_SECONDS, required=False):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # of another user, who may still write to the store
+            stack.enter_context(try_lock_file(lock, _WRITE_LOCK_SECONDS, required=False))
         yield
 
 
