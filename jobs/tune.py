@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import RECIPES, add_run_options, announced, command, make_parser, run_job, run_name
+from jobs._cli import (
+    RECIPES,
+    JobResult,
+    add_run_options,
+    announced,
+    command,
+    make_parser,
+    run_job,
+    run_name,
+)
 from jobs.train import duration, find_run_page
+from pipeline.storage.redact import mask
 
 if TYPE_CHECKING:
     from pipeline.evaluation.postprocessing.settings import BestSettings
     from pipeline.sweep.documents import Statement, Trial
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None) -> dict[str, Any] | JobResult:
     """Run one sweep; return its table, its statement and the path of the best recipe."""
     from pipeline.config import load_config
 
@@ -23,13 +34,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     config, options = load_config(parser, argv, RECIPES)
     name = run_name(options, "tune")
     with announced(config, name):
-        from pipeline.sweep import sweep
+        from pipeline.sweep import IncompleteSweep, sweep
 
-        found = sweep(config, run=name, resume=options.resume)
+        failure = ""
+        try:
+            found = sweep(config, run=name, resume=options.resume)
+        except IncompleteSweep as error:
+            found, failure = error.done, str(error)
     result = found.as_json()
     result["run_page"] = find_run_page(found.tracking_uri, found.run_id)
     lines = [*trial_table(found.metric, found.trials), *answer(found.statement), *summary(result)]
     print("\n".join(lines))
+    if failure:
+        print(f"failed: {mask(failure)}", file=sys.stderr)
+        return JobResult(result, 1)
     return result
 
 

@@ -96,6 +96,8 @@ def identity(config: Config, params: Params, content: tuple[str, str]) -> str:
     tree = tried.recorded()
     defaults = Config().recorded()
     defaults["loss"] = Config().loss.options(tried.assign.name) | former_loss_options()
+    if tried.assign.name == "sim_ota":
+        defaults["loss"]["classification"] = "focal"  # its former one
     kept: dict[str, Any] = {"content": list(content), "assign.name": tried.assign.name}
     for section, fields in tree.items():
         for key, value in fields.items():

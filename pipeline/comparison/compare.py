@@ -32,7 +32,7 @@ from pipeline.tracking import create_run, resolve_run_store, resume_run
 from pipeline.training.fit import check_data, close_run
 from pipeline.training.run_record import Resume, RunRecord
 from pipeline.training.stop import RESUME_HINT, stop_signal
-from pipeline.trials.ending import child_runs, close_child_runs, interrupt
+from pipeline.trials.ending import child_runs, close_child_runs, closed_on_interrupt, interrupt
 from pipeline.trials.outcome import load_matches, outcomes
 from pipeline.trials.trial import TrialSettings, trial_config
 from pipeline.trials.trial_records import TrialRecords
@@ -122,7 +122,11 @@ def compare(
             config=config, sweep=run, storage=record.uri, tracking_uri=uri, parent_run_id=run_id
         )
         with close_run(uri, run_id, record, config):
-            with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
+            with (
+                closed_on_interrupt(record, uri, run_id, [(records, record.uri)]),
+                stop_signal() as stop,
+                ray_cluster(config.ray, sweep=True),
+            ):
                 stop.install()  # Ray has replaced the handler
                 record.when_lost(functools.partial(interrupt, stop))
                 names = [cell.name for cell in cells]

@@ -58,7 +58,7 @@ def fold_splits(config: Config, manifest: Manifest, folds: int, uri: str) -> lis
     """Return the sets of each fold of ``data.train``; make those that ``uri`` lacks.
 
     ``uri`` is the folder of the comparison. Raises UserError if there are fewer different images
-    than folds, or a sample is damaged, and OutageError.
+    than folds, a part has no object, or a sample is damaged, and OutageError.
     """
     if "?" in uri and "://" in uri:
         raise UserError(
@@ -69,6 +69,12 @@ def fold_splits(config: Config, manifest: Manifest, folds: int, uri: str) -> lis
     sets = [{use: join(base, f"{k}/{use}") for use in _USES} for k in range(1, folds + 1)]
     if not all(_is_intact(each) for fold in sets for each in fold.values()):
         _write_sets(config, folds, base, sets)
+    for number, fold in enumerate(sets, 1):
+        if not load_manifest(fold["val"]).countable_boxes:
+            raise UserError(
+                f"--folds {folds}: part {number} of data.train has no object that could be scored; "
+                "give fewer folds"
+            )
     return [
         Split(
             content=(_content(fold["train"]), _content(fold["val"])),

@@ -64,7 +64,8 @@ def _row(
     )
     if outcome is None:
         return row
-    pace = outcome.seconds_per_step
+    pace, batch = outcome.seconds_per_step, config.train.batch_size
+    steps = record.epochs * steps_per_epoch * batch / record.params.get("train.batch_size", batch)
     return replace(
         row,
         ap=outcome.metrics.get("ap"),
@@ -73,7 +74,7 @@ def _row(
         low=outcome.low,
         high=outcome.high,
         metric=outcome.metric,
-        seconds=None if pace is None else round(pace * record.epochs * steps_per_epoch, 1),
+        seconds=None if pace is None else round(pace * steps, 1),
         postprocessing=outcome.postprocessing,
     )
 
@@ -88,7 +89,8 @@ def best_figures(trials: Sequence[Trial], statement: Statement, params: Params) 
     if arm is not None:
         return {**figures, "ap": arm.score.value, "interval": [arm.score.low, arm.score.high]}
     row = next(trial for trial in trials if trial.name == statement.winner)
-    interval = None if row.low is None else [row.low, row.high]
+    known = row.low is not None and statement.metric == f"val/{row.metric}"
+    interval = [row.low, row.high] if known else None
     return {**figures, "ap": row.best, "interval": interval}
 
 
@@ -118,7 +120,7 @@ def check_all_succeeded(records: Sequence[TrialRecord], limit: str | None, best_
         first = failed[0]
         raise TrainingFailed(
             f"{len(failed)} of {counted(len(records), 'trial')} failed, the first: {first.name}: "
-            f"{first.error}; {best_yaml} is the best of the others; run the same command with the "
+            f"{first.error}; {best_yaml} is what the others show; run the same command with the "
             "same --run to retry them"
         )
     if limit:

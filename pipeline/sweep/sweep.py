@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.data import Manifest, check_batches
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
-from pipeline.errors import TrainingStopped, UserError
+from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.metrics import coco, voc
+from pipeline.pretrained import check_start
 from pipeline.storage.folder import absolute
 from pipeline.storage.redact import mask
 from pipeline.sweep.answer import COMPARABLE, Answer, Confirmation, best_recipe, is_confirmed
@@ -33,10 +35,16 @@ from pipeline.training.fit import absolute_paths, check_data, close_run
 from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord
 from pipeline.training.stop import RESUME_HINT, stop_signal
 from pipeline.trials.driver import run_trials
-from pipeline.trials.ending import child_runs, close_child_runs, delete_checkpoints, interrupt
+from pipeline.trials.ending import (
+    child_runs,
+    close_child_runs,
+    closed_on_interrupt,
+    delete_checkpoints,
+    interrupt,
+)
 from pipeline.trials.outcome import outcomes
 from pipeline.trials.trial import TrialSettings, has_checkpoint
-from pipeline.trials.trial_records import Params, TrialRecords
+from pipeline.trials.trial_records import Params, TrialRecord, TrialRecords
 
 # What a sweep may be resumed with: more trials, other limits, other resources.
 _CHANGEABLE = (
@@ -82,12 +90,20 @@ class SweepResult:
         }
 
 
+class IncompleteSweep(TrainingFailed):
+    """Some trainings failed; ``done`` has what the others show."""
+
+    def __init__(self, message: str, done: SweepResult) -> None:
+        super().__init__(message)
+        self.done = done
+
+
 def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     """Search ``sweep.space`` for the best ``sweep.metric``; resumable by name like a training.
 
     A finished sweep can be extended by more trials, and by more points and seeds to confirm. Raises
-    UserError for mistakes in the recipe, TrainingFailed if a trial failed after its retries (all
-    others are recorded and the best recipe is written), and TrainingStopped after SIGTERM.
+    UserError for mistakes in the recipe, IncompleteSweep with the result of the others if a trial
+    failed after its retries, and TrainingStopped after SIGTERM.
     """
     from pipeline.sweep.searcher import SpaceSearcher  # slow to import, as Ray Tune is
 
@@ -95,6 +111,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     config, manifests, space = _checked(config)
     former = former_trials(config, space)
     uri = resolve_run_store(config.tracking)
+    check_start(config, manifests["train"].classes, uri)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
         record.hold(config.ray.lease_seconds)
@@ -147,20 +164,25 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
             )
             paths = publish(report, record.uri, uri, run_id)
             _prune(found, report.statement.winner, record.uri)
-            every = [*records.all.values(), *found.confirmation.records.all.values()]
-            check_all_succeeded(every, found.limit, paths[RECIPE])
-    return SweepResult(
-        run=run,
-        run_id=run_id,
-        tracking_uri=uri,
-        metric=config.sweep.metric,
-        trials=report.trials,
-        statement=report.statement,
-        params=found.answer.params,
-        best_yaml=paths[RECIPE],
-        report=paths[PAGE_NAME],
-        seconds=round(time.monotonic() - began, 1),
-    )
+            result = SweepResult(
+                run=run,
+                run_id=run_id,
+                tracking_uri=uri,
+                metric=config.sweep.metric,
+                trials=report.trials,
+                statement=report.statement,
+                params=found.answer.params,
+                best_yaml=paths[RECIPE],
+                report=paths[PAGE_NAME],
+                seconds=round(time.monotonic() - began, 1),
+            )
+            wanted = found.confirmation.wanted(records)
+            try:
+                check_all_succeeded([*records.all.values(), *wanted], found.limit, paths[RECIPE])
+                _check_all_scored(wanted, found.confirmed)
+            except TrainingFailed as error:
+                raise IncompleteSweep(str(error), result) from None
+    return result
 
 
 @dataclass(frozen=True)
@@ -168,6 +190,8 @@ class _Found:
     trials: list[Trial]
     answer: Answer
     confirmation: Confirmation
+    confirmed: Collection[str]
+    """Trainings of the confirmation that were scored."""
     limit: str | None
     """That the search has reached."""
 
@@ -188,11 +212,16 @@ def _search(
     config, uri = settings.config, settings.tracking_uri
     steps = manifests["train"].samples / config.train.batch_size
     confirmation = Confirmation(settings, space, len(manifests["val"].classes))
-    with stop_signal() as stop, ray_cluster(config.ray, sweep=True):
+    known = ((records, record.uri), (confirmation.records, confirmation.storage))
+    with (
+        closed_on_interrupt(record, uri, settings.parent_run_id, known),
+        stop_signal() as stop,
+        ray_cluster(config.ray, sweep=True),
+    ):
         stop.install()  # Ray has replaced the handler
         record.when_lost(functools.partial(interrupt, stop))
         limits = Limits(config, records, stop)
-        if not searcher.is_exhausted():
+        if limits.reached() is None and not searcher.is_exhausted():
             scheduler = RungScheduler(halving, config.sweep.metric)
             run_trials(settings, searcher, scheduler, limits, records)
         limit = limits.reached()
@@ -202,13 +231,13 @@ def _search(
         confirmed = confirmation.outcomes(records, stop)
         record.check_lease()
         runs = child_runs(uri, settings.parent_run_id)
-        for known, storage in ((records, record.uri), (confirmation.records, confirmation.storage)):
-            close_child_runs(uri, runs, known, storage, "the sweep was stopped")
+        for one, storage in known:
+            close_child_runs(uri, runs, one, storage, "the sweep was stopped")
         if stop.received.is_set():
             raise TrainingStopped(f"the sweep was {stop.reason}; {RESUME_HINT}")
     trials = make_table(config, records, runs, scored, steps)
     answer = confirmation.answer(trials, records, scored, confirmed)
-    return _Found(trials, answer, confirmation, limit)
+    return _Found(trials, answer, confirmation, confirmed.keys(), limit)
 
 
 def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
@@ -221,7 +250,11 @@ def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
         config = config.replace({"sweep.warm_start": absolute(config.sweep.warm_start)})
     if config.data.val is None:
         raise UserError("data.val is not set; a sweep compares its trials on it")
+    if not config.ray.enabled:
+        raise UserError("ray.enabled is false; the trials of a sweep run in Ray")
     manifests = check_data(config)
+    if not manifests["val"].countable_boxes:
+        raise UserError(f"data.val ({config.data.val}) has no object that a sweep could count")
     space = SearchSpace(config)
     metric, protocol = config.sweep.metric, config.evaluate.protocol
     names = coco.METRIC_NAMES if protocol == "coco" else voc.METRIC_NAMES
@@ -255,14 +288,29 @@ def _prune(found: _Found, winner: str, storage: str) -> None:
     confirmed = [
         name
         for name, record in confirmation.records.all.items()
-        if record.state in ("finished", "stopped early") and name not in kept
+        if record.state == "finished" and name in found.confirmed and name not in kept
     ]
     delete_checkpoints(confirmation.storage, confirmed)
 
 
 def _prune_trials(trials: list[Trial], winner: str, storage: str, *, keep_paused: bool) -> None:
-    """Delete those of the search; ``keep_paused`` those that a higher limit would promote."""
+    """Delete those of scored trials; ``keep_paused`` those that a higher limit would promote."""
     ended = ("finished",) if keep_paused else ("finished", "stopped early")
     delete_checkpoints(
-        storage, [row.name for row in trials if row.status in ended and row.name != winner]
+        storage,
+        [
+            row.name
+            for row in trials
+            if row.status in ended and row.low is not None and row.name != winner
+        ],
     )
+
+
+def _check_all_scored(trainings: Sequence[TrialRecord], scored: Collection[str]) -> None:
+    """Raise TrainingFailed if a training of the confirmation has finished without a score."""
+    lost = [one.name for one in trainings if one.state == "finished" and one.name not in scored]
+    if lost:
+        raise TrainingFailed(
+            f"{', '.join(lost)} could not be scored, so the answer is incomplete; run the same "
+            "command with the same --run to try again"
+        )

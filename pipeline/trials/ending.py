@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.storage.folder import join
 from pipeline.tracking import connect, finish_run, spool_folder
 from pipeline.tracking.run import FinalStatus
+from pipeline.training.run_record import RunRecord
 from pipeline.training.stop import StopSignal
 from pipeline.trials.trial_records import TrialRecords, TrialState
 
@@ -56,6 +57,25 @@ def close_child_runs(
             spool = spool_folder(join(storage, name))
             text = reason.get(record.state, stopped)
             finish_run(uri, run.info.run_id, spool, _END[record.state], text)
+
+
+@contextlib.contextmanager
+def closed_on_interrupt(
+    record: RunRecord, uri: str, run_id: str, known: Iterable[tuple[TrialRecords, str]]
+) -> Iterator[None]:
+    """Set the ends of trials in MLflow if Ctrl-C ends the block, in which their processes run.
+
+    ``record`` and ``run_id`` are of their parent, ``known`` are records with their folders.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record.lost() is None:
+            with contextlib.suppress(Exception):  # a store that fails must not hide Ctrl-C
+                runs = child_runs(uri, run_id)
+                for records, storage in known:
+                    close_child_runs(uri, runs, records, storage, "interrupted")
+        raise
 
 
 def delete_checkpoints(storage: str, names: Iterable[str]) -> None:

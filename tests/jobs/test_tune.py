@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 def test_sweep_killed_in_its_confirmation_writes_a_recipe_that_trains(folder: Path) -> None:
     """Run trials that take the whole machine, one at a time, also after an early stop."""
     recipe = str(ROOT / "configs" / "sweeps" / "smoke.yaml")
-    small = ("--model.image_size", "64", "--train.epochs", "3", "--train.batch_size", "8")
+    small = ("--model.image_size", "64", "--train.epochs", "3", "--train.log_every", "1")
     whole = ("--ray.workers", "2", "--ray.cpus_per_worker", str(((os.cpu_count() or 1) - 0.5) / 2))
     arguments = ("--config", recipe, *small, *whole, "--sweep.confirm.seeds", "1")
     with started(folder, *arguments, "--run", "search") as (killed, its_lines):

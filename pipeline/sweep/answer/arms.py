@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
+from model.options import ASSIGNER_OPTIONS
 from pipeline.config import Config
 from pipeline.metrics import MatchTable
 from pipeline.metrics.bootstrap import Interval, SeedResampled, seed_bootstrap
@@ -45,17 +47,28 @@ def chosen_arms(
     """
     settings = config.sweep.confirm
     before = {name.rpartition("-seed")[0] for name in confirmed.all}
-    recipe = trial_config(config, {}).recorded()
+    recipe = _trained(config, {})
     points: dict[str, Params] = {}
     best = 0
     for trial in trials:
-        is_default = trial_config(config, trial.params).recorded() == recipe
+        is_default = _trained(config, trial.params) == recipe
         if trial.status != "finished" or trial.best is None or is_default:
             continue
         best += 1
         if settings.points and (best <= settings.points or trial.name in before):
             points[trial.name] = trial.params
     return {DEFAULT: {}, **points} if points else {}
+
+
+def _trained(config: Config, params: Params) -> dict[str, Any]:
+    """Return the configuration of a trial with the options of its assigner, also where unset."""
+    tree = trial_config(config, params).recorded()
+    given = tree["assign"]
+    own = ASSIGNER_OPTIONS[given["name"]].declared()
+    options = {
+        name: option.default if given[name] is None else given[name] for name, option in own.items()
+    }
+    return {**tree, "assign": {"name": given["name"], **options}}
 
 
 def further_seeds(config: Config) -> list[int]:

@@ -29,7 +29,7 @@ from pipeline.sweep.space import SearchSpace
 from pipeline.training.stop import StopSignal
 from pipeline.trials.outcome import TrialOutcome, load_matches, outcomes
 from pipeline.trials.trial import TrialSettings
-from pipeline.trials.trial_records import Params, TrialRecords
+from pipeline.trials.trial_records import Params, TrialRecord, TrialRecords
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,11 @@ class Confirmation:
         name = training_name(winner, seed)
         params = {**arms[winner], "train.seed": seed}
         return Answer(statement, shown[winner], _reproduced(name, params, confirmed[name], metric))
+
+    def wanted(self, searched: TrialRecords) -> list[TrialRecord]:
+        """Return the records of the trainings that the present settings ask for."""
+        names = trainings(self._config, self._arms(searched))
+        return [self.records.all[name] for name in names if name in self.records.all]
 
     def _arms(self, searched: TrialRecords) -> dict[str, Params]:
         return chosen_arms(self._config, make_table(self._config, searched), self.records)

@@ -19,12 +19,22 @@ from pipeline.sweep.results import make_table
 from pipeline.sweep.space import SearchSpace
 from pipeline.sweep.sweep import _prune_trials, sweep
 from pipeline.sweep.warm_start import former_trials
+from pipeline.tracking import create_run
 from pipeline.training.run_record import RunRecord
+from pipeline.trials.ending import child_runs, closed_on_interrupt
 from pipeline.trials.trial import TrialSettings, has_checkpoint
 from pipeline.trials.trial_records import TrialRecord, TrialRecords, TrialState
 from tests.pipeline.checkpoints.examples import example_meta
+from tests.pipeline.sweep.answer.outcomes import outcome_of
 from tests.pipeline.training.test_fit import status
 from tests.pipeline.training.test_lease_of_run import take_over
+from tests.stores import new_store
+
+
+@pytest.fixture
+def small(small: Config) -> Config:
+    """Return a small training whose workers Ray would start."""
+    return small.replace({"ray.enabled": True})
 
 
 def test_table_survives_a_file() -> None:
@@ -168,6 +178,7 @@ def test_trials_without_a_record_of_their_sweep_are_not_adopted(small: Config) -
             {"sweep.metric": "val/ap_small", "evaluate.protocol": "voc"},
             "not logged with evaluate.protocol voc; choose from: val/ap, val/ap50, val/ap75",
         ),
+        ({"ray.enabled": False}, "ray.enabled is false; the trials of a sweep run in Ray"),
         ({"data.val": None}, "data.val is not set; a sweep compares its trials on it"),
         ({"sweep.warm_start": "/nowhere"}, "sweep.warm_start /nowhere: not the folder of a sweep"),
         ({"train.batch_size": 1, "ray.workers": 2}, "train.batch_size 1 is smaller than the 2"),
@@ -214,7 +225,41 @@ def test_checkpoints_of_paused_trials_are_kept_where_a_limit_ended_the_sweep(
     for state in states:
         tensors = {"model": {"x": torch.zeros(2)}}
         CheckpointStore(tmp_path / state).save(tensors, example_meta(1, ap=0.5))
-    trials = [Trial(state, {}, 0.5, 1.0, state, None) for state in states]
+    trials = [Trial(state, {}, 0.5, 1.0, state, None, low=0.4) for state in states]
     _prune_trials(trials, "default", str(tmp_path), keep_paused=limited)
     kept = {state for state in states if has_checkpoint(str(tmp_path), state)}
     assert kept == ({"stopped early", "failed"} if limited else {"failed"})
+
+
+def test_checkpoint_of_a_trial_that_could_not_be_scored_is_kept(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path / "t0001").save({"model": {"x": torch.zeros(2)}}, example_meta(1))
+    trials = [Trial("t0001", {}, 0.5, 1.0, "finished", None)]
+    _prune_trials(trials, "default", str(tmp_path), keep_paused=False)
+    assert has_checkpoint(str(tmp_path), "t0001")
+
+
+def test_seconds_of_a_trial_are_those_of_its_own_batches() -> None:
+    records = TrialRecords("/nowhere")
+    record = TrialRecord(name="t0001", params={"train.batch_size": 64}).with_score(2.0, 0.5)
+    records.all["t0001"] = record
+    config = Config.from_dict({"train": {"batch_size": 8}})
+    outcome = outcome_of(0.5).model_copy(update={"seconds_per_step": 1.0})
+    (row,) = make_table(config, records, {}, {"t0001": outcome}, 800.0)
+    assert row.seconds == 200.0  # 2 epochs of 100 steps
+
+
+def test_interrupted_sweep_closes_the_runs_of_its_trials(small: Config, tmp_path: Path) -> None:
+    uri = new_store(tmp_path / "store")
+    parent = create_run(uri, small, "search")
+    create_run(uri, small, "t0001", {"trial": "t0001"}, parent)
+    record = RunRecord(str(tmp_path), "search")
+    record.check_storage()
+    records = TrialRecords(record.uri)
+    records.save(TrialRecord(name="t0001", params={}))
+    known = [(records, record.uri)]
+    with (
+        pytest.raises(KeyboardInterrupt),
+        closed_on_interrupt(record, uri, parent, known),
+    ):
+        raise KeyboardInterrupt
+    assert child_runs(uri, parent)["t0001"].info.status == "KILLED"

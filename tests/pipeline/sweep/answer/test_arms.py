@@ -46,6 +46,12 @@ def records(**states: TrialState) -> TrialRecords:
     return found
 
 
+def test_point_that_writes_out_a_default_is_the_default() -> None:
+    config = CONFIG.replace({"assign.name": "mutual_guidance_soft"})
+    same = Trial("t0001", {"assign.topk": 15}, 0.5, 3.0, "finished", None)
+    assert chosen_arms(config, [same], records()) == {}
+
+
 def test_best_finished_points_and_the_recipe_are_confirmed() -> None:
     trials = [
         trial("t0003", 0.03),  # the recipe itself
