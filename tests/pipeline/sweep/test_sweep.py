@@ -238,7 +238,7 @@ def test_checkpoint_of_a_trial_that_could_not_be_scored_is_kept(tmp_path: Path) 
     assert has_checkpoint(str(tmp_path), "t0001")
 
 
-def test_seconds_of_a_trial_are_those_of_its_own_batches() -> None:
+def test_seconds_of_a_trial_count_its_batches() -> None:
     records = TrialRecords("/nowhere")
     record = TrialRecord(name="t0001", params={"train.batch_size": 64}).with_score(2.0, 0.5)
     records.all["t0001"] = record
