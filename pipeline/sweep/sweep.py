@@ -227,12 +227,13 @@ def _search(
         limit = limits.reached()
         if not stop.received.is_set():
             confirmation.train(records, stop)
+        record.check_lease()
+        runs = child_runs(uri, settings.parent_run_id)
+        for one, storage in known:  # sends what killed trials have left, which outcomes read
+            close_child_runs(uri, runs, one, storage, "the sweep was stopped")
         scored = outcomes(settings, _with_scores(records), stop)
         confirmed = confirmation.outcomes(records, stop)
         record.check_lease()
-        runs = child_runs(uri, settings.parent_run_id)
-        for one, storage in known:
-            close_child_runs(uri, runs, one, storage, "the sweep was stopped")
         if stop.received.is_set():
             raise TrainingStopped(f"the sweep was {stop.reason}; {RESUME_HINT}")
     trials = make_table(config, records, runs, scored, steps)
