@@ -94,7 +94,7 @@ def test_trial_that_is_not_finite_is_named_and_not_retried(folder: Path) -> None
     assert done.returncode == 1
     lines = plain_lines(done.stderr)
     assert "1 of 2 trials failed, the first: t0002: " in lines[-1]
-    assert "search/best.yaml is the best of the others" in lines[-1]
+    assert "search/best.yaml is what the others show" in lines[-1]
     assert sum(line.startswith("trial t0002 starts") for line in lines) == 1
     assert "is not finite at step" in lines[-1]
     assert not any("Traceback" in line for line in lines)

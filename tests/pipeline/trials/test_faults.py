@@ -145,11 +145,11 @@ def test_killed_trial_is_retried_and_the_others_end(
     assert epochs == [float(epoch) for epoch in range(1, len(epochs) + 1)]
     # The other one is paused, promoted and trained to its end.
     lines = re.findall(r"^trial t0002 (starts|resumes|is retried)", printed, re.M)
-    assert lines == ["starts", "resumes"]
+    assert lines[0] == "starts" and set(lines[1:]) == {"resumes"}
     assert [epoch for epoch, _ in records["t0002"].scores] == [float(n) for n in range(1, 11)]
     assert records["t0002"].state == "finished"
     message = f"1 of 2 trials failed, the first: t0001: {record.error}; "
-    assert str(end.value).startswith(message) and "best.yaml is the best of" in str(end.value)
+    assert str(end.value).startswith(message) and "best.yaml is what the others" in str(end.value)
     assert yaml.safe_load((watcher.folder / "best.yaml").read_text())["train"]["lr"] == 0.02
     # One trial at a time, each of which frees all of its resources within seconds.
     assert watcher.most_groups == 1
