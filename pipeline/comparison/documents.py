@@ -41,10 +41,7 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Pair:
-    """By how much one arm scores higher than another, over images and seeds.
-
-    The intervals of all pairs contain the true differences at once with 95 %.
-    """
+    """By how much one arm scores higher than another, over images and seeds."""
 
     candidate: str
     reference: str
@@ -68,7 +65,10 @@ class Comparison(Document):
     seeds: list[int]
     folds: int = Field(description="number of parts of a cross-validation; 0: none")
     table: list[ArmResult] = Field(description="best first; arms without a score last")
-    pairs: list[Pair] = Field(description="of all arms with a score, the better one as candidate")
+    pairs: list[Pair] = Field(
+        description="of all arms with a score, the better one as candidate; all intervals "
+        "contain the true differences at once with 95 %"
+    )
     spread: float | None = Field(description="standard deviation over seeds, pooled over arms")
     sentences: list[str] = Field(description="what the comparison shows, in words")
     seconds: float = Field(description="duration of the command that wrote this")

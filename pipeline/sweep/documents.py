@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.comparison.documents import Pair
 from pipeline.evaluation.postprocessing.settings import BestSettings
 from pipeline.metrics.bootstrap import Interval
 from pipeline.storage.document import Document
@@ -61,18 +62,6 @@ class Arm:
     score: Interval  # their mean, with its interval over images and seeds
     ap50: float | None  # mean over seeds
     ap75: float | None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """By how much one arm scores higher than another, over images and seeds."""
-
-    candidate: str
-    reference: str
-    gain: float
-    low: float
-    high: float
-    distinguishable: bool  # from noise: the interval does not contain 0
 
 
 class Statement(Document):

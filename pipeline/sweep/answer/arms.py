@@ -11,12 +11,13 @@ from itertools import combinations
 from typing import Any
 
 from model.options import ASSIGNER_OPTIONS
+from pipeline.comparison.documents import Pair
 from pipeline.config import Config
 from pipeline.metrics import MatchTable
 from pipeline.metrics.bootstrap import Interval, SeedResampled, seed_bootstrap
 from pipeline.metrics.summary import affordable_resamples
 from pipeline.metrics.table import IOU_THRESHOLDS
-from pipeline.sweep.documents import DEFAULT, Arm, Pair, Trial
+from pipeline.sweep.documents import DEFAULT, Arm, Trial
 from pipeline.sweep.space import SearchSpace
 from pipeline.trials.outcome import TrialOutcome
 from pipeline.trials.relevance import field_value

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from pipeline.comparison.documents import Pair
 from pipeline.progress import counted
-from pipeline.sweep.documents import DEFAULT, Arm, Pair, Statement, Trial
+from pipeline.sweep.documents import DEFAULT, Arm, Statement, Trial
 
 
 def compared(

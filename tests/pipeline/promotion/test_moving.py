@@ -187,9 +187,9 @@ def test_record_without_a_move_is_ended_when_it_is_old(uri, monkeypatch) -> None
     assert aliases_of(uri) == {"candidate": 3}
 
 
-def test_promotion_whose_record_was_ended_moves_nothing(uri) -> None:
-    client = connect(uri)
-    decision = Decision(
+def promotion_of_version_2() -> Decision:
+    """Return a decision of another machine, made while there was no champion."""
+    return Decision(
         model="shapes",
         verdict="promoted",
         reasons=["because"],
@@ -200,6 +200,11 @@ def test_promotion_whose_record_was_ended_moves_nothing(uri) -> None:
         at=aliases.now(),
         machine="there",
     )
+
+
+def test_promotion_whose_record_was_ended_moves_nothing(uri) -> None:
+    client = connect(uri)
+    decision = promotion_of_version_2()
     record = write_record(client, decision)
     end_record(client, record, "KILLED")
     with pytest.raises(UserError, match="^shapes: the record of this decision was closed"):
@@ -211,17 +216,7 @@ def test_promotion_whose_record_was_ended_moves_nothing(uri) -> None:
 def test_record_of_the_slower_of_two_promotions_is_marked_as_failed(uri) -> None:
     client = connect(uri)
     move(uri, 1)
-    decision = Decision(
-        model="shapes",
-        verdict="promoted",
-        reasons=["because"],
-        version=2,
-        champion_before=None,
-        previous_before=None,
-        by="bob",
-        at=aliases.now(),
-        machine="there",
-    )
+    decision = promotion_of_version_2()
     record = write_record(client, decision)
     with pytest.raises(ChampionChangedError, match="version 1 is the champion now, no longer none"):
         carry_out(client, uri, decision, "promote", None, record)

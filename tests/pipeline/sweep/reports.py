@@ -2,8 +2,9 @@
 
 import random
 
+from pipeline.comparison.documents import Pair
 from pipeline.metrics.bootstrap import Interval
-from pipeline.sweep.documents import Arm, Pair, Statement, SweepReport, Trial
+from pipeline.sweep.documents import Arm, Statement, SweepReport, Trial
 
 HOSTILE = '<script>alert("x")</script>&amp;'
 SPACE = {

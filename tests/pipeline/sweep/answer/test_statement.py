@@ -7,9 +7,10 @@ from typing import Literal
 
 import pytest
 
+from pipeline.comparison.documents import Pair
 from pipeline.metrics.bootstrap import Interval
 from pipeline.sweep.answer.statement import compared, one_seed
-from pipeline.sweep.documents import DEFAULT, Arm, Pair, Statement, Trial
+from pipeline.sweep.documents import DEFAULT, Arm, Statement, Trial
 
 
 def arm(name: str, score: float, seeds: Sequence[int] = (1, 2)) -> Arm:
