@@ -45,8 +45,8 @@ class Stateful(Protocol):
     def load(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state`."""
 
-    def parameters(self) -> Iterable[Tensor]:
-        """Yield the trained tensors; the first optimizer step adds as much state again."""
+    def first_step_state(self) -> Iterable[Tensor]:
+        """Yield tensors like those that the first optimizer step adds to the state."""
 
 
 class CheckpointManager:
@@ -81,9 +81,8 @@ class CheckpointManager:
             self._load(state, newest.step)
         self._timer.restart(self.trainer.step_count)
         if self.world.is_main:
-            parameters = list(self.trainer.parameters())
-            momentum = [] if newest else parameters
-            self._snapshot.reserve([self.trainer.state(), momentum])
+            added = [] if newest else list(self.trainer.first_step_state())
+            self._snapshot.reserve([self.trainer.state(), added])
         return newest.meta if newest else None
 
     def due(self, step: int) -> bool:

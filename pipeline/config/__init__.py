@@ -9,12 +9,12 @@ here. Importing the package loads neither torch nor MLflow nor Ray, so that ``--
 from pipeline.config.data import DataConfig
 from pipeline.config.detector import AssignConfig, LossConfig, ModelConfig
 from pipeline.config.detector_spec import DetectorSpec
+from pipeline.config.ray import RayConfig
 from pipeline.config.services import PromoteConfig, RegistryConfig, SweepConfig, TrackingConfig
 from pipeline.config.sources import load_config, read_recipe
 from pipeline.config.training import (
     EvaluateConfig,
     Protocol,
-    RayConfig,
     TrainConfig,
     deciding_metric,
 )

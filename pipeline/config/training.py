@@ -1,15 +1,33 @@
-"""The sections ``train``, ``evaluate`` and ``ray``."""
+"""The sections ``train`` and ``evaluate``."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Probability, Section
 from pipeline.errors import UserError
+
+
+class OptimizerDefaults(NamedTuple):
+    """What ``train.lr`` and ``train.weight_decay`` are with an optimizer, where they are unset."""
+
+    lr: float
+    weight_decay: float
+
+
+OPTIMIZERS = {
+    "sgd": OptimizerDefaults(lr=0.05, weight_decay=5e-4),
+    "adamw": OptimizerDefaults(lr=1e-3, weight_decay=0.05),
+}
+
+
+def _unset(option: str) -> str:
+    """Return the defaults of an option by optimizer, for its description."""
+    own = (f"{getattr(defaults, option):g} ({name})" for name, defaults in OPTIMIZERS.items())
+    return f"unset: {', '.join(own)}"
 
 
 class TrainConfig(Section):
@@ -25,8 +43,20 @@ class TrainConfig(Section):
         description="maximum images per forward pass and worker; gradients are accumulated over "
         "several passes",
     )
-    lr: float = Field(
-        0.05, gt=0.0, description="peak learning rate of SGD, for the global batch size"
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd",
+        description="sgd: stochastic gradient descent with momentum; adamw: Adam with decoupled "
+        "weight decay",
+    )
+    lr: float | None = Field(
+        None,
+        gt=0.0,
+        description=f"peak learning rate, for the global batch size; {_unset('lr')}",
+    )
+    backbone_lr: float = Field(
+        1.0,
+        gt=0.0,
+        description="learning rate of the backbone, as a multiple of that of neck and heads",
     )
     lr_scaling: Literal["none", "linear", "sqrt"] = Field(
         "none",
@@ -34,10 +64,16 @@ class TrainConfig(Section):
         "at all (none)",
     )
     lr_batch: int = Field(8, ge=1, description="batch size that lr was chosen for, with lr_scaling")
-    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="SGD momentum")
-    nesterov: bool = Field(False, description="use Nesterov's momentum; needs train.momentum")
-    weight_decay: float = Field(
-        5e-4, ge=0.0, description="L2 weight decay; not applied to norms and biases"
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="momentum of sgd")
+    nesterov: bool = Field(
+        False, description="use Nesterov's momentum; needs sgd and train.momentum"
+    )
+    weight_decay: float | None = Field(
+        None,
+        ge=0.0,
+        description="weight decay, not applied to norms and biases: added to the gradient (sgd), "
+        f"or a share of the weights per step, times the learning rate (adamw); "
+        f"{_unset('weight_decay')}",
     )
     warmup_steps: int = Field(
         100, ge=0, description="steps of linear warm-up before the cosine decay"
@@ -121,11 +157,25 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> TrainConfig:
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(
+                f"nesterov is true, but optimizer is {self.optimizer}, which has no momentum of "
+                "this kind; set nesterov false, or optimizer sgd"
+            )
         if self.nesterov and not self.momentum:
             raise ValueError(
                 "nesterov is true, but momentum is 0; set a momentum, or nesterov false"
             )
         return self
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the section with the values of ``lr`` and ``weight_decay`` that are in force."""
+        following = {
+            name: value
+            for name, value in OPTIMIZERS[self.optimizer]._asdict().items()
+            if getattr(self, name) is None
+        }
+        return {**self.model_dump(mode="json"), **following}
 
     def passes(self, workers: int) -> int:
         """Return the number of forward passes of the worker with the largest share of a batch.
@@ -179,110 +229,3 @@ class EvaluateConfig(Section):
 def deciding_metric(protocol: str) -> str:
     """Return the metric on data.val that ranks the checkpoints of a protocol."""
     return "val/ap" if protocol == "coco" else "val/ap50"
-
-
-class RayConfig(Section):
-    """Workers, and where their files are stored."""
-
-    enabled: bool = Field(
-        True,
-        description="train in Ray workers; false: in this process, or in the processes of torchrun",
-    )
-    address: str | None = Field(
-        None,
-        description="Ray cluster to join; unset: $RAY_ADDRESS, else a local cluster is started",
-    )
-    workers: int | tuple[int, int] = Field(
-        1,
-        description="number of training workers (ranks), or [min, max]: as many as the cluster has "
-        "resources for",
-    )
-    resize_seconds: float = Field(
-        60.0, ge=1.0, description="seconds between checks whether more workers can be added"
-    )
-    collective_timeout: int = Field(
-        1800,
-        ge=1,
-        description="seconds that a worker waits for the others before the training fails",
-    )
-    cpus_per_worker: float = Field(1.0, gt=0.0, description="CPUs reserved for each worker")
-    gpu: bool | Literal["auto"] = Field(
-        "auto",
-        description="give each worker one GPU; auto: if the cluster, or without Ray each machine, "
-        "has one for every worker when the training starts",
-    )
-    threads_per_worker: int = Field(
-        0, ge=0, description="compute threads per worker; 0: as many as its CPUs, at least one"
-    )
-    storage: str | None = Field(
-        None,
-        description="absolute folder or URI for checkpoints that all nodes can access (without "
-        "Ray: rank 0); unset: ./runs",
-    )
-    lease_seconds: float = Field(
-        60.0,
-        ge=1.0,
-        description="seconds without a heartbeat of the driver after which another machine may "
-        "take over its run",
-    )
-    max_failures: int = Field(
-        3,
-        ge=-1,
-        description="restarts after worker failures; lost nodes, outages and mistakes do not "
-        "count; -1: no limit",
-    )
-    max_outages: int = Field(
-        20,
-        ge=-1,
-        description="restarts, after growing pauses of up to 5 minutes, when data, storage or the "
-        "run store does not respond; -1: no limit",
-    )
-    wait_for_nodes: float = Field(
-        0.0,
-        ge=0.0,
-        description="minutes to wait for nodes that the cluster does not have yet, such as those "
-        "of an autoscaler; 0: refuse to start without them",
-    )
-
-    def storage_uri(self) -> str:
-        """Return the configured storage, by default ``./runs`` as an absolute path."""
-        return self.storage or str(Path("runs").absolute())
-
-    @property
-    def min_workers(self) -> int:
-        """Return the number of workers that training needs at least."""
-        return self.workers if isinstance(self.workers, int) else self.workers[0]
-
-    @property
-    def max_workers(self) -> int:
-        """Return the number of workers that training uses at most."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
-
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _number_or_range(cls, value: Any) -> int | tuple[int, int]:
-        # The command line passes a single number as a list.
-        numbers = list(value) if isinstance(value, list | tuple) else [value]
-        if not 1 <= len(numbers) <= 2 or not all(str(n).isdecimal() for n in numbers):
-            raise ValueError(f"{value!r} is neither a number of workers nor [min, max]")
-        low, high = int(numbers[0]), int(numbers[-1])
-        if not 1 <= low <= high:
-            given = low if len(numbers) == 1 else numbers
-            raise ValueError(f"{given} is not valid; give 1 or more, and [min, max] in that order")
-        return low if len(numbers) == 1 else (low, high)
-
-    @field_validator("gpu", mode="before")
-    @classmethod
-    def _boolean_or_auto(cls, value: Any) -> bool | str:
-        # The command line and the environment pass text.
-        known: dict[str, bool | str] = {"true": True, "false": False, "auto": "auto"}
-        if str(value).lower() not in known:
-            raise ValueError(f"{value!r} is not true, false or auto")
-        return known[str(value).lower()]
-
-    @field_validator("storage")
-    @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
-        if value is not None and "://" not in value and not Path(value).is_absolute():
-            raise ValueError(f"{value!r} is a relative path; give an absolute path or a URI")
-        return value

@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from pipeline.config.base import Section
 from pipeline.config.data import DataConfig
 from pipeline.config.detector import AssignConfig, LossConfig, ModelConfig
+from pipeline.config.ray import RayConfig
 from pipeline.config.services import PromoteConfig, RegistryConfig, SweepConfig, TrackingConfig
-from pipeline.config.training import EvaluateConfig, RayConfig, TrainConfig
+from pipeline.config.training import EvaluateConfig, TrainConfig
 from pipeline.errors import UserError
 
 MAX_SHOWN_VALUE = 200  # characters of a wrong value in an error message
@@ -80,13 +81,17 @@ class Config(Section):
         """Return the tree for files that are stored with checkpoints.
 
         It lacks the URIs of tracking and storage, which may contain passwords and are not
-        properties of the training. Options of the loss that follow the assigner are filled in, and
-        options of the assigner that were added to it.
+        properties of the training. Options of the loss that follow the assigner are filled in,
+        options of the assigner that were added to it, and those that follow the optimizer.
         """
         uris = {"tracking": {"uri", "artifacts"}, "ray": {"storage"}}
         tree = self.model_dump(mode="json", exclude=uris)
-        loss = self.loss.options(self.assign.name)
-        return {**tree, "assign": self.assign.recorded(), "loss": loss}
+        return {
+            **tree,
+            "assign": self.assign.recorded(),
+            "loss": self.loss.options(self.assign.name),
+            "train": self.train.recorded(),
+        }
 
     def replace(self, overrides: Mapping[str, Any]) -> Config:
         """Return a validated copy with dotted fields changed, such as ``{"assign.sigma": 3.0}``."""

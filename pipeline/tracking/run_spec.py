@@ -169,8 +169,12 @@ def find_run(client: MlflowClient, key: str, experiments: list[str] | None = Non
 
 
 def config_yaml(config: Config) -> str:
-    """Return the whole configuration as a recipe, with its secrets masked."""
-    return yaml.safe_dump(mask_tree(config.model_dump(mode="json")), sort_keys=False)
+    """Return the whole configuration as a recipe, with its secrets masked.
+
+    Rates that follow the optimizer are given as numbers.
+    """
+    tree = {**config.model_dump(mode="json"), "train": config.train.recorded()}
+    return yaml.safe_dump(mask_tree(tree), sort_keys=False)
 
 
 def flat_params(config: Config) -> dict[str, str]:
@@ -178,6 +182,7 @@ def flat_params(config: Config) -> dict[str, str]:
     tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
     tree["assign"] = _used_by_assigner(config.assign.recorded())
     tree["loss"] = config.loss.options(config.assign.name)
+    tree["train"] = config.train.recorded()
     params = {key: mask(_text(value)) for key, value in _flatten(tree)}
     return {key: value for key, value in params.items() if len(value) <= _MAX_PARAM_LENGTH}
 

@@ -67,6 +67,8 @@ _CONDITIONS: dict[str, tuple[tuple[str, ...], Callable[[Values], bool]]] = {
     ),
     "data.size_steps": (("data.sizes",), lambda value: bool(value("data.sizes"))),
     "data.zoom_out_max": (("data.zoom_out",), lambda value: value("data.zoom_out") > 0),
+    "train.momentum": (("train.optimizer",), lambda value: value("train.optimizer") == "sgd"),
+    "train.nesterov": (("train.optimizer",), lambda value: value("train.optimizer") == "sgd"),
     "train.lr_batch": (("train.lr_scaling",), lambda value: value("train.lr_scaling") != "none"),
     "train.min_improvement": (("train.patience",), lambda value: value("train.patience") > 0),
 }
@@ -93,8 +95,10 @@ def check_field(field: str, source: str) -> None:
 
 
 def field_value(config: Config, field: str) -> Any:
-    """Return the value of a dotted field."""
+    """Return the value of a dotted field; of a rate that is unset, the one in force."""
     section, _, name = field.partition(".")
+    if section == "train":
+        return config.train.recorded()[name]
     return getattr(getattr(config, section), name)
 
 

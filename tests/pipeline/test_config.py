@@ -71,6 +71,18 @@ def test_unset_options_of_the_loss_follow_the_assigner() -> None:
     assert Config.from_dict(soft.recorded()).recorded() == soft.recorded()
 
 
+def test_unset_rates_follow_the_optimizer() -> None:
+    config = Config()
+    rates = [config.recorded()["train"][name] for name in ("lr", "weight_decay")]
+    assert rates == [0.05, 5e-4]
+    adamw = config.replace({"train.optimizer": "adamw"})
+    rates = [adamw.recorded()["train"][name] for name in ("lr", "weight_decay")]
+    assert rates == [1e-3, 0.05]
+    given = adamw.replace({"train.weight_decay": 0.0}).recorded()["train"]
+    assert (given["lr"], given["weight_decay"]) == (1e-3, 0.0)
+    assert Config.from_dict(adamw.recorded()).recorded() == adamw.recorded()
+
+
 def test_replace_changes_dotted_fields_and_validates() -> None:
     config = Config().replace({"assign.sigma": 3.0, "train.epochs": 2})
     assert (config.assign.sigma, config.train.epochs) == (3.0, 2.0)

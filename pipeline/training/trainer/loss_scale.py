@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import Optimizer
 
 from pipeline.training.trainer.optimizer import zero_momentum
 
@@ -20,7 +20,7 @@ class LossScale:
     Where a gradient overflows fp16, it leaves out the update and halves the scale.
     """
 
-    def __init__(self, device: torch.device, optimizer: SGD, enabled: bool) -> None:
+    def __init__(self, device: torch.device, optimizer: Optimizer, enabled: bool) -> None:
         self.enabled, self._device, self._optimizer = enabled, device, optimizer
         self._scaler = torch.amp.GradScaler(device.type, enabled=enabled)
         if enabled:

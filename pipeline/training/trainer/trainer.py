@@ -25,6 +25,7 @@ from pipeline.training.trainer.ema import WeightAverage
 from pipeline.training.trainer.gradient_check import GradientCheck
 from pipeline.training.trainer.loss_scale import LossScale
 from pipeline.training.trainer.optimizer import (
+    averages_per_parameter,
     build_optimizer,
     build_schedule,
     restore_optimizer,
@@ -234,9 +235,10 @@ class Trainer:
         self.world.broadcast_tensors(self.average.module.buffers())
         return self.average.module
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the detector's parameters."""
-        return self.detector.parameters()
+    def first_step_state(self) -> Iterator[nn.Parameter]:
+        """Yield tensors like those that the first step of the optimizer adds to the state."""
+        for _ in range(averages_per_parameter(self.config.train)):
+            yield from self.detector.parameters()
 
     def state(self) -> dict[str, Any]:
         """Return all tensors that the next step depends on, and its number, without copying."""
@@ -257,7 +259,7 @@ class Trainer:
         self.average.module.load_state_dict(state["ema"])
         self.average.updates = state["ema_updates"]
         restore_optimizer(self.optimizer, state["optimizer"])
-        restore_schedule(self.schedule, self.optimizer, state["schedule"], self.config.train)
+        restore_schedule(self.schedule, self.optimizer, state["schedule"])
         self.loss_scale.load(state.get("loss_scale", {}))
         self.step_count = state["step"]
         self.skipped_steps = state.get("skipped_steps", 0)  # earlier versions skipped none

@@ -36,6 +36,9 @@ def test_what_changes_no_result_does_not_count() -> None:
     )
     # An option of another assigner, and defaults that are written out.
     assert plain == digest({"assign.topk": 5, "assign.sigma": 2.0, "loss.classification": "focal"})
+    assert plain == digest(train={"lr": 0.05, "weight_decay": 5e-4})
+    adamw = digest(train={"optimizer": "adamw"})
+    assert adamw == digest(train={"optimizer": "adamw", "lr": 1e-3, "momentum": 0.5}) != plain
 
 
 @pytest.mark.parametrize(

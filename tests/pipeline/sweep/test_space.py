@@ -61,6 +61,13 @@ def test_options_are_only_searched_with_assigners_that_use_them() -> None:
         assert (guided is None) == (name == "max_iou")
 
 
+def test_momentum_is_only_searched_with_sgd() -> None:
+    fields = {"train.momentum": {"uniform": [0.5, 0.9]}}
+    points = drawn(space({**fields, "train.optimizer": {"choice": ["sgd", "adamw"]}}))
+    assert {p["train.optimizer"] for p in points} == {"sgd", "adamw"}
+    assert all(("train.momentum" in p) == (p["train.optimizer"] == "sgd") for p in points)
+
+
 def test_conditions_are_those_of_the_recipe() -> None:
     soft = {"when": {"assign.name": "mutual_guidance_soft"}}
     searched = space({"assign.sigma": {"uniform": [1.5, 4.0], **soft}, "assign.name": ASSIGNERS})

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -35,6 +36,15 @@ def test_driver_killed_while_creating_a_run_finds_it_again(uri, client, tmp_path
     assert create_run(uri, config, "one", spool=tmp_path) == run_id
     discard_run_spec(tmp_path, run_id)
     assert create_run(uri, config, "one", spool=tmp_path) != run_id
+
+
+def test_rates_that_follow_the_optimizer_are_recorded_as_numbers():
+    config = Config.from_dict({"train": {"optimizer": "adamw", "weight_decay": 0.0}})
+    spec = build_run_spec(config)
+    rates = [spec.params[f"train.{name}"] for name in ("optimizer", "lr", "weight_decay")]
+    assert rates == ["adamw", "0.001", "0.0"]
+    train = yaml.safe_load(spec.files["config.yaml"])["train"]
+    assert (train["lr"], train["weight_decay"]) == (1e-3, 0.0)
 
 
 def test_spec_has_no_secrets_in_params_tags_and_files(monkeypatch):

@@ -78,6 +78,21 @@ def test_run_from_before_anchors_were_configured_has_those_of_the_paper(tmp_path
             record.resumable_run_id("must", CONFIG.replace({f"model.{field}": value}))
 
 
+def test_run_from_before_optimizers_were_configured_had_sgd(tmp_path: Path) -> None:
+    tree = CONFIG.recorded()
+    tree["train"] = {
+        k: v for k, v in tree["train"].items() if k not in ("optimizer", "backbone_lr")
+    }
+    assert (tree["train"]["lr"], tree["train"]["weight_decay"]) == (0.05, 5e-4)
+    content = {"run_id": "abc", "status": "failed", "config": tree}
+    record = record_with(tmp_path, "run.json", json.dumps(content))
+    assert record.resumable_run_id("must", CONFIG) == "abc"
+    assert not record.interventions
+    for field, value in (("optimizer", "adamw"), ("backbone_lr", 0.1)):
+        with pytest.raises(UserError, match=rf"was started with train\.{field} = .*, now "):
+            record.resumable_run_id("must", CONFIG.replace({f"train.{field}": value}))
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

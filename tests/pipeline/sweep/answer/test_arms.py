@@ -104,6 +104,8 @@ def test_default_is_shown_with_the_values_that_matter() -> None:
     }
     other = CONFIG.replace({"assign.name": "max_iou"})
     assert "assign.sigma" not in default_values(other, SearchSpace(other))
+    adamw = CONFIG.replace({"train.optimizer": "adamw", "train.lr": None})
+    assert default_values(adamw, SearchSpace(adamw))["train.lr"] == 1e-3
 
 
 def tables(shares: Sequence[float]) -> list[MatchTable]:

@@ -16,7 +16,7 @@ from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards.reader import ShardSet
 from pipeline.training.fit import FitResult, fit
 from pipeline.training.ray_backend import launch
-from pipeline.training.trainer.optimizer import warmup_cosine
+from pipeline.training.trainer.optimizer import peak_lr, warmup_cosine
 from pipeline.training.trainer.trainer import Trainer
 
 pytestmark = pytest.mark.integration
@@ -151,7 +151,7 @@ def test_every_sample_is_used_once_while_workers_leave_and_join(
         assert len(ranks) == ranks[0]["size"]
         seen = sorted(name for rank in ranks for name in rank["ids"])
         assert seen == sorted(names[order.sample(t)[0]] for t in positions)
-        lr = config.train.lr * warmup_cosine(step - 1, STEPS, 10, config.train.final_lr)
+        lr = peak_lr(config.train) * warmup_cosine(step - 1, STEPS, 10, config.train.final_lr)
         assert [rank["lr"] for rank in ranks] == pytest.approx([lr] * len(ranks))
     for epoch in range(STEPS * BATCH // SAMPLES):
         steps_of_epoch = range(5 * epoch + 1, 5 * epoch + 6)

@@ -94,6 +94,18 @@ def test_assigner_follows_the_progress_of_the_training_also_after_a_resume() -> 
     assert torch.equal(weights(whole), weights(resumed))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_resume_with_a_slower_backbone_is_exact(optimizer: str) -> None:
+    train = {"optimizer": optimizer, "backbone_lr": 0.1, "lr": 1e-3, "momentum": 0.9}
+    whole, resumed = make_trainer(**train), make_trainer(**train)
+    whole.step(batch())
+    resumed.load(copy.deepcopy(whole.state()))
+    for trainer in (whole, resumed):
+        trainer.step(batch())
+    assert torch.equal(weights(whole), weights(resumed))
+    assert whole.learning_rate == resumed.learning_rate > 9e-4  # that of neck and heads
+
+
 def step_without_finite_gradient(trainer: Trainer, share: Batch, on_this_rank: bool = True) -> None:
     """Take a step whose gradient is not finite on this rank, or on another one."""
     parameter = next(trainer.detector.parameters())
