@@ -22,9 +22,10 @@ ALLOWED_OPTIONS = {
     "coco": ("split", "seed", "boxes_are"),
     "yolo": ("split", "seed", "boxes_are"),
     "webdataset": ("split", "seed", "boxes_are", "annotations", "box_format"),
-    "shapes": ("count", "size", "seed", "split"),
+    "shapes": ("count", "size", "object_sides", "max_objects", "seed", "split"),
 }
 DEFAULTS = {"count": 400, "size": 128, "seed": 0, "split": "train", "corners_from": 1}
+DEFAULTS |= {"object_sides": None, "max_objects": 6}
 # The defaults of the converter, repeated here because importing it takes a second.
 SHARD_SAMPLES, SHARD_MIB = 10_000, 48
 DEFAULT_OVERLAP = 0.2
@@ -74,6 +75,14 @@ def prepare_parser(description: str) -> argparse.ArgumentParser:
     )
     add("--count", type=_positive, metavar="N", help="shapes: images to draw (default: 400)")
     add("--size", type=_positive, metavar="PX", help="shapes: side of an image (default: 128)")
+    add(
+        "--object-sides",
+        type=_sides,
+        metavar="MIN,MAX",
+        help="shapes: smallest and largest side of an object, in pixels; 8,24 makes a set of small "
+        "objects (default: 1/8 and 15/32 of the image)",
+    )
+    add("--max-objects", type=_positive, metavar="N", help="shapes: objects per image (default: 6)")
     add("--seed", type=_seed, metavar="S", help="seed of shapes or of --split-by (default: 0)")
     add(
         "--boxes-are",
@@ -214,6 +223,14 @@ def _renaming(text: str) -> tuple[str, str]:
     if not (old and equals and new):
         raise argparse.ArgumentTypeError(f"{text!r} is not OLD=NEW")
     return old, new
+
+
+def _sides(text: str) -> tuple[float, float]:
+    with contextlib.suppress(ValueError):
+        low, high = (float(part) for part in text.split(","))
+        if 0 < low <= high < float("inf"):
+            return low, high
+    raise argparse.ArgumentTypeError(f"{text!r} is not MIN,MAX in pixels, such as 8,24")
 
 
 def _ratio(text: str) -> float:

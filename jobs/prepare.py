@@ -5,6 +5,7 @@ python -m jobs.prepare --source coco --images DIR --annotations FILE --out DIR
 python -m jobs.prepare --source yolo --root DIR --split train --out DIR
 python -m jobs.prepare --source webdataset --shards 'URI/{000..009}.tar' --out DIR
 python -m jobs.prepare --source shapes --count 400 --split train --seed 0 --out DIR
+python -m jobs.prepare --source shapes --object-sides 8,24 --max-objects 20 --size 256 --out DIR
 
 DIR may be a tar or zip, or a folder inside one (data.tar/VOCdevkit/VOC2007); FILE may be in one.
 --out may be a prefix in an object store: s3://BUCKET/NAME.
@@ -113,7 +114,10 @@ def _source(options: argparse.Namespace, classes: list[str] | None) -> Source:
     if options.source == "webdataset":
         return webdataset_source(options.shards, classes, options.annotations, options.box_format)
     return shapes_source(
-        *(option_value(options, name) for name in ("count", "split", "size", "seed"))
+        *(
+            option_value(options, name)
+            for name in ("count", "split", "size", "seed", "object_sides", "max_objects")
+        )
     )
 
 

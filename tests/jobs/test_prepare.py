@@ -19,7 +19,7 @@ from jobs.prepare import main
 from pipeline.data.conversion.convert import MAX_SHARD_BYTES, MAX_SHARD_SAMPLES
 from pipeline.data.conversion.shard_task import ShardTask
 from pipeline.data.shards.manifest import load_manifest, write_manifest
-from pipeline.data.shards.reader import ShardSet
+from pipeline.data.shards.reader import ShardSet, parse_sample
 from pipeline.errors import UserError
 
 JPEG = simplejpeg.encode_jpeg(np.arange(120 * 160 * 3, dtype=np.uint8).reshape(120, 160, 3))
@@ -222,6 +222,22 @@ def test_coco_is_converted(shared, tmp_path):
     assert load_manifest(tmp_path / "c").category_ids[-1] == 90
 
 
+def test_shapes_may_be_small_and_many(tmp_path):
+    limits = ["--object-sides", "4,8", "--max-objects", "30"]
+    main([*SHAPES, *limits, "--out", str(tmp_path / "small")])
+    shards = ShardSet(tmp_path / "small")
+    samples = [parse_sample(shards.read_json(index), 5) for index in range(3)]
+    boxes = [box for sample in samples for box in sample.boxes]
+    assert max(len(sample.boxes) for sample in samples) > 6
+    assert max(x2 - x1 for x1, _, x2, _ in boxes) <= 9
+
+
+@pytest.mark.parametrize("text", ["8", "24,8", "a,b", "0,8"])
+def test_wrong_object_sides_are_rejected(tmp_path, text):
+    with pytest.raises(UserError, match=f"'{text}' is not MIN,MAX in pixels, such as 8,24"):
+        main([*SHAPES, "--object-sides", text, "--out", str(tmp_path / "out")])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -237,6 +253,14 @@ def test_coco_is_converted(shared, tmp_path):
         (
             [*SHAPES, "--compare-with", "nowhere"],
             r"nowhere: not a shard set \(manifest\.json not found\)",
+        ),
+        (
+            [*SHAPES, "--object-sides", "8,80"],
+            "sides of objects from 8 to 80 pixels in images of 64",
+        ),
+        (
+            ["--source", "yolo", "--root", "x", "--split", "a", "--object-sides", "8,9"],
+            "--object-sides cannot be used with --source yolo",
         ),
         ([*SHAPES, "--root", "x"], "--root cannot be used with --source shapes"),
         (

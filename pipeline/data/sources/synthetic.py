@@ -1,8 +1,9 @@
 """Draw scenes of simple shapes: a detection task for demos and tests, without a download.
 
-Each scene depends on seed, split, index and size alone. Shapes are slightly rotated, on a muted,
-textured background with lines, soft blobs and noise; at most 40% of a shape is covered. Every class
-has a typical hue that overlaps with its neighbours': colour helps, shape decides.
+Each scene depends on seed, split, index, size and the limits of its objects alone. Shapes are
+slightly rotated, on a muted, textured background with lines, soft blobs and noise; at most 40% of a
+shape is covered. Every class has a typical hue that overlaps with its neighbours': colour helps,
+shape decides.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import colorsys
 import math
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -19,10 +19,12 @@ import simplejpeg
 
 from pipeline.data.keyed_rng import generator
 from pipeline.data.sources.record import Object, Record, Source, estimate_label_bytes
+from pipeline.errors import UserError
 
 CLASSES = ["circle", "cross", "square", "star", "triangle"]
 MAX_OBJECTS = 6
 OBJECT_SIDES = (16, 60)  # of objects, in pixels of a 128 px scene
+MIN_SIDE = 4  # pixels; below, shapes look the same
 MIN_VISIBLE = 0.6
 MAX_ROTATION = math.radians(30)
 HUE_SPREAD = 50.0  # degrees to each side; classes are 72 apart
@@ -30,19 +32,44 @@ MAX_PLACEMENTS = 30
 SUBPIXEL_BITS = 4  # cv2 draws in 1/16 pixels
 
 
-def shapes_source(count: int, split: str, size: int = 128, seed: int = 0) -> Source:
-    """Return ``count`` scenes of size x size pixels, as JPEG; each split has different ones."""
-    images = _images(count, split, size, seed)
+def shapes_source(
+    count: int,
+    split: str,
+    size: int = 128,
+    seed: int = 0,
+    sides: tuple[float, float] | None = None,
+    max_objects: int | None = None,
+) -> Source:
+    """Return ``count`` scenes of size x size pixels, as JPEG; each split has different ones.
+
+    ``sides`` are the smallest and largest side of an object, in pixels (default: `OBJECT_SIDES`, in
+    proportion to the scene); a scene has 1 to ``max_objects`` (default: `MAX_OBJECTS`). Raises
+    UserError if objects would be too small, or larger than the scene.
+    """
+    if sides is not None and not MIN_SIDE <= sides[0] <= sides[1] <= size:
+        raise UserError(
+            f"sides of objects from {sides[0]:g} to {sides[1]:g} pixels in images of {size}: give "
+            f"{MIN_SIDE} <= smallest <= largest <= {size}"
+        )
+    images = (SyntheticImage(seed, split, i, size, sides, max_objects) for i in range(count))
     return Source("shapes", "shapes", list(CLASSES), images, count, boxes_are="stored")
 
 
-def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[Object]]:
+def draw_scene(
+    seed: int,
+    split: str,
+    index: int,
+    size: int,
+    sides: tuple[float, float] | None = None,
+    max_objects: int | None = None,
+) -> tuple[np.ndarray, list[Object]]:
     """Draw one scene. Returns (size,size,3) uint8 RGB and its objects."""
     rng = generator("shapes", seed, zlib.crc32(split.encode()), index, size)
     image = _background(rng, size)
+    low, high = sides or [side * size / 128 for side in OBJECT_SIDES]
     placed: list[tuple[str, np.ndarray]] = []
-    for _ in range(1 + int(rng.random() * MAX_OBJECTS)):
-        _place_object(rng, image, placed)
+    for _ in range(1 + int(rng.random() * (max_objects or MAX_OBJECTS))):
+        _place_object(rng, image, placed, low, high)
     noise = rng.random((size, size, 3), dtype=np.float32) * 24 - 12
     image = (image + noise).clip(0, 255).astype(np.uint8)
     return image, [Object(name, _extent(mask)) for name, mask in placed]
@@ -56,6 +83,8 @@ class SyntheticImage:
     split: str
     index: int
     size: int
+    sides: tuple[float, float] | None = None
+    max_objects: int | None = None
 
     @property
     def image_id(self) -> str:
@@ -74,33 +103,36 @@ class SyntheticImage:
     @property
     def estimated_bytes(self) -> int:
         """Return about the bytes in a shard; noise at this quality takes one byte per pixel."""
-        return self.size**2 + estimate_label_bytes(MAX_OBJECTS // 2)
+        return self.size**2 + estimate_label_bytes((self.max_objects or MAX_OBJECTS) // 2)
 
     def read_record(self) -> Record:
         """Draw the scene."""
-        image, objects = draw_scene(self.seed, self.split, self.index, self.size)
+        image, objects = draw_scene(
+            self.seed, self.split, self.index, self.size, self.sides, self.max_objects
+        )
         data = bytes(simplejpeg.encode_jpeg(image, quality=92, colorsubsampling="444"))
         size = (self.size, self.size)
         return Record(self.image_id, self.file_name, data, self.image_id, size, objects)
-
-
-def _images(count: int, split: str, size: int, seed: int) -> Iterator[SyntheticImage]:
-    return (SyntheticImage(seed, split, index, size) for index in range(count))
 
 
 def _place_object(
     rng: np.random.Generator,
     image: np.ndarray,
     placed: list[tuple[str, np.ndarray]],
+    low: float,
+    high: float,
 ) -> None:
-    """Draw one more object, unless every position tried covers too much of another object."""
+    """Draw one more object with a side from ``low`` to ``high`` pixels.
+
+    There is none if every position tried covers too much of another object.
+    """
     size = len(image)
     name = CLASSES[int(rng.random() * len(CLASSES))]
     colour = _random_colour(rng, name)
     for _ in range(MAX_PLACEMENTS):
         # Log-uniform: small objects are as frequent as large ones.
-        low, high = (math.log(side * size / 128) for side in OBJECT_SIDES)
-        radius = math.exp(low + rng.random() * (high - low)) / 2
+        log_low, log_high = math.log(low), math.log(high)
+        radius = math.exp(log_low + rng.random() * (log_high - log_low)) / 2
         centre = radius + rng.random(2) * (size - 2 * radius)
         mask = np.zeros((size, size), np.uint8)
         rotation = (rng.random() - 0.5) * 2 * MAX_ROTATION
@@ -115,10 +147,11 @@ def _place_object(
 
 
 def _visible(mask: np.ndarray, above: list[tuple[str, np.ndarray]], new: np.ndarray) -> bool:
-    covered = new > 127
+    covered, own = new > 127, mask > 127
+    if not (covered & own).any():
+        return True  # as visible as before
     for _, other in above:
         covered |= other > 127
-    own = mask > 127
     return bool((own & ~covered).sum() >= MIN_VISIBLE * own.sum())
 
 

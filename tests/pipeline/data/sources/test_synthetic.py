@@ -6,10 +6,12 @@ import pytest
 from pipeline.data.sources.synthetic import (
     CLASSES,
     MAX_OBJECTS,
+    MIN_SIDE,
     MIN_VISIBLE,
     draw_scene,
     shapes_source,
 )
+from pipeline.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,8 @@ def test_objects_overlap_but_stay_visible(monkeypatch):
 
     place = shapes._place_object
 
-    def spy(rng, image, placed):
-        place(rng, image, placed)
+    def spy(rng, image, placed, low, high):
+        place(rng, image, placed, low, high)
         kept.append([mask > 127 for _, mask in placed])
 
     monkeypatch.setattr(shapes, "_place_object", spy)
@@ -82,3 +84,31 @@ def test_source_states_total_classes_and_ids():
     assert source.total == 3 and source.classes == CLASSES and source.problems == []
     assert [r.image_id for r in records] == [f"val-5-{i:06d}" for i in range(3)]
     assert all(r.size == (64, 64) and r.image[:2] == b"\xff\xd8" for r in records)
+
+
+def test_objects_of_former_versions_stay_the_same():
+    assert [(o.name, o.box) for o in draw_scene(0, "train", 0, 128)[1][:3]] == [
+        ("square", (7.0, 86.0, 34.0, 113.0)),
+        ("circle", (49.0, 1.0, 71.0, 22.0)),
+        ("square", (63.0, 13.0, 98.0, 47.0)),
+    ]
+
+
+def test_objects_have_the_given_sides_and_number():
+    scenes = [draw_scene(0, "train", i, 128, (6, 16), 15)[1] for i in range(30)]
+    assert max(map(len, scenes)) > MAX_OBJECTS and max(map(len, scenes)) <= 15
+    sides = [max(o.box[2] - o.box[0], o.box[3] - o.box[1]) for scene in scenes for o in scene]
+    # A shape is drawn within a circle of the side; triangles are narrower.
+    assert 4 <= min(sides) < 8 and 14 <= max(sides) <= 17
+
+
+def test_source_passes_the_limits_of_objects_on():
+    (image,) = shapes_source(1, "train", 64, 0, (6, 8), 9).images
+    assert image.read_record().objects == draw_scene(0, "train", 0, 64, (6, 8), 9)[1]
+    assert repr(image) != repr(next(iter(shapes_source(1, "train", 64).images)))
+
+
+@pytest.mark.parametrize("sides", [(MIN_SIDE - 1, 20), (20, 65), (20, 10)])
+def test_impossible_sides_raise(sides):
+    with pytest.raises(UserError, match="in images of 64: give 4 <= smallest <= largest <= 64"):
+        shapes_source(1, "train", 64, sides=sides)
