@@ -75,7 +75,7 @@ def draw_scene(
     return image, [Object(name, _extent(mask)) for name, mask in placed]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SyntheticImage:
     """A scene that is drawn when it is converted."""
 
