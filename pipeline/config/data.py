@@ -95,6 +95,11 @@ class DataConfig(Section):
     mixup: Probability = Field(
         0.0, description="probability of blending the image with another image"
     )
+    close_mosaic: Probability = Field(
+        0.0,
+        description="last part of the training without mosaic and mixup, as a fraction of all "
+        "steps",
+    )
     max_bad_fraction: Probability = Field(
         0.01,
         description="fraction of unreadable samples, over all workers, above which training stops, "

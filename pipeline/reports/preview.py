@@ -25,7 +25,7 @@ def preview(uri: str, config: Config, images: int, epoch: int = 0) -> tuple[np.n
     config = config.replace(
         {
             "train.batch_size": images,
-            "train.epochs": epoch + 1,
+            "train.epochs": max(config.train.epochs, epoch + 1),
             "data.loader_workers": 0,
             "data.max_bad_fraction": 1.0,
         }

@@ -101,6 +101,23 @@ def test_preview_shows_augmented_images_of_an_epoch(scenes: Path, tmp_path: Path
     assert any((pixels == colour).all(1).any() for colour in colours)  # ... and have boxes
 
 
+def test_preview_shows_mosaics_until_the_training_closes_them(scenes: Path, tmp_path: Path) -> None:
+    arguments = ["preview", str(scenes), "--images", "4", "--model.image_size", "64"]
+    closing = ["--data.mosaic", "1", "--train.epochs", "4", "--data.close_mosaic", "0.5"]
+    sheets = {}
+    for name, fields, epoch in (
+        ("early", closing, "1"),
+        ("late", closing, "2"),
+        ("mosaic", ["--data.mosaic", "1"], "1"),
+        ("plain", [], "2"),
+    ):
+        out = tmp_path / f"{name}.png"
+        shards.main([*arguments, *fields, "--epoch", epoch, "--out", str(out)])
+        sheets[name] = np.asarray(Image.open(out))
+    assert np.array_equal(sheets["early"], sheets["mosaic"])
+    assert np.array_equal(sheets["late"], sheets["plain"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

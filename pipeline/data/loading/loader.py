@@ -55,7 +55,7 @@ class TrainLoader:
         self.total_steps = total_steps(config.train.epochs, len(shards), self.batch_size)
         self.start_step = start_step
         self.bad = BadSamples(config.data.max_bad_fraction)
-        self._dataset = TrainDataset(shards, config, rank, world_size)
+        self._dataset = TrainDataset(shards, config, rank, world_size, self.total_steps)
         side = max(config.data.sizes, default=config.model.image_size)
         self._slot_bytes = math.ceil(self.batch_size / world_size) * side * side * 3
         self._config = config

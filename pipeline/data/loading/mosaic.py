@@ -2,10 +2,12 @@
 
 Partners come from the window of the sample, so they need no other shard. Every draw is keyed by
 (seed, epoch, sample); rectangles are fractions of the input, so its size changes no draw.
+`data.close_mosaic` ends both at a global step, so a resumed training ends them there too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,21 +37,25 @@ class MosaicTile(NamedTuple):
 
 
 class MosaicSampler:
-    """Draw the tiles of training images."""
+    """Draw the tiles of the images of a training of ``total_steps``."""
 
-    def __init__(self, order: SampleOrder, config: DataConfig, seed: int) -> None:
+    def __init__(self, order: SampleOrder, config: DataConfig, seed: int, total_steps: int) -> None:
         self.order, self.config, self.seed = order, config, seed
-        self._mixes = config.mosaic > 0 or config.mixup > 0
+        mixes = config.mosaic > 0 or config.mixup > 0
+        self.end_step = closing_step(config.close_mosaic, total_steps) if mixes else 0
 
-    def tiles(self, positions: Sequence[int], size: int) -> list[MosaicTile]:
-        """Return the tiles of the images at these positions of the stream, image by image."""
-        full = (0, 0, size, size)
+    def tiles(self, positions: Sequence[int], step: int, size: int) -> list[MosaicTile]:
+        """Return the tiles of the images at these positions of the stream, image by image.
+
+        From ``end_step`` on each image is one tile.
+        """
+        full, mixes = (0, 0, size, size), step < self.end_step
         tiles = []
         for row, position in enumerate(positions):
             sample, epoch = self.order.sample(position)
             key = (self.seed, epoch, sample)
             own = MosaicTile(row, sample, generator("augment", *key), full, 1.0)
-            tiles += self._mix(own, position, generator("mix", *key)) if self._mixes else [own]
+            tiles += self._mix(own, position, generator("mix", *key)) if mixes else [own]
         return tiles
 
     def _mix(self, own: MosaicTile, position: int, rng: np.random.Generator) -> list[MosaicTile]:
@@ -75,6 +81,12 @@ class MosaicSampler:
             partner = self.order.partner(position, mixup_partner)
             tiles.append(MosaicTile(own.row, partner, rng, full, MIXUP_WEIGHT))
         return tiles
+
+
+def closing_step(fraction: float, total_steps: int) -> int:
+    """Return the step, from 0, with which the last ``fraction`` of all steps begins."""
+    # The slack keeps 1 - 0.9 from costing a step.
+    return math.ceil((1 - fraction) * total_steps - 1e-9)
 
 
 def _quarters(x: int, y: int, size: int) -> list[Rect]:

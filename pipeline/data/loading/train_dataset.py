@@ -44,15 +44,17 @@ _flatten = itertools.chain.from_iterable
 
 
 class TrainDataset(BatchDataset[Batch]):
-    """Item k is this rank's share of global batch k."""
+    """Item k is this rank's share of global batch k of ``total_steps``."""
 
-    def __init__(self, shards: ShardSet, config: Config, rank: int, world_size: int) -> None:
+    def __init__(
+        self, shards: ShardSet, config: Config, rank: int, world_size: int, total_steps: int
+    ) -> None:
         self.shards, self.config = shards, config
         self.classes = len(shards.manifest.classes)
         self.order = SampleOrder(
             shards.manifest.counts, config.train.seed, config.data.parts, config.data.window
         )
-        self.mosaic = MosaicSampler(self.order, config.data, config.train.seed)
+        self.mosaic = MosaicSampler(self.order, config.data, config.train.seed, total_steps)
         self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, step: int) -> PackedBatch[Batch]:
@@ -60,7 +62,7 @@ class TrainDataset(BatchDataset[Batch]):
         batch_size = self.config.train.batch_size
         positions = rank_positions(self.order, step, batch_size, self.rank, self.world_size)
         count, size = len(positions), input_size(self.config, step)
-        tiles = [self._load(tile) for tile in self.mosaic.tiles(positions, size)]
+        tiles = [self._load(tile) for tile in self.mosaic.tiles(positions, step, size)]
 
         # Their augmentation.
         for tile in tiles:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import build_eval_loader, build_train_loader, load_manifest
+from pipeline.data.loading.mosaic import closing_step
 from pipeline.data.loading.train_dataset import input_size
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.sources.coco import coco_source
@@ -123,6 +124,29 @@ def test_mosaic_is_the_same_after_resume_and_for_any_workers(scenes, make_config
         for row in images_of(build_train_loader(scenes, config, rank, 3, start_step=2))
     ]
     assert sorted(rest) == sorted(images_of(whole[2:]))
+
+
+@pytest.mark.parametrize(("fraction", "mixed"), [(0.0, 5), (0.1, 5), (0.4, 3), (0.5, 3), (1.0, 0)])
+def test_mosaic_and_mixup_end_at_a_global_step(scenes, make_config, fraction, mixed):
+    config = make_config(**MIX, **{"data.close_mosaic": fraction})
+    always, never = (
+        list(build_train_loader(scenes, make_config(**mix), 0, 1))
+        for mix in (MIX, {**MIX, "data.mosaic": 0.0, "data.mixup": 0.0})
+    )
+    expected = always[:mixed] + never[mixed:]  # of ceil(1.5 * 23 / 8) = 5 steps
+    assert images_of(build_train_loader(scenes, config, 0, 1)) == images_of(expected)
+    resumed = [
+        row
+        for rank in range(2)
+        for row in images_of(build_train_loader(scenes, config, rank, 2, start_step=4))
+    ]
+    assert sorted(resumed) == sorted(images_of(expected[4:]))
+
+
+def test_closing_step_is_exact_where_the_fraction_is_not():
+    assert closing_step(0.1, 100) == 90 and closing_step(0.9, 10) == 1
+    assert closing_step(0.0, 7) == 7 and closing_step(1.0, 7) == 0
+    assert closing_step(0.1, 7) == 7  # at most the fraction
 
 
 def test_input_size_changes_neither_draws_nor_order(scenes, make_config):
