@@ -21,12 +21,11 @@ from pipeline.data.shards.reader import ShardSet
 from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.augment import (
     AugmentParams,
-    box_map,
     decode_size,
     draw_params,
-    move_boxes,
     warp,
 )
+from pipeline.data.transforms.boxes import box_map, move_boxes
 from pipeline.data.transforms.decode import decode_image
 
 CHUNK_BYTES = 32 * 2**20

@@ -88,6 +88,21 @@ class DataConfig(Section):
     zoom_out_max: float = Field(
         3.0, ge=1.0, le=8.0, description="maximum side of the canvas, in image sides"
     )
+    rotate: float = Field(
+        0.0, ge=0.0, le=180.0, description="maximum angle of a random rotation, degrees"
+    )
+    scale: float = Field(
+        0.0,
+        ge=0.0,
+        le=0.9,
+        description="maximum relative change of size: 0.5 draws a factor from 0.5 to 1.5",
+    )
+    shear: float = Field(
+        0.0,
+        ge=0.0,
+        le=30.0,
+        description="maximum angle of a random shear of each axis, degrees",
+    )
     photometric: Probability = Field(
         0.0, description="probability of a photometric (colour) change"
     )
@@ -110,6 +125,11 @@ class DataConfig(Section):
         False,
         description="train on a set without any object to learn, for example to measure speed",
     )
+
+    @property
+    def affine(self) -> bool:
+        """Return whether images are rotated, scaled or sheared."""
+        return self.rotate > 0 or self.scale > 0 or self.shear > 0
 
     @field_validator("sizes")
     @classmethod

@@ -27,13 +27,16 @@ from pipeline.data.shards.reader import RawSample, ShardSet, parse_sample
 from pipeline.data.shards.sample import Sample
 from pipeline.data.transforms.augment import (
     AugmentParams,
-    BoxMap,
-    box_map,
     decode_size,
     draw_params,
     fit_params,
-    move_boxes,
     warp,
+)
+from pipeline.data.transforms.boxes import (
+    affine_box_map,
+    box_map,
+    move_affine,
+    move_boxes,
 )
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.data.transforms.published import draw_published
@@ -69,13 +72,14 @@ class TrainDataset(BatchDataset[Batch]):
             tile.draw_params(self.config)
 
         # Boxes before pixels evict the samples from the caches, though some images may fail.
-        objects = _objects(tiles, count)
+        affine = self.config.data.affine
+        objects = _objects(tiles, count, affine)
 
         # Pixels; where some could not be decoded, the boxes again without them.
         pixels, slot = self.allocate_pixels((count, size, size, 3))  # (b,S,S,3)
         rendered, problems = _render(pixels, tiles)
         if problems:
-            objects = _objects(rendered, count)
+            objects = _objects(rendered, count, affine)
         valid, ids = _valid(tiles, rendered, count)
         return PackedBatch(
             pixels if slot is None else slot,
@@ -174,8 +178,13 @@ def _valid(
     return valid, ids
 
 
-def _objects(tiles: Sequence[LoadedTile], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return boxes (b,M,4), labels (b,M) and crowd regions (b,K,4) of ``count`` images, padded."""
+def _objects(
+    tiles: Sequence[LoadedTile], count: int, affine: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return boxes (b,M,4), labels (b,M) and crowd regions (b,K,4) of ``count`` images, padded.
+
+    ``affine`` if images may be rotated, scaled or sheared.
+    """
     found = [(loaded, loaded.sample) for loaded in tiles if loaded.sample and loaded.sample.boxes]
     if not found:
         none = np.zeros((count, 0, 4), np.float32)
@@ -189,9 +198,10 @@ def _objects(tiles: Sequence[LoadedTile], count: int) -> tuple[np.ndarray, np.nd
     crowd = np.fromiter(_flatten(sample.crowd for _, sample in found), bool)  # (n,)
 
     # Into the input, each by the map of its tile.
-    maps = _flatten(box_map(loaded.params, *loaded.tile.rect) for loaded, _ in found)
-    map_per_tile = np.fromiter(maps, np.float64).reshape(-1, len(BoxMap._fields)).T  # (9,tiles)
-    boxes, keep = move_boxes(
+    map_of, move = (affine_box_map, move_affine) if affine else (box_map, move_boxes)
+    maps = _flatten(map_of(loaded.params, *loaded.tile.rect) for loaded, _ in found)
+    map_per_tile = np.fromiter(maps, np.float64).reshape(len(found), -1).T  # (9|15,tiles)
+    boxes, keep = move(
         np.fromiter(corners, np.float64).reshape(-1, 4),
         np.repeat(map_per_tile, lengths, axis=1),
         ~crowd,

@@ -1,9 +1,9 @@
 """Augmentation of one image: geometry as one view of the source, colour as one matrix.
 
 A *view* is the rectangle of the source, in its pixels, that becomes the input. Crop, zoom-out and
-fit change the view, flips mirror it; it may extend beyond the image (zoom-out). The same numbers
-move the boxes. All draws come from the given generator, which the loader keys by (seed, epoch,
-sample).
+fit change the view, flips mirror it; it may extend beyond the image (zoom-out). Rotation, scale and
+shear are one affine map of the source behind the view. The same numbers move the boxes. All draws
+come from the given generator, which the loader keys by (seed, epoch, sample).
 
 Shape letters: M objects, T crop trials; H, W image height and width; h, w output height and width.
 """
@@ -24,12 +24,15 @@ from pipeline.data.transforms.resize import (
     View,
     Warp,
     fit_view,
+    source_pixels,
     view_map,
+    view_matrix,
     warp_view,
 )
 
 CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 CROP_TRIALS = 50
+FRACTION_BITS = 4  # of the coordinates of polygons
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -43,6 +46,13 @@ class AugmentParams(NamedTuple):
     visible: View | None = None  # in source pixels; beyond it is the fill colour
     interpolation: int = cv2.INTER_LINEAR
     min_side: float = 0.0  # of the input; boxes with a smaller one are dropped
+    affine: np.ndarray | None = None  # (2,3) that moves source pixels behind the view
+
+    def as_warp(self, scale: float = 1.0) -> Warp:
+        """Return the map of a source that was decoded at a scale."""
+        return Warp(
+            self.view, scale, self.flip, self.flip_vertical, self.interpolation, self.affine
+        )
 
 
 def draw_params(
@@ -61,7 +71,23 @@ def draw_params(
     flip = bool(rng.random() < config.flip)
     colour = _colour_matrix(rng) if rng.random() < config.photometric else None
     flip_vertical = bool(rng.random() < config.flip_vertical)
-    return AugmentParams(view, flip, colour, flip_vertical)
+    affine = draw_affine(rng, config, view)
+    return AugmentParams(view, flip, colour, flip_vertical, affine=affine)
+
+
+def draw_affine(rng: np.random.Generator, config: DataConfig, view: View) -> np.ndarray | None:
+    """Draw rotation, scale and shear (2,3) about the centre of a view; None if all are off."""
+    if not config.affine:
+        return None
+    # Always four draws: one option does not change the draws of another.
+    turn, size, across, down = (2 * rng.random(4) - 1).tolist()
+    angle, factor = math.radians(config.rotate * turn), 1 + config.scale * size
+    cos, sin = factor * math.cos(angle), factor * math.sin(angle)
+    across, down = (math.tan(math.radians(config.shear * amount)) for amount in (across, down))
+    # Rotation and scale, then shear, about the centre of the view.
+    a, b, c, d = cos + across * sin, across * cos - sin, down * cos + sin, cos - down * sin
+    x, y = (view[0] + view[2]) / 2, (view[1] + view[3]) / 2
+    return np.array(((a, b, x - a * x - b * y), (c, d, y - c * x - d * y)))  # (2,3)
 
 
 def fit_params(params: AugmentParams, width: int, height: int, fit: str) -> AugmentParams:
@@ -87,11 +113,11 @@ def decode_size(
     params: AugmentParams, source: tuple[int, int], output: tuple[int, int]
 ) -> tuple[int, int]:
     """Return the smallest (width, height) of the decoded source that loses nothing in the view."""
-    x1, y1, x2, y2 = params.view
     width, height = source
+    across, down = source_pixels(params.as_warp(), *output)
     return (
-        min(width, math.ceil(output[0] * width / (x2 - x1))),
-        min(height, math.ceil(output[1] * height / (y2 - y1))),
+        min(width, math.ceil(output[0] * width / across)),
+        min(height, math.ceil(output[1] * height / down)),
     )
 
 
@@ -102,81 +128,48 @@ def warp(
 
     Raises ImageError if the image was not decoded from a source of this size.
     """
-    scale = decoded_scale(image, *source)
-    view = Warp(params.view, scale, params.flip, params.flip_vertical, params.interpolation)
-    warp_view(image, out, view, source)
+    warp_view(image, out, params.as_warp(decoded_scale(image, *source)), source)
     if params.colour is not None:
         changed = cv2.transform(out, params.colour, dst=out)  # (h,w,3)
         if changed is not out:
             np.copyto(out, changed)
     if params.visible is not None:
-        height, width = out.shape[:2]
-        x1, y1, x2, y2 = (round(side) for side in _visible_rect(params, width, height))
+        _fill_beyond(params, out)
+
+
+def _fill_beyond(params: AugmentParams, out: np.ndarray) -> None:
+    """Fill what is beyond the visible rectangle of the source, in ``out`` (h,w,3)."""
+    height, width = out.shape[:2]
+    if params.affine is None:
+        x1, y1, x2, y2 = (round(side) for side in visible_rect(params, width, height))
         out[:y1], out[y2:], out[:, :x1], out[:, x2:] = (FILL_COLOUR,) * 4
+        return
+    # Between the whole output and the moved rectangle.
+    assert params.visible is not None
+    left, top, right, bottom = params.visible
+    corners = np.array(
+        ((left, right, right, left), (top, top, bottom, bottom), (1.0, 1.0, 1.0, 1.0))
+    )  # (3,4)
+    inner = (view_matrix(params.as_warp(), width, height) @ corners).T - 0.5  # (4,2)
+    low, high = np.minimum(inner.min(0), 0) - 2, np.maximum(inner.max(0), (width, height)) + 2
+    outer = np.array(((low[0], low[1]), (high[0], low[1]), high, (low[0], high[1])))  # (4,2)
+    ends = [np.rint(polygon * 2**FRACTION_BITS).astype(np.int32) for polygon in (outer, inner)]
+    filled = cv2.fillPoly(out, ends, FILL_COLOUR, shift=FRACTION_BITS)
+    if filled is not out:
+        np.copyto(out, filled)
 
 
-class BoxMap(NamedTuple):
-    """How boxes move from the source to the input, the rectangle that clips them there, and the
-    side in pixels below which they are dropped."""
-
-    scale_x: float
-    shift_x: float
-    scale_y: float
-    shift_y: float
-    left: float
-    top: float
-    right: float
-    bottom: float
-    min_side: float
-
-
-def box_map(params: AugmentParams, left: int, top: int, width: int, height: int) -> BoxMap:
-    """Return the map of boxes for a view that is drawn into a rectangle of the input."""
-    warped = Warp(params.view, 1.0, params.flip, params.flip_vertical)
-    a, c, b, d = view_map(warped, width, height)
-    x1, y1, x2, y2 = _visible_rect(params, width, height)
-    limits = left + x1, top + y1, left + x2, top + y2
-    return BoxMap(a, c + left, b, d + top, *limits, params.min_side * min(width, height))
-
-
-def _visible_rect(params: AugmentParams, width: int, height: int) -> View:
+def visible_rect(params: AugmentParams, width: int, height: int) -> View:
     """Return the visible rectangle in pixels of a width x height output."""
     if params.visible is None:
         return 0.0, 0.0, float(width), float(height)
-    warped = Warp(params.view, 1.0, params.flip, params.flip_vertical)
-    a, c, b, d = view_map(warped, width, height)
+    a, c, b, d = view_map(params.as_warp(), width, height)
     x1, y1, x2, y2 = params.visible
     (left, right), (top, bottom) = (
         sorted((a * x1 + c, a * x2 + c)),
         sorted((b * y1 + d, b * y2 + d)),
     )
     return max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
-
-
-def move_boxes(
-    boxes: np.ndarray, maps: np.ndarray, centre_inside: np.ndarray | bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Move boxes (M,4) to input pixels and clip them.
-
-    ``maps`` has a `BoxMap` per column: one for all boxes (9,1) or one per box (9,M). Returns the
-    boxes (M,4) float32 and the mask (M,) of those that remain: some area is visible, both sides are
-    long enough and, where ``centre_inside`` is set, the centre is visible too.
-    """
-    # Work along rows of M numbers: NumPy is slow on rows of two.
-    scale, shift, low_limit, high_limit = maps[0:4:2], maps[1:4:2], maps[4:6], maps[6:8]  # (2,1|M)
-    first, second = boxes.T.reshape(2, 2, -1) * scale + shift  # (2,M) each
-
-    # Corners in order (a flip swaps them), and clipped.
-    low, high = np.minimum(first, second), np.maximum(first, second)  # (2,M)
-    clipped = np.concatenate([np.maximum(low, low_limit), np.minimum(high, high_limit)])  # (4,M)
-
-    # Keep boxes with a visible area and, if required, a visible centre.
-    centre = (low + high) / 2  # (2,M)
-    keep_x, keep_y = clipped[2:] > clipped[:2]  # (M,) each
-    large = (clipped[2:] - clipped[:2] >= maps[8]).all(0)  # (M,)
-    in_x, in_y = (centre >= low_limit) & (centre <= high_limit)  # (M,) each
-    keep = large & keep_x & keep_y & (in_x & in_y | np.logical_not(centre_inside))  # (M,)
-    return np.ascontiguousarray(clipped.T, np.float32), keep  # (M,4), (M,)
 
 
 def _zoom_out(rng: np.random.Generator, view: View, max_ratio: float) -> View:

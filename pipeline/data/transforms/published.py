@@ -18,9 +18,11 @@ from pipeline.data.transforms.augment import (
     LUMA,
     AugmentParams,
     centres_inside,
+    draw_affine,
     hue_rotation,
     iou,
 )
+from pipeline.data.transforms.boxes import affine_box_map, move_affine
 from pipeline.data.transforms.resize import View
 
 # Bounds for the IoU of a crop with every object; None: the whole image, -1: no bound.
@@ -62,7 +64,20 @@ def draw_published(
     if len(objects) and not _large_enough(objects, crop, view).any():
         return AugmentParams(whole, False)
     visible = crop if view != crop else None
-    return AugmentParams(view, flip, colour, flip_vertical, visible, interpolation, MIN_SIDE)
+    params = AugmentParams(view, flip, colour, flip_vertical, visible, interpolation, MIN_SIDE)
+    return _add_affine(rng, config, params, objects)
+
+
+def _add_affine(
+    rng: np.random.Generator, config: DataConfig, params: AugmentParams, boxes: np.ndarray
+) -> AugmentParams:
+    """Draw rotation, scale and shear, which are left out if they would drop all boxes (M,4)."""
+    affine = draw_affine(rng, config, params.view)
+    if affine is None:
+        return params
+    moved = params._replace(affine=affine)
+    maps = np.array([affine_box_map(moved, 0, 0, 1, 1)]).T  # (15,1)
+    return moved if not len(boxes) or move_affine(boxes, maps)[1].any() else params
 
 
 def _crop(rng: np.random.Generator, whole: View, boxes: np.ndarray) -> View:

@@ -20,13 +20,14 @@ View = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the sour
 
 
 class Warp(NamedTuple):
-    """How a source maps to the output: its visible rectangle, decoding scale and flips."""
+    """How a source maps to the output."""
 
-    view: View  # may extend beyond the image
+    view: View  # the visible rectangle; may extend beyond the image
     scale: float  # at which the source was decoded
     flip: bool = False  # horizontally
     flip_vertical: bool = False
     interpolation: int = cv2.INTER_LINEAR
+    affine: np.ndarray | None = None  # (2,3) that moves the source's pixels before the view
 
 
 def to_input(image: np.ndarray, size: int, fit: str = "stretch") -> np.ndarray:
@@ -79,9 +80,21 @@ def view_map(warp: Warp, width: int, height: int) -> tuple[float, float, float, 
 
 
 def view_matrix(warp: Warp, width: int, height: int) -> np.ndarray:
-    """Return the map of `view_map` as an affine matrix (2,3)."""
+    """Return the map of `view_map` as an affine matrix (2,3), after the warp's own."""
     a, c, b, d = view_map(warp, width, height)
-    return np.array(((a, 0.0, c), (0.0, b, d)))  # (2,3)
+    matrix = np.array(((a, 0.0, c), (0.0, b, d)))  # (2,3)
+    if warp.affine is not None:
+        matrix = np.array(((a,), (b,))) * warp.affine + ((0.0, 0.0, c), (0.0, 0.0, d))  # (2,3)
+    return matrix
+
+
+def source_pixels(warp: Warp, width: int, height: int) -> tuple[float, float]:
+    """Return the pixels of the source that an output spans along each of the source's axes."""
+    if warp.affine is None:
+        x1, y1, x2, y2 = warp.view
+        return x2 - x1, y2 - y1
+    across, down = np.linalg.norm(view_matrix(warp, width, height)[:, :2], axis=0).tolist()
+    return width / across, height / down
 
 
 def warp_view(
@@ -96,24 +109,26 @@ def warp_view(
     x1, y1, x2, y2 = warp.view
 
     # Strong reductions first, by averaging areas.
-    small = average_areas(image, (x2 - x1) * warp.scale / width, (y2 - y1) * warp.scale / height)
+    across, down = source_pixels(warp, width, height)
+    small = average_areas(image, across * warp.scale / width, down * warp.scale / height)
 
     # A view of the whole image needs no affine warp: the same map in a third of the time.
-    if warp.scale == 1 and warp.view == (0, 0, source_width, source_height):
+    whole = warp.view == (0, 0, source_width, source_height)
+    if warp.scale == 1 and whole and warp.affine is None:
         _stretch(small, out, warp)
         return
 
     # From pixels of the reduced image instead of the source's.
     matrix = view_matrix(warp, width, height)  # (2,3)
-    matrix[0, 0] /= warp.scale * small.shape[1] / image.shape[1]
-    matrix[1, 1] /= warp.scale * small.shape[0] / image.shape[0]
+    matrix[:, 0] /= warp.scale * small.shape[1] / image.shape[1]
+    matrix[:, 1] /= warp.scale * small.shape[0] / image.shape[0]
 
     # cv2 counts from pixel centres, `view_map` from corners.
-    matrix[0, 2] += 0.5 * matrix[0, 0] - 0.5
-    matrix[1, 2] += 0.5 * matrix[1, 1] - 0.5
+    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5
 
     # One warp; outside the image is the fill colour.
     beyond = x1 < 0 or y1 < 0 or x2 > source_width or y2 > source_height
+    beyond = beyond or warp.affine is not None
     warped = cv2.warpAffine(
         small,
         matrix,

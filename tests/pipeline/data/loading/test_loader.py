@@ -126,6 +126,21 @@ def test_mosaic_is_the_same_after_resume_and_for_any_workers(scenes, make_config
     assert sorted(rest) == sorted(images_of(whole[2:]))
 
 
+@pytest.mark.parametrize("variant", ["ssd", "published"])
+def test_rotated_images_are_the_same_after_resume_and_for_any_workers(scenes, make_config, variant):
+    turned = {"data.rotate": 25.0, "data.scale": 0.4, "data.shear": 5.0}
+    config = make_config(**MIX, **turned, **{"data.augment_variant": variant})
+    whole = list(build_train_loader(scenes, config, 0, 1))
+    rest = [
+        row
+        for rank in range(3)
+        for row in images_of(build_train_loader(scenes, config, rank, 3, start_step=2))
+    ]
+    assert sorted(rest) == sorted(images_of(whole[2:]))
+    off = config.replace(dict.fromkeys(turned, 0.0))
+    assert images_of(build_train_loader(scenes, off, 0, 1)) != images_of(whole)
+
+
 @pytest.mark.parametrize(("fraction", "mixed"), [(0.0, 5), (0.1, 5), (0.4, 3), (0.5, 3), (1.0, 0)])
 def test_mosaic_and_mixup_end_at_a_global_step(scenes, make_config, fraction, mixed):
     config = make_config(**MIX, **{"data.close_mosaic": fraction})

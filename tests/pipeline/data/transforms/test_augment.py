@@ -9,14 +9,13 @@ from pipeline.config import DataConfig
 from pipeline.data.keyed_rng import generator
 from pipeline.data.transforms.augment import (
     AugmentParams,
-    box_map,
     decode_size,
     decoded_scale,
     draw_params,
     fit_params,
-    move_boxes,
     warp,
 )
+from pipeline.data.transforms.boxes import box_map, move_boxes
 from pipeline.data.transforms.decode import ImageError, decode_image
 from pipeline.data.transforms.resize import FILL_COLOUR, Warp, to_input, view_matrix, visible_size
 

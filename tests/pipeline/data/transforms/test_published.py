@@ -10,14 +10,13 @@ from pipeline.config import DataConfig
 from pipeline.data.keyed_rng import generator
 from pipeline.data.transforms.augment import (
     AugmentParams,
-    box_map,
     centres_inside,
     decode_size,
     hue_rotation,
     iou,
-    move_boxes,
     warp,
 )
+from pipeline.data.transforms.boxes import box_map, move_boxes
 from pipeline.data.transforms.published import INTERPOLATIONS, draw_published
 from pipeline.data.transforms.resize import FILL_COLOUR
 
