@@ -107,6 +107,18 @@ class GuidanceOptions(Options):
     classify_to_localize: bool = _option(
         True, "class scores choose what learns to regress; false: static anchors do"
     )
+    static_fraction: float = _option(
+        0.0,
+        "first part of the training in which static anchors choose for both tasks, as a fraction "
+        "of all steps",
+        ge=0.0,
+        le=1.0,
+    )
+
+    def guidance(self, progress: float) -> tuple[bool, bool]:
+        """Return whether classification and localization are guided at this progress."""
+        guided = progress >= self.static_fraction
+        return guided and self.localize_to_classify, guided and self.classify_to_localize
 
 
 @dataclass(frozen=True)
@@ -209,13 +221,16 @@ def assigner_options(name: str) -> tuple[str, ...]:
     return tuple(ASSIGNER_OPTIONS[name].declared())
 
 
-def former_assigner_options() -> dict[str, Any]:
-    """Return the values of options that changed an assigner when they were added, by name."""
-    options = (options.declared() for options in ASSIGNER_OPTIONS.values())
+def former_assigner_options(assigner: str | None = None) -> dict[str, Any]:
+    """Return the values of options that changed an assigner when they were added, by name.
+
+    Of one assigner, or of all.
+    """
+    chosen = ASSIGNER_OPTIONS if assigner is None else (assigner,)
     return {
         name: option.former
-        for declared in options
-        for name, option in declared.items()
+        for owner in chosen
+        for name, option in ASSIGNER_OPTIONS[owner].declared().items()
         if option.former is not None
     }
 

@@ -93,10 +93,14 @@ def mutual_guidance(image: Image, options: MutualGuidanceOptions) -> ImageAssign
     q = [[a[g][i] ** ((sigma - p[g][i]) / sigma) for i in anchors] for g in objects]
 
     # Step 1: in each of A, R and Q, each object's best anchor is set to 1, then each anchor stays
-    # with its best object.
+    # with its best object. In the first part of the training, A stands for R and Q.
+    first_part = image.progress < options.static_fraction
     by_a = match_best(force_best(a))
-    by_r = match_best(force_best(r)) if options.localize_to_classify else by_a
-    by_q = match_best(force_best(q)) if options.classify_to_localize else by_a
+    by_r = by_q = by_a
+    if options.localize_to_classify and not first_part:
+        by_r = match_best(force_best(r))
+    if options.classify_to_localize and not first_part:
+        by_q = match_best(force_best(q))
 
     cls_index = [BACKGROUND] * len(image.anchors)
     loc_index = [BACKGROUND] * len(image.anchors)
@@ -125,9 +129,11 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
     p = class_scores(image)
     q = [[min(1.0, a[g][i] * math.exp(p[g][i] / sigma)) for i in anchors] for g in objects]
 
-    # Each anchor stays with its best object, by R to classify and by Q to localize.
-    by_cls = match_best(r if options.localize_to_classify else a)
-    by_loc = match_best(q if options.classify_to_localize else a)
+    # Each anchor stays with its best object, by R to classify and by Q to localize; by A in the
+    # first part of the training.
+    first_part = image.progress < options.static_fraction
+    by_cls = match_best(r if options.localize_to_classify and not first_part else a)
+    by_loc = match_best(q if options.classify_to_localize and not first_part else a)
     cls_index, cls_quality = dynamic_topk(by_cls, len(image.objects), options.topk)
     loc_index, loc_weight = dynamic_topk(by_loc, len(image.objects), options.topk)
     return ImageAssignment(cls_index, cls_quality, loc_index, loc_weight)

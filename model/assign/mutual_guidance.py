@@ -36,8 +36,8 @@ from .per_object_topk import count_per_object, rank_per_object, topk_mask
 class MutualGuidance(Assigner, MutualGuidanceOptions):
     """Takes an object's best anchors, by predicted box to classify and by score to regress.
 
-    With the guidance of a task switched off, that task uses A, as max-IoU does. Plain loop version:
-    `loops.mutual_guidance`.
+    With the guidance of a task switched off, that task uses A, as max-IoU does; so do both before
+    `static_fraction` of the training. Plain loop version: `loops.mutual_guidance`.
     """
 
     def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
@@ -96,19 +96,18 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         The qualities (B, M, n) are computed for a block of n anchors at a time.
         """
         objects, static = inputs.objects, inputs.static
+        guides_cls, guides_loc = self.guidance(inputs.progress)
         blocks_r, blocks_q = [], []
         for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
-            if self.localize_to_classify:
+            if guides_cls:
                 r = pairwise_iou(objects, regressed.select(block))  # (B, M, n)
                 blocks_r.append(best_object(r))
-            if self.classify_to_localize:
+            if guides_loc:
                 a = pairwise_iou(objects, static.select(block))  # (B, M, n)
                 log_q = _log_amplified(a, inputs.class_scores(block), self.sigma)  # (B, M, n)
                 blocks_q.append(best_object(log_q))
-        best_r = join_blocks(blocks_r) if self.localize_to_classify else None
-        best_q = None
-        if self.classify_to_localize:
-            best_q = _exp_amplified(join_blocks(blocks_q), self.sigma)
+        best_r = join_blocks(blocks_r) if guides_cls else None
+        best_q = _exp_amplified(join_blocks(blocks_q), self.sigma) if guides_loc else None
         return best_r, best_q
 
     def assign_static(self, inputs: AssignInputs) -> StaticPart:

@@ -22,8 +22,9 @@ from .per_object_topk import rank_per_object, topk_mask, topk_qualities
 class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
     """Takes k = floor(sum of an object's `topk` highest qualities) anchors, at least one.
 
-    With the guidance of a task switched off, that task ranks, counts and weights by the static IoU.
-    Plain loop version: `loops.mutual_guidance_soft`.
+    With the guidance of a task switched off, that task ranks, counts and weights by the static IoU;
+    so do both before `static_fraction` of the training. Plain loop version:
+    `loops.mutual_guidance_soft`.
     """
 
     def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
@@ -37,7 +38,8 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
     def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches]:
         """Match each anchor with its best object, by the quality of each task."""
         objects, static = inputs.objects, inputs.static
-        boxes = inputs.regressed() if self.localize_to_classify else static
+        guides_cls, guides_loc = self.guidance(inputs.progress)
+        boxes = inputs.regressed() if guides_cls else static
         cls_blocks, loc_blocks = [], []
         for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
             # Classification: IoU of the regressed box.
@@ -45,7 +47,7 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
             cls_blocks.append(best_object(cls_quality))
             # Localization: IoU of the static anchor, amplified by the score.
             loc_quality = pairwise_iou(objects, static.select(block))  # (B, M, n)
-            if self.classify_to_localize:
+            if guides_loc:
                 score = inputs.class_scores(block)  # (B, M, n)
                 loc_quality = score.div_(self.sigma).exp_().mul_(loc_quality).clamp_(max=1.0)
             loc_blocks.append(best_object(loc_quality))

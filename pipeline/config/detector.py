@@ -271,8 +271,8 @@ class AssignConfig(Section):
         own = ASSIGNER_OPTIONS[self.name].declared()
         added = {
             name: own[name].default
-            for name in former_assigner_options()
-            if name in own and getattr(self, name) is None
+            for name in former_assigner_options(self.name)
+            if getattr(self, name) is None
         }
         return {**self.model_dump(mode="json"), **added}
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from model.options import (
-    ASSIGNER_OPTIONS,
     FOLLOWING_OPTIONS,
     former_assigner_options,
     former_loss_options,
@@ -43,10 +42,7 @@ CHANGEABLE = (
 # Every change is recorded.
 INTERVENTIONS = ("train.lr", "train.clip_norm", "train.skip_non_finite")
 # What runs that were recorded without a field were trained with, where it is not the default.
-_FORMER = {
-    **{f"assign.{name}": value for name, value in former_assigner_options().items()},
-    **{f"loss.{name}": value for name, value in former_loss_options().items()},
-}
+_FORMER_LOSS = {f"loss.{name}": value for name, value in former_loss_options().items()}
 RECORD_FILE = "run.json"
 _LOG = logging.getLogger(__name__)
 _FAILURE_FILE = "failure.json"
@@ -285,13 +281,10 @@ class RunRecord:
 
 
 def _former(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of `_FORMER` that matter with the assigner of a recorded configuration."""
-    own = ASSIGNER_OPTIONS[config.get("assign", {}).get("name", AssignConfig().name)].declared()
-    return {
-        field: value
-        for field, value in _FORMER.items()
-        if not field.startswith("assign.") or field.removeprefix("assign.") in own
-    }
+    """Return what a recorded configuration without these fields was trained with."""
+    assigner = config.get("assign", {}).get("name", AssignConfig().name)
+    own = former_assigner_options(assigner)
+    return {**{f"assign.{name}": value for name, value in own.items()}, **_FORMER_LOSS}
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

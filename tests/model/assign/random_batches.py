@@ -1,11 +1,14 @@
 """Random batches for assigners, without ties: each anchor is moved a little."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from model.anchors import make_anchors
 from model.assign import Assigner, Assignment, build_assigner
 from model.boxes import box_iou
+from model.options import AssignerOptions
 
 IMAGE = 128
 CLASSES = 4
@@ -14,9 +17,15 @@ STRIDES = make_anchors(IMAGE)[1]
 Batch = dict[str, Tensor]
 
 
-def build(name: str, scale: float = 1.0, order: Tensor | None = None) -> Assigner:
+def build(
+    name: str,
+    scale: float = 1.0,
+    order: Tensor | None = None,
+    **options: Unpack[AssignerOptions],
+) -> Assigner:
     strides = STRIDES * scale
-    return build_assigner(name, anchor_strides=strides if order is None else strides[order])
+    strides = strides if order is None else strides[order]
+    return build_assigner(name, anchor_strides=strides, **options)
 
 
 def batch(images: int, objects: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:

@@ -192,6 +192,21 @@ def test_comparison_of_before_resumes_where_its_assigner_lacks_the_added_options
     assert record.resumable_run_id("auto", config) == "abc"
 
 
+@pytest.mark.parametrize("assigner", ["mutual_guidance", "mutual_guidance_soft"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_run_of_before_resumes_where_an_option_of_another_assigner_became_its_own(
+    tmp_path: Path, assigner: str, recorded: bool
+) -> None:
+    """Mutual Guidance has no former value of `static_fraction`: off is its default."""
+    config = Config().replace({"assign.name": assigner})
+    record = former_record(tmp_path, config, *([] if recorded else ["assign.static_fraction"]))
+    assert config.recorded()["assign"]["static_fraction"] is None
+    assert "assign.static_fraction" not in record.recorded_assignment(config)
+    assert record.resumable_run_id("auto", config) == "abc"
+    with pytest.raises(UserError, match="static_fraction = None, now 0.3"):
+        record.resumable_run_id("auto", config.replace({"assign.static_fraction": 0.3}))
+
+
 def test_run_keeps_the_recorded_default_of_an_added_option(tmp_path: Path) -> None:
     config = Config().replace({"assign.name": "task_aligned"})
     record = RunRecord(str(tmp_path), "one")

@@ -1,0 +1,99 @@
+"""Switches of Mutual Guidance, off by default: against the plain loops, and their effect."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.assign import build_assigner
+from model.assign.loops import LOOPS
+from model.options import ASSIGNER_OPTIONS, AssignerOptions
+from tests.model.assign.random_batches import batch, build, equal
+from tests.model.assign.test_against_loops import (
+    ADVERSITIES,
+    STRIDES,
+    as_image,
+    assert_all_equal,
+    assert_equal,
+    random_case,
+)
+
+BOTH = ("mutual_guidance", "mutual_guidance_soft")
+SWITCHES: list[tuple[str, AssignerOptions]] = [
+    *((name, AssignerOptions(static_fraction=0.4)) for name in BOTH),
+]
+each_switch = pytest.mark.parametrize(
+    ("name", "options"), SWITCHES, ids=[f"{name}-{'-'.join(used)}" for name, used in SWITCHES]
+)
+
+
+@each_switch
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    objects=st.sampled_from([1, 2, 5, 9]),
+    adversity=st.sampled_from(ADVERSITIES),
+    progress=st.sampled_from([0.0, 0.4, 1.0]),
+)
+def test_switch_equals_the_plain_loop(
+    name: str, options: AssignerOptions, seed: int, objects: int, adversity: str, progress: float
+) -> None:
+    case = random_case(seed, objects, adversity)
+    found = build_assigner(name, anchor_strides=STRIDES, **options)(*case, progress=progress)
+    expected = LOOPS[name](as_image(case, progress=progress), ASSIGNER_OPTIONS[name](**options))
+    assert_equal(found, expected)
+
+
+@each_switch
+def test_switch_has_an_effect_and_reads_no_value_from_the_device(
+    name: str, options: AssignerOptions
+) -> None:
+    case = batch(2, 9)
+    case["gt_labels"][1, 4:] = -1
+    switched, plain = build(name, **options), build(name)
+    assert any(not equal(switched(**case, progress=p), plain(**case)) for p in (0.0, 1.0))
+    for assigned in (switched(**case, progress=p) for p in (0.0, 1.0)):
+        assert torch.isfinite(assigned.cls_quality).all()
+        assert torch.isfinite(assigned.loc_weight).all()
+    found = switched(**{key: value.to("meta") for key, value in case.items()})
+    assert {x.shape for x in found} == {(2, len(case["anchors"]))}
+
+
+@each_switch
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_switch_with_degenerate_predictions(
+    name: str, options: AssignerOptions, bad: float
+) -> None:
+    case = batch(2, 5)
+    case["pred_boxes"][0] = bad
+    case["pred_scores"][:, ::2] = min(max(bad, 0.0), 1.0)
+    found = build(name, **options)(**case)
+    assert torch.isfinite(found.cls_quality).all() and torch.isfinite(found.loc_weight).all()
+    case["gt_labels"].fill_(-1)
+    empty = build(name, **options)(**case)
+    assert (empty.cls_index == -1).all() and (empty.loc_index == -1).all()
+    assert empty.cls_quality.sum() == empty.loc_weight.sum() == 0
+
+
+@each_switch
+def test_switch_compiles_to_one_graph(name: str, options: AssignerOptions) -> None:
+    case, assigner = batch(2, 9), build(name, **options)
+    compiled = torch.compile(assigner.__call__, backend="aot_eager", fullgraph=True)
+    assert equal(compiled(**case), assigner(**case))
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_static_anchors_choose_in_the_first_part_of_the_training(name: str) -> None:
+    case = random_case(4, 9, "none")
+    unguided = build_assigner(name, localize_to_classify=False, classify_to_localize=False)
+    assigner = build_assigner(name, static_fraction=0.3)
+    assert_all_equal(assigner(*case, progress=0.29), unguided(*case))
+    assert_all_equal(assigner(*case, progress=0.3), build_assigner(name)(*case))
+    always = build_assigner(name, static_fraction=1.0)
+    assert_all_equal(always(*case, progress=0.99), unguided(*case))
+    if name == "mutual_guidance":
+        static = assigner.static_part(*case[:3], progress=0.2)
+        assert static is not None
+        found = assigner(*case, static=static, progress=0.2)
+        assert_all_equal(found, build_assigner("max_iou")(*case))
+        assert static.positives.tolist() == [int((found.cls_index >= 0).sum())] * 2
