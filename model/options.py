@@ -141,6 +141,11 @@ class MutualGuidanceSoftOptions(GuidanceOptions):
         ge=1,
         le=1000,
     )
+    scaled_targets: bool = _option(
+        False,
+        "class targets and box weights of an object are score x IoU^6 of its positives, scaled to "
+        "the highest IoU; false: their qualities",
+    )
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,7 @@ class AssignerOptions(TypedDict, total=False):
     alpha: float | None
     beta: float | None
     static_fraction: float | None
+    scaled_targets: bool | None
 
 
 def assigner_options(name: str) -> tuple[str, ...]:

@@ -54,6 +54,18 @@ class AssignInputs(NamedTuple):
         iou = pairwise_iou(own, self.regressed()).squeeze(1)  # (B, A)
         return torch.where(gt_index >= 0, iou, 0.0)
 
+    def score_and_iou(
+        self, image: Tensor, anchor: Tensor, gt_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return, for N pairs of an anchor and an object of its image, the anchor's score for the
+        object's class, in [0, 1] and NaN as 0, and the IoU of its predicted box: (N,) each."""
+        assert self.pred_boxes is not None and self.pred_scores is not None
+        score = self.pred_scores[image, anchor, self.labels[image, gt_index].clamp(min=0)]
+        own = object_corners(self.boxes[image, gt_index].unsqueeze(1))  # (N, 1, 1)
+        box = box_corners(_finite(self.pred_boxes[image, anchor], self.dtype).unsqueeze(1))
+        score = score.to(self.dtype).nan_to_num(nan=0.0).clamp_(0.0, 1.0)  # (N,)
+        return score, pairwise_iou(own, box).flatten()
+
     def class_scores(self, anchors: AnchorIndex) -> Tensor:
         """Return the scores of some anchors for the class of each object, NaN as 0: (B, M, n).
 

@@ -136,6 +136,9 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
     by_loc = match_best(q if options.classify_to_localize and not first_part else a)
     cls_index, cls_quality = dynamic_topk(by_cls, len(image.objects), options.topk)
     loc_index, loc_weight = dynamic_topk(by_loc, len(image.objects), options.topk)
+    if options.scaled_targets and not first_part:
+        cls_quality = scaled_targets(cls_index, cls_quality, r, p)
+        loc_weight = scaled_targets(loc_index, loc_weight, r, p)
     return ImageAssignment(cls_index, cls_quality, loc_index, loc_weight)
 
 
@@ -150,6 +153,20 @@ def dynamic_topk(matches: Matches, num_objects: int, topk: int) -> tuple[list[in
             index[i] = g
             weight[i] = matches.quality[i]
     return index, weight
+
+
+def scaled_targets(
+    index: list[int], quality: list[float], r: Qualities, p: Qualities
+) -> list[float]:
+    """Return t = p R^6 of each positive, scaled so that an object's highest t is its highest R."""
+    target = list(quality)
+    for g in range(len(r)):
+        positives = [i for i, assigned in enumerate(index) if assigned == g]
+        t = {i: p[g][i] * r[g][i] ** 6 for i in positives}
+        for i in positives:
+            if max(t.values()) > 0:
+                target[i] = t[i] / max(t.values()) * max(r[g][j] for j in positives)
+    return target
 
 
 # -------------------------------------------------------------------- chosen first, resolved then

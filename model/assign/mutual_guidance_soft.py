@@ -16,6 +16,7 @@ from .best_object import Matches, anchor_blocks, best_object, join_blocks, match
 from .inputs import AssignInputs
 from .iou import pairwise_iou
 from .per_object_topk import rank_per_object, topk_mask, topk_qualities
+from .scaled_targets import scaled_targets
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
     """Takes k = floor(sum of an object's `topk` highest qualities) anchors, at least one.
 
     With the guidance of a task switched off, that task ranks, counts and weights by the static IoU;
-    so do both before `static_fraction` of the training. Plain loop version:
+    so do both before `static_fraction` of the training. With `scaled_targets`, the positives of
+    each task have the targets of TaskAligned after that. Plain loop version:
     `loops.mutual_guidance_soft`.
     """
 
@@ -33,6 +35,9 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
         by_cls, by_loc = self._match(inputs)
         cls_index, cls_quality = self._dynamic_topk(by_cls, num_objects)  # (B, A) each
         loc_index, loc_weight = self._dynamic_topk(by_loc, num_objects)  # (B, A) each
+        if self.scaled_targets and inputs.progress >= self.static_fraction:
+            cls_quality = scaled_targets(inputs, cls_index, cls_quality)  # (B, A)
+            loc_weight = scaled_targets(inputs, loc_index, loc_weight)  # (B, A)
         return Assignment(cls_index, cls_quality, loc_index, loc_weight)
 
     def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from model.assign import build_assigner
 from model.assign.loops import LOOPS
+from model.boxes import box_iou
 from model.options import ASSIGNER_OPTIONS, AssignerOptions
 from tests.model.assign.random_batches import batch, build, equal
 from tests.model.assign.test_against_loops import (
@@ -21,6 +22,8 @@ from tests.model.assign.test_against_loops import (
 BOTH = ("mutual_guidance", "mutual_guidance_soft")
 SWITCHES: list[tuple[str, AssignerOptions]] = [
     *((name, AssignerOptions(static_fraction=0.4)) for name in BOTH),
+    ("mutual_guidance_soft", {"scaled_targets": True}),
+    ("mutual_guidance_soft", {"scaled_targets": True, "static_fraction": 0.4}),
 ]
 each_switch = pytest.mark.parametrize(
     ("name", "options"), SWITCHES, ids=[f"{name}-{'-'.join(used)}" for name, used in SWITCHES]
@@ -97,3 +100,20 @@ def test_static_anchors_choose_in_the_first_part_of_the_training(name: str) -> N
         found = assigner(*case, static=static, progress=0.2)
         assert_all_equal(found, build_assigner("max_iou")(*case))
         assert static.positives.tolist() == [int((found.cls_index >= 0).sum())] * 2
+
+
+def test_scaled_targets_change_no_choice_and_reach_the_highest_iou() -> None:
+    case = random_case(4, 5, "none")
+    plain = build_assigner("mutual_guidance_soft")(*case)
+    scaled = build_assigner("mutual_guidance_soft", scaled_targets=True)(*case)
+    assert torch.equal(scaled.cls_index, plain.cls_index)
+    assert torch.equal(scaled.loc_index, plain.loc_index)
+    iou = box_iou(case[1], case[3])[0]  # (M, A)
+    for index, target in (
+        (scaled.cls_index[0], scaled.cls_quality[0]),
+        (scaled.loc_index[0], scaled.loc_weight[0]),
+    ):
+        for g in index[index >= 0].unique().tolist():
+            own = index == g
+            assert target[own].max().item() == pytest.approx(iou[g][own].max().item())
+        assert (target[index < 0] == 0).all()
