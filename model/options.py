@@ -141,6 +141,13 @@ class MutualGuidanceSoftOptions(GuidanceOptions):
         ge=1,
         le=1000,
     )
+    centre_radius: float = _option(
+        0.0,
+        "an anchor is only matched with objects that contain its centre, their sides counted as at "
+        "least twice so many strides; 0: with all",
+        ge=0.0,
+        le=100.0,
+    )
     scaled_targets: bool = _option(
         False,
         "class targets and box weights of an object are score x IoU^6 of its positives, scaled to "
@@ -218,6 +225,7 @@ class AssignerOptions(TypedDict, total=False):
     alpha: float | None
     beta: float | None
     static_fraction: float | None
+    centre_radius: float | None
     scaled_targets: bool | None
 
 

@@ -49,10 +49,10 @@ def build_assigner(
 
     Options of other assigners are ignored, so that one flat section of settings serves all of
     them; an option of None takes the assigner's default. `anchor_strides` (A,), the stride of each
-    anchor's level, is required by `atss`, `sim_ota` and the first part of a training with
-    `task_aligned`; `atss` and `task_aligned` also need the number of anchors per cell, unless it is
-    the paper's. Raise ValueError on an unknown assigner, an option that no
-    assigner has, and a value out of bounds.
+    anchor's level, is required by `atss`, `sim_ota`, the first part of a training with
+    `task_aligned`, and `mutual_guidance_soft` with `centre_radius`; `atss` and `task_aligned` also
+    need the number of anchors per cell, unless it is the paper's. Raise ValueError on an unknown
+    assigner, an option that no assigner has, and a value out of bounds.
     """
     own = assigner_options(name)
     known = {option for other in ASSIGNER_OPTIONS for option in assigner_options(other)}

@@ -56,6 +56,18 @@ def pairwise_iou(objects: Corners, boxes: Corners) -> Tensor:
     return intersection.div_((objects.area + boxes.area).sub_(intersection))
 
 
+def centre_near(objects: Corners, boxes: Corners, reach: Tensor) -> Tensor:
+    """Return whether the centre of a box is inside an object, (B, M, n), or near its centre.
+
+    Each side of the object counts as at least twice the `reach` (n,) of the box.
+    """
+    # Of coordinates: twice the distance of the centres against the side.
+    x = (boxes.x1 + boxes.x2 - (objects.x1 + objects.x2)).abs_()  # (B, M, n)
+    near = x < torch.maximum(objects.x2 - objects.x1, 2 * reach)
+    y = (boxes.y1 + boxes.y2 - (objects.y1 + objects.y2)).abs_()  # (B, M, n)
+    return near.logical_and_(y < torch.maximum(objects.y2 - objects.y1, 2 * reach))
+
+
 def centre_inside(objects: Corners, boxes: Corners) -> Tensor:
     """Return whether the centre of a box is strictly inside an object, (B, M, n)."""
     x, y = (boxes.x1 + boxes.x2) / 2, (boxes.y1 + boxes.y2) / 2  # (., ., n)

@@ -13,6 +13,7 @@ Equal values go to the lowest anchor, and between objects to the lowest object.
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 from ..options import (
@@ -128,6 +129,13 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
     r = iou_of_pairs(image.objects, image.boxes)
     p = class_scores(image)
     q = [[min(1.0, a[g][i] * math.exp(p[g][i] / sigma)) for i in anchors] for g in objects]
+
+    # Only anchors near an object are matched with it.
+    if options.centre_radius > 0:
+        for g, i in product(objects, anchors):
+            reach = options.centre_radius * image.strides[i]
+            if not centre_near(image.anchors[i], image.objects[g], reach):
+                a[g][i] = r[g][i] = q[g][i] = 0.0
 
     # Each anchor stays with its best object, by R to classify and by Q to localize; by A in the
     # first part of the training.
@@ -362,6 +370,14 @@ def centre_inside(anchor: Box, g: Box) -> bool:
     """Return whether the centre of an anchor is strictly inside an object."""
     x, y = centre(anchor)
     return g[0] < x < g[2] and g[1] < y < g[3]
+
+
+def centre_near(anchor: Box, g: Box, reach: float) -> bool:
+    """Return whether the centre of an anchor is strictly inside an object whose sides are raised to
+    at least twice `reach`, about its centre."""
+    sides = g[2] - g[0], g[3] - g[1]
+    distances = (abs(p - q) for p, q in zip(centre(anchor), centre(g), strict=True))
+    return all(d < max(side / 2, reach) for d, side in zip(distances, sides, strict=True))
 
 
 def centre_within(anchor: Box, g: Box, reach: float) -> bool:

@@ -5,16 +5,16 @@ by min(1, A exp(p / sigma)), the amplified static IoU, and is weighted by it. In
 number of anchors that an object gets follows from its best qualities.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..options import MutualGuidanceSoftOptions
-from .base import BACKGROUND, Assigner, Assignment, StaticPart
+from .base import BACKGROUND, Assigner, Assignment, StaticPart, require_strides
 from .best_object import Matches, anchor_blocks, best_object, join_blocks, match_best
 from .inputs import AssignInputs
-from .iou import pairwise_iou
+from .iou import centre_near, pairwise_iou
 from .per_object_topk import rank_per_object, topk_mask, topk_qualities
 from .scaled_targets import scaled_targets
 
@@ -25,9 +25,17 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
 
     With the guidance of a task switched off, that task ranks, counts and weights by the static IoU;
     so do both before `static_fraction` of the training. With `scaled_targets`, the positives of
-    each task have the targets of TaskAligned after that. Plain loop version:
-    `loops.mutual_guidance_soft`.
+    each task have the targets of TaskAligned after that. With `centre_radius`, which needs
+    `anchor_strides`, only anchors near an object's centre or inside it are matched with it. Plain
+    loop version: `loops.mutual_guidance_soft`.
     """
+
+    anchor_strides: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.centre_radius > 0:
+            require_strides("mutual_guidance_soft with centre_radius", self.anchor_strides)
 
     def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
         """Assign each task by its own quality. No anchor is ignored and none is forced."""
@@ -45,18 +53,29 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
         objects, static = inputs.objects, inputs.static
         guides_cls, guides_loc = self.guidance(inputs.progress)
         boxes = inputs.regressed() if guides_cls else static
+        reach = self._reach(static.x1)
         cls_blocks, loc_blocks = [], []
         for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
             # Classification: IoU of the regressed box.
             cls_quality = pairwise_iou(objects, boxes.select(block))  # (B, M, n)
-            cls_blocks.append(best_object(cls_quality))
             # Localization: IoU of the static anchor, amplified by the score.
             loc_quality = pairwise_iou(objects, static.select(block))  # (B, M, n)
             if guides_loc:
                 score = inputs.class_scores(block)  # (B, M, n)
                 loc_quality = score.div_(self.sigma).exp_().mul_(loc_quality).clamp_(max=1.0)
+            if reach is not None:
+                near = centre_near(objects, static.select(block), reach[block])  # (B, M, n)
+                cls_quality, loc_quality = cls_quality.mul_(near), loc_quality.mul_(near)
+            cls_blocks.append(best_object(cls_quality))
             loc_blocks.append(best_object(loc_quality))
         return match_best(join_blocks(cls_blocks)), match_best(join_blocks(loc_blocks))
+
+    def _reach(self, like: Tensor) -> Tensor | None:
+        """Return how far from an object's centre the centre of each anchor may be, (A,), in dtype
+        and device of `like`; None without limit."""
+        if self.centre_radius == 0 or self.anchor_strides is None:
+            return None
+        return self.anchor_strides.to(like) * self.centre_radius  # (A,)
 
     def _dynamic_topk(self, matches: Matches, num_objects: int) -> tuple[Tensor, Tensor]:
         """Return object and quality, (B, A) each, of the anchors that one task learns."""

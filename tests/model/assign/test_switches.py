@@ -22,6 +22,9 @@ from tests.model.assign.test_against_loops import (
 BOTH = ("mutual_guidance", "mutual_guidance_soft")
 SWITCHES: list[tuple[str, AssignerOptions]] = [
     *((name, AssignerOptions(static_fraction=0.4)) for name in BOTH),
+    ("mutual_guidance_soft", {"centre_radius": 1.5}),
+    ("mutual_guidance_soft", {"centre_radius": 0.5, "static_fraction": 0.4}),
+    ("mutual_guidance_soft", {"centre_radius": 1.5, "scaled_targets": True}),
     ("mutual_guidance_soft", {"scaled_targets": True}),
     ("mutual_guidance_soft", {"scaled_targets": True, "static_fraction": 0.4}),
 ]
@@ -117,3 +120,41 @@ def test_scaled_targets_change_no_choice_and_reach_the_highest_iou() -> None:
             own = index == g
             assert target[own].max().item() == pytest.approx(iou[g][own].max().item())
         assert (target[index < 0] == 0).all()
+
+
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_anchors_with_a_centre_far_from_an_object_do_not_learn_it(progress: float) -> None:
+    case = random_case(4, 1, "none")
+    anchors, gt, labels, _, scores = case
+    gt[0, 0] = torch.tensor([21.0, 30.0, 45.0, 33.0])  # 24 x 3 pixels, centre (33, 31.5)
+    case = (anchors, gt, labels, gt.expand(1, len(anchors), 4), scores)
+    options: AssignerOptions = {"static_fraction": 0.5, "topk": 1000}
+    everywhere = build_assigner("mutual_guidance_soft", **options)(*case, progress=progress)
+    near = build_assigner(
+        "mutual_guidance_soft", anchor_strides=STRIDES, centre_radius=1.5, **options
+    )(*case, progress=progress)
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2 - torch.tensor([33.0, 31.5])
+    limit = torch.maximum(torch.tensor([12.0, 1.5]), 1.5 * STRIDES.unsqueeze(1))
+    allowed = (centre.abs() < limit).all(1)
+    for index, wide in (
+        (near.cls_index, everywhere.cls_index),
+        (near.loc_index, everywhere.loc_index),
+    ):
+        assert (index[0][~allowed] == -1).all() and (index[0][allowed] == 0).any()
+        if progress == 1.0 and index is near.cls_index:  # all predictions are exact
+            assert torch.equal(index[0] == 0, allowed) and (wide == 0).all()
+
+
+def test_anchor_near_a_small_object_learns_it_if_a_larger_one_does_not_contain_its_centre() -> None:
+    anchors = torch.tensor([[8.0, 8.0, 24.0, 24.0]])  # centre (16, 16)
+    gt = torch.tensor([[[17.0, 6.0, 33.0, 26.0], [13.0, 13.0, 18.0, 18.0]]])
+    case = (anchors, gt, torch.zeros(1, 2).long(), anchors[None], torch.full((1, 1, 1), 0.1))
+    assert build_assigner("mutual_guidance_soft")(*case).cls_index.tolist() == [[0]]
+    strides = torch.tensor([1.0])
+    found = build_assigner("mutual_guidance_soft", anchor_strides=strides, centre_radius=1.5)(*case)
+    assert found.cls_index.tolist() == found.loc_index.tolist() == [[1]]
+
+
+def test_centre_radius_needs_strides() -> None:
+    with pytest.raises(ValueError, match="soft with centre_radius needs anchor_strides"):
+        build_assigner("mutual_guidance_soft", centre_radius=1.5)
