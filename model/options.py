@@ -115,6 +115,13 @@ class GuidanceOptions(Options):
         le=1.0,
     )
 
+    min_positives: int = _option(
+        0,
+        "least number of positives of an object in each task, if so many anchors overlap it",
+        ge=0,
+        le=1000,
+    )
+
     def guidance(self, progress: float) -> tuple[bool, bool]:
         """Return whether classification and localization are guided at this progress."""
         guided = progress >= self.static_fraction
@@ -225,6 +232,7 @@ class AssignerOptions(TypedDict, total=False):
     alpha: float | None
     beta: float | None
     static_fraction: float | None
+    min_positives: int | None
     centre_radius: float | None
     scaled_targets: bool | None
 

@@ -109,6 +109,7 @@ def mutual_guidance(image: Image, options: MutualGuidanceOptions) -> ImageAssign
         # Step 2: A fixes how many anchors are positive, and positive or ignored.
         qualities = [by_a.quality[i] for i in ranked(by_a, g)]
         n_pos = sum(quality >= options.pos_threshold for quality in qualities)
+        n_pos = max(n_pos, min(options.min_positives, len(qualities)))
         n_ign = sum(quality >= options.ignore_threshold for quality in qualities)
         # Step 3, localize to classify: R chooses which anchors classify.
         for rank, i in enumerate(ranked(by_r, g)):
@@ -142,21 +143,24 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
     first_part = image.progress < options.static_fraction
     by_cls = match_best(r if options.localize_to_classify and not first_part else a)
     by_loc = match_best(q if options.classify_to_localize and not first_part else a)
-    cls_index, cls_quality = dynamic_topk(by_cls, len(image.objects), options.topk)
-    loc_index, loc_weight = dynamic_topk(by_loc, len(image.objects), options.topk)
+    counts = len(image.objects), options.topk, max(1, options.min_positives)
+    cls_index, cls_quality = dynamic_topk(by_cls, *counts)
+    loc_index, loc_weight = dynamic_topk(by_loc, *counts)
     if options.scaled_targets and not first_part:
         cls_quality = scaled_targets(cls_index, cls_quality, r, p)
         loc_weight = scaled_targets(loc_index, loc_weight, r, p)
     return ImageAssignment(cls_index, cls_quality, loc_index, loc_weight)
 
 
-def dynamic_topk(matches: Matches, num_objects: int, topk: int) -> tuple[list[int], list[float]]:
-    """Give each object its k best anchors, k the sum of its highest qualities, at least 1."""
+def dynamic_topk(
+    matches: Matches, num_objects: int, topk: int, at_least: int
+) -> tuple[list[int], list[float]]:
+    """Give each object its k best anchors, k the sum of its highest qualities or a minimum."""
     index = [BACKGROUND] * len(matches.gt_index)
     weight = [0.0] * len(matches.gt_index)
     for g in range(num_objects):
         best = ranked(matches, g)
-        k = max(1, math.floor(sum(matches.quality[i] for i in best[:topk])))
+        k = max(at_least, math.floor(sum(matches.quality[i] for i in best[:topk])))
         for i in best[:k]:
             index[i] = g
             weight[i] = matches.quality[i]

@@ -50,8 +50,9 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         by_r, by_q = self._match(inputs, by_a)
 
         # Step 2: A fixes how many anchors of each object are positive, and positive or ignored.
-        n_pos = count_per_object(by_a, self.pos_threshold, num_objects)  # (B, M + 1)
+        n_pos = self._count_positives(by_a, num_objects)  # (B, M + 1)
         n_ign = count_per_object(by_a, self.ignore_threshold, num_objects)  # (B, M + 1)
+        n_ign = torch.maximum(n_ign, n_pos)
 
         # Step 3, localize to classify: the n_pos best by R are positive, the rest of the n_ign best
         # are ignored, all others are background.
@@ -67,6 +68,14 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         loc_index = torch.where(positive, by_q.gt_index, BACKGROUND)
 
         return hard_assignment(cls_index, loc_index, inputs.dtype)
+
+    def _count_positives(self, by_a: Matches, num_objects: int) -> Tensor:
+        """Return each object's number of positives, (B, M + 1); the last column is 0."""
+        n_pos = count_per_object(by_a, self.pos_threshold, num_objects)  # (B, M + 1)
+        if self.min_positives == 0:
+            return n_pos
+        available = count_per_object(by_a, 0.0, num_objects)  # (B, M + 1)
+        return torch.maximum(n_pos, available.clamp(max=self.min_positives))
 
     def _match(self, inputs: AssignInputs, by_a: Matches) -> tuple[Matches, Matches]:
         """Match each anchor with an object by R and Q, after forcing each object's best anchor.
@@ -116,8 +125,8 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         Fewer anchors are assigned only where almost no regressed box overlaps an object.
         """
         by_a = match_by_iou(inputs)
-        positives = (by_a.quality >= self.pos_threshold).sum().to(by_a.quality.dtype)  # ()
-        return StaticPart(positives.repeat(2), by_a)
+        positives = self._count_positives(by_a, inputs.labels.shape[1]).sum()  # ()
+        return StaticPart(positives.to(by_a.quality.dtype).repeat(2), by_a)
 
 
 def _log_amplified(iou: Tensor, score: Tensor, sigma: float) -> Tensor:

@@ -21,7 +21,8 @@ from .scaled_targets import scaled_targets
 
 @dataclass(frozen=True)
 class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
-    """Takes k = floor(sum of an object's `topk` highest qualities) anchors, at least one.
+    """Takes k = floor(sum of an object's `topk` highest qualities) anchors, at least one or
+    `min_positives`.
 
     With the guidance of a task switched off, that task ranks, counts and weights by the static IoU;
     so do both before `static_fraction` of the training. With `scaled_targets`, the positives of
@@ -80,13 +81,14 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
     def _dynamic_topk(self, matches: Matches, num_objects: int) -> tuple[Tensor, Tensor]:
         """Return object and quality, (B, A) each, of the anchors that one task learns."""
         batch, num_anchors = matches.gt_index.shape
-        # The `topk` best anchors of each object; none of "no object".
-        topk = matches.gt_index.new_full((batch, num_objects + 1), self.topk)  # (B, M + 1)
+        # The best anchors of each object; none of "no object".
+        ranked = max(self.topk, self.min_positives)
+        topk = matches.gt_index.new_full((batch, num_objects + 1), ranked)  # (B, M + 1)
         topk[:, num_objects] = 0
         ranking = rank_per_object(matches, topk)
-        # Their summed quality is the number of anchors that are taken.
+        # The summed quality of the `topk` best is the number of anchors that are taken.
         qualities = topk_qualities(ranking, self.topk, topk.shape)  # (B, M + 1, topk)
-        k = qualities.sum(-1).long().clamp(min=1)  # (B, M + 1)
+        k = qualities.sum(-1).long().clamp(min=max(1, self.min_positives))  # (B, M + 1)
         positive = topk_mask(ranking, torch.where(topk > 0, k, 0), num_anchors)  # (B, A)
         gt_index = torch.where(positive, matches.gt_index, BACKGROUND)
         return gt_index, torch.where(positive, matches.quality, 0.0)
