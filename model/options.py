@@ -121,6 +121,12 @@ class GuidanceOptions(Options):
         ge=0,
         le=1000,
     )
+    spare_iou: float = _option(
+        0.0,
+        "background anchors whose predicted box has this IoU with an object are ignored; 0: none",
+        ge=0.0,
+        le=1.0,
+    )
 
     def guidance(self, progress: float) -> tuple[bool, bool]:
         """Return whether classification and localization are guided at this progress."""
@@ -233,6 +239,7 @@ class AssignerOptions(TypedDict, total=False):
     beta: float | None
     static_fraction: float | None
     min_positives: int | None
+    spare_iou: float | None
     centre_radius: float | None
     scaled_targets: bool | None
 

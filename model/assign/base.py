@@ -89,6 +89,14 @@ def hard_assignment(cls_index: Tensor, loc_index: Tensor, dtype: torch.dtype) ->
     return Assignment(cls_index, (cls_index >= 0).to(dtype), loc_index, (loc_index >= 0).to(dtype))
 
 
+def spare_background(cls_index: Tensor, iou: Tensor, spare_iou: float) -> Tensor:
+    """Ignore background anchors (B, A) whose highest IoU (B, A) with an object is `spare_iou` or
+    more; 0 spares none."""
+    if spare_iou == 0:
+        return cls_index
+    return torch.where((cls_index == BACKGROUND) & (iou >= spare_iou), IGNORED, cls_index)
+
+
 def require_strides(name: str, anchor_strides: Tensor | None) -> Tensor:
     """Return the strides (A,), or raise ValueError if they were not given."""
     if anchor_strides is None:

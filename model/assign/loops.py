@@ -120,7 +120,9 @@ def mutual_guidance(image: Image, options: MutualGuidanceOptions) -> ImageAssign
         # Step 4, classify to localize: Q chooses which anchors regress.
         for i in ranked(by_q, g)[:n_pos]:
             loc_index[i] = g
-    return hard_assignment(cls_index, loc_index)
+    guided = options.localize_to_classify and not first_part
+    iou = r if guided else force_best(a)
+    return hard_assignment(spare_background(cls_index, iou, options.spare_iou), loc_index)
 
 
 def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> ImageAssignment:
@@ -130,7 +132,9 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
     r = iou_of_pairs(image.objects, image.boxes)
     p = class_scores(image)
     q = [[min(1.0, a[g][i] * math.exp(p[g][i] / sigma)) for i in anchors] for g in objects]
+    first_part = image.progress < options.static_fraction
 
+    iou = [list(row) for row in (r if options.localize_to_classify and not first_part else a)]
     # Only anchors near an object are matched with it.
     if options.centre_radius > 0:
         for g, i in product(objects, anchors):
@@ -140,7 +144,6 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
 
     # Each anchor stays with its best object, by R to classify and by Q to localize; by A in the
     # first part of the training.
-    first_part = image.progress < options.static_fraction
     by_cls = match_best(r if options.localize_to_classify and not first_part else a)
     by_loc = match_best(q if options.classify_to_localize and not first_part else a)
     counts = len(image.objects), options.topk, max(1, options.min_positives)
@@ -149,6 +152,7 @@ def mutual_guidance_soft(image: Image, options: MutualGuidanceSoftOptions) -> Im
     if options.scaled_targets and not first_part:
         cls_quality = scaled_targets(cls_index, cls_quality, r, p)
         loc_weight = scaled_targets(loc_index, loc_weight, r, p)
+    cls_index = spare_background(cls_index, iou, options.spare_iou)
     return ImageAssignment(cls_index, cls_quality, loc_index, loc_weight)
 
 
@@ -165,6 +169,15 @@ def dynamic_topk(
             index[i] = g
             weight[i] = matches.quality[i]
     return index, weight
+
+
+def spare_background(cls_index: list[int], iou: Qualities, spare_iou: float) -> list[int]:
+    """Ignore background anchors that overlap any object by at least `spare_iou`, unless it is 0."""
+    spared = list(cls_index)
+    for i, column in enumerate(zip(*iou, strict=True)):
+        if cls_index[i] == BACKGROUND and 0 < spare_iou <= max(column):
+            spared[i] = IGNORED
+    return spared
 
 
 def scaled_targets(

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from ..options import MutualGuidanceOptions
-from .base import BACKGROUND, IGNORED, Assigner, Assignment, StaticPart, hard_assignment
+from .base import (
+    BACKGROUND,
+    IGNORED,
+    Assigner,
+    Assignment,
+    StaticPart,
+    hard_assignment,
+    spare_background,
+)
 from .best_object import (
     BestObject,
     Matches,
@@ -47,7 +55,7 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         # Step 1: each anchor stays with its best object, separately by A, R and Q.
         by_a = (static or self.assign_static(inputs)).result  # (B, A)
         assert isinstance(by_a, Matches)
-        by_r, by_q = self._match(inputs, by_a)
+        by_r, by_q, iou = self._match(inputs, by_a)
 
         # Step 2: A fixes how many anchors of each object are positive, and positive or ignored.
         n_pos = self._count_positives(by_a, num_objects)  # (B, M + 1)
@@ -61,6 +69,7 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         positive_or_ignored = topk_mask(ranking, n_ign, num_anchors)  # (B, A)
         cls_index = torch.where(positive_or_ignored, IGNORED, BACKGROUND)
         cls_index = torch.where(positive, by_r.gt_index, cls_index)
+        cls_index = spare_background(cls_index, iou, self.spare_iou)
 
         # Step 4, classify to localize: the n_pos best by Q regress.
         ranking = rank_per_object(by_q, n_pos)
@@ -77,15 +86,17 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
         available = count_per_object(by_a, 0.0, num_objects)  # (B, M + 1)
         return torch.maximum(n_pos, available.clamp(max=self.min_positives))
 
-    def _match(self, inputs: AssignInputs, by_a: Matches) -> tuple[Matches, Matches]:
+    def _match(self, inputs: AssignInputs, by_a: Matches) -> tuple[Matches, Matches, Tensor]:
         """Match each anchor with an object by R and Q, after forcing each object's best anchor.
 
-        For a task without guidance, the matches are those by A.
+        For a task without guidance, the matches are those by A. Also return the highest R of each
+        anchor (B, A), or its quality by A.
         """
         objects, static, regressed = inputs.objects, inputs.static, inputs.regressed()
         best_r, best_q = self._best_objects(inputs, regressed)
 
         by_r = by_q = by_a
+        iou = by_a.quality if best_r is None else best_r.quality  # (B, A)
         if best_r is not None:
             group = best_group(best_r)  # (B, M, 64)
             r = pairwise_iou(objects, regressed.select(group))  # (B, M, 64)
@@ -95,7 +106,7 @@ class MutualGuidance(Assigner, MutualGuidanceOptions):
             a = pairwise_iou(objects, static.select(group))  # (B, M, 64)
             log_q = _log_amplified(a, inputs.class_scores(group), self.sigma)  # (B, M, 64)
             by_q = match_forced(best_q, group, log_q)
-        return by_r, by_q
+        return by_r, by_q, iou
 
     def _best_objects(
         self, inputs: AssignInputs, regressed: Corners

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from ..options import MutualGuidanceSoftOptions
-from .base import BACKGROUND, Assigner, Assignment, StaticPart, require_strides
+from .base import (
+    BACKGROUND,
+    Assigner,
+    Assignment,
+    StaticPart,
+    require_strides,
+    spare_background,
+)
 from .best_object import Matches, anchor_blocks, best_object, join_blocks, match_best
 from .inputs import AssignInputs
 from .iou import centre_near, pairwise_iou
@@ -39,23 +46,29 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
             require_strides("mutual_guidance_soft with centre_radius", self.anchor_strides)
 
     def assign(self, inputs: AssignInputs, static: StaticPart | None = None) -> Assignment:
-        """Assign each task by its own quality. No anchor is ignored and none is forced."""
+        """Assign each task by its own quality. None is forced, and none ignored but by
+        `spare_iou`."""
         num_objects = inputs.labels.shape[1]
-        by_cls, by_loc = self._match(inputs)
+        by_cls, by_loc, iou = self._match(inputs)
         cls_index, cls_quality = self._dynamic_topk(by_cls, num_objects)  # (B, A) each
         loc_index, loc_weight = self._dynamic_topk(by_loc, num_objects)  # (B, A) each
         if self.scaled_targets and inputs.progress >= self.static_fraction:
             cls_quality = scaled_targets(inputs, cls_index, cls_quality)  # (B, A)
             loc_weight = scaled_targets(inputs, loc_index, loc_weight)  # (B, A)
+        cls_index = spare_background(cls_index, iou, self.spare_iou)
         return Assignment(cls_index, cls_quality, loc_index, loc_weight)
 
-    def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches]:
-        """Match each anchor with its best object, by the quality of each task."""
+    def _match(self, inputs: AssignInputs) -> tuple[Matches, Matches, Tensor]:
+        """Match each anchor with its best object, by the quality of each task.
+
+        Also return the highest IoU that is the quality of classification, near an object or not,
+        of each anchor (B, A).
+        """
         objects, static = inputs.objects, inputs.static
         guides_cls, guides_loc = self.guidance(inputs.progress)
         boxes = inputs.regressed() if guides_cls else static
         reach = self._reach(static.x1)
-        cls_blocks, loc_blocks = [], []
+        cls_blocks, loc_blocks, ious = [], [], []
         for block in anchor_blocks(inputs.labels, len(inputs.anchors)):
             # Classification: IoU of the regressed box.
             cls_quality = pairwise_iou(objects, boxes.select(block))  # (B, M, n)
@@ -65,11 +78,14 @@ class MutualGuidanceSoft(Assigner, MutualGuidanceSoftOptions):
                 score = inputs.class_scores(block)  # (B, M, n)
                 loc_quality = score.div_(self.sigma).exp_().mul_(loc_quality).clamp_(max=1.0)
             if reach is not None:
+                if self.spare_iou > 0:
+                    ious.append(cls_quality.amax(1))  # (B, n)
                 near = centre_near(objects, static.select(block), reach[block])  # (B, M, n)
                 cls_quality, loc_quality = cls_quality.mul_(near), loc_quality.mul_(near)
             cls_blocks.append(best_object(cls_quality))
             loc_blocks.append(best_object(loc_quality))
-        return match_best(join_blocks(cls_blocks)), match_best(join_blocks(loc_blocks))
+        by_cls, by_loc = match_best(join_blocks(cls_blocks)), match_best(join_blocks(loc_blocks))
+        return by_cls, by_loc, torch.cat(ious, 1) if ious else by_cls.quality
 
     def _reach(self, like: Tensor) -> Tensor | None:
         """Return how far from an object's centre the centre of each anchor may be, (A,), in dtype

@@ -266,6 +266,7 @@ class AssignConfig(Section):
     beta: float = _assign_option("beta")
     static_fraction: float | None = _assign_option("static_fraction")
     min_positives: int = _assign_option("min_positives")
+    spare_iou: float = _assign_option("spare_iou")
     centre_radius: float = _assign_option("centre_radius")
     scaled_targets: bool = _assign_option("scaled_targets")
 

@@ -25,6 +25,10 @@ SWITCHES: list[tuple[str, AssignerOptions]] = [
     *((name, AssignerOptions(min_positives=4)) for name in BOTH),
     ("mutual_guidance", {"min_positives": 9, "static_fraction": 0.4}),
     ("mutual_guidance_soft", {"min_positives": 9, "topk": 3}),
+    *((name, AssignerOptions(spare_iou=0.3)) for name in BOTH),
+    *((name, AssignerOptions(spare_iou=0.3, static_fraction=0.4)) for name in BOTH),
+    *((name, AssignerOptions(spare_iou=0.3, localize_to_classify=False)) for name in BOTH),
+    ("mutual_guidance_soft", {"spare_iou": 0.3, "centre_radius": 1.5, "topk": 3}),
     ("mutual_guidance_soft", {"centre_radius": 1.5}),
     ("mutual_guidance_soft", {"centre_radius": 0.5, "static_fraction": 0.4}),
     ("mutual_guidance_soft", {"centre_radius": 1.5, "scaled_targets": True}),
@@ -86,7 +90,9 @@ def test_switch_with_degenerate_predictions(
 
 @pytest.mark.parametrize("name", BOTH)
 def test_all_switches_compile_to_one_graph(name: str) -> None:
-    options = AssignerOptions(min_positives=4, centre_radius=1.5, scaled_targets=True)
+    options = AssignerOptions(
+        min_positives=4, centre_radius=1.5, scaled_targets=True, spare_iou=0.5
+    )
     case, assigner = batch(2, 9), build(name, **options)
     compiled = torch.compile(assigner.__call__, backend="aot_eager", fullgraph=True)
     assert equal(compiled(**case), assigner(**case))
@@ -219,3 +225,29 @@ def test_scaled_targets_of_tiny_overlaps_do_not_vanish() -> None:
     assert chosen.sum() == 9
     ratio = (found.cls_quality / exact.cls_quality)[chosen & (exact.cls_index >= 0)]
     assert len(ratio) > 4 and torch.allclose(ratio, torch.ones_like(ratio), atol=0.05)
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("centre_radius", [0.0, 1.5])
+def test_background_with_a_good_predicted_box_is_ignored(name: str, centre_radius: float) -> None:
+    case = batch(2, 6)
+    case["gt_labels"][1] = -1
+    plain = build(name, centre_radius=centre_radius)(**case)
+    spared = build(name, centre_radius=centre_radius, spare_iou=0.4)(**case)
+    iou = box_iou(case["gt_boxes"], case["pred_boxes"]).amax(1)  # (B, A)
+    changed = plain.cls_index != spared.cls_index
+    assert changed[0].any() and not changed[1].any()
+    assert torch.equal(changed[0], (plain.cls_index[0] == -1) & (iou[0] >= 0.4))
+    assert (spared.cls_index[changed] == -2).all()
+    assert equal(spared._replace(cls_index=plain.cls_index), plain)
+
+
+def test_best_anchor_of_an_object_without_positives_is_not_spared_for_being_forced() -> None:
+    """It counts with its IoU, and not with the 1 that forcing gives it."""
+    anchors = torch.tensor([[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 20.0, 60.0]])
+    gt = torch.tensor([[[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 20.0, 18.0]]])
+    boxes = torch.tensor([[[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 20.0, 16.6]]])
+    case = (anchors, gt, torch.zeros(1, 2).long(), boxes, torch.full((1, 2, 1), 0.5))
+    for spare_iou, expected in ((0.95, -1), (0.9, -2)):  # its IoU is 0.92
+        found = build_assigner("mutual_guidance", spare_iou=spare_iou)(*case)
+        assert found.cls_index.tolist() == [[0, expected]]
