@@ -262,6 +262,62 @@ def test_class_loss_divided_by_the_sum_of_targets(name: str) -> None:
     assert soft == (not torch.equal(found["loss_cls"], count["loss_cls"]))
 
 
+@pytest.mark.parametrize("progress", [0.1, 1.0])
+@pytest.mark.parametrize("scaled_targets", [False, True])
+def test_sums_of_targets_of_both_tasks_of_soft_mutual_guidance(
+    scaled_targets: bool, progress: float
+) -> None:
+    """Both losses of a batch with an image without objects, by the sums over the whole batch."""
+    assigner = build_assigner(
+        "mutual_guidance_soft",
+        anchor_strides=STRIDES,
+        scaled_targets=scaled_targets,
+        static_fraction=0.2,
+        min_positives=4,
+        centre_radius=1.5,
+        spare_iou=0.4,
+    )
+    criterion = DetectionLoss(assigner, "quality_focal", poly=0.0, normaliser="targets")
+    pred, (anchors, boxes, labels) = predictions(3), targets(3, 6)
+    labels[1] = -1
+    assert criterion.static_part(anchors, boxes, labels, progress=progress) is None
+    known = decode(pred.deltas, anchors), pred.logits.sigmoid()
+    a = assigner(anchors, boxes, labels, *known, progress=progress)
+    assert not torch.equal(a.cls_index >= 0, a.loc_index >= 0) or progress == 0.1
+    target = torch.zeros_like(pred.logits)
+    for image, anchor in (a.cls_index >= 0).nonzero().tolist():
+        label = labels[image, a.cls_index[image, anchor]]
+        target[image, anchor, label] = a.cls_quality[image, anchor]
+    counted = quality_focal(pred.logits, target, alpha=0.75, gamma=2.0)[a.cls_index != -2]
+    goal = encode(boxes[torch.arange(3)[:, None], a.loc_index.clamp(min=0)], anchors)
+    error = balanced_l1(pred.deltas, goal).mean(-1)
+    assert a.cls_quality.sum() > 1 and (a.cls_index == -2).any()
+    parts = criterion(pred, anchors, boxes, labels, progress=progress)
+    torch.testing.assert_close(parts["loss_cls"], (counted.sum() / a.cls_quality.sum()).detach())
+    expected = ((error * a.loc_weight).sum() / a.loc_weight.sum()).detach()
+    torch.testing.assert_close(parts["loss_loc"], expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"min_positives": 9}, {"min_positives": 4, "static_fraction": 0.5}]
+)
+def test_least_number_of_positives_is_part_of_the_known_normalisers(options: Any) -> None:
+    criterion = DetectionLoss(build_assigner("mutual_guidance", spare_iou=0.5, **options))
+    pred, (anchors, boxes, labels) = predictions(3), targets(3, 5)
+    boxes[:, :2] = torch.cat([boxes[:, :2, :2], boxes[:, :2, :2] + 6], -1)  # small objects
+    for progress in (0.2, 1.0):
+        static = criterion.static_part(anchors, boxes, labels, progress=progress)
+        assert static is not None
+        given = {"normalisers": static.positives, "static": static}
+        own, known = (
+            criterion(pred, anchors, boxes, labels, progress=progress, **extra)
+            for extra in ({}, given)
+        )
+        assert static.positives.tolist() == [own["positives_cls"], own["positives_loc"]]
+        assert torch.equal(own["loss"], known["loss"])
+        assert own["objects_without_anchor"] == 0
+
+
 def test_sum_of_targets_is_at_least_one() -> None:
     pred, (anchors, boxes, labels) = predictions(1), targets(1, 1)
     labels_of_none = torch.full_like(labels, -1)

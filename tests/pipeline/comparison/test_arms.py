@@ -54,6 +54,32 @@ def test_arm_sets_several_fields_and_its_loss_follows_its_assigner() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "users"),
+    [
+        ("static_fraction", 0.2, ("mutual_guidance", "mutual_guidance_soft")),
+        ("min_positives", 4, ("mutual_guidance", "mutual_guidance_soft")),
+        ("spare_iou", 0.7, ("mutual_guidance", "mutual_guidance_soft")),
+        ("centre_radius", 1.5, ("mutual_guidance_soft",)),
+        ("scaled_targets", True, ("mutual_guidance_soft",)),
+    ],
+)
+def test_switches_of_mutual_guidance_are_arms(
+    field: str, value: Any, users: tuple[str, ...]
+) -> None:
+    off = Config().assign.model_dump()[field]
+    texts = "null" if off is None else str(off).lower(), str(value).lower()
+    names = "max_iou,mutual_guidance,mutual_guidance_soft"
+    found = arms(f"assign.name={names}", f"assign.{field}={','.join(texts)}")
+    values = {name: [] for name in names.split(",")}
+    for arm in found:
+        values[arm.params["assign.name"]].append(arm.params.get(f"assign.{field}"))
+    for name in values:
+        assert values[name] == ([off, value] if name in users else [None])
+    with pytest.raises(UserError, match=f"{field}: not used by max_iou"):
+        arms(given=("a: {}", f"b: {{assign.name: max_iou, assign.{field}: {texts[1]}}}"))
+
+
+@pytest.mark.parametrize(
     ("varied", "given", "words"),
     [
         (["assign.nam=a,b"], [], "--vary assign.nam: .*no such field; did you mean assign.name"),
