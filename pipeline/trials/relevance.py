@@ -65,6 +65,10 @@ _CONDITIONS: dict[str, tuple[tuple[str, ...], Callable[[Values], bool]]] = {
         ("assign.name", "loss.overlap"),
         lambda value: _loss(value, "overlap") != "none",
     ),
+    "data.close_mosaic": (
+        ("data.mosaic", "data.mixup"),
+        lambda value: value("data.mosaic") > 0 or value("data.mixup") > 0,
+    ),
     "data.size_steps": (("data.sizes",), lambda value: bool(value("data.sizes"))),
     "data.zoom_out_max": (("data.zoom_out",), lambda value: value("data.zoom_out") > 0),
     "train.momentum": (("train.optimizer",), lambda value: value("train.optimizer") == "sgd"),

@@ -68,6 +68,13 @@ def test_momentum_is_only_searched_with_sgd() -> None:
     assert all(("train.momentum" in p) == (p["train.optimizer"] == "sgd") for p in points)
 
 
+def test_closing_of_mosaics_is_only_searched_where_there_are_any() -> None:
+    closing = {"data.close_mosaic": {"choice": [0.1, 0.3]}}
+    for point in drawn(space({**closing, "data.mosaic": {"choice": [0.0, 0.5]}})):
+        assert ("data.close_mosaic" in point) == (point["data.mosaic"] > 0)
+    assert all("data.close_mosaic" in p for p in drawn(space(closing, data={"mixup": 0.5})))
+
+
 def test_conditions_are_those_of_the_recipe() -> None:
     soft = {"when": {"assign.name": "mutual_guidance_soft"}}
     searched = space({"assign.sigma": {"uniform": [1.5, 4.0], **soft}, "assign.name": ASSIGNERS})
