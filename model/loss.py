@@ -1,5 +1,6 @@
 """The training loss: assignment, class targets, box targets, normalisation."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -16,7 +17,7 @@ from .losses import (
     focal,
     quality_focal,
 )
-from .options import LossOptions
+from .options import LossOptions, check_class_weights
 
 # A background anchor covered this far by a crowd region may show an object that has no box.
 CROWD_COVERAGE = 0.5
@@ -28,9 +29,13 @@ class DetectionLoss(nn.Module):
     Any losses go with any assigner: `focal` gives every positive the target 1, `quality_focal` its
     `cls_quality`; box losses are averaged by `loc_weight`. The class loss is divided by the number
     of positives or, with `normaliser` "targets", by the sum of their targets, at least 1. An alpha
-    or gamma of None is that of the chosen loss. Raises ValueError on unknown losses and on options
-    out of bounds.
+    or gamma of None is that of the chosen loss. `class_weights`, by the names in `classes`, are
+    factors of the class loss of positives of a class; those of other classes have 1. Raises
+    ValueError on unknown losses and classes and on options out of bounds.
     """
+
+    class_weights: Tensor | None
+    """(C,), or None if all are 1."""
 
     def __init__(
         self,
@@ -45,6 +50,8 @@ class DetectionLoss(nn.Module):
         localization_weight: float = LossOptions.localization_weight,
         overlap: str = LossOptions.overlap,
         overlap_weight: float = LossOptions.overlap_weight,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.assigner = assigner
@@ -65,6 +72,10 @@ class DetectionLoss(nn.Module):
         self.gamma = usual.gamma if gamma is None else gamma
         self.localization = LOCALIZATION_LOSSES[localization]
         self.overlap = OVERLAP_LOSSES[overlap]
+        weights = class_weights or {}
+        check_class_weights(weights, classes)
+        by_class = torch.tensor([weights.get(name, 1.0) for name in classes]) if weights else None
+        self.register_buffer("class_weights", by_class, persistent=False)  # (C,)
 
     def static_part(
         self,
@@ -165,8 +176,11 @@ class DetectionLoss(nn.Module):
         else:
             target = positive * assigned.cls_quality.to(logits.dtype).unsqueeze(-1)  # (B, A, C)
             loss = quality_focal(logits, target, self.alpha, self.gamma, self.options.poly)
-        # Sum without ignored anchors.
-        total = (loss.sum(-1) * (assigned.cls_index != IGNORED)).sum()  # ()
+        # Sum without ignored anchors, with the weight of each positive's class.
+        loss = loss.sum(-1) * (assigned.cls_index != IGNORED)  # (B, A)
+        if self.class_weights is not None:
+            loss = loss * torch.where(label >= 0, self.class_weights[label.clamp(min=0)], 1.0)
+        total = loss.sum()  # ()
         return self.options.classification_weight * total
 
     def _localization(

@@ -4,8 +4,9 @@ Assigners and the loss take their defaults and checks from these classes; the co
 its fields from them. Imports the standard library only, so that `--help` does not import torch.
 """
 
+import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypedDict
 
@@ -330,6 +331,16 @@ class LossOptions(Options):
         "none", "additional loss of the decoded boxes", choices=OVERLAP_LOSS_NAMES
     )
     overlap_weight: float = _option(2.0, "factor of the overlap loss", ge=0.0)
+
+
+def check_class_weights(weights: Mapping[str, float], classes: Sequence[str]) -> None:
+    """Raise ValueError if a weight is for an unknown class, or is not positive."""
+    for name, weight in weights.items():
+        if name not in classes:
+            known = ", ".join(sorted(classes))
+            raise ValueError(f"class_weights: unknown class {name!r}; known: {known}")
+        if not 0 < weight < math.inf:  # NaN fails every comparison
+            raise ValueError(f"class_weights: {name!r} has the weight {weight}; give one above 0")
 
 
 # Options of the loss with which the authors of an assigner train it, where they differ.

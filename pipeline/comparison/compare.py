@@ -29,7 +29,7 @@ from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.pretrained import check_start
 from pipeline.progress import counted
 from pipeline.tracking import create_run, resolve_run_store, resume_run
-from pipeline.training.fit import check_data, close_run
+from pipeline.training.fit import check_data, check_weighted_classes, close_run
 from pipeline.training.run_record import Resume, RunRecord
 from pipeline.training.stop import RESUME_HINT, stop_signal
 from pipeline.trials.ending import child_runs, close_child_runs, closed_on_interrupt, interrupt
@@ -88,7 +88,9 @@ def compare(
     if not (folds or manifests["val"].countable_boxes):
         raise UserError(f"data.val ({config.data.val}) has no object that a comparison could count")
     for arm in arms:
-        check_batches(trial_config(config, arm.params), config.ray.max_workers)
+        tried = trial_config(config, arm.params)
+        check_batches(tried, config.ray.max_workers)
+        check_weighted_classes(tried, manifests["train"].classes)
     check_cluster_paths(config)
     uri = resolve_run_store(config.tracking)
     for start in _distinct_models(config, arms):

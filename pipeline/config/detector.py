@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -307,6 +307,11 @@ class LossConfig(Section):
     localization_weight: float = _loss_option("localization_weight")
     overlap: str | None = _loss_option("overlap")
     overlap_weight: float = _loss_option("overlap_weight")
+    class_weights: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
+        {},
+        description="factors of the class loss of anchors that learn an object of a class, by "
+        "class name; 1 for the others",
+    )
 
     def options(self, assigner: str) -> dict[str, Any]:
         """Return the options of `DetectionLoss`, with those of the assigner where unset."""

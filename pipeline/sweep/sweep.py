@@ -31,7 +31,12 @@ from pipeline.sweep.results import (
 from pipeline.sweep.space import SearchSpace
 from pipeline.sweep.warm_start import former_trials
 from pipeline.tracking import create_run, resolve_run_store, resume_run
-from pipeline.training.fit import absolute_paths, check_data, close_run
+from pipeline.training.fit import (
+    absolute_paths,
+    check_data,
+    check_weighted_classes,
+    close_run,
+)
 from pipeline.training.run_record import CHANGEABLE, Resume, RunRecord
 from pipeline.training.stop import RESUME_HINT, stop_signal
 from pipeline.trials.driver import run_trials
@@ -257,6 +262,10 @@ def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
     if not manifests["val"].countable_boxes:
         raise UserError(f"data.val ({config.data.val}) has no object that a sweep could count")
     space = SearchSpace(config)
+    if weights := space.domains.get("loss.class_weights"):
+        for value in weights.values:
+            tried = config.replace({"loss.class_weights": value})
+            check_weighted_classes(tried, manifests["train"].classes)
     metric, protocol = config.sweep.metric, config.evaluate.protocol
     names = coco.METRIC_NAMES if protocol == "coco" else voc.METRIC_NAMES
     if metric not in (known := [f"val/{name}" for name in names]):

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -183,7 +183,12 @@ def flat_params(config: Config) -> dict[str, str]:
     tree["assign"] = _used_by_assigner(config.assign.recorded())
     tree["loss"] = config.loss.options(config.assign.name)
     tree["train"] = config.train.recorded()
-    params = {key: mask(_text(value)) for key, value in _flatten(tree)}
+    # Names in a value, such as those of classes, may have characters that MLflow's keys may not.
+    params = {
+        f"{section}.{name}": mask(_text(value))
+        for section, fields in tree.items()
+        for name, value in fields.items()
+    }
     return {key: value for key, value in params.items() if len(value) <= _MAX_PARAM_LENGTH}
 
 
@@ -288,14 +293,6 @@ def _user() -> str:
 def _used_by_assigner(assign: dict[str, Any]) -> dict[str, Any]:
     used = {"name", *assigner_options(assign["name"])}
     return {key: value for key, value in assign.items() if key in used}
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.options import check_class_weights
 from model.published import PUBLISHED
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
@@ -166,7 +167,8 @@ def _start_run(
 def check_data(config: Config) -> dict[str, Manifest]:
     """Return the manifests of the configured sets.
 
-    Raises UserError if their classes differ, or if there is nothing to learn.
+    Raises UserError if their classes differ, if there is nothing to learn, or if
+    `loss.class_weights` names other classes.
     """
     if config.data.train is None:
         raise UserError("data.train is not set; give a shard set made by `python -m jobs.prepare`")
@@ -185,7 +187,16 @@ def check_data(config: Config) -> dict[str, Manifest]:
                 f"data.train ({uris['train']}) has {', '.join(manifests['train'].classes)}; "
                 "prepare both with the same --classes"
             )
+    check_weighted_classes(config, manifests["train"].classes)
     return manifests
+
+
+def check_weighted_classes(config: Config, classes: Sequence[str]) -> None:
+    """Raise UserError if a weight of `loss.class_weights` is for none of the classes."""
+    try:
+        check_class_weights(config.loss.class_weights, classes)
+    except ValueError as error:
+        raise UserError(f"loss.{error}") from None
 
 
 def absolute_paths(config: Config) -> Config:

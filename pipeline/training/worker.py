@@ -63,7 +63,7 @@ def train_worker(
     shards, world = open_shards(config.data.train, config), session.world
     manifest = shards.manifest
     schedule = StepSchedule(config, manifest.samples)
-    trainer = Trainer(config, world, len(manifest.classes), schedule.total_steps)
+    trainer = Trainer(config, world, len(manifest.classes), schedule.total_steps, manifest.classes)
     with contextlib.closing(CheckpointManager(config, session.store, trainer)) as checkpoints:
         content = content_hashes(config, manifest, world)
         data = DataFingerprints(train=content["train"], val=content.get("val"))

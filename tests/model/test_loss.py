@@ -211,6 +211,53 @@ def test_extreme_predictions_give_finite_gradients(criterion: DetectionLoss) -> 
     assert torch.isfinite(extreme.deltas.grad).all()
 
 
+@pytest.mark.parametrize("name", ["max_iou", "mutual_guidance_soft"])
+@pytest.mark.parametrize("options", [{}, SOFT])
+def test_class_weights_multiply_the_class_loss_of_positives(
+    name: str, options: dict[str, Any]
+) -> None:
+    names = [f"class {number}" for number in range(CLASSES)]
+    plain = build(name, **options)
+    weighted = build(name, **options, classes=names, class_weights={"class 1": 3.0, "class 0": 0.5})
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
+    labels = torch.arange(12).view(2, 6) % CLASSES
+    whole, parts = (loss(pred, anchors, boxes, labels) for loss in (plain, weighted))
+    a = plain.assigner(anchors, boxes, labels, decode(pred.deltas, anchors), pred.logits.sigmoid())
+    # The parts of the positives of each class, by the gradient of their logits.
+    label = labels.gather(1, a.cls_index.clamp(min=0)).masked_fill(a.cls_index < 0, -1)
+    (before,) = torch.autograd.grad(whole["loss"], pred.logits, retain_graph=True)
+    (after,) = torch.autograd.grad(parts["loss"], pred.logits, retain_graph=True)
+    for number, weight in ((-1, 1.0), (0, 0.5), (1, 3.0), (2, 1.0)):
+        assert (label == number).any()
+        torch.testing.assert_close(after[label == number], weight * before[label == number])
+    assert torch.equal(parts["loss_loc"], whole["loss_loc"])
+    counts = ("positives_cls", "positives_loc", "objects")
+    assert all(torch.equal(parts[key], whole[key]) for key in counts)
+
+
+def test_class_weights_of_one_change_nothing() -> None:
+    names = [f"class {number}" for number in range(CLASSES)]
+    pred, (anchors, boxes, labels) = predictions(2), targets(2, 6)
+    plain, none, ones = (
+        build("max_iou", classes=names, class_weights=weights)(pred, anchors, boxes, labels)
+        for weights in (None, {}, dict.fromkeys(names, 1.0))
+    )
+    assert torch.equal(plain["loss"], none["loss"]) and torch.equal(plain["loss"], ones["loss"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"dog": 2.0}, "class_weights: unknown class 'dog'; known: bird, cat"),
+        ({"cat": 0.0}, "class_weights: 'cat' has the weight 0.0; give one above 0"),
+        ({"cat": float("nan")}, "class_weights: 'cat' has the weight nan"),
+    ],
+)
+def test_wrong_class_weights_are_refused(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("max_iou", classes=["cat", "bird"], class_weights=weights)
+
+
 def test_unknown_losses_are_refused() -> None:
     with pytest.raises(ValueError, match="choose from: focal"):
         DetectionLoss(build_assigner("max_iou"), classification="hinge")

@@ -31,6 +31,15 @@ def test_later_sources_override_earlier_ones(
     assert (config.train.epochs, config.train.lr, config.train.seed) == (3.0, 0.2, 5)
 
 
+@pytest.mark.parametrize("given", ['{"a cat": 2, "dog": 0.5}', "a cat=2,dog=0.5"])
+def test_class_weights_are_given_by_name(given: str, tmp_path: Path) -> None:
+    config = load("--loss.class_weights", given)
+    assert config.loss.class_weights == {"a cat": 2.0, "dog": 0.5}
+    assert Config.from_dict(config.recorded()).loss.class_weights == config.loss.class_weights
+    with pytest.raises(UserError, match=r"loss\.class_weights\.dog: got 0.* greater than 0"):
+        Config().replace({"loss.class_weights": {"dog": 0}})
+
+
 def test_null_on_the_command_line_unsets_a_field(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("data: {val: shards/val}\n")

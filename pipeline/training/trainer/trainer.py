@@ -57,15 +57,26 @@ class Tensors(NamedTuple):
 
 
 class Trainer:
-    """Everything that a checkpoint restores; weights are the same on every rank at every step."""
+    """Everything that a checkpoint restores; weights are the same on every rank at every step.
 
-    def __init__(self, config: Config, world: World, num_classes: int, total_steps: int) -> None:
+    ``classes`` are the names to which `loss.class_weights` refers.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        num_classes: int,
+        total_steps: int,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.config, self.world, self.step_count = config, world, 0
+        self.classes = classes
         self.total_steps = total_steps
         self.precision = resolve_precision(config.train, world)
         seed_everything(config.train.seed)
         self.detector = build_training_detector(config, world, num_classes)
-        self.loss = build_loss(config, self.detector)
+        self.loss = build_loss(config, self.detector, classes)
         self.average = WeightAverage(self.detector, config.train.ema_decay, config.train.ema_ramp)
         self.optimizer = build_optimizer(self.detector, config.train)
         self.schedule = build_schedule(self.optimizer, config.train, total_steps)
@@ -159,7 +170,7 @@ class Trainer:
         """Follow ``data.sizes``: anchors and their strides in the loss depend on the size."""
         if side != self.detector.image_size:
             self.detector.resize_input(side)
-            self.loss = build_loss(self.config, self.detector)
+            self.loss = build_loss(self.config, self.detector, self.classes)
 
     def _backward(
         self, tensors: Tensors, static: StaticPart | None, summed: Callable[[], Tensor | None]
@@ -272,11 +283,15 @@ class Trainer:
             )
 
 
-def build_loss(config: Config, detector: Detector) -> DetectionLoss:
-    """Build the configured loss with the configured assigner."""
+def build_loss(config: Config, detector: Detector, classes: Sequence[str] = ()) -> DetectionLoss:
+    """Build the configured loss with the configured assigner, on the detector's device.
+
+    Raises ValueError if `loss.class_weights` names a class that is not in ``classes``.
+    """
     assigner = build_assigner(
         **config.assign.model_dump(),
         anchor_strides=detector.anchor_strides,
         anchors_per_cell=detector.anchor_shapes.per_cell,
     )
-    return DetectionLoss(assigner, **config.loss.options(config.assign.name))
+    loss = DetectionLoss(assigner, **config.loss.options(config.assign.name), classes=classes)
+    return loss.to(detector.mean.device)

@@ -181,6 +181,10 @@ def test_trials_without_a_record_of_their_sweep_are_not_adopted(small: Config) -
         ({"ray.enabled": False}, "ray.enabled is false; the trials of a sweep run in Ray"),
         ({"data.val": None}, "data.val is not set; a sweep compares its trials on it"),
         ({"sweep.warm_start": "/nowhere"}, "sweep.warm_start /nowhere: not the folder of a sweep"),
+        (
+            {"sweep.space": {"loss.class_weights": {"choice": [{}, {"dog": 2.0}]}}},
+            "loss.class_weights: unknown class 'dog'; known: ",
+        ),
         ({"train.batch_size": 1, "ray.workers": 2}, "train.batch_size 1 is smaller than the 2"),
     ],
 )

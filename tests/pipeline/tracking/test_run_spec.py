@@ -66,6 +66,13 @@ def test_spec_has_no_secrets_in_params_tags_and_files(monkeypatch):
     assert b"S3cret" not in spec.encode()
 
 
+def test_names_of_classes_are_in_the_value_of_a_param_and_not_in_its_key():
+    config = Config.from_dict({"loss": {"class_weights": {"a+b, café": 2}}})
+    params = build_run_spec(config).params
+    assert json.loads(params["loss.class_weights"]) == {"a+b, café": 2.0}
+    assert not any(key.startswith("loss.class_weights.") for key in params)
+
+
 def test_changed_configuration_creates_another_run(uri, client, tmp_path):
     first = Config.from_dict({"tracking": {"experiment": "changed"}})
     first_id = create_run(uri, first, "one", spool=tmp_path)  # then the driver is killed

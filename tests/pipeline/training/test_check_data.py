@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.data.conversion.convert import convert
 from pipeline.data.sources.record import Object, ParsedImage, Record
 from pipeline.errors import UserError
-from pipeline.training.fit import check_data
+from pipeline.training.fit import check_data, fit
 
 
 @pytest.fixture
@@ -40,6 +40,18 @@ def test_training_without_an_object_is_rejected_unless_allowed(write_set, object
     assert check_data(config.replace({"data.allow_no_objects": True}))["train"].samples == 1
     val = {"data.train": write_set([CROWD._replace(crowd=False)]), "data.val": uri}
     assert set(check_data(Config().replace(val))) == {"train", "val"}
+
+
+def test_class_weights_of_unknown_classes_are_rejected(write_set):
+    uri = write_set([CROWD._replace(crowd=False)])
+    config = Config().replace({"data.train": uri, "loss.class_weights": {"cat": 2.0}})
+    assert check_data(config)["train"].classes == ["cat"]
+    wrong = config.replace({"loss.class_weights": {"cat": 2.0, "dog": 3.0}})
+    message = r"loss\.class_weights: unknown class 'dog'; known: cat"
+    with pytest.raises(UserError, match=message):
+        check_data(wrong)
+    with pytest.raises(UserError, match=message):
+        fit(wrong, run="x")
 
 
 @pytest.mark.parametrize(("objects", "crowds"), [([], ""), ([CROWD], " but crowd regions")])

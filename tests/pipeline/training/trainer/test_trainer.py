@@ -64,6 +64,17 @@ def make_trainer(
     return trainer
 
 
+def test_class_weights_are_in_the_order_of_the_classes_at_every_input_size() -> None:
+    config = Config.from_dict({**SETTINGS, "loss": {"class_weights": {"cat": 2.0, "ant": 0.5}}})
+    trainer = Trainer(config, World(), 3, total_steps=10, classes=["ant", "bee", "cat"])
+    for side in (config.model.image_size, config.model.image_size + 64):
+        trainer._resize_input(side)
+        assert trainer.loss.class_weights is not None
+        assert trainer.loss.class_weights.tolist() == [0.5, 1.0, 2.0]
+    with pytest.raises(ValueError, match="unknown class 'cat'"):
+        Trainer(config, World(), 3, total_steps=10)
+
+
 def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.detector.parameters()])
 
