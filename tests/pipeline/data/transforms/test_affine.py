@@ -65,9 +65,9 @@ def blob(image: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-@pytest.mark.parametrize("source", [(640, 480), (375, 500), (1601, 1203)])
+@pytest.mark.parametrize("source", [(640, 480), (375, 500), (901, 677)])
 @pytest.mark.parametrize("variant", ["ssd", "published"])
-@pytest.mark.parametrize("key", range(4))
+@pytest.mark.parametrize("key", range(3))
 def test_a_box_is_the_bounds_of_its_painted_corners(fit, source, variant, key):
     width, height = source
     fields = {**MOVES, "flip": 0.5, "flip_vertical": 0.5, "fit": fit, "augment_variant": variant}
