@@ -218,7 +218,12 @@ def share_of_real_training(shards: str, steps: int) -> dict[str, Any]:
 
     config = Config.from_dict(read_recipe(Path("configs/bccd.yaml")))
     config = config.replace(
-        {"data.train": shards, "data.sizes": (), "train.batch_size": STEP["batch"]}
+        {
+            "data.train": shards,
+            "data.sizes": (),
+            "train.batch_size": STEP["batch"],
+            "train.precision": "fp32",
+        }
     )
     classes = load_manifest(shards).classes
     trainer = Trainer(config, World(), len(classes), total_steps=steps)

@@ -180,6 +180,7 @@ def main() -> None:
                 "train": {
                     "epochs": options.steps * options.batch_size / 256,
                     "batch_size": options.batch_size,
+                    "precision": "auto" if options.gpu else "fp32",
                     "log_every": LOG_STEPS,
                     "checkpoint_every": options.steps,
                 },

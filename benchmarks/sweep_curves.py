@@ -70,6 +70,7 @@ def recipe(seed: int, epochs: int, data: Mapping[str, str]) -> Config:
             "train": {
                 "epochs": epochs,
                 "batch_size": 4,
+                "precision": "fp32",
                 "warmup_steps": 60,
                 "ema_decay": 0.95,
                 "seed": seed,

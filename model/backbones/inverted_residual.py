@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..layers import BatchNorm, initialise
+from ..layers import BatchNorm, DepthwiseConv, initialise
 from .base import Backbone
 
 
@@ -37,7 +37,7 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = stride == 1 and inputs == outputs
         self.expand = _conv(inputs, hidden, 1, eps=eps) if stage.expansion > 1 else nn.Identity()
         self.depthwise = _conv(
-            hidden, hidden, stage.kernel, stride, groups=hidden, eps=eps, pads_end=pads_end
+            hidden, hidden, stage.kernel, stride, depthwise=True, eps=eps, pads_end=pads_end
         )
         self.project = _conv(hidden, outputs, 1, eps=eps, activation=False)
 
@@ -104,7 +104,7 @@ def _conv(
     kernel: int,
     stride: int = 1,
     *,
-    groups: int = 1,
+    depthwise: bool = False,
     eps: float,
     pads_end: bool = False,
     activation: bool = True,
@@ -116,7 +116,8 @@ def _conv(
         before = padding - 1
         layers.add_module("pad", nn.ZeroPad2d((before, padding, before, padding)))
         padding = 0
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+    kind, groups = (DepthwiseConv, inputs) if depthwise else (nn.Conv2d, 1)
+    conv = kind(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
     layers.add_module("conv", conv)
     layers.add_module("norm", BatchNorm(outputs, eps=eps))
     if activation:

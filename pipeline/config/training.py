@@ -105,8 +105,8 @@ class TrainConfig(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="fp32, or bf16 or fp16 autocast; auto: bf16 on GPUs that have it, fp16 on "
-        "other GPUs, fp32 on CPUs",
+        description="fp32, or bf16 or fp16 autocast; auto: bf16 on GPUs and CPUs that compute in "
+        "it, fp16 on other GPUs, fp32 on other CPUs",
     )
     channels_last: bool = Field(
         True, description="use the channels-last memory layout for images and weights"

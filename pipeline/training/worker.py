@@ -68,7 +68,9 @@ def train_worker(
         content = content_hashes(config, manifest, world)
         data = DataFingerprints(train=content["train"], val=content.get("val"))
         restored = checkpoints.restore(partial(check_data_unchanged, config, manifest, data))
-        if restored is None and config.model.init:
+        if restored is not None:
+            trainer.keep_precision(restored.device, restored.precision)
+        elif config.model.init:
             log.started_from(trainer.start_from(manifest.classes, tracking_uri))
         loader = build_train_loader(
             shards, config, world.rank, world.size, start_step=trainer.step_count

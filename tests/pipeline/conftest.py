@@ -30,7 +30,13 @@ def small(scenes: dict[str, str], tmp_path: Path) -> Config:
         {
             "data": {**scenes, "loader_workers": 0},
             "model": {"image_size": 64},
-            "train": {"epochs": 2, "batch_size": 4, "log_every": 1, "warmup_steps": 2},
+            "train": {
+                "epochs": 2,
+                "batch_size": 4,
+                "log_every": 1,
+                "warmup_steps": 2,
+                "precision": "fp32",  # whatever the CPU computes in
+            },
             "evaluate": {"batch_size": 4, "pictures": 2},
             "tracking": {"uri": new_store(tmp_path)},
             "registry": {"min_ap": None},  # two epochs may learn nothing

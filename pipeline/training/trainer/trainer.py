@@ -73,7 +73,7 @@ class Trainer:
         self.config, self.world, self.step_count = config, world, 0
         self.classes = classes
         self.total_steps = total_steps
-        self.precision = resolve_precision(config.train, world)
+        self.precision = resolve_precision(config, world)
         seed_everything(config.train.seed)
         self.detector = build_training_detector(config, world, num_classes)
         self.loss = build_loss(config, self.detector, classes)
@@ -129,6 +129,16 @@ class Trainer:
     def progress(self) -> float:
         """Return the completed part of the training, 0 to 1, the same on every rank."""
         return self.step_count / self.total_steps
+
+    def keep_precision(self, device: str | None, precision: str | None) -> None:
+        """Continue in fp32 if that is what ``auto`` meant for the checkpoint, from CPUs.
+
+        A training that was moved to CPUs with bf16, or began before `auto` used them, is then
+        resumed exactly. The arguments are those of the checkpoint, None in old ones.
+        """
+        on_cpus = self.world.device.type == "cpu" and device in ("cpu", None)
+        if self.config.train.precision == "auto" and on_cpus and precision in ("fp32", None):
+            self.precision = "fp32"
 
     def check_gradients(self) -> None:
         """Raise NonFiniteGradientError if the last gradient was not finite; every rank calls it."""

@@ -153,6 +153,23 @@ def test_resume_in_another_precision_is_reported(small: Config, tmp_path: Path) 
     assert other.places == ("cpu in fp32", "cpu in bf16")
 
 
+def test_training_that_began_in_fp32_is_resumed_in_it(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {"train.checkpoint_steps": 3, "data.val": None, "data.test": None}
+    config = small.replace({**plain, "train.precision": "auto"})
+    for cpu, folder, expected in (({}, "old", "fp32"), ({"avx512_bf16": True}, "new", "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda cpu=cpu: cpu)
+        with pytest.raises(Killed):
+            train(config, tmp_path / folder, KilledAtStep(4))
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+        log = MoveLog(8)
+        with pytest.raises(Killed):
+            train(config, tmp_path / folder, log)
+        assert not hasattr(log, "places")
+        assert CheckpointStore(tmp_path / folder).saved()[-1].meta.precision == expected
+
+
 def convert_to_format_2(folder: Path) -> None:
     """Rewrite checkpoints as format 2 had them: early stopping in state.pt, metrics as keys.
 

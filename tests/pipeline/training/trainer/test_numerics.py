@@ -12,10 +12,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from model.layers import DepthwiseConv
 from pipeline.config import Config
 from pipeline.data import Batch, load_manifest
 from pipeline.data.loading.rank_share import rank_positions
 from pipeline.data.loading.sample_order import SampleOrder
+from pipeline.distributed.precision import resolve_precision
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training.error_hints import translate_errors
@@ -35,7 +37,15 @@ def make_trainer(
     sizes: tuple[int, ...] = (),
     **train: Any,
 ) -> Trainer:
-    plain = {"batch_size": 4, "warmup_steps": 0, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1}
+    world = world or World()
+    plain = {
+        "batch_size": 4,
+        "warmup_steps": 0,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "lr": 0.1,
+        "precision": "fp32" if world.device.type == "cpu" else "auto",
+    }
     config = Config.from_dict(
         {
             "model": {"image_size": 64, "freeze_norm": freeze_norm, "norm": norm},
@@ -43,7 +53,7 @@ def make_trainer(
             "data": {"sizes": sizes},
         }
     )
-    return Trainer(config, world or World(), num_classes=3, total_steps=10)
+    return Trainer(config, world, num_classes=3, total_steps=10)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +110,46 @@ def test_bf16_computes_in_16_bits() -> None:
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert all(p.dtype == torch.float32 for p in half.detector.parameters())
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", "avx512_f"])
+def test_cpu_computes_in_bf16_by_default_if_it_has_it(
+    feature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, feature: True})
+    expected = "fp32" if feature == "avx512_f" else "bf16"
+    config = Config()
+    assert resolve_precision(config, World()) == expected
+    given = config.replace({"train.precision": "fp32"})
+    assert resolve_precision(given, World()) == "fp32"
+    # Depthwise convolutions of other libraries are slower in bf16.
+    backbone = config.model.model_copy(update={"backbone": "timm:mobilenetv3_small_100"})
+    timm = config.model_copy(update={"model": backbone})  # timm may not be installed
+    assert resolve_precision(timm, World()) == "fp32"
+
+
+def test_ranks_compute_in_bf16_if_all_of_them_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneOfTwo(World):
+        def sum(self, value: torch.Tensor) -> torch.Tensor:
+            return value  # the other rank has none
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert resolve_precision(Config(), OneOfTwo(0, 2)) == "fp32"
+
+
+def test_depthwise_convolutions_compute_in_float32_on_cpus() -> None:
+    model = {"image_size": 64, "backbone": "mobilenetv2"}
+    config = Config.from_dict({"model": model, "train": {"batch_size": 4, "precision": "bf16"}})
+    trainer = Trainer(config, World(), num_classes=3, total_steps=10)
+    types: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    for module in trainer.detector.modules():
+        if isinstance(module, nn.Conv2d):
+            seen = types[isinstance(module, DepthwiseConv)]
+            module.register_forward_hook(lambda *args, seen=seen: seen.add(args[-1].dtype))
+    assert math.isfinite(float(trainer.step(batch())["loss"]))
+    assert types == {True: {torch.float32}, False: {torch.bfloat16}}
+    grouped = [m for m in trainer.detector.modules() if getattr(m, "groups", 1) > 1]
+    assert grouped and all(isinstance(module, DepthwiseConv) for module in grouped)
 
 
 def test_channels_last_does_not_change_the_result() -> None:

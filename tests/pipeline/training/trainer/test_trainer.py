@@ -20,8 +20,15 @@ from tests.launches import CountLaunches
 
 SETTINGS = {
     "model": {"image_size": 64},
-    # Plain gradient descent, so that the change of the weights is the gradient.
-    "train": {"batch_size": 4, "warmup_steps": 0, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1},
+    # Plain gradient descent in float32, so that the change of the weights is the gradient.
+    "train": {
+        "batch_size": 4,
+        "warmup_steps": 0,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "lr": 0.1,
+        "precision": "fp32",
+    },
 }
 
 
