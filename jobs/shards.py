@@ -1,4 +1,4 @@
-"""Verify, describe, examine, preview or adopt a shard set in a folder or at an address (http, s3).
+"""Verify, describe, examine, preview, adopt or upgrade a shard set in a folder or at an address.
 
 python -m jobs.shards verify URI                  check every hash, sample and count
 python -m jobs.shards describe URI [--html FILE]  classes, counts, box sizes, problems, pictures
@@ -9,6 +9,8 @@ python -m jobs.shards doctor URI                  what will hurt a training, wit
                                                   --compare-with SHARDSET and --anchors fit
 python -m jobs.shards adopt URI --classes A,B     make a shard set of tars that are in its format
                                                   already, such as those of webdataset's writer
+python -m jobs.shards upgrade URI                 add what earlier versions did not store: the
+                                                  classes of each image; the shards stay the same
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run one of the commands and return its figures."""
     parser = make_parser("shards", str(__doc__))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_verify, _add_describe, _add_adopt):
+    for add in (_add_verify, _add_describe, _add_adopt, _add_upgrade):
         add(commands)
     for name, (_, text) in CONFIGURED.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -137,6 +139,30 @@ def _adopt(options: argparse.Namespace) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "content_hash": manifest.content_hash,
         "seconds": seconds,
+    }
+
+
+def _add_upgrade(commands: Any) -> None:
+    _command(
+        commands,
+        "upgrade",
+        _upgrade,
+        "add to a shard set what earlier versions did not store: the classes of each image; the "
+        "shards stay as they are",
+    )
+
+
+def _upgrade(options: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.data.shards.image_classes import add_image_classes
+    from pipeline.progress import counted
+
+    manifest = add_image_classes(options.uri)
+    print(f"{options.uri}: has the classes of {counted(manifest.samples, 'image')}")
+    return {
+        "uri": options.uri,
+        "samples": manifest.samples,
+        "content_hash": manifest.content_hash,
+        "format_version": manifest.format_version,
     }
 
 

@@ -22,6 +22,7 @@ from pipeline.data.conversion.convert import MAX_SHARD_BYTES, MAX_SHARD_SAMPLES
 from pipeline.data.conversion.near_duplicates import group_near_duplicates, image_hash
 from pipeline.data.conversion.object_staging import upload_folder
 from pipeline.data.loading.prefetch_plan import open_shards
+from pipeline.data.shards.image_classes import classes_file, encode_image
 from pipeline.data.shards.manifest import (
     MANIFEST,
     Manifest,
@@ -30,7 +31,7 @@ from pipeline.data.shards.manifest import (
     write_manifest,
 )
 from pipeline.data.shards.reader import ShardSet, parse_sample
-from pipeline.data.shards.shard_table import Shard
+from pipeline.data.shards.shard_table import IMAGE_CLASSES, Shard
 from pipeline.data.shards.verify import verify
 from pipeline.data.shards.writer import ShardWriter, index_path
 from pipeline.data.transforms.decode import ImageError, decode_image, image_format
@@ -52,6 +53,7 @@ class _Part(NamedTuple):
     samples_without_objects: int
     crowds: int
     boxes: Counter[int]  # by label
+    image_classes: bytes
 
 
 def fold_splits(config: Config, manifest: Manifest, folds: int, uri: str) -> list[Split]:
@@ -190,7 +192,7 @@ def _write_parts(shards: ShardSet, parts: Sequence[Sequence[int]], work: Path) -
         folder = work / f"part-{number}"
         folder.mkdir()
         writer = ShardWriter(folder, MAX_SHARD_SAMPLES, MAX_SHARD_BYTES, first_key)
-        empty, crowds, boxes = 0, 0, Counter[int]()
+        empty, crowds, boxes, classes = 0, 0, Counter[int](), bytearray()
         for index in indices:
             raw = shards.read(index)
             sample = parse_sample(raw, len(shards.manifest.classes))
@@ -198,7 +200,8 @@ def _write_parts(shards: ShardSet, parts: Sequence[Sequence[int]], work: Path) -
             empty += not sample.boxes
             crowds += sum(sample.crowd)
             boxes.update(sample.labels)
-        written.append(_Part(folder, writer.close(), empty, crowds, boxes))
+            classes += encode_image(sample.object_labels(), len(shards.manifest.classes))
+        written.append(_Part(folder, writer.close(), empty, crowds, boxes, bytes(classes)))
         first_key += len(indices)  # keys are unique in all parts together
     return written
 
@@ -217,6 +220,8 @@ def _assemble(source: Manifest, parts: Sequence[_Part], folder: Path, name: str,
                 _link(path, target)
             shards.append(renamed)
     boxes = sum((part.boxes for part in parts), Counter[int]())
+    image_classes = b"".join(part.image_classes for part in parts)
+    (folder / IMAGE_CLASSES).write_bytes(image_classes)
     content = hashlib.sha256("".join(shard.sha256 for shard in shards).encode())
     manifest = Manifest(
         name=name,
@@ -234,6 +239,7 @@ def _assemble(source: Manifest, parts: Sequence[_Part], folder: Path, name: str,
         crowd_boxes=sum(part.crowds for part in parts),
         renamed=source.renamed,
         tiling=source.tiling,
+        image_classes=classes_file(image_classes),
     )
     write_manifest(manifest, folder)
 

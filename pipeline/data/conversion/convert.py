@@ -22,9 +22,10 @@ from pipeline.data.conversion.image_hashes import ImageHashes
 from pipeline.data.conversion.near_duplicates import find_near_duplicates
 from pipeline.data.conversion.shard_task import ShardResult, plan_shards
 from pipeline.data.conversion.staging import Staging, open_staging
+from pipeline.data.shards.image_classes import ImageClassesWriter
 from pipeline.data.shards.manifest import Manifest, Tiling
 from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS, Problem, ProblemWriter
-from pipeline.data.shards.shard_table import ShardTable
+from pipeline.data.shards.shard_table import IMAGE_CLASSES, ShardTable
 from pipeline.data.sources.record import SourceImage
 from pipeline.errors import UserError
 from pipeline.progress import Progress
@@ -177,6 +178,7 @@ class _Summary:
         self.classes = list(classes)
         self.problems = ProblemWriter(work / PROBLEMS)
         self.hashes = ImageHashes(title, work)
+        self.image_classes = ImageClassesWriter(work / IMAGE_CLASSES)
         self.shards, self.numbers = ShardTable(), array("q")
         self._samples = self._samples_without_objects = 0
         self._boxes: Counter[int] = Counter()  # by label
@@ -187,6 +189,7 @@ class _Summary:
         """Add the result of a task. Raises OSError."""
         self.problems.add(result.problems)
         self.hashes.extend(result.file_names, list(map(bytes.fromhex, result.image_hashes)))
+        self.image_classes.add(bytes.fromhex(result.image_classes))
         self._boxes.update(result.boxes_per_label)
         self.counts.update(result.counts)
         self._samples += len(result.content_hashes)
@@ -238,6 +241,7 @@ class _Summary:
             crowd_boxes=self.counts.crowd_boxes,
             renamed=renamed,
             tiling=tiling,
+            image_classes=self.image_classes.close(),
         )
 
 

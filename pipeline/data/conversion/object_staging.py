@@ -7,7 +7,6 @@ Object stores cannot rename: publishing copies the shards within the store, and 
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,10 @@ from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.data.conversion.staging import STAGING_FOLDER, belongs_to_shard_set
+from pipeline.data.conversion.staging import STAGING_FOLDER, belongs_to_shard_set, files_beside
 from pipeline.data.shards.manifest import MANIFEST, Manifest, write_manifest
 from pipeline.data.shards.problems import PROBLEMS
-from pipeline.data.shards.shard_table import Shard
+from pipeline.data.shards.shard_table import IMAGE_CLASSES, Shard
 from pipeline.data.shards.writer import index_path
 from pipeline.errors import UserError
 from pipeline.storage.folder import Storage, join, split
@@ -113,11 +112,12 @@ class ObjectStaging:
         """Copy the shards from their ``folders`` into place, then upload the manifest."""
         sizes = self._list()
         self._retry(MANIFEST, lambda: self._files.delete(MANIFEST))
-        old = [name for name in sizes if re.match(r"shard-|" + re.escape(PROBLEMS), name)]
+        beside = (PROBLEMS, IMAGE_CLASSES)
+        old = [name for name in sizes if name in beside or name.startswith("shard-")]
         with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             list(pool.map(lambda name: self._retry(name, lambda: self._files.delete(name)), old))
             list(pool.map(self._copy_shard, folders, manifest.shards, repeat(sizes)))
-        for name in (*([PROBLEMS] if manifest.problem_counts else []), MANIFEST):
+        for name in (*files_beside(manifest), MANIFEST):
             self._retry(name, lambda: self._files.upload(self.work / name, name))  # noqa: B023
         self.discard()
 

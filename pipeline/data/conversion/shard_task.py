@@ -20,6 +20,7 @@ from pipeline.data.conversion.checks.counts import ObjectCounts
 from pipeline.data.conversion.image_ids import ImageIds
 from pipeline.data.conversion.tiles import MAX_TILES, Piece, cut_tiles
 from pipeline.data.conversion.validate import validate_record
+from pipeline.data.shards.image_classes import encode_image
 from pipeline.data.shards.manifest import Shard, Tiling
 from pipeline.data.shards.problems import Problem
 from pipeline.data.shards.tar import INDEX_ROW_BYTES, TarError, sample_index
@@ -39,7 +40,7 @@ CONVERSION_VERSION = 5
 class ShardResult(Document):
     """Result of one task: its counts, and a shard unless all its images were skipped."""
 
-    FORMAT_VERSION: ClassVar[int] = 3
+    FORMAT_VERSION: ClassVar[int] = 4
 
     input_hash: str
     shard: Shard | None
@@ -50,6 +51,7 @@ class ShardResult(Document):
     file_names: list[str]  # of each picture, also if it is cut into tiles
     image_hashes: list[str]  # of each picture, in hex, by which near duplicates are found
     content_hashes: list[str]  # of each sample: sha256 of its image and of its JSON, in hex
+    image_classes: str  # the rows of its samples in `IMAGE_CLASSES`, in hex
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class ShardTask:
         file_names: list[str] = []
         image_hashes: list[str] = []
         content_hashes: list[str] = []
+        image_classes = bytearray()
         for source_image in self.images:
             counted_before = counts.kept, counts.crowd
             image, sample, found = validate_record(source_image.read_record(), labels, counts)
@@ -152,6 +155,7 @@ class ShardTask:
                     counts.crowd_boxes += sum(piece.crowd)
                     content = hashlib.sha256(data).digest() + hashlib.sha256(json).digest()
                     content_hashes.append(content.hex())
+                    image_classes += encode_image(piece.object_labels(), len(self.classes))
                 problems += lost
                 if writer.samples > samples_before:
                     counts.kept -= sum(problem.lost_objects for problem in lost)
@@ -170,6 +174,7 @@ class ShardTask:
             file_names=file_names,
             image_hashes=image_hashes,
             content_hashes=content_hashes,
+            image_classes=image_classes.hex(),
         )
         write_durably(folder / RESULT_FILE, result.encode(indent=None))
         return result

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.conversion.shard_task import RESULT_FILE
 from pipeline.data.shards.manifest import MANIFEST, Manifest, local_folder, write_manifest
 from pipeline.data.shards.problems import PROBLEMS
+from pipeline.data.shards.shard_table import IMAGE_CLASSES
 from pipeline.data.shards.writer import index_path
 from pipeline.errors import UserError
 from pipeline.storage.durable import sync_folder
@@ -26,9 +27,15 @@ STAGING_FOLDER = ".partial"  # in the folder of the set
 
 def belongs_to_shard_set(name: str) -> bool:
     """Return whether a conversion writes a file or folder of that name."""
-    return name in (MANIFEST, PROBLEMS, STAGING_FOLDER) or bool(
+    return name in (MANIFEST, PROBLEMS, IMAGE_CLASSES, STAGING_FOLDER) or bool(
         re.fullmatch(r"shard-\d+\.(tar|index)", name)
     )
+
+
+def files_beside(manifest: Manifest) -> list[str]:
+    """Return the names of the files that the driver of a conversion writes beside the manifest."""
+    problems = [PROBLEMS] if manifest.problem_counts else []
+    return [*problems, *([IMAGE_CLASSES] if manifest.image_classes else [])]
 
 
 def open_staging(out: Path | str) -> Staging | ObjectStaging:
@@ -91,7 +98,8 @@ class Staging:
             try:
                 yield
             except BaseException:
-                (self.folder / PROBLEMS).unlink(missing_ok=True)
+                for name in (PROBLEMS, IMAGE_CLASSES):
+                    (self.folder / name).unlink(missing_ok=True)
                 raise
             finally:
                 for path in self.folder.iterdir():
@@ -123,14 +131,14 @@ class Staging:
         out = self.out
         (out / MANIFEST).unlink(missing_ok=True)
         sync_folder(out)
-        for path in (*out.glob("shard-*"), out / PROBLEMS):
+        for path in (*out.glob("shard-*"), out / PROBLEMS, out / IMAGE_CLASSES):
             path.unlink(missing_ok=True)
         for folder, shard in zip(folders, manifest.shards, strict=True):
             written = Path(folder) / "shard-000000.tar"
             written.replace(out / shard.name)
             index_path(written).replace(index_path(out / shard.name))
-        if manifest.problem_counts:
-            (self.folder / PROBLEMS).replace(out / PROBLEMS)
+        for name in files_beside(manifest):
+            (self.folder / name).replace(out / name)
         sync_folder(out)
         (self.folder / MANIFEST).replace(out / MANIFEST)
         sync_folder(out)

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
+from pipeline.data.shards.image_classes import classes_file
 from pipeline.data.shards.manifest import MANIFEST, Manifest, local_folder, write_manifest
 from pipeline.data.shards.problems import PROBLEMS
-from pipeline.data.shards.shard_table import Shard
+from pipeline.data.shards.shard_table import IMAGE_CLASSES, Shard
 from pipeline.data.shards.tar import INDEX_TYPE, TarError, sample_rows
 from pipeline.data.shards.verify import Verification
 from pipeline.data.shards.writer import index_path
@@ -77,6 +78,7 @@ def adopt(
         if faults := candidates.verification.faults:
             return Adoption(None, faults)
         manifest = candidates.manifest(name or store.name, split)
+        (Path(work) / IMAGE_CLASSES).write_bytes(candidates.verification.image_classes)
         write_manifest(manifest, Path(work))
         store.publish(manifest, Path(work))
     return Adoption(manifest, [])
@@ -134,6 +136,7 @@ class _Candidates:
                 "boxes": sum(found.boxes.values()),
                 "boxes_per_class": {c: found.boxes[i] for i, c in enumerate(self.classes)},
                 "shards": self.shards,
+                "image_classes": classes_file(bytes(found.image_classes)),
             }
         )
 
@@ -183,6 +186,7 @@ class _Folder:
             for shard in manifest.shards:
                 index = index_path(self.folder / shard.name)
                 write_durably(index, (work / index.name).read_bytes())
+            write_durably(self.folder / IMAGE_CLASSES, (work / IMAGE_CLASSES).read_bytes())
             write_manifest(manifest, self.folder)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written: {error_line(error)}") from None
@@ -222,7 +226,7 @@ class _ObjectStore:
         for name in (MANIFEST, PROBLEMS):
             self._retry(name, partial(self._files.delete, name))
         names = [index_path(Path(shard.name)).name for shard in manifest.shards]
-        for name in (*names, MANIFEST):
+        for name in (*names, IMAGE_CLASSES, MANIFEST):
             self._retry(name, partial(self._files.upload, work / name, name))
 
     def _retry(self, name: str, request: Callable[[], None]) -> None:

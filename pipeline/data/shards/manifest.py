@@ -33,7 +33,7 @@ from pipeline.data.shards.problems import (
     parse_problems,
     problem_kind,
 )
-from pipeline.data.shards.shard_table import Shard, ShardParser, ShardTable
+from pipeline.data.shards.shard_table import ImageClassesFile, Shard, ShardParser, ShardTable
 from pipeline.errors import UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
@@ -68,11 +68,12 @@ class Tiling(BaseModel):
 class Manifest(Document):
     """A shard set. Labels index ``classes``; ``fingerprint`` identifies the source's content.
 
-    Format 3 has fewer kinds of problems and no counts of what is left out. Formats 1 and 2 have the
-    list of problems in place of their counts, and format 1 has older names for two of their kinds.
+    Format 4 has no classes of images. Format 3 has fewer kinds of problems and no counts of what is
+    left out. Formats 1 and 2 have the list of problems in place of their counts, and format 1 has
+    older names for two of their kinds.
     """
 
-    FORMAT_VERSION: ClassVar[int] = 4
+    FORMAT_VERSION: ClassVar[int] = 5
 
     name: str
     split: str
@@ -91,6 +92,7 @@ class Manifest(Document):
     crowd_boxes: int = 0  # of the boxes: regions that training ignores
     renamed: dict[str, str] = Field(default_factory=dict)  # classes of the source, to new names
     tiling: Tiling | None = None  # None: samples are whole pictures
+    image_classes: ImageClassesFile | None = None  # None before format 5
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Manifest:

@@ -104,6 +104,11 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         boxes = np.array(self.boxes, np.float64).reshape(-1, 4)
         return boxes[~np.array(self.crowd, bool)] if any(self.crowd) else boxes
 
+    def object_labels(self) -> list[int]:
+        """Return the labels of its objects that are not crowd regions, each once, ascending."""
+        pairs = zip(self.labels, self.crowd, strict=True)
+        return sorted({label for label, crowd in pairs if not crowd})
+
     def to_json(self) -> bytes:
         """Return the canonical JSON of the sample. Raises ValueError if an area is not finite."""
         tree = msgspec.structs.asdict(self)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NAME, SHA256 = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar$", "^[0-9a-f]{64}$"
 _match_name, _match_sha256 = re.compile(NAME).fullmatch, re.compile(SHA256).fullmatch
+IMAGE_CLASSES = "image-classes.bin"
 _KEYS = {"name", "samples", "bytes", "sha256"}
 _values = itemgetter("name", "samples", "bytes", "sha256")
 _INT64_LIMIT = 2**63
@@ -29,6 +30,15 @@ class Shard(BaseModel):
 
     name: str = Field(pattern=NAME)
     samples: int = Field(gt=0)
+    bytes: int = Field(gt=0)
+    sha256: str = Field(pattern=SHA256)
+
+
+class ImageClassesFile(BaseModel):
+    """The file beside a manifest that has the classes of each image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     bytes: int = Field(gt=0)
     sha256: str = Field(pattern=SHA256)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.shards.image_classes import encode_image, read_image_classes
 from pipeline.data.shards.manifest import (
     Manifest,
     Shard,
@@ -20,6 +21,7 @@ from pipeline.data.shards.manifest import (
 )
 from pipeline.data.shards.problems import PROBLEMS
 from pipeline.data.shards.sample import Sample, SampleError
+from pipeline.data.shards.shard_table import IMAGE_CLASSES
 from pipeline.data.shards.tar import (
     BLOCK,
     INDEX_ROW_BYTES,
@@ -33,7 +35,7 @@ from pipeline.data.shards.writer import index_path
 from pipeline.data.transforms.decode import ImageError, decode_image, image_format
 from pipeline.errors import OutageError, UserError
 from pipeline.storage.checksum import file_sha256
-from pipeline.storage.remote import Remote, is_remote
+from pipeline.storage.remote import RETRIES, Remote, is_remote
 
 
 class Verification:
@@ -47,6 +49,7 @@ class Verification:
         self.faults: list[str] = []
         self.samples = self.samples_without_objects = 0
         self.boxes: Counter[int] = Counter()  # by label
+        self.image_classes = bytearray()  # what `IMAGE_CLASSES` should have
         self.complete = True
         self._shard_by_key: dict[str, str] = {}
         self._location_by_image_id: dict[str, str] = {}
@@ -115,6 +118,19 @@ class Verification:
                 counts = f"{found[kind]} x {kind}, the manifest says {expected[kind]}"
                 self.faults.append(f"{PROBLEMS}: {counts}")
 
+    def check_image_classes(self, uri: str) -> None:
+        """Compare the classes of each image beside the manifest with the samples."""
+        entry = self.manifest.image_classes
+        if entry is None:  # an earlier format
+            return
+        try:
+            found = read_image_classes(uri, entry, RETRIES)
+        except UserError as error:
+            self.faults.append(str(error))
+            return
+        if self.complete and found != self.image_classes:
+            self.faults.append(f"{IMAGE_CLASSES}: does not match the samples")
+
     def _add(self, shard: Shard, fault: str) -> None:
         self.faults.append(f"{shard.name}: {fault}")
 
@@ -135,11 +151,12 @@ class Verification:
             other = self._location_by_image_id[sample.image_id]
             self.faults.append(f"{location}: image_id {sample.image_id!r} is also in {other}")
         self._location_by_image_id[sample.image_id] = location
-        wrong = [n for n in sample.labels if not 0 <= n < len(self.manifest.classes)]
+        classes = len(self.manifest.classes)
+        wrong = [n for n in sample.labels if not 0 <= n < classes]
         if wrong:
-            classes = len(self.manifest.classes)
             self.faults.append(f"{location}: label {wrong[0]} is not one of the {classes} classes")
         self.boxes.update(sample.labels)
+        self.image_classes += encode_image(set(sample.object_labels()).difference(wrong), classes)
         self.samples_without_objects += not sample.boxes
         data = os.pread(descriptor, image.size, image.offset)
         try:
@@ -214,6 +231,7 @@ def verify(uri: str) -> Verification:
                 verification.check_shard(shard, path, index_path(path))
     verification.check_totals()
     verification.check_problems(uri)
+    verification.check_image_classes(uri)
     if not is_remote(uri):
         known = {shard.name for shard in verification.manifest.shards}
         for path in sorted(local_folder(uri).glob("*.tar")):

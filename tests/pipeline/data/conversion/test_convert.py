@@ -10,6 +10,8 @@ from pipeline.data.sources.synthetic import shapes_source
 from pipeline.data.sources.voc import voc_source
 from pipeline.errors import UserError
 
+ONE_SHARD = {"image-classes.bin", "manifest.json", "shard-000000.tar", "shard-000000.index"}
+
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -20,7 +22,7 @@ def test_same_source_gives_same_bytes(tmp_path, convert_source):
         convert_source(shapes_source(7, "train", 64), tmp_path / name, shard_samples=3)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert set(contents(tmp_path / "a")) == {
-        "manifest.json",
+        *("image-classes.bin", "manifest.json"),
         *(f"shard-{i:06d}.{suffix}" for i in range(3) for suffix in ("tar", "index")),
     }
 
@@ -42,7 +44,7 @@ def test_existing_set_is_replaced_only_with_overwrite(tmp_path, convert_source):
         convert_source(shapes_source(3, "train", 64), out)
     convert_source(shapes_source(3, "train", 64), out, overwrite=True)
     assert load_manifest(out).samples == 3
-    assert set(contents(out)) == {"manifest.json", "shard-000000.tar", "shard-000000.index"}
+    assert set(contents(out)) == ONE_SHARD
 
 
 def test_folders_with_other_files_are_rejected_unchanged(tmp_path, convert_source):
@@ -60,7 +62,7 @@ def test_leftovers_of_a_killed_conversion_are_deleted(tmp_path, convert_source):
     (tmp_path / ".partial" / "shard-000000.tar").write_bytes(b"half")
     (tmp_path / "shard-000009.tar").write_bytes(b"old")
     convert_source(shapes_source(1, "train", 64), tmp_path)
-    assert set(contents(tmp_path)) == {"manifest.json", "shard-000000.tar", "shard-000000.index"}
+    assert set(contents(tmp_path)) == ONE_SHARD
 
 
 def failing(images):

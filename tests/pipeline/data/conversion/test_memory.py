@@ -11,6 +11,7 @@ from pipeline.data.conversion.checks.counts import ObjectCounts
 from pipeline.data.conversion.convert import stage_shard_set
 from pipeline.data.conversion.image_ids import ImageIds
 from pipeline.data.conversion.shard_task import RESULT_FILE, ShardResult, ShardTask, plan_shards
+from pipeline.data.shards.image_classes import encode_image
 from pipeline.data.shards.manifest import load_manifest, read_problems
 from pipeline.data.shards.problems import Problem, ProblemWriter
 from pipeline.data.sources.files import open_files
@@ -71,6 +72,7 @@ def test_results_keep_few_bytes_per_image(tmp_path, few_recent_ids):
             file_names=names,
             image_hashes=[draw.randbytes(16).hex() for _ in names],
             content_hashes=[draw.randbytes(64).hex() for _ in names],
+            image_classes=b"".join(encode_image([0, 3], 5) for _ in names).hex(),
         )
         (folder / RESULT_FILE).write_bytes(result.encode(indent=None))
     held = []

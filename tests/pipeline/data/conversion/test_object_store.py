@@ -7,6 +7,7 @@ from pipeline.data import load_manifest
 from pipeline.data.conversion.convert import stage_shard_set
 from pipeline.data.conversion.shard_task import ShardTask
 from pipeline.data.shards.manifest import MANIFEST, read_problems
+from pipeline.data.shards.shard_table import IMAGE_CLASSES
 from pipeline.data.shards.verify import verify
 from pipeline.data.sources.synthetic import shapes_source
 from pipeline.data.sources.voc import voc_source
@@ -76,7 +77,7 @@ def test_job_writes_and_replaces_sets(prefix, tmp_path, capsys):
     with pytest.raises(UserError, match="already contains a shard set; .* --overwrite"):
         main([*options, "--count", "3", "--out", uri])
     main([*options, "--count", "3", "--out", uri, "--overwrite"])
-    assert set(files()) == {MANIFEST, "shard-000000.tar", "shard-000000.index"}
+    assert set(files()) == {MANIFEST, IMAGE_CLASSES, "shard-000000.tar", "shard-000000.index"}
     assert load_manifest(uri).samples == 3
     with pytest.raises(UserError, match=r"contains other files \(set\)"):
         main([*options, "--count", "3", "--out", uri.removesuffix("/set")])

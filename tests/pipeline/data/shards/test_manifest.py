@@ -42,7 +42,7 @@ def test_folder_without_manifest_is_not_a_shard_set(tmp_path):
 def test_newer_format_is_reported(scenes, tmp_path):
     # A newer format may also have unknown fields; the message must be about the version.
     folder = change(scenes, tmp_path, format_version=99, codec="av2")
-    with pytest.raises(UserError, match=r"has format 99, written by a newer version .* up to 4"):
+    with pytest.raises(UserError, match=r"has format 99, written by a newer version .* up to 5"):
         load_manifest(folder)
 
 
@@ -66,9 +66,16 @@ def test_manifest_of_format_1_loads_with_current_problem_kinds(tmp_path):
     assert manifest.samples == 3 and not verify(str(FORMAT_1)).faults
     write_manifest(manifest, tmp_path)
     written = json.loads((tmp_path / "manifest.json").read_text())
-    assert written["format_version"] == 4 and load_manifest(tmp_path) == manifest
+    assert written["format_version"] == 5 and load_manifest(tmp_path) == manifest
     assert written.pop("problem_counts") == manifest.problem_counts
-    for added in ("lost_objects", "excluded_boxes", "crowd_boxes", "renamed", "tiling"):
+    for added in (
+        "lost_objects",
+        "excluded_boxes",
+        "crowd_boxes",
+        "renamed",
+        "tiling",
+        "image_classes",
+    ):
         assert not written.pop(added)
     assert written | {"format_version": 1} == {k: v for k, v in stored.items() if k != "problems"}
 
