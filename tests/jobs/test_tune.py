@@ -146,7 +146,6 @@ def processes_of(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("how", "code", "last"),
     [
-        (signal.SIGINT, 130, "interrupted; to resume, run the same command with --run search"),
         (signal.SIGTERM, 143, "stopped: the sweep was stopped by SIGTERM; run the same command"),
         (signal.SIGKILL, -9, None),
     ],
