@@ -7,7 +7,7 @@ from pipeline.metrics.bootstrap.resampling import (
     image_weights,
     paired_bootstrap,
 )
-from pipeline.metrics.bootstrap.seeds import SeedResampled, seed_bootstrap
+from pipeline.metrics.bootstrap.seeds import SeedResampled, pooled_gains, seed_bootstrap
 
 __all__ = [
     "RESAMPLES",
@@ -18,5 +18,6 @@ __all__ = [
     "bootstrap",
     "image_weights",
     "paired_bootstrap",
+    "pooled_gains",
     "seed_bootstrap",
 ]

@@ -71,39 +71,21 @@ class SeedResampled:
         self, candidate: str, reference: str, label: int | None = None, confidence: float = 0.95
     ) -> Interval:
         """Return by how much one arm exceeds another, with the interval of the difference."""
+        return percentile_interval(*self.gain_samples(candidate, reference, label), confidence)
+
+    def gain_samples(
+        self, candidate: str, reference: str, label: int | None = None
+    ) -> tuple[float, _Floats]:
+        """Return by how much one arm exceeds another, for all images and in each resample (R,)."""
         value, samples = self._samples(candidate, label)
         other, others = self._samples(reference, label)
-        return percentile_interval(value - other, samples - others, confidence)
+        return value - other, samples - others
 
     def simultaneous_gains(
         self, pairs: Sequence[tuple[str, str]], confidence: float = 0.95
     ) -> list[Interval]:
-        """Return the `gain` of each pair with intervals that all hold together.
-
-        Among many pairs of equal arms, some intervals of a pair alone would exclude 0 by chance.
-        These are as many standard errors wide as ``confidence`` of the resamples stay within for
-        all pairs at once (Westfall and Young, Resampling-Based Multiple Testing, 1993).
-        """
-        if not pairs:
-            return []
-        gains, rows = [], []
-        for candidate, reference in pairs:
-            value, samples = self._samples(candidate, None)
-            other, others = self._samples(reference, None)
-            gains.append(value - other)
-            rows.append(samples - others)
-        drawn = np.array(rows)  # (pairs,R)
-        drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]  # without resamples that have no object
-        if drawn.shape[1] < 2:
-            return [Interval(gain, float("nan"), float("nan")) for gain in gains]
-        errors = drawn.std(axis=1, ddof=1)
-        off = np.abs(drawn - drawn.mean(axis=1, keepdims=True))
-        scaled = np.divide(off, errors[:, None], out=np.zeros_like(off), where=errors[:, None] > 0)
-        width = errors * float(np.quantile(scaled.max(axis=0), confidence))
-        return [
-            Interval(gain, gain - half, gain + half)
-            for gain, half in zip(gains, width.tolist(), strict=True)
-        ]
+        """Return the `gain` of each pair with intervals that all hold together."""
+        return pooled_gains([self], pairs, confidence)
 
     def _samples(self, arm: str, label: int | None) -> tuple[float, _Floats]:
         """Return the mean over seeds for all images, and for each resample (R,)."""
@@ -112,6 +94,37 @@ class SeedResampled:
         if self.draws[arm].any():
             samples = samples + self.spread(label) / np.sqrt(len(seeds)) * self.draws[arm]
         return float(self.per_seed(arm, label).mean()), samples
+
+
+def pooled_gains(
+    sets: Sequence[SeedResampled], pairs: Sequence[tuple[str, str]], confidence: float = 0.95
+) -> list[Interval]:
+    """Return the mean `gain` over sets of each pair of arms, with intervals that all hold together.
+
+    Among many pairs of equal arms, some intervals of a pair alone would exclude 0 by chance. These
+    are as many standard errors wide as ``confidence`` of the resamples stay within for all pairs at
+    once (Westfall and Young, Resampling-Based Multiple Testing, 1993). The sets have the same
+    arms, the same number of resamples, and each its own images and ``seed`` of `seed_bootstrap`.
+    """
+    if not pairs:
+        return []
+    gains, rows = [], []
+    for candidate, reference in pairs:
+        found = [item.gain_samples(candidate, reference) for item in sets]
+        gains.append(float(np.mean([gain for gain, _ in found])))
+        rows.append(np.mean([samples for _, samples in found], axis=0))
+    drawn = np.array(rows)  # (pairs,R)
+    drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]  # without resamples that have no object
+    if drawn.shape[1] < 2:
+        return [Interval(gain, float("nan"), float("nan")) for gain in gains]
+    errors = drawn.std(axis=1, ddof=1)
+    off = np.abs(drawn - drawn.mean(axis=1, keepdims=True))
+    scaled = np.divide(off, errors[:, None], out=np.zeros_like(off), where=errors[:, None] > 0)
+    width = errors * float(np.quantile(scaled.max(axis=0), confidence))
+    return [
+        Interval(gain, gain - half, gain + half)
+        for gain, half in zip(gains, width.tolist(), strict=True)
+    ]
 
 
 def seed_bootstrap(
