@@ -118,7 +118,7 @@ class GuidanceOptions(Options):
 
     min_positives: int = _option(
         0,
-        "least number of positives of an object in each task, if so many anchors overlap it",
+        "least number of positives of an object in each task, if that many anchors overlap it",
         ge=0,
         le=1000,
     )
@@ -157,8 +157,8 @@ class MutualGuidanceSoftOptions(GuidanceOptions):
     )
     centre_radius: float = _option(
         0.0,
-        "an anchor is only matched with objects that contain its centre, their sides counted as at "
-        "least twice so many strides; 0: with all",
+        "an anchor is only matched with objects that contain its centre, where each object reaches "
+        "at least this many strides from its own centre along both axes; 0: no limit",
         ge=0.0,
         le=100.0,
     )
