@@ -13,6 +13,7 @@ from pipeline.metrics.bootstrap import (
     SeedResampled,
     bootstrap,
     paired_bootstrap,
+    pooled_gains,
     seed_bootstrap,
 )
 from pipeline.metrics.bootstrap.seeds import draw_seeds
@@ -138,3 +139,16 @@ def test_simultaneous_intervals_hold_for_all_pairs_at_once() -> None:
         assert [one.value for one in found] == [resampled.gain(*pair).value for pair in pairs]
     assert together <= 12 < alone
     assert resampled.simultaneous_gains([]) == []
+
+
+def test_gains_over_several_sets_are_means_with_less_noise() -> None:
+    one, two, three, four = tables([0, 1, 2, 3])
+    arms = {"a": [one, two], "b": [three, four]}
+    first = seed_bootstrap(arms, 2, resamples=200, seed=0)
+    other = seed_bootstrap(arms | {"a": [two, three]}, 2, resamples=200, seed=1)
+    (alone,) = first.simultaneous_gains([("a", "b")])
+    assert pooled_gains([first], [("a", "b")]) == [alone]
+    (pooled,) = pooled_gains([first, other], [("a", "b")])
+    gains = [item.gain("a", "b").value for item in (first, other)]
+    assert pooled.value == pytest.approx(np.mean(gains))
+    assert pooled.high - pooled.low < alone.high - alone.low

@@ -1,0 +1,164 @@
+"""Is one assigner ahead of the others? Three sets, several seeds, intervals over images and seeds.
+
+    python -m benchmarks.assigners run SET --train SHARDS --val SHARDS [--seeds 4] [--work DIR]
+    python -m benchmarks.assigners pool [--work DIR]
+
+``run`` trains every arm on a set with `jobs.compare`, two at a time on 2 cores, and resumes.
+``pool`` writes the results of all sets so far, and the means over them. The recipe of a set is the
+same for all arms but for the assigner and the losses that follow it; its length and learning rate
+were chosen before any assigners were compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy import run_job
+from pipeline.comparison.documents import Comparison
+from pipeline.data import load_manifest
+from pipeline.metrics.bootstrap import SeedResampled, pooled_gains, seed_bootstrap
+from pipeline.trials.outcome import load_matches
+
+RESULTS = Path(__file__).parent / "results" / "assigners.json"
+PRETRAINED = {
+    "model.backbone": "efficientnet_lite0",
+    "model.init": "imagenet",
+    "model.freeze_stages": 4,
+    "data.crop": 0.3,
+    "data.photometric": 0.5,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    # --source shapes --size 192 --object-sides 8,28 --max-objects 12, 500 and 200 images
+    "small": {
+        "model.image_size": 192,
+        "model.anchor_base": 16,
+        "data.photometric": 0.5,
+        "train.precision": "bf16",
+        "train.epochs": 10,
+    },
+    "bccd": {
+        **PRETRAINED,
+        "model.image_size": 256,
+        "data.flip_vertical": 0.5,
+        "train.epochs": 15,
+    },
+    "cards": {**PRETRAINED, "model.image_size": 192, "train.epochs": 12},
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "max_iou": {"assign.name": "max_iou"},
+    "mutual_guidance": {"assign.name": "mutual_guidance"},
+    "mutual_guidance_soft": {"assign.name": "mutual_guidance_soft"},
+    "task_aligned": {"assign.name": "task_aligned"},
+    "sim_ota": {"assign.name": "sim_ota"},
+    "atss": {"assign.name": "atss"},
+    "soft_near": {
+        "assign.name": "mutual_guidance_soft",
+        "assign.static_fraction": 0.2,
+        "assign.centre_radius": 1.5,
+        "assign.min_positives": 4,
+    },
+    "soft_scaled": {
+        "assign.name": "mutual_guidance_soft",
+        "assign.static_fraction": 0.2,
+        "assign.centre_radius": 1.5,
+        "assign.min_positives": 9,
+        "assign.scaled_targets": True,
+        "loss.normaliser": "targets",
+    },
+    "mutual_guidance_floor": {
+        "assign.name": "mutual_guidance",
+        "assign.static_fraction": 0.2,
+        "assign.min_positives": 4,
+        "assign.spare_iou": 0.7,
+    },
+}
+MACHINE = {
+    "ray.workers": 1,
+    "ray.cpus_per_worker": 0.9,
+    "ray.threads_per_worker": 1,
+    "data.loader_workers": 0,
+    "evaluate.pictures": 0,
+}
+
+
+def main() -> None:
+    """Run one set, or pool those that were run."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("set", choices=RECIPES)
+    run.add_argument("--train", required=True, help="shard set")
+    run.add_argument("--val", required=True, help="shard set")
+    run.add_argument("--seeds", type=int, default=4)
+    pool = commands.add_parser("pool")
+    for one in (run, pool):
+        one.add_argument("--work", type=Path, default=Path("assigners"), help="of the trainings")
+    options = parser.parse_args()
+    if options.command == "run":
+        train(options.set, options.train, options.val, options.seeds, options.work.absolute())
+    else:
+        results = pooled(options.work.absolute())
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        for row in results["arms"]:
+            print(row)
+
+
+def train(name: str, train: str, val: str, seeds: int, work: Path) -> None:
+    """Train and score all arms on a set."""
+    places = {"data.train": train, "data.val": val, "ray.storage": str(work)}
+    tracking = {"tracking.uri": f"sqlite:///{work}/mlflow.db"}
+    fields = places | tracking | MACHINE | RECIPES[name]
+    run_job(
+        "compare",
+        *(f"--{field}={value}" for field, value in fields.items()),
+        *(f"--arm={arm}: {json.dumps(values)}" for arm, values in ARMS.items()),
+        *("--seeds", str(seeds), "--run", name),
+    )
+    (work / f"{name}-val.txt").write_text(val)
+
+
+def pooled(work: Path) -> dict[str, Any]:
+    """Return the comparison of each set, and the arms and pairs of arms averaged over the sets."""
+    sets: dict[str, Comparison] = {}
+    resampled: dict[str, SeedResampled] = {}
+    for number, name in enumerate(RECIPES):
+        path = work / name / "comparison.json"
+        if not path.exists():
+            continue
+        sets[name] = Comparison.parse(path.read_bytes(), str(path))
+        classes = load_manifest((work / f"{name}-val.txt").read_text()).classes
+        tables = {
+            row.name: [load_matches(str(work / name), trial) for trial in row.trials]
+            for row in sets[name].table
+        }
+        resampled[name] = seed_bootstrap(tables, len(classes), seed=number)
+    arms = {arm: [resampled[name].interval(arm).value for name in sets] for arm in ARMS}
+    ranked = sorted(ARMS, key=lambda arm: -float(np.mean(arms[arm])))
+    pairs = list(combinations(ranked, 2))
+    gains = pooled_gains(list(resampled.values()), pairs)
+    return {
+        "sets": {name: found.model_dump(mode="json") for name, found in sets.items()},
+        "spread": {name: resampled[name].spread() for name in sets},
+        "arms": [
+            {
+                "name": arm,
+                "mean": float(np.mean(arms[arm])),
+                **dict(zip(sets, arms[arm], strict=True)),
+            }
+            for arm in ranked
+        ],
+        "pairs": [
+            {"candidate": a, "reference": b, "gain": g.value, "low": g.low, "high": g.high}
+            for (a, b), g in zip(pairs, gains, strict=True)
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
