@@ -24,6 +24,7 @@ from pipeline.comparison.results import as_text, record_result
 from pipeline.comparison.statement import sentences
 from pipeline.config import Config
 from pipeline.data import Manifest, check_batches
+from pipeline.data.loading.repeat_sampling import check_image_classes
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.pretrained import check_start
@@ -88,9 +89,11 @@ def compare(
     if not (folds or manifests["val"].countable_boxes):
         raise UserError(f"data.val ({config.data.val}) has no object that a comparison could count")
     for arm in arms:
-        tried = trial_config(config, arm.params)
-        check_batches(tried, config.ray.max_workers)
-        check_weighted_classes(tried, manifests["train"].classes)
+        own = trial_config(config, arm.params)
+        check_batches(own, config.ray.max_workers)
+        check_weighted_classes(own, manifests["train"].classes)
+        if own.data.repeat_threshold and not folds:
+            check_image_classes(str(config.data.train), manifests["train"])
     check_cluster_paths(config)
     uri = resolve_run_store(config.tracking)
     for start in _distinct_models(config, arms):

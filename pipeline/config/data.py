@@ -34,6 +34,12 @@ class DataConfig(Section):
         le=1024,
         description="shards shuffled together, in sets of more than 65,536 samples",
     )
+    repeat_threshold: Probability = Field(
+        0.0,
+        description="images with a class that a smaller fraction of images has are drawn more "
+        "often, by sqrt(threshold / fraction), and all others less (repeat-factor sampling); 0: "
+        "each image once per epoch",
+    )
     loader_workers: int = Field(
         1,
         ge=0,

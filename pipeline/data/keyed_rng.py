@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["order", "windows", "augment", "shapes", "network", "mix", "scale"]
+Purpose = Literal["order", "windows", "augment", "shapes", "network", "mix", "scale", "repeat"]
 # The numbers are part of every stream, so they must never change.
 _PURPOSE_NUMBERS: dict[Purpose, int] = {
     "order": 1,
@@ -20,6 +20,7 @@ _PURPOSE_NUMBERS: dict[Purpose, int] = {
     "network": 5,
     "mix": 6,
     "scale": 7,
+    "repeat": 8,
 }
 
 

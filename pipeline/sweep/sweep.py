@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.data import Manifest, check_batches
+from pipeline.data.loading.repeat_sampling import check_image_classes
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
 from pipeline.metrics import coco, voc
@@ -280,6 +281,8 @@ def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
         )
     for number, point in enumerate(config.sweep.points):
         space.check_point(point, f"sweep.points[{number}]")
+    if "data.repeat_threshold" in space.domains:
+        check_image_classes(str(config.data.train), manifests["train"])
     check_batches(config, config.ray.max_workers)
     check_cluster_paths(config)
     return config, manifests, space

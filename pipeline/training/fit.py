@@ -15,6 +15,7 @@ from model.published import PUBLISHED
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
 from pipeline.data import Manifest, check_batches, load_manifest
+from pipeline.data.loading.repeat_sampling import check_image_classes
 from pipeline.distributed.ray_cluster import check_cluster_paths
 from pipeline.errors import OutageError, TrainingStopped, UserError
 from pipeline.pretrained import check_start
@@ -180,6 +181,8 @@ def check_data(config: Config) -> dict[str, Manifest]:
             f"{counted(manifests['train'].samples, 'sample')}; convert it with its labels, or set "
             "data.allow_no_objects"
         )
+    if config.data.repeat_threshold:
+        check_image_classes(str(uris["train"]), manifests["train"])
     for use, manifest in manifests.items():
         if manifest.classes != manifests["train"].classes:
             raise UserError(

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config import Config
+from pipeline.data.loading.repeat_sampling import describe_repeats
+from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards.reader import ShardSet
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.report import report_evaluation
@@ -89,6 +91,11 @@ class RunLog:
         warning = anchor_warning(shards, config) if self.tracker is not None else None
         if warning:
             self._print(f"warning: {warning}")
+
+    def describe_sampling(self, order: SampleOrder, threshold: float) -> None:
+        """Report how often images are drawn, unless it is once per epoch."""
+        if self.tracker is not None and threshold:
+            self._print(describe_repeats(order.weights, threshold))
 
     def moved(self, before: str, now: str) -> None:
         """Report that a resumed training computes elsewhere or in another precision."""

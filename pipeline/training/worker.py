@@ -80,6 +80,7 @@ def train_worker(
         log.start(trainer.step_count, schedule, title, world.size, world.device_name, precision)
         if restored is None:
             log.check_anchors(shards, config)
+        log.describe_sampling(loader.order, config.data.repeat_threshold)
         now = world.device.type, precision
         before = (restored.device, restored.precision) if restored and restored.device else now
         if before != now:

@@ -1,6 +1,7 @@
 """`jobs.compare` as a user runs it: refused mistakes, stopped and resumed, extended, with folds."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from pipeline.comparison.arms import Arm
 from pipeline.comparison.cells import CHANGEABLE
 from pipeline.comparison.plan import check_folder, comparison_config
 from pipeline.config import Config
+from pipeline.data.shards.manifest import load_manifest, write_manifest
 from pipeline.errors import UserError
+from pipeline.sweep.sweep import _checked
 from pipeline.tracking import connect
 from pipeline.training.run_record import RunRecord
 from pipeline.trials.trial_records import TrialRecords
@@ -55,6 +58,22 @@ def test_mistake_is_one_line_before_the_first_training(
     with pytest.raises(UserError, match=words) as caught:
         compare.main([*options(small), *more])
     assert "\n" not in str(caught.value)
+
+
+def test_arm_that_needs_an_upgraded_set_is_refused(
+    small: Config,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(str(small.data.train), older)
+    manifest = load_manifest(older).model_copy(update={"image_classes": None})
+    write_manifest(manifest, older)
+    config = small.replace({"data.train": str(older)})
+    with pytest.raises(UserError, match=f"older: was made by .* jobs.shards upgrade {older}"):
+        compare.main([*options(config), "--vary", "data.repeat_threshold=0,0.5"])
+    space = {"data.repeat_threshold": {"uniform": [0.1, 0.5]}}
+    with pytest.raises(UserError, match="older: was made by an earlier version"):
+        _checked(config.replace({"sweep.space": space, "ray.enabled": True}))
 
 
 def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Mosaic and mixup: which samples make up a training image, and where in it they are drawn.
 
 Partners come from the window of the sample, so they need no other shard. Every draw is keyed by
-(seed, epoch, sample); rectangles are fractions of the input, so its size changes no draw.
+(seed, epoch, sample), and by the number of the repeat of a sample that is drawn again
+(`repeat_sampling.py`); rectangles are fractions of the input, so its size changes no draw.
 `data.close_mosaic` ends both at a global step, so a resumed training ends them there too.
 """
 
@@ -53,7 +54,8 @@ class MosaicSampler:
         tiles = []
         for row, position in enumerate(positions):
             sample, epoch = self.order.sample(position)
-            key = (self.seed, epoch, sample)
+            repeat = self.order.repeat(position)
+            key = (self.seed, epoch, sample, *([repeat] if repeat else []))
             own = MosaicTile(row, sample, generator("augment", *key), full, 1.0)
             tiles += self._mix(own, position, generator("mix", *key)) if mixes else [own]
         return tiles

@@ -22,6 +22,7 @@ from pipeline.data.keyed_rng import bit_generator
 from pipeline.data.loading.batch import Batch, BatchDataset, PackedBatch, TrainFields
 from pipeline.data.loading.mosaic import MosaicSampler, MosaicTile
 from pipeline.data.loading.rank_share import rank_positions
+from pipeline.data.loading.repeat_sampling import read_repeat_weights
 from pipeline.data.loading.sample_order import SampleOrder
 from pipeline.data.shards.reader import RawSample, ShardSet, parse_sample
 from pipeline.data.shards.sample import Sample
@@ -54,8 +55,12 @@ class TrainDataset(BatchDataset[Batch]):
     ) -> None:
         self.shards, self.config = shards, config
         self.classes = len(shards.manifest.classes)
+        data = config.data
+        weights = read_repeat_weights(
+            shards.uri, shards.manifest, data.repeat_threshold, data.retries
+        )
         self.order = SampleOrder(
-            shards.manifest.counts, config.train.seed, config.data.parts, config.data.window
+            shards.manifest.counts, config.train.seed, data.parts, data.window, weights
         )
         self.mosaic = MosaicSampler(self.order, config.data, config.train.seed, total_steps)
         self.rank, self.world_size = rank, world_size
