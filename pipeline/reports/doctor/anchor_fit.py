@@ -103,6 +103,18 @@ def fit_anchors(boxes: Floats, start: AnchorShapes, image_size: int) -> AnchorFi
     return AnchorFit(best, missed_share(boxes, best, image_size))
 
 
+def fit_base(boxes: Floats, start: AnchorShapes, image_size: int) -> AnchorFit:
+    """Return the best of a grid of bases, with two digits; scales and ratios stay as they are."""
+    bases = sorted({float(f"{base:.2g}") for base in BASES})
+    fits = []
+    for base in bases:
+        shapes = replace(start, base=base)
+        ious = best_ious(boxes, shapes, image_size)
+        fits.append((float(np.mean(ious >= FIT_IOU) + np.mean(ious)), shapes))
+    best = max(fits, key=lambda fit: fit[0])[1]
+    return AnchorFit(best, missed_share(boxes, best, image_size))
+
+
 def _descend(best: AnchorShapes, score: Callable[[AnchorShapes], float]) -> AnchorShapes:
     """Change one number at a time as long as the score grows, by ever smaller factors."""
     for step in STEPS:

@@ -6,16 +6,25 @@ import contextlib
 
 import numpy as np
 
+from model.anchor_shapes import FIRST_STRIDE, AnchorShapes
 from pipeline.config import Config
 from pipeline.data.shards.reader import ShardSet, parse_sample
 from pipeline.data.transforms.decode import ImageError
-from pipeline.reports.doctor.anchor_fit import FIT_IOU, best_ious, fit_anchors
-from pipeline.reports.doctor.box_findings import MAX_MISSED, MIN_GAIN
+from pipeline.reports.doctor.anchor_fit import (
+    FIT_IOU,
+    best_ious,
+    fit_anchors,
+    fit_base,
+    missed_share,
+)
+from pipeline.reports.doctor.box_findings import MAX_MISSED
 from pipeline.reports.doctor.finding import percent
 from pipeline.reports.doctor.statistics import Floats, to_input
 
 SAMPLES = 256
 SEARCH_OBJECTS = 500
+NOTABLE_GAIN = 0.02  # of the share of objects that fit, from which other anchors are named
+SMALL_SIDE = 2 * FIRST_STRIDE  # pixels; below, the nearest anchor may be half an object away
 
 
 def anchor_warning(shards: ShardSet, config: Config) -> str | None:
@@ -31,16 +40,32 @@ def anchor_warning(shards: ShardSet, config: Config) -> str | None:
     missed = best_ious(boxes, shapes, size) < FIT_IOU
     if missed.sum() <= MAX_MISSED * len(boxes):
         return None
-    fitted = fit_anchors(boxes[:: -(-len(boxes) // SEARCH_OBJECTS)], shapes, size)
-    share = float(missed.mean())
-    remedy = "use a larger model.image_size or more model.anchor_scales"
-    if fitted.missed < share - MIN_GAIN:
-        remedy = f"{percent(fitted.missed, 1)} with {fitted.shapes}"
+    some = boxes[:: -(-len(boxes) // SEARCH_OBJECTS)]
     return (
-        f"{percent(share, 1)} of the objects have no anchor with an IoU of {FIT_IOU:g} or more "
-        f"({shapes}; {min(SAMPLES, len(shards))} images): {remedy}; see python -m jobs.shards "
-        "doctor"
+        f"{percent(float(missed.mean()), 1)} of the objects have no anchor with an IoU of "
+        f"{FIT_IOU:g} or more ({shapes}; {min(SAMPLES, len(shards))} images): "
+        f"{_remedy(some, shapes, size)}; see python -m jobs.shards doctor"
     )
+
+
+def _remedy(boxes: Floats, shapes: AnchorShapes, size: int) -> str:
+    """Return which anchors fit more of the objects (N,4): another base, and the best of all."""
+    found, missed = [], missed_share(boxes, shapes, size)
+    for name, fit in (
+        ("model.anchor_base {:g}", fit_base(boxes, shapes, size)),
+        ("{}", fit_anchors(boxes, shapes, size)),
+    ):
+        if fit.missed < missed - NOTABLE_GAIN:
+            best, missed = fit, fit.missed
+            value = best.shapes.base if ":g" in name else best.shapes
+            found.append(f"{percent(missed, 1)} with {name.format(value)}")
+    if not found:
+        return "use a larger model.image_size or more model.anchor_scales"
+    lost = boxes[best_ious(boxes, best.shapes, size) < FIT_IOU]
+    sides = np.sqrt(np.prod(lost[:, 2:] - lost[:, :2], axis=1))
+    if missed > MAX_MISSED and np.median(sides) < SMALL_SIDE:
+        found.append("the others are small: a larger model.image_size fits more")
+    return "; ".join(found)
 
 
 def _some_boxes(shards: ShardSet, config: Config) -> Floats:

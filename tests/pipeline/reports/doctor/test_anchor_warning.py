@@ -1,5 +1,6 @@
 """The warning at the start of a training."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,23 @@ def test_anchors_that_do_not_fit_are_named_with_better_ones(
     monkeypatch.setattr(module, "SAMPLES", 5)
     few = anchor_warning(shards, Config.from_dict({"model": {"image_size": 64}}))
     assert few is not None and "5 images" in few
+
+
+def test_small_objects_get_the_base_that_fits(tmp_path: Path) -> None:
+    limits = ["--object-sides", "6,14", "--max-objects", "12"]
+    folder = str(tmp_path / "small")
+    prepare.main(["--source=shapes", "--count=30", "--size=128", *limits, "--out", folder])
+    shards, tree = ShardSet(folder), {"image_size": 128}
+    warning = anchor_warning(shards, Config.from_dict({"model": tree}))
+    assert warning is not None and warning.startswith("100 % of the objects have no anchor")
+    assert "the others are small: a larger model.image_size fits more; see" in warning
+    found = re.search(r": (\d+) % with model\.anchor_base ([\d.]+); (\d+) % with base", warning)
+    assert found is not None and int(found[3]) < int(found[1]) < 60
+    # With that base alone, as many objects are without an anchor as the warning says.
+    own = anchor_warning(shards, Config.from_dict({"model": {**tree, "anchor_base": found[2]}}))
+    assert own is not None and own.startswith(f"{found[1]} % of the objects have no anchor")
+    assert "model.anchor_base" not in own
+    assert anchor_warning(shards, Config.from_dict({"model": {"image_size": 640}})) is None
 
 
 def test_anchors_that_fit_are_silent(shards: ShardSet) -> None:
