@@ -101,6 +101,7 @@ def compare(
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
         record.hold(config.ray.lease_seconds)
+        config = config.replace(record.recorded_freezing(config))
         run_id = record.resumable_run_id(resume, config, CHANGEABLE, extend=True)
         records = TrialRecords(record.uri)
         records.load()

@@ -90,8 +90,11 @@ class ModelConfig(Section):
         pattern="^[0-9a-fA-F]{64}$",
         description="sha256 of the file in model.init, 64 hexadecimal digits; required for a URL",
     )
-    freeze_stages: int = Field(
-        0, ge=0, description="number of first stages of the backbone to freeze; 1 is the stem"
+    freeze_stages: int | None = Field(
+        None,
+        ge=0,
+        description="number of first stages of the backbone to freeze; 1 is the stem; unset: 0, or "
+        "two fifths of them with init and fewer than 1000 training images",
     )
     freeze_norm: bool = Field(
         False,
@@ -114,6 +117,11 @@ class ModelConfig(Section):
             "head": self.head,
             "activation": self.activation,
         }
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the section; without ``init``, unset ``freeze_stages`` are 0."""
+        tree = self.model_dump(mode="json")
+        return tree if self.init else {**tree, "freeze_stages": self.freeze_stages or 0}
 
     @property
     def anchor_shapes(self) -> AnchorShapes:
@@ -200,7 +208,8 @@ class ModelConfig(Section):
             stages = count_stages(self.backbone)
             if self.freeze_stages > stages:
                 raise ValueError(
-                    f"freeze_stages is {self.freeze_stages}; {self.backbone} has {stages} stages"
+                    f"freeze_stages is {self.freeze_stages}; {self.backbone} has {stages} stages; "
+                    f"give at most {stages}"
                 )
         return self
 

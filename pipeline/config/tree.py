@@ -82,7 +82,8 @@ class Config(Section):
 
         It lacks the URIs of tracking and storage, which may contain passwords and are not
         properties of the training. Options of the loss that follow the assigner are filled in,
-        options of the assigner that were added to it, and those that follow the optimizer.
+        options of the assigner that were added to it, and those that follow the optimizer and the
+        starting weights.
         """
         uris = {"tracking": {"uri", "artifacts"}, "ray": {"storage"}}
         tree = self.model_dump(mode="json", exclude=uris)
@@ -90,6 +91,7 @@ class Config(Section):
             **tree,
             "assign": self.assign.recorded(),
             "loss": self.loss.options(self.assign.name),
+            "model": self.model.recorded(),
             "train": self.train.recorded(),
         }
 

@@ -129,6 +129,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
                 f"{mask(record.uri)} contains trials of a sweep without run.json; delete it, or "
                 "choose another --run name"
             )
+        config = config.replace(record.recorded_freezing(config))
         run_id = record.resumable_run_id(resume, config, _CHANGEABLE, extend=True)
         halving = SuccessiveHalving(
             rung_epochs(config, manifests["train"].samples),

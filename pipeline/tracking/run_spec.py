@@ -173,7 +173,8 @@ def config_yaml(config: Config) -> str:
 
     Rates that follow the optimizer are given as numbers.
     """
-    tree = {**config.model_dump(mode="json"), "train": config.train.recorded()}
+    following = {"model": config.model.recorded(), "train": config.train.recorded()}
+    tree = {**config.model_dump(mode="json"), **following}
     return yaml.safe_dump(mask_tree(tree), sort_keys=False)
 
 
@@ -182,7 +183,7 @@ def flat_params(config: Config) -> dict[str, str]:
     tree = config.model_dump(mode="json", include=set(_PARAM_SECTIONS))
     tree["assign"] = _used_by_assigner(config.assign.recorded())
     tree["loss"] = config.loss.options(config.assign.name)
-    tree["train"] = config.train.recorded()
+    tree["model"], tree["train"] = config.model.recorded(), config.train.recorded()
     # Names in a value, such as those of classes, may have characters that MLflow's keys may not.
     params = {
         f"{section}.{name}": mask(_text(value))

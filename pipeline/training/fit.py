@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pipeline.data import Manifest, check_batches, load_manifest
 from pipeline.data.loading.repeat_sampling import check_image_classes
 from pipeline.distributed.ray_cluster import check_cluster_paths
 from pipeline.errors import OutageError, TrainingStopped, UserError
-from pipeline.pretrained import check_start
+from pipeline.pretrained import check_start, explain_freezing, stages_to_freeze
 from pipeline.progress import counted
 from pipeline.storage.folder import join
 from pipeline.tracking import (
@@ -90,7 +91,12 @@ def fit(
         contextlib.closing(RunRecord(*world.broadcast((config.ray.storage_uri(), run)))) as record,
     ):
         config = config.replace(world.on_main(lambda: record.recorded_assignment(config)))
+        config = config.replace(world.on_main(lambda: record.recorded_freezing(config)))
         manifests = world.on_each(lambda: check_data(config))
+        images = manifests["train"].samples
+        if (line := explain_freezing(config, images)) and world.is_main:
+            print(f"{label}: {line}" if label else line, file=sys.stderr, flush=True)
+        config = config.replace({"model.freeze_stages": stages_to_freeze(config, images)})
         data = summarize_data(manifests)
         check_cluster_paths(config)
         check_batches(config, config.ray.max_workers if config.ray.enabled else world.size)

@@ -191,6 +191,21 @@ class RunRecord:
                 found[field] = recorded
         return found
 
+    def recorded_freezing(self, config: Config) -> dict[str, Any]:
+        """Return ``model.freeze_stages`` of the start of the run by its dotted field, if it is
+        unset now.
+
+        Sweeps and comparisons leave it to their trainings, except those of earlier versions.
+        """
+        if config.model.freeze_stages is not None or config.model.init is None:
+            return {}
+        try:
+            info = self.read()
+        except OSError:
+            return {}  # the next access to the storage reports it
+        stages = info.config.get("model", {}).get("freeze_stages", 0) if info else None
+        return {} if stages is None else {"model.freeze_stages": stages}
+
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace ``run.json``. Raises OSError, LeaseLostError."""
         self.check_lease()

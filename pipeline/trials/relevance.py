@@ -99,10 +99,10 @@ def check_field(field: str, source: str) -> None:
 
 
 def field_value(config: Config, field: str) -> Any:
-    """Return the value of a dotted field; of a rate that is unset, the one in force."""
+    """Return the value of a dotted field; of a number that is unset, the one in force."""
     section, _, name = field.partition(".")
-    if section == "train":
-        return config.train.recorded()[name]
+    if section in ("model", "train"):
+        return config.recorded()[section][name]
     return getattr(getattr(config, section), name)
 
 

@@ -22,7 +22,7 @@ def build_training_detector(config: Config, world: World, num_classes: int) -> D
     if config.train.sync_batch_norm and world.size > 1:
         config.train.passes(world.size)  # raises UserError; torchrun decides on the number of ranks
         detector = _synchronise_norms(detector)
-    detector.backbone.freeze(config.model.freeze_stages, config.model.freeze_norm)
+    detector.backbone.freeze(config.model.freeze_stages or 0, config.model.freeze_norm)
     detector.to(device=world.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     return detector
 

@@ -36,6 +36,7 @@ def test_what_changes_no_result_does_not_count() -> None:
     )
     # An option of another assigner, and defaults that are written out.
     assert plain == digest({"assign.topk": 5, "assign.sigma": 2.0, "loss.classification": "focal"})
+    assert plain == digest({"model.freeze_stages": 0})
     assert plain == digest(train={"lr": 0.05, "weight_decay": 5e-4})
     adamw = digest(train={"optimizer": "adamw"})
     assert adamw == digest(train={"optimizer": "adamw", "lr": 1e-3, "momentum": 0.5}) != plain
@@ -51,6 +52,7 @@ def test_what_changes_no_result_does_not_count() -> None:
         {"assign": {"sigma": 3.0}},
         {"loss": {"overlap": "giou"}},
         {"evaluate": {"protocol": "voc"}},
+        {"model": {"freeze_stages": 1}},
     ],
 )
 def test_what_changes_a_result_counts(other: dict[str, Any]) -> None:

@@ -78,6 +78,22 @@ def test_run_from_before_anchors_were_configured_has_those_of_the_paper(tmp_path
             record.resumable_run_id("must", CONFIG.replace({f"model.{field}": value}))
 
 
+def test_resumed_run_keeps_the_frozen_stages_of_its_start(tmp_path: Path) -> None:
+    config = CONFIG.replace({"model.init": "imagenet", "model.backbone": "efficientnet_lite0"})
+    record = record_with(tmp_path, "run.json", "{}")
+    for stages in (2, 0):
+        started = config.replace({"model.freeze_stages": stages})
+        record.write("abc", "failed", started)
+        assert record.recorded_freezing(config) == {"model.freeze_stages": stages}
+        resumed = config.replace(record.recorded_freezing(config))
+        assert record.resumable_run_id("must", resumed) == "abc"
+        assert record.recorded_freezing(config.replace({"model.freeze_stages": 1})) == {}
+    # A sweep leaves the number to its trials.
+    record.write("abc", "failed", config)
+    assert record.recorded_freezing(config) == {}
+    assert record.resumable_run_id("must", config) == "abc"
+
+
 def test_run_from_before_optimizers_were_configured_had_sgd(tmp_path: Path) -> None:
     tree = CONFIG.recorded()
     tree["train"] = {

@@ -173,12 +173,17 @@ def test_weights_that_do_not_fit_are_rejected_before_the_run_is_created(
 
 
 def test_fit_starts_from_a_relative_path_and_records_the_weights_used(
-    small: Config, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Config,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = {"data.val": None, "data.test": None, "train.epochs": 0.2, "train.lr": 1e-9}
     config = small.replace({**overrides, "model.init": Path(weights).name})
     result = fit(config, run="started")
+    assert "1 of the 4 stages of slim, since" in capsys.readouterr().err
     end = load_state(Path(result.checkpoint))["model"]
     start = torch.load(weights, weights_only=True)
     kernel = "backbone.stages.2.1.first.0.weight"
@@ -186,5 +191,9 @@ def test_fit_starts_from_a_relative_path_and_records_the_weights_used(
     from mlflow import MlflowClient
 
     text = MlflowClient(result.tracking_uri)
+    # The few images leave the first stage as it was, and the run shows the number.
+    still = {name for name in start if name.startswith("backbone.stem.")}
+    assert still and changed(start, end).isdisjoint(still)
+    assert text.get_run(result.run_id).data.params["model.freeze_stages"] == "1"
     names = {item.path for item in text.list_artifacts(result.run_id)}
     assert "init.json" in names
