@@ -16,6 +16,7 @@ from jobs._cli import command, run_job
 # In the order in which a user meets them.
 JOBS = {
     "demo": "run the whole chain on generated images: prepare, train, register, predict",
+    "start": "look at labelled images, propose a recipe for them, and train it with --yes",
     "prepare": "convert labelled images (VOC, COCO, YOLO, WebDataset, generated) to a shard set",
     "shards": "verify, describe, examine, preview or adopt a shard set",
     "describe": "print parameters and FLOPs of detectors",

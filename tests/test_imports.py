@@ -19,7 +19,7 @@ LEVELS = (
     {"evaluation", "pretrained"},
     {"promotion", "predict"},
     {"training"},
-    {"trials"},
+    {"trials", "start"},
     {"comparison"},
     {"sweep"},
     {"jobs"},

@@ -44,8 +44,7 @@ def select_split(files: Files, pairs: Pairs, root: Path, split: str | None) -> S
         return everything
     if lists := _find_lists(files):
         return _listed(files, lists, pairs, root, split)
-    folders = {key.partition("/")[0] for key in pairs.xml if "/" in key}
-    folders = {name for name in folders if is_split_folder(name)}
+    folders = _split_folders(pairs)
     if not folders:
         return everything
     wanted = {name for name in folders if _is_same_split(name, split)}
@@ -63,6 +62,17 @@ def select_split(files: Files, pairs: Pairs, root: Path, split: str | None) -> S
         reason = f"{counted(outside, 'XML file')} outside the folders {_join(folders)}; left out"
         problems.append(Problem(file=files.name, kind="file unused", reason=reason))
     return Split(ids, unused, problems)
+
+
+def split_names(files: Files, pairs: Pairs) -> list[str]:
+    """Return the names of the splits of a data set: of its lists, else of its folders."""
+    lists = [name for name in _find_lists(files) if is_split_folder(name)]
+    return sorted(lists) or sorted(_split_folders(pairs))
+
+
+def _split_folders(pairs: Pairs) -> set[str]:
+    folders = {key.partition("/")[0] for key in pairs.xml if "/" in key}
+    return {name for name in folders if is_split_folder(name)}
 
 
 def _find_lists(files: Files) -> dict[str, str]:

@@ -20,7 +20,12 @@ from pipeline.data.sources.yolo.label_files import (
     unused_label_files,
 )
 from pipeline.data.sources.yolo.labels import YoloImage
-from pipeline.data.sources.yolo.splits import SplitImages, list_images, split_images
+from pipeline.data.sources.yolo.splits import (
+    SplitImages,
+    list_images,
+    named_splits,
+    split_images,
+)
 from pipeline.errors import UserError
 
 DESCRIPTION_SUFFIXES = (*YAML_SUFFIXES, ".data")
@@ -58,6 +63,15 @@ def yolo_source(root: Path, split: str | None, classes: list[str] | None = None)
         problems=[*files.problems(), *found, *unused],
         boxes_are="upright",
     )
+
+
+def yolo_splits(root: Path, classes: list[str] | None = None) -> list[str]:
+    """Return the splits that the description of a data set states, else those of its folders.
+
+    Raises as `yolo_source` does.
+    """
+    files, about, _ = _open(root, classes)
+    return list(about.splits) or sorted(named_splits(files, list_images(files)))
 
 
 def _open(root: Path, classes: Sequence[str] | None) -> tuple[Files, Description, Path]:

@@ -237,7 +237,7 @@ def _add_folder_or_list(
         return
     lists = [n for n in files if n.rpartition("/")[2].lower() in {f"{w}.txt" for w in wanted}]
     if not lists:
-        if not _has_splits(files, images):
+        if not named_splits(files, images):
             found.names = list(images)
             return
         folders = " or ".join(sorted(wanted))
@@ -248,12 +248,13 @@ def _add_folder_or_list(
     _add_list(found, files, images, min(lists, key=lambda n: (n.count("/"), n)), "")
 
 
-def _has_splits(files: Files, images: Sequence[str]) -> bool:
-    """Return whether a folder of images, or a list, is called like a split."""
+def named_splits(files: Files, images: Sequence[str]) -> set[str]:
+    """Return the splits, ``train``, ``val`` and ``test``, that folders or lists are named after."""
     folders = {name.rpartition("/")[0] for name in images}
+    parts = {part for folder in folders for part in folder.split("/")}
     texts = {PurePosixPath(name).stem for name in files if name.lower().endswith(".txt")}
     lists = texts - {PurePosixPath(name).stem for name in images}  # without label files
-    return any(splits_in(folder.split("/")) for folder in folders) or bool(splits_in(lists))
+    return splits_in(parts) | splits_in(lists)
 
 
 def _unused(images: Sequence[str], used: Sequence[str], about: Description) -> Iterator[Problem]:

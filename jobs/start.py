@@ -1,0 +1,233 @@
+"""Start from a folder of labelled images: find them, propose a recipe, and with --yes train it.
+
+    guidance start DIR           what is there, what will hurt, a recipe with reasons, and its time
+    guidance start DIR --yes     then train, evaluate and register; the same command resumes
+
+DIR has VOC XML, COCO JSON, YOLO text, WebDataset tars or shard sets, or is a tar or zip of them. It
+is only read. Every configuration field is an option that replaces what is proposed:
+--model.image_size 512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs._cli import RECIPES, add_class_options, command, given_classes, make_parser, run_job
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.start.measure import Duration
+    from pipeline.start.propose import Proposal
+    from pipeline.start.state import StartState
+
+FORMATS = ("voc", "coco", "yolo", "webdataset", "shards")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Propose a recipe, and train it with ``--yes``; return both."""
+    from pipeline.config import load_config
+
+    parser = _parser()
+    config, options = load_config(parser, argv, RECIPES)
+    from pipeline.reports.doctor.examine import as_dict
+    from pipeline.start import state as states
+    from pipeline.start.facts import set_facts, this_machine
+    from pipeline.start.find import find_data
+    from pipeline.start.prepare import prepare_sets
+    from pipeline.start.propose import given_fields, places_for, propose
+    from pipeline.start.report import data_lines, doctor_lines, recipe_lines, time_line
+    from pipeline.start.splits import divide
+
+    given = given_fields(config)
+    _check(given)
+    data = find_data(options.dir, options.format, given_classes(options))
+    division = divide(data.splits, options.dir)
+    out = (options.out or Path(f"{data.name}-detector")).absolute()
+    sets = prepare_sets(data, division, out / "shards")
+    state = states.load_state(out)
+    _say(data_lines(data, division, sets.manifests, sets.notes))
+
+    counts = [
+        sets.manifests[use].samples if use in sets.manifests else 0 for use in ("val", "test")
+    ]
+    machine = this_machine()
+    facts = set_facts(sets.uris["train"], *counts)
+    proposal = propose(facts, machine, sets, places_for(data.name, out), given)
+    recipe = out / states.RECIPE_FILE
+    more = [sets.uris["train"], "--config", str(recipe)]
+    more += [
+        word for use in sets.uris if use != "train" for word in ("--compare-with", sets.uris[use])
+    ]
+    doctor = f"{command('shards')} doctor {shlex.join(_shown(more))}"
+    _say(doctor_lines(proposal.diagnosis, sets.uris, doctor))
+
+    own = states.keeps_own_recipe(out, state)
+    if own:
+        config = _read(recipe, given)
+    else:
+        state = _write_recipe(out, proposal, options, state)
+        config = proposal.config
+    _say(recipe_lines(_shown([str(recipe)])[0], proposal.choices, own))
+    contents = [manifest.content_hash for manifest in sets.manifests.values()]
+    key = states.digest(config, *contents)
+    duration, state = _measured(out, state, key, config, facts.images, *counts)
+    _say([time_line(duration, machine)])
+    result = {
+        "data": {"path": str(options.dir), "format": data.kind, "splits": data.splits},
+        "sets": sets.uris,
+        "samples": {use: manifest.samples for use, manifest in sets.manifests.items()},
+        "notes": [*division.notes, *sets.notes],
+        "doctor": as_dict(proposal.diagnosis),
+        "recipe": str(recipe),
+        "own_recipe": own,
+        "choices": [] if own else [vars(choice) for choice in proposal.choices],
+        "seconds": vars(duration),
+        "trained": None,
+        "evaluated": None,
+    }
+    if not options.yes:
+        words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--json"]
+        print(f"next: {command('start')} {shlex.join([*words, '--yes'])}", flush=True)
+        return result
+    run = f"{proposal.fields['tracking.experiment']}-{key[:8]}"
+    return result | _train(out, state, run, recipe, given, sets.uris)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("start", str(__doc__))
+    add = parser.add_argument
+    add("dir", type=Path, metavar="DIR", help="folder, tar or zip with the labelled images")
+    add("--yes", action="store_true", help="train, evaluate and register; resumes what was stopped")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the recipe, the shard sets and the runs (default: ./NAME-detector)",
+    )
+    add("--format", choices=FORMATS, help="format to use if there are several")
+    add_class_options(parser)
+    return parser
+
+
+def _check(given: dict[str, Any]) -> None:
+    for use in ("train", "val", "test"):
+        if f"data.{use}" in given:
+            raise UserError(
+                f"data.{use} is made from DIR; to train on shard sets that exist, use "
+                f"{command('train')}, or give their folder as DIR"
+            )
+
+
+def _say(lines: list[str]) -> None:
+    print("\n".join([*lines, ""]), flush=True)
+
+
+def _shown(words: list[str]) -> list[str]:
+    """Return paths below the working directory relative to it."""
+    here = f"{Path.cwd()}/"
+    return [word.removeprefix(here) for word in words]
+
+
+def _read(recipe: Path, given: dict[str, Any]) -> Config:
+    """Return the configuration of the user's own recipe. Raises UserError if options differ."""
+    from pipeline.config import Config, read_recipe
+
+    config = Config.from_dict(read_recipe(recipe))
+    public = {name: value for name, value in given.items() if not _is_private(name, value)}
+    for name, value in public.items():
+        section, _, field = name.partition(".")
+        if (written := getattr(getattr(config, section), field)) != value:
+            raise UserError(
+                f"{recipe} was changed by you and has {name} {written!r}, not {value!r}; change it "
+                "there, or delete the recipe to have it proposed again"
+            )
+    return config.replace(given)
+
+
+def _write_recipe(
+    out: Path, proposal: Proposal, options: argparse.Namespace, state: StartState
+) -> StartState:
+    from pipeline.start import state as states
+    from pipeline.start.recipe import recipe_text
+
+    path = out / states.RECIPE_FILE
+    header = [
+        f"Proposed for {options.dir.absolute()}; later calls keep what you change here.",
+        "",
+        f"Command: {command('train')} --config {shlex.quote(str(path))}",
+    ]
+    text = recipe_text(proposal, header).encode()
+    states.write(path, text)
+    state = state.model_copy(update={"recipe_sha256": hashlib.sha256(text).hexdigest()})
+    states.save(out, state)
+    return state
+
+
+def _measured(
+    out: Path, state: StartState, key: str, config: Config, images: int, val: int, test: int
+) -> tuple[Duration, StartState]:
+    """Return the time of the training, measured unless an earlier call has done so."""
+    from pipeline.start import state as states
+    from pipeline.start.measure import Duration, measure
+
+    if key in state.measured:
+        return Duration(*state.measured[key]), state
+    print("measuring a few steps ...", file=sys.stderr, flush=True)
+    duration = measure(config, images, val, test)
+    state = state.model_copy(update={"measured": {key: list(vars(duration).values())}})
+    states.save(out, state)
+    return duration, state
+
+
+def _train(
+    out: Path,
+    state: StartState,
+    run: str,
+    recipe: Path,
+    given: dict[str, Any],
+    uris: dict[str, str],
+) -> dict[str, Any]:
+    """Train and evaluate what earlier calls have not."""
+    from jobs import evaluate, train
+    from pipeline.start.state import save
+
+    if run in state.trained:
+        print("\n".join(train.summary(state.trained[run])), flush=True)
+    else:
+        words = [f"--config={recipe}", f"--run={run}"]
+        words += [f"--{name}={value}" for name, value in given.items() if _is_private(name, value)]
+        try:
+            state = state.with_result("trained", run, train.main(words))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command resumes") from None
+        save(out, state)
+    trained = state.trained[run]
+    if trained["model_uri"] and run not in state.evaluated:
+        use = "test" if "test" in uris else "val"
+        print(f"\nevaluation on the {use} images:", flush=True)
+        words = [f"--model={trained['model_uri']}", f"--tracking.uri={trained['tracking_uri']}"]
+        words += [f"--data={uris[use]}", f"--out={out / 'evaluation'}"]
+        state = state.with_result("evaluated", run, evaluate.main(words))
+        save(out, state)
+    evaluated = state.evaluated.get(run)
+    if evaluated:
+        print(f"page        {evaluated['files']['page']}", flush=True)
+    return {"trained": trained, "evaluated": evaluated}
+
+
+def _is_private(name: str, value: Any) -> bool:
+    """Return whether the recipe lacks a given field because its value may have a password."""
+    from pipeline.start.recipe import NOT_WRITTEN
+
+    return name in NOT_WRITTEN or (name == "ray.storage" and "://" in str(value))
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,133 @@
+"""Find the labelled data in a folder: its format, its splits, and a source of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.shards.manifest import MANIFEST, load_manifest
+from pipeline.data.sources.coco import coco_source
+from pipeline.data.sources.files import open_files
+from pipeline.data.sources.paths import IMAGE_SUFFIXES
+from pipeline.data.sources.record import Source
+from pipeline.data.sources.voc import voc_source
+from pipeline.data.sources.yolo import yolo_source
+from pipeline.errors import UserError
+from pipeline.start.formats import Format, describe_absence, find_formats, find_tars
+from pipeline.start.splits import use_of
+
+KINDS = {
+    "voc": "VOC",
+    "coco": "COCO",
+    "yolo": "YOLO",
+    "webdataset": "WebDataset",
+    "shards": "shard sets",
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A labelled data set: ``splits`` by use, each with its name in the source.
+
+    The name is that of a split (VOC, YOLO), of a JSON (COCO), a pattern of tars (WebDataset) or a
+    folder (shard sets), relative to ``path``. ``also`` is another format of the same images.
+    """
+
+    path: Path
+    kind: str
+    splits: dict[str, str]
+    classes: list[str] | None = None
+    also: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return a name for the data set: that of its folder or archive."""
+        name = self.path.absolute().name
+        for suffix in (".zip", ".tar", ".tgz", ".tar.gz"):
+            name = name.removesuffix(suffix)
+        return name or "data"
+
+    def source(self, split: str) -> Source:
+        """Return the images of a split, a key of ``splits``. Raises UserError, OutageError."""
+        name = self.splits[split]
+        try:
+            return self._source(name)
+        except UserError as error:
+            text = str(error)
+            for option in ("--root ", "--images ", "--annotations ", "--shards "):
+                text = text.replace(option, "")
+            raise UserError(text) from None
+
+    def _source(self, name: str) -> Source:
+        if self.kind == "voc":
+            return voc_source(self.path, name or None, self.classes)
+        if self.kind == "yolo":
+            return yolo_source(self.path, name or None, self.classes)
+        if self.kind == "coco":
+            file = self.path / name
+            beside = file.parent.is_dir() and any(
+                path.suffix.lower() in IMAGE_SUFFIXES for path in file.parent.iterdir()
+            )
+            return coco_source(file.parent if beside else self.path, file)
+        from pipeline.data.sources.webdataset.source import webdataset_source  # slow to import
+
+        if self.kind == "webdataset":
+            return webdataset_source(str(self.path / name), self.classes)
+        folder = self.path / name
+        return webdataset_source(str(folder / "shard-*.tar"), load_manifest(folder).classes)
+
+
+def find_data(path: Path, kind: str | None = None, classes: list[str] | None = None) -> Data:
+    """Return the one labelled data set in a folder, a tar or a zip.
+
+    ``kind`` is the format to use if there are several; ``classes`` names the numbers of labels
+    that have no names. Raises UserError if there is none, or if formats have different images.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or archive")
+    if path.is_dir():
+        if kind in (None, "shards") and (sets := _find_shard_sets(path)):
+            return Data(path, "shards", sets, classes)
+        tars = find_tars(path) if kind in (None, "webdataset") else None
+        if tars is not None:
+            return Data(path, "webdataset", tars.splits, classes)
+    files = open_files(path, "the data")
+    found = find_formats(files, path, classes)
+    if kind is not None:
+        found = [one for one in found if one.kind == kind]
+        if not found:
+            raise UserError(f"{path}: no {KINDS[kind]} data set found")
+    if not found:
+        raise UserError(describe_absence(files, path))
+    chosen = max(found, key=lambda one: len(one.splits))  # the first of those with most splits
+    other = _check_same_images(chosen, found, path)
+    return Data(path, chosen.kind, chosen.splits, classes, other)
+
+
+def _check_same_images(chosen: Format, found: list[Format], path: Path) -> str | None:
+    """Return another format of the same images. Raises UserError if one has other images."""
+    others = [one for one in found if one is not chosen]
+    for other in others:
+        if not other.images <= chosen.images:
+            raise UserError(
+                f"{path}: two formats: {KINDS[chosen.kind]} ({len(chosen.images)} images) and "
+                f"{KINDS[other.kind]} ({len(other.images)} images); choose with --format "
+                f"{chosen.kind} or {other.kind}"
+            )
+    return KINDS[others[0].kind] if others else None
+
+
+def _find_shard_sets(path: Path) -> dict[str, str]:
+    """Return the folders of the shard sets in a folder by their use, empty if there are none."""
+    found: dict[str, str] = {}
+    for manifest in sorted([*path.glob(MANIFEST), *path.glob(f"*/{MANIFEST}")]):
+        if not (folder := manifest.parent).joinpath("shard-000000.tar").is_file():
+            continue
+        use = use_of(load_manifest(folder).split)
+        if use in found:
+            raise UserError(
+                f"{path}: two shard sets of {use}: {found[use] or '.'} and {folder.name}; give the "
+                "folder of one data set, or move one away"
+            )
+        found[use] = "" if folder == path else folder.name
+    return found

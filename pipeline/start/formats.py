@@ -1,0 +1,128 @@
+"""Find the format of a data set: what its files are, without converting any."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pipeline.data.sources.files import FileError, Files
+from pipeline.data.sources.paths import IMAGE_SUFFIXES, image_stem
+from pipeline.data.sources.voc.layout import find_layout
+from pipeline.data.sources.voc.pairs import pair_files
+from pipeline.data.sources.voc.splits import split_names
+from pipeline.data.sources.yolo.source import yolo_splits
+from pipeline.errors import UserError
+from pipeline.start.splits import by_split
+
+MAX_JSON_BYTES = 4 * 2**30
+MAX_PEEKED = 20  # files that are opened to recognise a format
+_YOLO_LINE = re.compile(rb"\s*\d+(?:[ \t]+-?[\d.]+(?:e[-+]?\d+)?){4,}\s*(?:[\r\n]|$)", re.I)
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*"([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that a folder is in: its splits by use, each with its name in the source.
+
+    ``images`` are the names, without folders and suffixes, of the images that have labels.
+    """
+
+    kind: str
+    splits: dict[str, str]
+    images: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+def find_formats(files: Files, root: Path, classes: list[str] | None) -> list[Format]:
+    """Return every format whose labels are in the files. Raises UserError if one is ambiguous."""
+    found = []
+    for kind, find in _FINDERS.items():
+        if (one := find(files, root, classes)) is not None:
+            found.append(Format(kind, one.splits, one.images))
+    return found
+
+
+def _find_voc(files: Files, root: Path, classes: Sequence[str] | None) -> Format | None:
+    xml = [name for name in files if name.lower().endswith(".xml")]
+    if not any(b"<annotation" in _start(files, name) for name in xml[:MAX_PEEKED]):
+        return None
+    layout = find_layout(files, root)
+    pairs = pair_files(layout)
+    images = frozenset(_stem(name) for name in pairs.images.values())
+    return Format("voc", by_split(split_names(layout.files, pairs), root), images)
+
+
+def _find_coco(files: Files, root: Path, classes: Sequence[str] | None) -> Format | None:
+    texts: dict[str, bytes] = {}
+    for name in (name for name in files if name.lower().endswith(".json")):
+        with contextlib.suppress(FileError):
+            text = files.read_bytes(name, MAX_JSON_BYTES)
+            if all(key in text for key in (b'"images"', b'"annotations"', b'"categories"')):
+                texts[name] = text
+    # Beside the instances, COCO has key points and panoptic files of the same images.
+    instances = {n: t for n, t in texts.items() if "instances" in PurePosixPath(n).stem.lower()}
+    texts = instances or texts
+    if not texts:
+        return None
+    names = {
+        _stem(n.decode(errors="replace")) for t in texts.values() for n in _FILE_NAME.findall(t)
+    }
+    return Format("coco", by_split(list(texts), root), frozenset(names))
+
+
+def _find_yolo(files: Files, root: Path, classes: list[str] | None) -> Format | None:
+    texts = {_stem(name): name for name in files if name.lower().endswith(".txt")}
+    images = {_stem(name) for name in files if name.lower().endswith(IMAGE_SUFFIXES)}
+    labelled = sorted(texts.keys() & images)
+    if not any(_YOLO_LINE.match(_start(files, texts[stem])) for stem in labelled[:MAX_PEEKED]):
+        return None
+    return Format("yolo", by_split(yolo_splits(root, classes), root), frozenset(labelled))
+
+
+Finder = Callable[[Files, Path, "list[str] | None"], "Format | None"]
+_FINDERS: Mapping[str, Finder] = {"voc": _find_voc, "coco": _find_coco, "yolo": _find_yolo}
+
+
+def find_tars(folder: Path) -> Format | None:
+    """Return the format of WebDataset tars in a folder, None if there are none or others."""
+    from pipeline.data.sources.webdataset.listing import list_shard  # slow to import
+
+    tars = sorted(path for path in folder.rglob("*.tar") if path.is_file())
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path in tars:
+        name = path.relative_to(folder).as_posix()
+        groups[re.sub(r"\d+", "[0-9]*", name)].append(name)
+    if not tars:
+        return None
+    with contextlib.suppress(UserError):
+        shard = list_shard(str(tars[0]), tars[0].name)
+        if any(
+            sample.images() and len(sample.members) > 1 for sample in shard.samples[:MAX_PEEKED]
+        ):
+            return Format("webdataset", by_split(list(groups), folder))
+    return None
+
+
+def _start(files: Files, name: str) -> bytes:
+    with contextlib.suppress(FileError, OSError, ValueError):
+        return files.file(name).read_start(1024)
+    return b""
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(image_stem(name)).name.removesuffix(".txt")
+
+
+def describe_absence(files: Files, path: Path) -> str:
+    """Return why no format was found, as one line."""
+    pictures = sum(name.lower().endswith(IMAGE_SUFFIXES) for name in files)
+    if not len(files):
+        return f"{path} is empty; give the folder of labelled images"
+    known = "VOC XML, COCO JSON, YOLO text, WebDataset tars or shard sets"
+    if not pictures:
+        return f"{path} has no images; give a folder with labelled images: {known}"
+    images = "1 image" if pictures == 1 else f"{pictures} images"
+    return f"{path} has {images}, but no labels ({known})"

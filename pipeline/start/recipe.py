@@ -1,0 +1,52 @@
+"""Write a proposal as a recipe that `jobs.train --config` reads, with its reasons as comments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.start.propose import Proposal
+
+# URIs that may contain a password; they are given on the command line or in the environment.
+NOT_WRITTEN = ("tracking.uri", "tracking.artifacts")
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+_SPECIAL = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+
+
+def recipe_text(proposal: Proposal, header: Sequence[str]) -> str:
+    """Return the recipe: the lines of the header as comments, then the fields by section.
+
+    The reason of a choice is above its first field.
+    """
+    comments = {
+        next(iter(choice.fields)): f"  # {choice.text}: {choice.why}"
+        for choice in proposal.choices
+        if choice.fields
+    }
+    sections: dict[str, list[str]] = defaultdict(list)
+    for name, value in proposal.fields.items():
+        section, _, field = name.partition(".")
+        if name in NOT_WRITTEN or (name == "ray.storage" and "://" in str(value)):
+            continue
+        if name in comments:
+            sections[section].append(comments[name])
+        if value is not None:
+            sections[section].append(f"  {field}: {yaml_value(value)}")
+    lines = [f"# {line}".rstrip() for line in header]
+    for section in Config.model_fields:
+        if section in sections:
+            lines += [f"{section}:", *sections[section]]
+    return "\n".join(lines) + "\n"
+
+
+def yaml_value(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _SPECIAL:
+        return value
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, ensure_ascii=False)

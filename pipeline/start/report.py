@@ -1,0 +1,111 @@
+"""The proposal as a few lines for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from pipeline.data.shards.manifest import Manifest
+from pipeline.progress import counted
+from pipeline.reports.doctor.examine import Diagnosis
+from pipeline.reports.doctor.finding import SEVERITIES, listed
+from pipeline.start.facts import Machine
+from pipeline.start.find import KINDS, Data
+from pipeline.start.measure import Duration
+from pipeline.start.rules import Choice
+from pipeline.start.splits import Division
+
+WIDTH = 100
+MAX_FINDINGS = 4
+_ROLES = {
+    "train": "trained on",
+    "val": "selects the checkpoint",
+    "test": "scored once, at the end; never trained on",
+}
+
+
+def data_lines(
+    data: Data, division: Division, manifests: Mapping[str, Manifest], notes: Sequence[str]
+) -> list[str]:
+    """Return what was found: the format, the splits and their use, the classes."""
+    kind = KINDS[data.kind]
+    if data.also:
+        kind += f" ({data.also} of the same images, too)"
+    lines = [f"{data.name}: {kind} in {data.path}"]
+    for use, manifest in manifests.items():
+        counts = f"{counted(manifest.samples, 'image')}, {counted(manifest.boxes, 'object')}"
+        lines.append(f"  {use:<6}{counts:<28}{_ROLES[use]}")
+    classes = manifests["train"].classes
+    names = textwrap.shorten(listed(classes), WIDTH - 16, placeholder=" ...")
+    lines.append(f"  {counted(len(classes), 'class').replace('classs', 'classes')}: {names}")
+    lines += [_wrapped(f"  {note}") for note in [*division.notes, *notes]]
+    return lines
+
+
+def doctor_lines(diagnosis: Diagnosis, sets: Mapping[str, str], more: str) -> list[str]:
+    """Return the doctor's first findings, one line each; ``more`` is the command for all.
+
+    Anchors are left out: the recipe has those that fit.
+    """
+    counts = ", ".join(
+        counted(number, severity)
+        for severity in SEVERITIES
+        if (number := diagnosis.count(severity))
+    )
+    lines = [f"doctor: {counts or 'nothing found'}"]
+    found = [one for one in diagnosis.findings if one.check != "anchor_fit"]
+    shown = [one for one in found if one.severity != "note"][:MAX_FINDINGS]
+    for one in shown:
+        text = one.text.replace("this set", "train")
+        for use, uri in sets.items():
+            text = text.replace(uri, use)
+        lines.append(textwrap.shorten(f"{one.severity}: {text}", WIDTH - 2, placeholder=" ..."))
+        lines[-1] = f"  {lines[-1]}"
+    if diagnosis.findings:
+        lines.append(f"  all, with remedies: {more}")
+    return lines
+
+
+def recipe_lines(path: str, choices: Sequence[Choice], own: bool) -> list[str]:
+    """Return the choices with their reasons, or that the user's own recipe is used."""
+    if own:
+        return [f"recipe: {path} was changed by you and is used as it is"]
+    width = max(len(choice.what) for choice in choices) + 2
+    lines = [f"recipe: {path}"]
+    for choice in choices:
+        first = f"  {choice.what:<{width}}"
+        lines.append(_wrapped(f"{first}{choice.text}: {choice.why}", len(first)))
+    return lines
+
+
+def time_line(duration: Duration, machine: Machine) -> str:
+    """Return how long the training will take."""
+    line = (
+        f"time: about {rounded(duration.total)} on {machine} ({duration.step:.2f} s a step, "
+        "measured)"
+    )
+    if duration.load > machine.cpus / 2:
+        line += f"; less when other programs leave the CPUs free (load {duration.load:.0f})"
+    return _wrapped(line)
+
+
+def rounded(seconds: float) -> str:
+    """Return a duration with as many digits as an estimate has."""
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _wrapped(text: str, indent: int = 2) -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )

@@ -1,0 +1,74 @@
+"""Which splits of a data set are trained on, select the checkpoint, and are scored at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pipeline.errors import UserError
+
+WHOLE = "all"  # the split of a set that is not divided
+_USE = re.compile(r"(trainval|train|val|test)(ing|id|idation)?")
+
+
+class Division(NamedTuple):
+    """The splits for each use; without ``val``, it is made of ``train``. ``notes`` say why."""
+
+    train: str
+    val: str | None
+    test: str | None
+    notes: list[str]
+
+
+def use_of(name: str) -> str:
+    """Return ``train``, ``val``, ``test`` or ``trainval`` for the name of a split, else `WHOLE`.
+
+    The name may be a path, such as ``annotations/instances_val2017.json``; its end counts first.
+    """
+    for part in reversed(PurePosixPath(name).parts):
+        for word in re.split(r"[^a-z]+", part.lower()):
+            if match := _USE.fullmatch(word):
+                return match[1]
+    return WHOLE
+
+
+def by_split(names: Sequence[str], root: Path) -> dict[str, str]:
+    """Return the names by their use. Raises UserError if two names have the same one."""
+    found: dict[str, str] = {}
+    for name in names:
+        use = use_of(name)
+        if use in found:
+            kind = "data" if use == WHOLE else use
+            raise UserError(
+                f"{root}: two sets of {kind}: {found[use]} and {name}; give the folder of one data "
+                "set, or move one away"
+            )
+        found[use] = name
+    return found or {WHOLE: ""}
+
+
+def divide(splits: Collection[str], path: Path) -> Division:
+    """Return what each split is used for. Test images are never trained on.
+
+    Raises UserError if there is nothing to train on.
+    """
+    notes = []
+    train = next((one for one in ("train", "trainval", WHOLE) if one in splits), None)
+    if train is None:
+        raise UserError(
+            f"{path} has only {' and '.join(sorted(splits))}; no training images were found, and "
+            "these are never trained on"
+        )
+    # Images of trainval may be those of val.
+    val = "val" if "val" in splits and train == "train" else None
+    if val is None:
+        notes.append(f"validation images are taken from {train}; near duplicates stay together")
+    test = "test" if "test" in splits else None
+    if test is None:
+        notes.append(
+            "no test part: the final figures are those of the validation images, which also "
+            "select the checkpoint and so flatter a little"
+        )
+    return Division(train, val, test, notes)

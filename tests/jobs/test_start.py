@@ -1,0 +1,69 @@
+"""From a folder to a registered model with one command, which may be repeated."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs import start
+from pipeline.config import Config, read_recipe
+from pipeline.errors import UserError
+from tests.jobs.commands import results, run
+from tests.pipeline.start.conftest import make_voc
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "no such folder or archive"),
+        (["empty"], "is empty"),
+        (["empty", "--data.train", "x"], "data.train is made from DIR"),
+        (["empty", "--format", "csv"], "invalid choice"),
+        (["empty", "--model.image_size", "100"], "not divisible by 64"),
+    ],
+)
+def test_mistake_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        start.main(words)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_options_against_the_own_recipe_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_voc(tmp_path / "pets", {"train": range(3), "val": (3,)}, images=4)
+    (tmp_path / "pets-detector").mkdir()
+    (tmp_path / "pets-detector" / "recipe.yaml").write_text("model: {image_size: 128}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"has model\.image_size 128, not 64; change it there"):
+        start.main(["pets", "--model.image_size", "64"])
+    text = (tmp_path / "pets-detector" / "recipe.yaml").read_text()
+    assert text == "model: {image_size: 128}\n"
+
+
+@pytest.mark.integration
+def test_start_trains_evaluates_and_registers_once(tmp_path: Path) -> None:
+    make_voc(tmp_path / "pets", {"train": range(10), "test": (10, 11)}, images=12)
+    words = ["pets", "--yes", "--model.backbone", "slim", "--model.image_size", "64"]
+    words += ["--train.epochs", "2", "--registry.min_ap", "null"]
+    first = results(run(tmp_path, "start", *words))
+
+    assert first["samples"] == {"train": 8, "val": 2, "test": 2}
+    assert first["seconds"]["step"] > 0
+    assert first["trained"]["model_uri"] == "models:/pets-detector/1"
+    assert first["trained"]["total_steps"] == 2
+    assert {"val/ap", "test/ap"} <= first["trained"]["metrics"].keys()
+    assert Path(first["evaluated"]["files"]["page"]).is_file()
+    recipe = Path(first["recipe"])
+    assert Config.from_dict(read_recipe(recipe)).model.image_size == 64
+
+    recipe.write_text(recipe.read_text() + "# mine\n")
+    again = results(run(tmp_path, "start", *words))
+    assert again["own_recipe"]
+    assert again["trained"] == first["trained"]
+    assert again["evaluated"] == first["evaluated"]
+    assert recipe.read_text().endswith("# mine\n")

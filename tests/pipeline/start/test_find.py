@@ -1,0 +1,165 @@
+"""The format and the splits of a data set are found, or one line says why not."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.start.find import find_data
+from pipeline.start.prepare import prepare_sets
+from pipeline.start.splits import divide, use_of
+from tests.pipeline.start.conftest import draw, make_coco, make_voc, make_yolo
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("train", "train"),
+        ("valid", "val"),
+        ("annotations/instances_val2017.json", "val"),
+        ("train/_annotations.coco.json", "train"),
+        ("trainval", "trainval"),
+        ("testing", "test"),
+        ("train-[0-9]*.tar", "train"),
+        ("data/contest.json", "all"),
+    ],
+)
+def test_use_of_a_split_is_read_from_its_name(name: str, use: str) -> None:
+    assert use_of(name) == use
+
+
+def test_voc_is_found_with_its_lists(voc: Path) -> None:
+    found = find_data(voc)
+    assert found.kind == "voc" and found.name == "pets"
+    assert found.splits.keys() == {"train", "val", "trainval", "test"}
+    assert found.source("test").total == 2
+
+
+def test_voc_lists_of_classes_are_not_splits(voc: Path) -> None:
+    (voc / "ImageSets/Main/cat_train.txt").write_text("001 1\n000 -1\n")
+    assert find_data(voc).splits["train"] == "train"
+
+
+def test_coco_is_found_with_a_file_per_split(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "set", {"train2017": range(3), "val2017": (3, 4)})
+    found = find_data(root)
+    assert found.kind == "coco"
+    assert found.splits["val"] == "annotations/instances_val2017.json"
+    assert found.source("val").total == 2
+
+
+def test_instances_are_preferred_to_other_files_of_coco(tmp_path: Path) -> None:
+    root = make_coco(tmp_path, {"train": range(3)})
+    text = (root / "annotations/instances_train.json").read_text()
+    (root / "annotations/person_keypoints_train.json").write_text(text)
+    assert find_data(root).splits == {"train": "annotations/instances_train.json"}
+
+
+@pytest.mark.parametrize("yaml", [True, False])
+def test_yolo_is_found_with_its_folders(tmp_path: Path, yaml: bool) -> None:
+    root = make_yolo(tmp_path, {"train": range(3), "valid": (3,), "test": (4, 5)}, yaml)
+    found = find_data(root, classes=None if yaml else ["cat"])
+    assert found.kind == "yolo"
+    assert {use: found.source(use).total for use in found.splits} == {
+        "train": 3,
+        "val": 1,
+        "test": 2,
+    }
+
+
+def test_yolo_without_names_says_how_to_give_them(tmp_path: Path) -> None:
+    make_yolo(tmp_path, {"train": range(3)}, yaml=False)
+    with pytest.raises(UserError, match="--classes"):
+        find_data(tmp_path)
+
+
+def test_archive_is_read_in_place(tmp_path: Path, voc: Path) -> None:
+    with tarfile.open(tmp_path / "pets.tar", "w") as tar:
+        tar.add(voc, "pets")
+    found = find_data(tmp_path / "pets.tar")
+    assert (found.kind, found.name) == ("voc", "pets")
+    assert found.source("train").total == 4
+
+
+def test_two_formats_of_the_same_images_are_one_set(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "both", {"train": range(6), "test": (6, 7)})
+    make_coco(root, {"all": range(8)})
+    for path in (root / "images").iterdir():  # COCO's images are VOC's
+        path.unlink()
+    found = find_data(root)
+    assert (found.kind, found.also) == ("voc", "COCO")
+    assert find_data(root, "coco").kind == "coco"
+
+
+def test_two_formats_of_other_images_are_one_clear_line(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "both", {}, images=4)
+    make_coco(root, {"train": range(10, 13)})
+    with pytest.raises(UserError) as error:
+        find_data(root)
+    assert "two formats: VOC (4 images) and COCO (3 images)" in str(error.value)
+    assert "--format voc or coco" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_existing_shard_sets_are_used_in_place(voc: Path, tmp_path: Path) -> None:
+    data = find_data(voc)
+    made = prepare_sets(data, divide(data.splits, voc), tmp_path / "out" / "shards")
+    again = find_data(tmp_path / "out" / "shards")
+    assert again.kind == "shards" and again.splits.keys() == {"train", "val", "test"}
+    used = prepare_sets(again, divide(again.splits, voc), tmp_path / "other")
+    assert used.uris == made.uris
+    assert not (tmp_path / "other").exists()
+
+
+def test_validation_images_are_taken_from_a_single_shard_set(voc: Path, tmp_path: Path) -> None:
+    data = find_data(voc)
+    made = prepare_sets(data, divide(data.splits, voc), tmp_path / "out" / "shards")
+    again = find_data(Path(made.uris["train"]))
+    sets = prepare_sets(again, divide(again.splits, voc), tmp_path / "other")
+    assert sets.manifests["train"].samples + sets.manifests["val"].samples == 4
+    assert sets.manifests["train"].classes == made.manifests["train"].classes
+
+
+def test_webdataset_tars_are_found(tmp_path: Path) -> None:
+    for split, numbers in {"train": range(4), "val": (4, 5)}.items():
+        with tarfile.open(tmp_path / f"{split}-000.tar", "w") as tar:
+            for number in numbers:
+                draw(tmp_path / "work" / f"{number}.jpg", number)
+                text = tmp_path / "work" / f"{number}.json"
+                text.write_text('{"boxes": [[8, 8, 40, 32]], "labels": ["cat"]}')
+                for suffix in ("jpg", "json"):
+                    tar.add(tmp_path / "work" / f"{number}.{suffix}", f"{number}.{suffix}")
+    for path in (tmp_path / "work").iterdir():
+        path.unlink()
+    found = find_data(tmp_path)
+    assert found.kind == "webdataset"
+    assert found.source("val").classes == ["cat"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "is empty"),
+        (lambda root: draw(root / "a.jpg", 0), "has 1 image, but no labels"),
+        (lambda root: (root / "notes.txt").write_text("x"), "has no images"),
+    ],
+)
+def test_unusable_folder_is_one_clear_line(tmp_path: Path, make, message: str) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        find_data(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_folder_and_format_are_named(tmp_path: Path, voc: Path) -> None:
+    with pytest.raises(UserError, match="no such folder or archive"):
+        find_data(tmp_path / "x")
+    with pytest.raises(UserError, match="no YOLO data set found"):
+        find_data(voc, "yolo")
+
+
+def test_two_sets_of_one_split_are_named(tmp_path: Path) -> None:
+    make_coco(tmp_path, {"train": range(3), "train2017": (3, 4)})
+    with pytest.raises(UserError, match="two sets of train: .*train.json and .*train2017.json"):
+        find_data(tmp_path)

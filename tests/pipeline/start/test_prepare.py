@@ -1,0 +1,92 @@
+"""Splits get their use, and are converted once."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.start.find import find_data
+from pipeline.start.prepare import PreparedSets, prepare_sets
+from pipeline.start.splits import divide
+from tests.pipeline.start.conftest import make_coco, make_voc
+
+HERE = Path("data")
+
+
+def prepare(root: Path, out: Path) -> PreparedSets:
+    """Convert as the job does."""
+    data = find_data(root)
+    return prepare_sets(data, divide(data.splits, root), out)
+
+
+def test_stated_splits_are_used_as_they_are() -> None:
+    found = divide({"train", "val", "trainval", "test"}, HERE)
+    assert found == ("train", "val", "test", [])
+
+
+@pytest.mark.parametrize("splits", [{"train", "test"}, {"trainval", "test"}, {"trainval", "val"}])
+def test_validation_is_made_where_there_is_none(splits: set[str]) -> None:
+    found = divide(splits, HERE)
+    assert found.train in ("train", "trainval")
+    assert found.val is None
+    assert any("validation images are taken from" in note for note in found.notes)
+
+
+def test_without_a_test_part_the_figures_are_explained() -> None:
+    assert any("no test part" in note for note in divide({"train", "val"}, HERE).notes)
+
+
+@pytest.mark.parametrize("splits", [{"test"}, {"val", "test"}])
+def test_never_trains_on_test(splits: set[str]) -> None:
+    with pytest.raises(UserError, match="never trained on"):
+        divide(splits, HERE)
+
+
+def test_test_images_are_in_no_other_set(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "pets", {"trainval": range(6), "test": (6, 7)})
+    sets = prepare(root, tmp_path / "out")
+    counts = {use: manifest.samples for use, manifest in sets.manifests.items()}
+    assert counts == {"train": 5, "val": 1, "test": 2}
+    assert not any(m.problem_counts.get("leak") for m in sets.manifests.values())
+
+
+def test_sets_are_converted_once_and_again_if_the_source_changes(voc: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = prepare(voc, out)
+    stamp = (out / "train" / "manifest.json").stat().st_mtime_ns
+    assert prepare(voc, out) == first
+    assert (out / "train" / "manifest.json").stat().st_mtime_ns == stamp
+    (voc / "ImageSets/Main/train.txt").write_text("000\n001\n")
+    assert prepare(voc, out).manifests["train"].samples == 2
+
+
+def test_stopped_conversion_is_completed(voc: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = prepare(voc, out)
+    (out / "source.sha256").unlink()  # written last
+    (out / "test" / "manifest.json").unlink()
+    assert prepare(voc, out) == first
+
+
+def test_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "set", {"train": range(3), "val": (3, 4), "test": (5, 6)})
+    path = root / "annotations/instances_test.json"
+    text = path.read_text()
+    start, end = text.index('"annotations"'), text.index('"categories"')
+    path.write_text(text[:start] + '"annotations": [], ' + text[end:])
+    sets = prepare(root, tmp_path / "out")
+    assert sets.uris.keys() == {"train", "val"}
+    assert sets.notes == ["the test part has no labels and is left out"]
+
+
+def test_set_of_one_image_is_one_clear_line(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "one", {}, images=1)
+    with pytest.raises(UserError, match="only 1 image to train on; at least 2") as error:
+        prepare(root, tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
+def test_folder_that_cannot_be_written_is_one_clear_line(voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out .*: cannot be written: .*; name another"):
+        prepare(voc, tmp_path / "file" / "out")
