@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     _check(given)
     data = find_data(options.dir, options.format, given_classes(options))
     division = divide(data.splits, options.dir)
-    out = (options.out or Path(f"{data.name}-detector")).absolute()
+    out = _output(options.dir, options.out, data.name)
     sets = prepare_sets(data, division, out / "shards")
     state = states.load_state(out)
     _say(data_lines(data, division, sets.manifests, sets.notes))
@@ -114,6 +114,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=FORMATS, help="format to use if there are several")
     add_class_options(parser)
     return parser
+
+
+def _output(source: Path, given: Path | None, name: str) -> Path:
+    """Return the folder for the results, which is not in the data.
+
+    Without one that is given, it is in the working directory, or beside the data if that is in the
+    data. Raises UserError.
+    """
+    data = source.resolve()
+    out = (given or Path(f"{name}-detector")).resolve()
+    if out == data or data in out.parents:
+        if given is not None:
+            raise UserError(f"--out {given} is in the data; name a folder outside of {source}")
+        out = data.parent / out.name
+    return out
 
 
 def _check(given: dict[str, Any]) -> None:

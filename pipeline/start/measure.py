@@ -40,12 +40,15 @@ def measure(config: Config, images: int, val_images: int, test_images: int) -> D
     Gradients are not exchanged, and random weights are used. Raises UserError if a step is not
     possible, such as for lack of memory.
     """
-    workers, load = config.ray.max_workers, os.getloadavg()[0]
+    workers = config.ray.max_workers if config.ray.enabled else 1
+    load = os.getloadavg()[0]  # before this adds to it
     tree = config.model_dump(mode="json")
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     try:
         with ProcessPoolExecutor(workers, context) as pool:
-            timed = list(pool.map(_time_worker, [tree] * workers, range(workers)))
+            timed = list(
+                pool.map(_time_worker, [tree] * workers, range(workers), [workers] * workers)
+            )
     except (OSError, RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -59,7 +62,7 @@ def measure(config: Config, images: int, val_images: int, test_images: int) -> D
     return Duration(step, image, START_SECONDS + steps * step + scored * image, load)
 
 
-def _time_worker(tree: dict[str, Any], rank: int) -> tuple[float, float]:
+def _time_worker(tree: dict[str, Any], rank: int, workers: int) -> tuple[float, float]:
     """Return the seconds of a step and of an evaluated image of one worker."""
     # Imported in the process of the worker: torch, and everything that trains.
     import torch
@@ -77,7 +80,7 @@ def _time_worker(tree: dict[str, Any], rank: int) -> tuple[float, float]:
     keep_freed_memory()
     cuda = torch.cuda.is_available() and config.ray.gpu is not False
     device = torch.device("cuda", rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
-    world, workers = World(device=device), config.ray.max_workers
+    world = World(device=device)
     assert config.data.train is not None, "the proposal has set it"
     loader = build_train_loader(config.data.train, config, rank, workers)
     classes = loader.manifest.classes

@@ -45,7 +45,9 @@ def prepare_sets(data: Data, division: Division, out: Path) -> PreparedSets:
             for use, split in uses.items()
             if split
         }
-        return PreparedSets(uris, {use: load_manifest(uri) for use, uri in uris.items()}, [])
+        manifests = {use: load_manifest(uri) for use, uri in uris.items()}
+        check_labels(manifests, data.path)
+        return PreparedSets(uris, manifests, [])
     try:
         out.mkdir(parents=True, exist_ok=True)
         return _convert(data, division, out)
@@ -68,8 +70,21 @@ def _convert(data: Data, division: Division, out: Path) -> PreparedSets:
             staged.publish()
         write_durably(out / SOURCES, f"{key}\n".encode())
     kept = {use: uri for use, uri in uris.items() if (Path(uri) / MANIFEST).is_file()}
+    manifests = {use: load_manifest(uri) for use, uri in kept.items()}
+    check_labels(manifests, data.path)
     notes = [] if len(kept) == len(uris) else ["the test part has no labels and is left out"]
-    return PreparedSets(kept, {use: load_manifest(uri) for use, uri in kept.items()}, notes)
+    return PreparedSets(kept, manifests, notes)
+
+
+def check_labels(manifests: Mapping[str, Manifest], path: Path) -> None:
+    """Raise UserError if there is nothing to learn, or nothing to validate with."""
+    remedies = {
+        "train": "label them",
+        "val": "label them, or remove that part, and it is taken from the training images",
+    }
+    for use, remedy in remedies.items():
+        if use in manifests and not manifests[use].countable_boxes:
+            raise UserError(f"{path}: the {use} images have no objects; {remedy}")
 
 
 def _with_val(sources: Mapping[str, Source], path: Path) -> dict[str, Source]:

@@ -60,6 +60,7 @@ def propose(
     add(rules.choose_batch(facts, machine))
     batch = int(fields["train.batch_size"])
     add(rules.choose_schedule(facts, batch, given.get("train.epochs")))
+    add(rules.choose_optimizer(fields["model.init"]))
     add(rules.choose_precision(machine))
     fields.update(given)
     return Proposal(Config().replace(fields), choices, fields, diagnosis)

@@ -41,6 +41,10 @@ EVALUATIONS = 10  # of the validation images in a training
 MAX_WORKERS_CPU = 4
 MAX_LOADERS = 8  # loader processes of a GPU
 
+# Fields of the optimizer: for networks that start from weights, and for random ones.
+OPTIMIZER_PRETRAINED: dict[str, Any] = {"train.optimizer": "sgd"}
+OPTIMIZER_RANDOM: dict[str, Any] = {"train.optimizer": "sgd"}
+
 AUGMENTATION = {"data.crop": 0.3, "data.photometric": 0.5}
 
 
@@ -128,7 +132,7 @@ def choose_augmentation() -> Choice:
     """Choose the augmentation beyond the defaults."""
     values = ", ".join(f"{name.split('.')[1]} {value:g}" for name, value in AUGMENTATION.items())
     why = "usual for photographs; add flip_vertical 0.5 if they have no top side"
-    return Choice("augmentation", f"flip 0.5, {values}", why, AUGMENTATION)
+    return Choice("augmentation", f"flip 0.5, {values}", why, dict(AUGMENTATION))
 
 
 def choose_batch(facts: SetFacts, machine: Machine) -> Choice:
@@ -163,6 +167,16 @@ def choose_schedule(facts: SetFacts, batch: int, epochs: float | None) -> Choice
     text = f"{steps} steps ({epochs:g} epochs), scored every {counted(every, 'epoch')}"
     fields = {"train.epochs": epochs, "train.checkpoint_every": every, "evaluate.every": every}
     return Choice("schedule", text, why, fields)
+
+
+def choose_optimizer(init: str | None) -> Choice:
+    """Choose the optimizer, and the rates that differ from its defaults."""
+    fields = OPTIMIZER_PRETRAINED if init else OPTIMIZER_RANDOM
+    text = ", ".join(
+        str(value) if name == "train.optimizer" else f"{name.split('.')[1]} {value:g}"
+        for name, value in fields.items()
+    )
+    return Choice("optimizer", text, f"for {init or 'random'} weights", dict(fields))
 
 
 def choose_precision(machine: Machine) -> Choice:

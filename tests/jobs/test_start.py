@@ -32,6 +32,26 @@ def test_mistake_is_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
+@pytest.mark.parametrize(
+    ("here", "given", "out"),
+    [
+        ("", None, "pets-detector"),
+        ("pets", None, "pets-detector"),  # beside the data, not in it
+        ("pets/Annotations", None, "pets-detector"),
+        ("", "other", "other"),
+    ],
+)
+def test_results_are_outside_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, given: str | None, out: str
+) -> None:
+    data = tmp_path / "pets"
+    (data / "Annotations").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / here)
+    assert start._output(data, Path(given) if given else None, "pets") == tmp_path / out
+    with pytest.raises(UserError, match="is in the data"):
+        start._output(data, data / "out", "pets")
+
+
 def test_options_against_the_own_recipe_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Splits get their use, and are converted once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def prepare(root: Path, out: Path) -> PreparedSets:
     """Convert as the job does."""
     data = find_data(root)
     return prepare_sets(data, divide(data.splits, root), out)
+
+
+def remove_objects(root: Path, split: str) -> None:
+    """Empty the annotations of a split of COCO."""
+    path = root / "annotations" / f"instances_{split}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
 
 
 def test_stated_splits_are_used_as_they_are() -> None:
@@ -70,13 +77,18 @@ def test_stopped_conversion_is_completed(voc: Path, tmp_path: Path) -> None:
 
 def test_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "set", {"train": range(3), "val": (3, 4), "test": (5, 6)})
-    path = root / "annotations/instances_test.json"
-    text = path.read_text()
-    start, end = text.index('"annotations"'), text.index('"categories"')
-    path.write_text(text[:start] + '"annotations": [], ' + text[end:])
+    remove_objects(root, "test")
     sets = prepare(root, tmp_path / "out")
     assert sets.uris.keys() == {"train", "val"}
     assert sets.notes == ["the test part has no labels and is left out"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_part_without_objects_is_one_clear_line(tmp_path: Path, split: str) -> None:
+    root = make_coco(tmp_path / "set", {"train": range(3), "val": (3, 4)})
+    remove_objects(root, split)
+    with pytest.raises(UserError, match=f"the {split} images have no objects; label them"):
+        prepare(root, tmp_path / "out")
 
 
 def test_set_of_one_image_is_one_clear_line(tmp_path: Path) -> None:

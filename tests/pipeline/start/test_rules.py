@@ -147,6 +147,13 @@ def test_each_gpu_has_a_worker() -> None:
     assert 1 <= fields["data.loader_workers"] <= rules.MAX_LOADERS
 
 
+@pytest.mark.parametrize("init", ["imagenet", None])
+def test_optimizer_follows_the_starting_weights(init: str | None) -> None:
+    choice = rules.choose_optimizer(init)
+    assert choice.fields == (rules.OPTIMIZER_PRETRAINED if init else rules.OPTIMIZER_RANDOM)
+    assert choice.fields["train.optimizer"] in choice.text
+
+
 def test_given_fields_replace_those_of_a_rule() -> None:
     choice = rules.Choice(
         "input", "320 px", "why", {"model.image_size": 320, "data.fit": "stretch"}
