@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +52,8 @@ class Data:
 
     def source(self, split: str) -> Source:
         """Return the images of a split, a key of ``splits``. Raises UserError, OutageError."""
-        name = self.splits[split]
-        try:
-            return self._source(name)
-        except UserError as error:
-            text = str(error)
-            for option in ("--root ", "--images ", "--annotations ", "--shards "):
-                text = text.replace(option, "")
-            raise UserError(text) from None
+        with _without_options():
+            return self._source(self.splits[split])
 
     def _source(self, name: str) -> Source:
         if self.kind == "voc":
@@ -77,6 +74,16 @@ class Data:
         return webdataset_source(str(folder / "shard-*.tar"), load_manifest(folder).classes)
 
 
+@contextlib.contextmanager
+def _without_options() -> Iterator[None]:
+    """Remove from errors the options of `jobs.prepare` before the paths that they name."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"(^|[\s;])--(root|images|annotations|shards) (?=\S)", r"\1", str(error))
+        raise UserError(text.replace(" as --root", " as DIR")) from None
+
+
 def find_data(path: Path, kind: str | None = None, classes: list[str] | None = None) -> Data:
     """Return the one labelled data set in a folder, a tar or a zip.
 
@@ -91,8 +98,9 @@ def find_data(path: Path, kind: str | None = None, classes: list[str] | None = N
         tars = find_tars(path) if kind in (None, "webdataset") else None
         if tars is not None:
             return Data(path, "webdataset", tars.splits, classes)
-    files = open_files(path, "the data")
-    found = find_formats(files, path, classes)
+    with _without_options():
+        files = open_files(path, "--root")
+        found = find_formats(files, path, classes)
     if kind is not None:
         found = [one for one in found if one.kind == kind]
         if not found:

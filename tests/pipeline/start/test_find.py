@@ -152,6 +152,14 @@ def test_unusable_folder_is_one_clear_line(tmp_path: Path, make, message: str) -
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_several_data_sets_are_named_without_options_of_other_jobs(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        make_voc(tmp_path / name, {}, images=2)
+    with pytest.raises(UserError, match="found 2 data sets; name one: .*cats, .*dogs") as error:
+        find_data(tmp_path)
+    assert str(error.value).startswith(str(tmp_path))
+
+
 def test_missing_folder_and_format_are_named(tmp_path: Path, voc: Path) -> None:
     with pytest.raises(UserError, match="no such folder or archive"):
         find_data(tmp_path / "x")
