@@ -185,7 +185,7 @@ def _result(
         protocol=protocol,
         data=manifest.name,
         images=manifest.samples,
-        epochs=config.train.epochs,
+        epochs=config.train.epochs_of(manifests["train"].samples),
         seeds=plan.seeds,
         folds=plan.folds,
         table=table,

@@ -13,7 +13,7 @@ from pipeline.storage.folder import Storage
 from pipeline.storage.redact import mask, mask_tree
 from pipeline.training.fit import absolute_paths
 from pipeline.training.run_record import RunRecord
-from pipeline.trials.trial_records import TrialRecords
+from pipeline.trials.trial_records import Params, TrialRecords
 
 PLAN_FILE = "plan.json"
 
@@ -55,7 +55,7 @@ def comparison_config(config: Config, arms: Sequence[Arm], folds: int) -> Config
             "data.val is not set; a comparison scores its trainings on it, or give --folds K to "
             "score parts of data.train by trainings on the others"
         )
-    longest = max(arm.params.get("train.epochs", config.train.epochs) for arm in arms)
+    longest = max(_most_epochs(config, arm.params) for arm in arms)
     sweep = SweepConfig(
         metric=config.evaluate.deciding_metric,
         concurrency=config.sweep.concurrency,
@@ -69,6 +69,14 @@ def comparison_config(config: Config, arms: Sequence[Arm], folds: int) -> Config
             "sweep": sweep.model_dump(),
         }
     )
+
+
+def _most_epochs(config: Config, params: Params) -> float:
+    """Return the epochs of an arm on a set of one image, which are more than on any other."""
+    train = config.train
+    epochs = params.get("train.epochs", train.epochs)
+    steps = params.get("train.min_steps", train.min_steps)
+    return float(max(epochs, steps * params.get("train.batch_size", train.batch_size)))
 
 
 def check_folder(record: RunRecord, records: TrialRecords, resumed: bool) -> None:

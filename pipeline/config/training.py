@@ -34,6 +34,9 @@ class TrainConfig(Section):
     """Length, batch size, optimizer and numerics of one training."""
 
     epochs: float = Field(20.0, gt=0.0, description="passes over the training set")
+    min_steps: int = Field(
+        0, ge=0, description="minimum steps: epochs are raised to reach them on a small set"
+    )
     batch_size: int = Field(
         8, ge=1, description="global batch size: images per step over all workers"
     )
@@ -176,6 +179,10 @@ class TrainConfig(Section):
             if getattr(self, name) is None
         }
         return {**self.model_dump(mode="json"), **following}
+
+    def epochs_of(self, samples: int) -> float:
+        """Return the epochs of a training on a set of this size: enough for ``min_steps``."""
+        return max(self.epochs, self.min_steps * self.batch_size / max(1, samples))
 
     def passes(self, workers: int) -> int:
         """Return the number of forward passes of the worker with the largest share of a batch.

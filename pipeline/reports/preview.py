@@ -26,6 +26,7 @@ def preview(uri: str, config: Config, images: int, epoch: int = 0) -> tuple[np.n
         {
             "train.batch_size": images,
             "train.epochs": max(config.train.epochs, epoch + 1),
+            "train.min_steps": math.ceil(config.train.min_steps * config.train.batch_size / images),
             "data.loader_workers": 0,
             "data.max_bad_fraction": 1.0,
         }

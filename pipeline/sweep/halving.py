@@ -31,7 +31,8 @@ def grace_epochs(config: Config, samples: int) -> int:
     if config.sweep.grace_epochs is not None:
         return max(first, config.sweep.grace_epochs)
     warmup = _highest(config, "train.warmup_steps") * _highest(config, "train.batch_size") / samples
-    return max(first, 1, math.ceil(max(warmup, config.sweep.grace_share * config.train.epochs)))
+    share = config.sweep.grace_share * config.train.epochs_of(samples)
+    return max(first, 1, math.ceil(max(warmup, share)))
 
 
 def rung_epochs(config: Config, samples: int) -> list[int]:
@@ -41,17 +42,17 @@ def rung_epochs(config: Config, samples: int) -> list[int]:
     """
     if config.sweep.scheduler == "none":
         return []
-    grace = grace_epochs(config, samples)
-    if grace >= config.train.epochs:
+    grace, epochs = grace_epochs(config, samples), config.train.epochs_of(samples)
+    if grace >= epochs:
         print(
             f"no trial is stopped early: the first decision would come after {grace} epochs "
             "(sweep.grace_epochs, or train.warmup_steps and sweep.grace_share; evaluate.every), "
-            f"and a training has {config.train.epochs:g}",
+            f"and a training has {epochs:g}",
             file=sys.stderr,
             flush=True,
         )
     rungs = []
-    while grace < config.train.epochs:
+    while grace < epochs:
         rungs.append(grace)
         grace *= config.sweep.reduction
     return rungs

@@ -40,6 +40,14 @@ class SearchSpace:
                 "sweep.space.train.epochs: asha compares trials at the same epochs of trainings of "
                 "the same length; set sweep.scheduler: none"
             )
+        steps = "train.min_steps" in config.sweep.space or config.train.min_steps
+        lengths = {"train.min_steps", "train.batch_size"} & set(config.sweep.space)
+        if steps and lengths and config.sweep.scheduler == "asha":
+            raise UserError(
+                f"sweep.space.{min(lengths)}: with train.min_steps, trials would have different "
+                "epochs, and asha compares trainings of the same length; set train.min_steps: 0 "
+                "or sweep.scheduler: none"
+            )
         self.config = config
         domains = {}
         for field, spec in config.sweep.space.items():

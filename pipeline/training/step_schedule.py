@@ -13,7 +13,8 @@ class StepSchedule:
 
     def __init__(self, config: Config, samples: int) -> None:
         self.samples, self.batch_size = samples, config.train.batch_size
-        self.total_steps = total_steps(config.train.epochs, samples, self.batch_size)
+        epochs = config.train.epochs_of(samples)
+        self.total_steps = total_steps(epochs, samples, self.batch_size)
         self.evaluation_steps = self._every(config.evaluate.every) if config.data.val else set()
         self.checkpoint_steps = self._every(config.train.checkpoint_every) | self.evaluation_steps
         if every := config.train.checkpoint_steps:

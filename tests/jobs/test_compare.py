@@ -103,6 +103,9 @@ def test_trainings_are_evaluated_once_at_the_end_of_the_longest_schedule() -> No
     config = comparison_config(Config.from_dict(tree), arms, 0)
     assert (config.evaluate.every, config.sweep.max_hours, config.data.test) == (30.0, 0.0, None)
     assert comparison_config(Config.from_dict(tree), arms, 2).data.val is None
+    # Not before the end of an arm that is lengthened to 1000 steps of 8 of 120 images.
+    steps = [Arm("a", {"train.min_steps": 1000}), Arm("b", {})]
+    assert comparison_config(Config.from_dict(tree), steps, 0).evaluate.every >= 1000 * 8 / 120
 
 
 @pytest.mark.integration

@@ -52,7 +52,8 @@ class TrainLoader:
     ) -> None:
         self.manifest = shards.manifest
         self.batch_size = config.train.batch_size
-        self.total_steps = total_steps(config.train.epochs, len(shards), self.batch_size)
+        epochs = config.train.epochs_of(len(shards))
+        self.total_steps = total_steps(epochs, len(shards), self.batch_size)
         self.start_step = start_step
         self.bad = BadSamples(config.data.max_bad_fraction)
         self._dataset = TrainDataset(shards, config, rank, world_size, self.total_steps)

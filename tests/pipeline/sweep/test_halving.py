@@ -254,3 +254,9 @@ def test_search_learns_the_last_score_of_a_promoted_trial_once() -> None:
     assert any(len(one.scores) > 3 for one in sweep.records.all.values())
     learned = [one.value for one in sweep.searcher._study.trials if one.value is not None]
     assert sorted(learned) == sorted(one.best("max") for one in sweep.records.all.values())  # type: ignore[type-var]
+
+
+def test_rungs_are_those_of_a_training_with_a_minimum_of_steps() -> None:
+    lengthened = config().replace({"train.min_steps": 300})  # 30 epochs of 80 images
+    assert rung_epochs(config(), 80) == [1, 3]
+    assert rung_epochs(lengthened, 80) == [1, 3, 9, 27]

@@ -171,6 +171,10 @@ def test_trials_without_a_record_of_their_sweep_are_not_adopted(small: Config) -
             "when names model.neck, which is not in sweep.space",
         ),
         ({"sweep.space": {"train.epochs": {"int": [1, 9]}}}, "train.epochs: asha compares"),
+        (
+            {"sweep.space": {"train.batch_size": {"int": [2, 8]}}, "train.min_steps": 100},
+            "train.batch_size: with train.min_steps, trials would have different epochs",
+        ),
         ({"sweep.points": [{"train.lr": 0.5}]}, r"sweep.points\[0\]: train.lr = 0.5 is not one"),
         ({"sweep.points": [{"train.momentum": 0.5}]}, "train.momentum is not in sweep.space"),
         ({"sweep.metric": "val/map"}, "sweep.metric 'val/map' is not logged with evaluate.proto"),

@@ -22,6 +22,13 @@ def test_epochs_end_as_in_the_global_order() -> None:
     assert schedule.epoch(8) == pytest.approx(3.2)
 
 
+@pytest.mark.parametrize("samples", [1, 7, 120, 123, 999, 10**7])
+def test_epochs_are_raised_to_the_minimum_of_steps(samples: int) -> None:
+    schedule = make_schedule(samples, epochs=2, batch_size=8, min_steps=1000)
+    assert schedule.total_steps == max(1000, total_steps(2, samples, 8))
+    assert max(schedule.checkpoint_steps) == schedule.total_steps
+
+
 def test_fractions_of_epochs_and_the_last_step_are_saved() -> None:
     schedule = make_schedule(20, epochs=1.3, batch_size=4, checkpoint_every=0.5)
     assert schedule.total_steps == 7

@@ -257,6 +257,8 @@ def test_epochs_end_at_the_stated_steps(scenes, make_config):
     loader = build_train_loader(scenes, make_config(**{"train.epochs": 3}), 0, 1)
     assert [loader.steps_per_epoch_end(e) for e in range(3)] == [3, 6, 9]
     assert loader.total_steps == len(loader) == 9
+    config = make_config(**{"train.epochs": 3, "train.min_steps": 40})
+    assert len(build_train_loader(scenes, config, 0, 1)) == 40
 
 
 def test_world_larger_than_the_batch_is_rejected(scenes, make_config):
