@@ -172,6 +172,12 @@ def build_eval_loader(
     return EvalLoader(open_shards(uri, config), config, rank, world_size, part)
 
 
+# A process that is forked from one with threads may hang for ever before it runs any Python code.
+# The error at this limit, which no transfer with all its retries reaches, restarts the workers.
+ANSWER_SECONDS = 600
+RETRY_SECONDS = 90
+
+
 def _load(
     dataset: BatchDataset[BatchT],
     prefetcher: Callable[[ItemT], None],
@@ -195,6 +201,7 @@ def _load(
         num_workers=workers,
         prefetch_factor=config.data.prefetch if workers else None,
         worker_init_fn=_start_worker if workers else None,
+        timeout=ANSWER_SECONDS + RETRY_SECONDS * config.data.retries if workers else 0,
         multiprocessing_context="fork" if fork else None,
         pin_memory=torch.cuda.is_available(),
     )

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from pipeline.data.shards.reader import ShardSet
 from pipeline.data.sources.coco import coco_source
 from pipeline.data.sources.voc import voc_source
 from pipeline.data.transforms.resize import FILL_COLOUR
-from pipeline.errors import UserError
+from pipeline.distributed.world import World
+from pipeline.errors import TrainingFailed, UserError
+from pipeline.training.error_hints import translate_errors
 
 AUGMENT = {
     "data.crop": 0.5,
@@ -235,6 +238,18 @@ def test_slots_are_reused(scenes, make_config):
     config = make_config(**{"data.loader_workers": 1, "data.prefetch": 1, "train.epochs": 8})
     places = {b.images.data_ptr() for b in build_train_loader(scenes, config, 0, 1)}
     assert len(places) <= 4
+
+
+def test_hanging_loader_process_is_an_error(scenes, make_config, monkeypatch):
+    monkeypatch.setattr("pipeline.data.loading.loader.ANSWER_SECONDS", 1)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(ShardSet, "read", lambda self, i: time.sleep(60))
+    config = make_config(**{"data.loader_workers": 1, "data.retries": 0})
+    with (
+        pytest.raises(TrainingFailed, match=r"rank 0 got no batch .*set data\.loader_workers to 0"),
+        translate_errors(config, World()),
+    ):
+        next(iter(build_train_loader(scenes, config, 0, 1)))
 
 
 def test_resume_reads_nothing_before_its_step(scenes, make_config, monkeypatch):
