@@ -61,10 +61,10 @@ def divide(splits: Collection[str], path: Path) -> Division:
             f"{path} has only {' and '.join(sorted(splits))}; no training images were found, and "
             "these are never trained on"
         )
-    # Images of trainval may be those of val.
-    val = "val" if "val" in splits and train == "train" else None
+    val = "val" if "val" in splits else None
     if val is None:
-        notes.append(f"validation images are taken from {train}; near duplicates stay together")
+        source = "" if train == WHOLE else f" from {train}"
+        notes.append(f"validation images are taken{source}; near duplicates stay together")
     test = "test" if "test" in splits else None
     if test is None:
         notes.append(

@@ -31,12 +31,12 @@ def test_stated_splits_are_used_as_they_are() -> None:
     assert found == ("train", "val", "test", [])
 
 
-@pytest.mark.parametrize("splits", [{"train", "test"}, {"trainval", "test"}, {"trainval", "val"}])
+@pytest.mark.parametrize("splits", [{"train", "test"}, {"trainval", "test"}, {"all"}])
 def test_validation_is_made_where_there_is_none(splits: set[str]) -> None:
     found = divide(splits, HERE)
-    assert found.train in ("train", "trainval")
+    assert found.train in ("train", "trainval", "all")
     assert found.val is None
-    assert any("validation images are taken from" in note for note in found.notes)
+    assert any("validation images are taken" in note for note in found.notes)
 
 
 def test_without_a_test_part_the_figures_are_explained() -> None:
@@ -55,6 +55,24 @@ def test_test_images_are_in_no_other_set(tmp_path: Path) -> None:
     counts = {use: manifest.samples for use, manifest in sets.manifests.items()}
     assert counts == {"train": 5, "val": 1, "test": 2}
     assert not any(m.problem_counts.get("leak") for m in sets.manifests.values())
+
+
+def test_images_in_two_parts_are_trained_on_last(tmp_path: Path) -> None:
+    splits = {"trainval": range(8), "val": (4, 5, 6), "test": (6, 7)}
+    sets = prepare(make_voc(tmp_path / "pets", splits), tmp_path / "out")
+    counts = {use: manifest.samples for use, manifest in sets.manifests.items()}
+    assert counts == {"train": 4, "val": 2, "test": 2}
+    assert sets.notes == [
+        "1 val image also in another part, so left out of val",
+        "4 train images also in another part, so left out of train",
+    ]
+
+
+def test_test_images_of_an_undivided_file_are_not_trained_on(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "set", {"everything": range(8), "test": (6, 7)})
+    sets = prepare(root, tmp_path / "out")
+    assert sets.manifests["train"].samples + sets.manifests["val"].samples == 6
+    assert sets.manifests["test"].samples == 2
 
 
 def test_sets_are_converted_once_and_again_if_the_source_changes(voc: Path, tmp_path: Path) -> None:
