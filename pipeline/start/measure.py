@@ -16,7 +16,8 @@ from pipeline.errors import UserError
 
 WARM_STEPS = 2
 MIN_STEPS, MAX_STEPS, STEP_SECONDS = 3, 50, 4.0  # steps that are timed, until so many seconds
-EVALUATED_IMAGES = 32
+MAX_SECONDS = 45.0  # of all steps, on a machine that is slow or busy
+EVALUATED_IMAGES = 16
 MEASURED_EPOCHS = 1000.0  # more than are run
 START_SECONDS = 30.0  # Ray, MLflow and its migrations, imports in workers, the end of a run
 
@@ -86,7 +87,7 @@ def _time_worker(tree: dict[str, Any], rank: int, workers: int) -> tuple[float, 
     classes = loader.manifest.classes
     trainer = Trainer(config, world, len(classes), loader.total_steps)
     seconds: list[float] = []
-    began = time.monotonic()
+    first = began = time.monotonic()
     for number, batch in enumerate(loader):
         trainer.step(batch)
         if cuda:
@@ -96,7 +97,7 @@ def _time_worker(tree: dict[str, Any], rank: int, workers: int) -> tuple[float, 
             seconds.append(now - began)
         began = now
         enough = len(seconds) >= MIN_STEPS and sum(seconds) >= STEP_SECONDS
-        if enough or len(seconds) >= MAX_STEPS:
+        if enough or len(seconds) >= MAX_STEPS or (seconds and now - first > MAX_SECONDS):
             break
     step = statistics.median(seconds) if seconds else 0.0
     uri = config.data.val or config.data.test

@@ -29,7 +29,8 @@ NETWORK_LARGE = ("resnet50", "imagenet")
 NETWORK_DRAWN: Network = ("slim", None)
 NETWORK_WITHOUT_WEIGHTS: Network = ("slim", None)
 
-INPUTS_CPU = (128, 192, 256, 320)  # pixels
+# Pixels. Classes may differ in details much smaller than the objects: 256 at least.
+INPUTS_CPU = (256, 320)
 INPUTS_GPU = (256, 320, 384, 512, 640)
 SMALL_OBJECT = 32  # pixels of the input that a tenth of the objects may be below
 ELONGATED = 0.1  # share of images of more than 2 : 1 from which their aspect ratio is kept
