@@ -57,8 +57,9 @@ def measure(config: Config, images: int, val_images: int, test_images: int) -> D
             "--train.batch_size or --model.image_size"
         ) from None
     step, image = (max(values) for values in zip(*timed, strict=True))
-    steps = math.ceil(config.train.epochs * images / config.train.batch_size)
-    evaluations = math.ceil(config.train.epochs / config.evaluate.every)
+    epochs = config.train.epochs_of(images)
+    steps = math.ceil(epochs * images / config.train.batch_size)
+    evaluations = math.ceil(epochs / config.evaluate.every)
     scored = (evaluations * val_images + test_images) / workers
     return Duration(step, image, START_SECONDS + steps * step + scored * image, load)
 

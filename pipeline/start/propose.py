@@ -11,6 +11,7 @@ from typing import Any
 from model.published import PUBLISHED
 from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
+from pipeline.pretrained import stages_to_freeze
 from pipeline.pretrained.published import published_file
 from pipeline.reports.doctor.examine import Diagnosis, examine
 from pipeline.reports.doctor.finding import percent
@@ -52,6 +53,9 @@ def propose(
 
     backbone = given.get("model.backbone")
     add(rules.choose_network(facts, machine, weights_available, backbone))
+    if fields["model.init"]:
+        started = Config().replace({**fields, **given})
+        add(rules.choose_freezing(stages_to_freeze(started, facts.images), facts))
     add(rules.choose_input(facts, machine))
     others = [uri for use, uri in sets.uris.items() if use != "train"]
     diagnosis = examine(sets.uris["train"], Config().replace({**fields, **given}), others)

@@ -93,6 +93,15 @@ def choose_network(
     return Choice("network", text, why, {"model.backbone": backbone, "model.init": init})
 
 
+def choose_freezing(stages: int, facts: SetFacts) -> Choice:
+    """Choose the stages of the backbone that stay as they are, as the rule of a training does."""
+    if not stages:
+        return Choice("frozen", "nothing", f"{counted(facts.images, 'image')} train all of it", {})
+    text = f"the first {counted(stages, 'stage')} of the backbone"
+    why = f"{counted(facts.images, 'image')} are few to train all of it"
+    return Choice("frozen", text, why, {"model.freeze_stages": stages})
+
+
 def choose_input(facts: SetFacts, machine: Machine) -> Choice:
     """Choose the side of the input: the smallest that shows most objects well enough."""
     inputs = INPUTS_GPU if machine.gpus else INPUTS_CPU

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import Config, read_recipe
+from pipeline.pretrained import stages_to_freeze
 from pipeline.start import report, state
 from pipeline.start.facts import Machine, set_facts, this_machine
 from pipeline.start.find import Data, find_data
@@ -72,6 +73,15 @@ def test_recipe_names_sets_model_and_storage(prepared: Prepared) -> None:
     assert config.registry.name == "my-pets-detector"
     assert config.tracking.experiment == "my-pets"
     assert config.ray.storage == "/out/runs"
+
+
+def test_recipe_freezes_as_a_training_would(prepared: Prepared) -> None:
+    config = proposal_of(prepared).config
+    assert config.model.init == "imagenet"
+    unset = config.replace({"model.freeze_stages": None})
+    assert (config.model.freeze_stages or 0) == stages_to_freeze(unset, 4)
+    given = {"model.freeze_stages": 0}
+    assert proposal_of(prepared, given).config.model.freeze_stages == 0
 
 
 def test_given_fields_are_in_the_recipe(prepared: Prepared) -> None:

@@ -147,6 +147,11 @@ def test_each_gpu_has_a_worker() -> None:
     assert 1 <= fields["data.loader_workers"] <= rules.MAX_LOADERS
 
 
+def test_freezing_is_written_only_if_something_is_frozen() -> None:
+    assert rules.choose_freezing(0, FACTS).fields == {}
+    assert rules.choose_freezing(2, FACTS).fields == {"model.freeze_stages": 2}
+
+
 @pytest.mark.parametrize("init", ["imagenet", None])
 def test_optimizer_follows_the_starting_weights(init: str | None) -> None:
     choice = rules.choose_optimizer(init)
