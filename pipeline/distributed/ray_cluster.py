@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.config import Config, RayConfig
 from pipeline.distributed.gpus import GpuChoice, choose_gpus
 from pipeline.distributed.ray_private_api import listen_on_loopback
-from pipeline.errors import UserError
+from pipeline.errors import OutageError, UserError
 
 MIN_WAIT_SECONDS = 600.0
 DASHBOARD_VARIABLE = "RAY_API_SERVER_ADDRESS"  # read by clients of Ray's dashboard
@@ -53,7 +53,7 @@ def ray_cluster(config: RayConfig, *, sweep: bool = False) -> Iterator[bool]:
     A cluster for a ``sweep`` has the dashboard: the trials' drivers end before the cluster, and
     Ray's helpers that clean up after them use it to find out which drivers are alive.
     Raises UserError if the address does not respond, or if a cluster on this machine does not have
-    the resources for the configured workers.
+    the resources for the configured workers, and OutageError if the machine is too busy to start.
     """
     import ray
 
@@ -91,13 +91,22 @@ def _start_here(dashboard: bool) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION", "0")
     port = _free_port()
     with listen_on_loopback(), _dashboard_address(f"http://127.0.0.1:{port}"):
-        ray.init(
-            address="local",
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-            logging_level=logging.WARNING,
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                logging_level=logging.WARNING,
+            )
+        except Exception as error:  # Ray raises no subclass for this
+            if "timed out during startup" not in str(error):
+                raise
+            raise OutageError(
+                "Ray did not start on this machine within 30 s, as happens when other programs "
+                f"keep its {os.cpu_count()} CPUs busy (load {os.getloadavg()[0]:.0f}); repeat the "
+                "command when there is less load"
+            ) from None
 
 
 def _free_port() -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config import RayConfig
 from pipeline.distributed.ray_cluster import DASHBOARD_VARIABLE, ray_cluster
+from pipeline.errors import OutageError
 
 START_RAY = """
 import sys, ray
@@ -45,3 +46,16 @@ def test_processes_of_a_sweep_find_their_own_cluster(monkeypatch: pytest.MonkeyP
         looker = ray.remote(num_cpus=0)(Looker).remote()
         assert ray.get(looker.own_state.remote()) == "ALIVE"
     assert os.environ[DASHBOARD_VARIABLE] == "http://another.invalid:8265"
+
+
+def test_machine_too_busy_for_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    expected = r"within 30 s, .* repeat the command"
+    with pytest.raises(OutageError, match=expected), ray_cluster(RayConfig()):
+        pass
