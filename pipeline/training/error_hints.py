@@ -56,11 +56,6 @@ def _translate(error: RuntimeError, config: Config, world: World) -> Exception |
             f"rank {world.rank} waited {config.ray.collective_timeout} s for the other workers "
             "(ray.collective_timeout): one of them hangs or is far slower; see its log"
         )
-    if "DataLoader timed out" in text:
-        return TrainingFailed(
-            f"rank {world.rank} got no batch from its loader processes for minutes: one of them "
-            "hangs; repeat the command, or set data.loader_workers to 0 if it happens again"
-        )
     if "Connection closed by peer" in text or "Connection reset by peer" in text:
         return TrainingFailed(f"rank {world.rank} {LOST_WORKER}, which has ended; see its log")
     return None

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -34,7 +36,7 @@ from pipeline.data.loading.shared_memory import SharedMemoryRing
 from pipeline.data.loading.train_dataset import TrainDataset
 from pipeline.data.shards.reader import ShardSet
 from pipeline.distributed.world import World
-from pipeline.errors import UserError
+from pipeline.errors import TrainingFailed, UserError
 from pipeline.malloc import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -172,10 +174,10 @@ def build_eval_loader(
     return EvalLoader(open_shards(uri, config), config, rank, world_size, part)
 
 
-# A process that is forked from one with threads may hang for ever before it runs any Python code.
-# The error at this limit, which no transfer with all its retries reaches, restarts the workers.
-ANSWER_SECONDS = 600
-RETRY_SECONDS = 90
+# A process that is forked from one with threads can hang before it runs any Python code. One that
+# has not said so after this time is replaced.
+START_SECONDS = 120.0
+MAX_STARTS = 3
 
 
 def _load(
@@ -191,30 +193,62 @@ def _load(
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     # Slots for the queued batches, the one being written, and the trainer's current and last one.
     slots = config.data.prefetch + 3
-    dataset.ring = SharedMemoryRing(workers, slots, slot_bytes) if fork else None
-    loader = DataLoader(
-        PrefetchingDataset(dataset.__getitem__, prefetcher),
-        sampler=items,
-        generator=torch.Generator(),  # otherwise starting would advance the global one
-        batch_size=None,
-        collate_fn=_identity,
-        num_workers=workers,
-        prefetch_factor=config.data.prefetch if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        timeout=ANSWER_SECONDS + RETRY_SECONDS * config.data.retries if workers else 0,
-        multiprocessing_context="fork" if fork else None,
-        pin_memory=torch.cuda.is_available(),
-    )
-    for batch in raise_errors(loader):
+
+    def start(sign_of_life: Callable[[], None] | None) -> Iterator[Any]:
+        dataset.ring = SharedMemoryRing(workers, slots, slot_bytes) if fork else None
+        loader = DataLoader(
+            PrefetchingDataset(dataset.__getitem__, prefetcher),
+            sampler=items,
+            generator=torch.Generator(),  # otherwise starting would advance the global one
+            batch_size=None,
+            collate_fn=_identity,
+            num_workers=workers,
+            prefetch_factor=config.data.prefetch if workers else None,
+            worker_init_fn=partial(_start_worker, sign_of_life) if workers else None,
+            multiprocessing_context="fork" if fork else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return iter(loader)
+
+    batches = start_processes(start, workers) if fork else start(None)
+    for batch in raise_errors(batches):
         # torch has unpacked it already where it pins memory.
         yield batch.unpack() if isinstance(batch, PackedBatch) else batch
+
+
+def start_processes(
+    start: Callable[[Callable[[], None]], Iterator[Any]], count: int
+) -> Iterator[Any]:
+    """Return what ``start(sign_of_life)`` does, which forks ``count`` processes that call it.
+
+    Where one of them hangs, all are killed and started again. Raises TrainingFailed after several
+    times.
+    """
+    for _ in range(MAX_STARTS):
+        others = set(multiprocessing.active_children())
+        alive = multiprocessing.get_context("fork").Semaphore(0)
+        batches = start(alive.release)
+        deadline = time.monotonic() + START_SECONDS
+        if all(alive.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in range(count)):
+            return batches
+        log.warning("a loader process hangs after its start; starting them again")
+        del batches  # torch ends those that respond, and no longer raises an error if one is killed
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+            process.join()
+    raise TrainingFailed(
+        f"loader processes hung {MAX_STARTS} times at their start; repeat the command, or set "
+        "data.loader_workers to 0"
+    )
 
 
 def _identity(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(sign_of_life: Callable[[], None] | None, _: int) -> None:
+    if sign_of_life is not None:
+        sign_of_life()
     keep_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

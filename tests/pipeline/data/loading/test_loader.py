@@ -1,7 +1,9 @@
 """Test batches: the same for any cluster, any number of loader processes, after any restart."""
 
+import multiprocessing
 import pickle
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -12,15 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import build_eval_loader, build_train_loader, load_manifest
+from pipeline.data.loading import loader as loader_module
 from pipeline.data.loading.mosaic import closing_step
 from pipeline.data.loading.train_dataset import input_size
 from pipeline.data.shards.reader import ShardSet
 from pipeline.data.sources.coco import coco_source
 from pipeline.data.sources.voc import voc_source
 from pipeline.data.transforms.resize import FILL_COLOUR
-from pipeline.distributed.world import World
 from pipeline.errors import TrainingFailed, UserError
-from pipeline.training.error_hints import translate_errors
 
 AUGMENT = {
     "data.crop": 0.5,
@@ -240,16 +241,35 @@ def test_slots_are_reused(scenes, make_config):
     assert len(places) <= 4
 
 
-def test_hanging_loader_process_is_an_error(scenes, make_config, monkeypatch):
-    monkeypatch.setattr("pipeline.data.loading.loader.ANSWER_SECONDS", 1)
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
-    monkeypatch.setattr(ShardSet, "read", lambda self, i: time.sleep(60))
-    config = make_config(**{"data.loader_workers": 1, "data.retries": 0})
-    with (
-        pytest.raises(TrainingFailed, match=r"rank 0 got no batch .*set data\.loader_workers to 0"),
-        translate_errors(config, World()),
-    ):
-        next(iter(build_train_loader(scenes, config, 0, 1)))
+@pytest.mark.parametrize("hangs", [1, 9])
+def test_loader_processes_that_hang_at_their_start_are_replaced(
+    scenes, make_config, monkeypatch, tmp_path, hangs
+):
+    """A hanging one neither says that it lives nor ends at SIGTERM."""
+    start = loader_module._start_worker
+
+    def hang(sign_of_life, number):
+        times = tmp_path / "times"
+        with times.open("a") as file:
+            file.write(".")
+        if len(times.read_text()) <= hangs:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(600)
+        start(sign_of_life, number)
+
+    monkeypatch.setattr(loader_module, "_start_worker", hang)
+    monkeypatch.setattr(loader_module, "START_SECONDS", 0.5)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    config = make_config(**{"data.loader_workers": 1})
+    batches = build_train_loader(scenes, config, 0, 1)
+    if hangs == 1:
+        assert images_of(batches) == images_of(
+            build_train_loader(scenes, make_config(**{"data.loader_workers": 0}), 0, 1)
+        )
+    else:
+        with pytest.raises(TrainingFailed, match=r"hung 3 times .* set data\.loader_workers to 0"):
+            list(batches)
+    assert not multiprocessing.active_children()
 
 
 def test_resume_reads_nothing_before_its_step(scenes, make_config, monkeypatch):
