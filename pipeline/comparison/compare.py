@@ -19,11 +19,12 @@ from pipeline.comparison.plan import (
     check_folder,
     check_numbers,
     comparison_config,
+    with_freezing,
 )
 from pipeline.comparison.results import as_text, record_result
 from pipeline.comparison.statement import sentences
 from pipeline.config import Config
-from pipeline.data import Manifest, check_batches
+from pipeline.data import Manifest, check_batches, load_manifest
 from pipeline.data.loading.repeat_sampling import check_image_classes
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
 from pipeline.errors import TrainingFailed, TrainingStopped, UserError
@@ -102,6 +103,10 @@ def compare(
         record.check_storage()
         record.hold(config.ray.lease_seconds)
         config = config.replace(record.recorded_freezing(config))
+        if line := record.mixed_precision(config):
+            print(f"run {run}: {line}", file=sys.stderr, flush=True)
+        if folds:
+            arms = [with_freezing(config, arm, manifests["train"].samples) for arm in arms]
         run_id = record.resumable_run_id(resume, config, CHANGEABLE, extend=True)
         records = TrialRecords(record.uri)
         records.load()
@@ -113,6 +118,9 @@ def compare(
         )
         if folds:
             splits = fold_splits(config, manifests["train"], folds, record.uri)
+            if any(trial_config(config, arm.params).data.repeat_threshold for arm in arms):
+                for uri_of_fold in (str((split.params or {})["data.train"]) for split in splits):
+                    check_image_classes(uri_of_fold, load_manifest(uri_of_fold))
         else:
             splits = [Split((manifests["train"].content_hash, manifests["val"].content_hash))]
         cells = make_cells(config, arms, plan.seeds, splits, records.all)

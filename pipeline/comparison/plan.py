@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pipeline.comparison.arms import Arm
 from pipeline.config import Config, SweepConfig
 from pipeline.errors import UserError
+from pipeline.pretrained import stages_to_freeze
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage
 from pipeline.storage.redact import mask, mask_tree
 from pipeline.training.fit import absolute_paths
 from pipeline.training.run_record import RunRecord
+from pipeline.trials.trial import trial_config
 from pipeline.trials.trial_records import Params, TrialRecords
 
 PLAN_FILE = "plan.json"
@@ -77,6 +79,14 @@ def _most_epochs(config: Config, params: Params) -> float:
     epochs = params.get("train.epochs", train.epochs)
     steps = params.get("train.min_steps", train.min_steps)
     return float(max(epochs, steps * params.get("train.batch_size", train.batch_size)))
+
+
+def with_freezing(config: Config, arm: Arm, images: int) -> Arm:
+    """Return an arm that freezes what a training on all images would, also on the parts of them."""
+    own = trial_config(config, arm.params)
+    if own.model.init is None or own.model.freeze_stages is not None:
+        return arm
+    return Arm(arm.name, {**arm.params, "model.freeze_stages": stages_to_freeze(own, images)})
 
 
 def check_folder(record: RunRecord, records: TrialRecords, resumed: bool) -> None:

@@ -322,6 +322,16 @@ class LossConfig(Section):
         "class name; 1 for the others",
     )
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: Any) -> Any:
+        # YAML reads the unquoted names 1 and no as a number and false.
+        if isinstance(value, dict):
+            for name in value:
+                if not isinstance(name, str):
+                    raise ValueError(f"the class name {name!r} is not text; put it in quotes")
+        return value
+
     def options(self, assigner: str) -> dict[str, Any]:
         """Return the options of `DetectionLoss`, with those of the assigner where unset."""
         following = {

@@ -30,6 +30,7 @@ COMMON_FIELDS = (
     *("ray.enabled", "ray.workers", "ray.gpu", "ray.storage"),
     *("tracking.uri", "tracking.experiment", "registry.name"),
 )
+_REPLACED = {"class_weights"}  # fields whose value is a mapping that is not merged with another
 # Defaults as --help shows them. The description of a field without one says what that means.
 _DEFAULTS = {
     "null": "",
@@ -181,7 +182,7 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     tree = dict(base)
     for key, value in top.items():
         both = isinstance(value, Mapping) and isinstance(tree.get(key), Mapping)
-        tree[key] = _merged(tree[key], value) if both else value
+        tree[key] = _merged(tree[key], value) if both and key not in _REPLACED else value
     return tree
 
 

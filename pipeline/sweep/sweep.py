@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,8 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
                 "choose another --run name"
             )
         config = config.replace(record.recorded_freezing(config))
+        if line := record.mixed_precision(config):
+            print(f"run {run}: {line}", file=sys.stderr, flush=True)
         run_id = record.resumable_run_id(resume, config, _CHANGEABLE, extend=True)
         halving = SuccessiveHalving(
             rung_epochs(config, manifests["train"].samples),

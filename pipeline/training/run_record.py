@@ -195,16 +195,29 @@ class RunRecord:
         """Return ``model.freeze_stages`` of the start of the run by its dotted field, if it is
         unset now.
 
-        Sweeps and comparisons leave it to their trainings, except those of earlier versions.
+        Sweeps and comparisons leave it to their trainings, except those of earlier versions, which
+        froze nothing that was not set, whatever their trainings start from.
         """
-        if config.model.freeze_stages is not None or config.model.init is None:
+        if config.model.freeze_stages is not None:
             return {}
         try:
             info = self.read()
         except OSError:
             return {}  # the next access to the storage reports it
-        stages = info.config.get("model", {}).get("freeze_stages", 0) if info else None
+        if info is None or (config.model.init is None and not _is_former(info.config)):
+            return {}
+        stages = info.config.get("model", {}).get("freeze_stages", 0)
         return {} if stages is None else {"model.freeze_stages": stages}
+
+    def mixed_precision(self, config: Config) -> str | None:
+        """Return a line if new trainings of this sweep or comparison would differ in precision."""
+        info = self.read()
+        if info is None or not _is_former(info.config) or config.train.precision != "auto":
+            return None
+        return (
+            "began when train.precision auto meant fp32 on every CPU; its new trainings compute in "
+            "bf16 where the CPU does, which is compared with the others; a new --run name avoids it"
+        )
 
     def write(self, run_id: str, status: Status, config: Config) -> None:
         """Replace ``run.json``. Raises OSError, LeaseLostError."""
@@ -300,6 +313,12 @@ def _former(config: Mapping[str, Any]) -> dict[str, Any]:
     assigner = config.get("assign", {}).get("name", AssignConfig().name)
     own = former_assigner_options(assigner)
     return {**{f"assign.{name}": value for name, value in own.items()}, **_FORMER_LOSS}
+
+
+def _is_former(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration was recorded before ``train.optimizer`` and, with it, default
+    freezing and bf16 on CPUs existed."""
+    return "optimizer" not in config.get("train", {})
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

@@ -11,10 +11,11 @@ import pytest
 from jobs import compare
 from pipeline.comparison.arms import Arm
 from pipeline.comparison.cells import CHANGEABLE
-from pipeline.comparison.plan import check_folder, comparison_config
+from pipeline.comparison.plan import check_folder, comparison_config, with_freezing
 from pipeline.config import Config
 from pipeline.data.shards.manifest import load_manifest, write_manifest
 from pipeline.errors import UserError
+from pipeline.pretrained.freezing import FEW_IMAGES
 from pipeline.sweep.sweep import _checked
 from pipeline.tracking import connect
 from pipeline.training.run_record import RunRecord
@@ -74,6 +75,15 @@ def test_arm_that_needs_an_upgraded_set_is_refused(
     space = {"data.repeat_threshold": {"uniform": [0.1, 0.5]}}
     with pytest.raises(UserError, match="older: was made by an earlier version"):
         _checked(config.replace({"sweep.space": space, "ray.enabled": True}))
+
+
+def test_folds_freeze_what_a_training_on_all_images_does() -> None:
+    start = {"model.init": "imagenet", "model.backbone": "resnet18"}
+    for images, frozen in ((FEW_IMAGES - 1, 2), (FEW_IMAGES, 0)):
+        arm = with_freezing(Config(), Arm("a", start), images)
+        assert arm.params == {**start, "model.freeze_stages": frozen}
+    for params in ({}, {**start, "model.freeze_stages": 1}):
+        assert with_freezing(Config(), Arm("a", params), 5).params == params
 
 
 def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:

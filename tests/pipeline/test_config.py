@@ -38,6 +38,13 @@ def test_class_weights_are_given_by_name(given: str, tmp_path: Path) -> None:
     assert Config.from_dict(config.recorded()).loss.class_weights == config.loss.class_weights
     with pytest.raises(UserError, match=r"loss\.class_weights\.dog: got 0.* greater than 0"):
         Config().replace({"loss.class_weights": {"dog": 0}})
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("loss: {class_weights: {cow: 2}}\n")
+    over = load("--config", str(recipe), "--loss.class_weights", given)
+    assert over.loss.class_weights == config.loss.class_weights  # not merged
+    recipe.write_text("loss: {class_weights: {no: 2}}\n")
+    with pytest.raises(UserError, match="class name False is not text; put it in quotes"):
+        load("--config", str(recipe))
 
 
 def test_null_on_the_command_line_unsets_a_field(tmp_path: Path) -> None:

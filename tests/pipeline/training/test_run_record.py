@@ -231,3 +231,17 @@ def test_run_keeps_the_recorded_default_of_an_added_option(tmp_path: Path) -> No
     kept = config.replace(record.recorded_assignment(config))
     assert kept.assign.static_fraction == 1 / 3
     assert record.resumable_run_id("auto", kept) == "abc"
+
+
+def test_sweep_of_before_froze_nothing_whatever_its_trials_start_from(tmp_path: Path) -> None:
+    tree = CONFIG.recorded()
+    del tree["train"]["optimizer"]
+    content = {"run_id": "abc", "status": "failed", "config": tree}
+    record = record_with(tmp_path, "run.json", json.dumps(content))
+    assert record.recorded_freezing(CONFIG) == {"model.freeze_stages": 0}
+    line = record.mixed_precision(CONFIG)
+    assert line is not None and "a new --run name" in line
+    assert record.mixed_precision(CONFIG.replace({"train.precision": "fp32"})) is None
+    record.write("abc", "failed", CONFIG)  # of now
+    assert record.recorded_freezing(CONFIG) == {}
+    assert record.mixed_precision(CONFIG) is None

@@ -106,6 +106,7 @@ def test_training_ends_with_metrics_and_a_checkpoint(small: Config, tmp_path: Pa
         # Twice, between checkpoints in the middle of epochs; before the first; before the last.
         ({"train.checkpoint_steps": 3}, [5, 8], [3, 6]),
         ({"data.val": None, "data.test": None, "train.checkpoint_steps": 3}, [1, 10], [0, 9]),
+        ({"train.precision": "bf16", "train.checkpoint_steps": 3}, [5], [3]),
         # With a scale of the loss, which changes in the first steps.
         ({"train.precision": "fp16", "train.checkpoint_steps": 3}, [5], [3]),
     ],
