@@ -88,8 +88,9 @@ def run_job(name: str, *words: str) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
     )
+    if done.returncode:
+        raise SystemExit(f"jobs.{name} has ended with exit code {done.returncode}; see above")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
