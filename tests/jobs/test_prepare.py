@@ -484,7 +484,7 @@ def test_number_of_workers_does_not_change_the_bytes(tmp_path, shared):
     for workers in ("1", "2"):
         main([*options, "--workers", workers, "--out", str(tmp_path / workers)])
     files = [path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.*")]
-    assert len(files) == 2 * 6 + 2
+    assert len(files) == 2 * 7 + 2
     for file in files:
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 

@@ -44,7 +44,13 @@ def trained(scenes: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         {
             "data": {"train": scenes["train"], "val": scenes["val"], "loader_workers": 0},
             "model": {"image_size": 64},
-            "train": {"epochs": 2, "batch_size": 4, "log_every": 1, "warmup_steps": 2},
+            "train": {
+                "epochs": 2,
+                "batch_size": 4,
+                "log_every": 1,
+                "warmup_steps": 2,
+                "precision": "fp32",  # an AP above 0, whatever the CPU computes in
+            },
             "evaluate": {"batch_size": 4, "nms_iou": 0.6, "max_detections": 30},
             "tracking": {"uri": new_store(folder)},
             "ray": {"enabled": False, "storage": str(folder / "runs")},
