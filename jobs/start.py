@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "data": {"path": str(options.dir), "format": data.kind, "splits": data.splits},
         "sets": sets.uris,
         "samples": {use: manifest.samples for use, manifest in sets.manifests.items()},
-        "notes": [*division.notes, *sets.notes],
+        "notes": [*data.notes, *division.notes, *sets.notes],
         "doctor": as_dict(proposal.diagnosis),
         "recipe": str(recipe),
         "own_recipe": own,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.shards.manifest import MANIFEST, load_manifest
@@ -33,7 +33,8 @@ class Data:
     """A labelled data set: ``splits`` by use, each with its name in the source.
 
     The name is that of a split (VOC, YOLO), of a JSON (COCO), a pattern of tars (WebDataset) or a
-    folder (shard sets), relative to ``path``. ``also`` is another format of the same images.
+    folder (shard sets), relative to ``path``. ``also`` is another format of the same images;
+    ``notes`` are about files that are not used.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Data:
     splits: dict[str, str]
     classes: list[str] | None = None
     also: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ def find_data(path: Path, kind: str | None = None, classes: list[str] | None = N
         raise UserError(describe_absence(files, path))
     chosen = max(found, key=lambda one: len(one.splits))  # the first of those with most splits
     other = _check_same_images(chosen, found, path)
-    return Data(path, chosen.kind, chosen.splits, classes, other)
+    return Data(path, chosen.kind, chosen.splits, classes, other, chosen.notes)
 
 
 def _check_same_images(chosen: Format, found: list[Format], path: Path) -> str | None:

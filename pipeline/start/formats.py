@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,11 +16,12 @@ from pipeline.data.sources.voc.pairs import pair_files
 from pipeline.data.sources.voc.splits import split_names
 from pipeline.data.sources.yolo.source import yolo_splits
 from pipeline.errors import UserError
-from pipeline.start.splits import by_split
+from pipeline.start.splits import by_split, use_of
 
 MAX_JSON_BYTES = 4 * 2**30
 MAX_PEEKED = 20  # files that are opened to recognise a format
 _YOLO_LINE = re.compile(rb"\s*\d+(?:[ \t]+-?[\d.]+(?:e[-+]?\d+)?){4,}\s*(?:[\r\n]|$)", re.I)
+_OTHER_COCO = re.compile("keypoints|captions|panoptic|stuff")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*"([^"]+)"')
 
 
@@ -28,20 +29,22 @@ _FILE_NAME = re.compile(rb'"file_name"\s*:\s*"([^"]+)"')
 class Format:
     """A format that a folder is in: its splits by use, each with its name in the source.
 
-    ``images`` are the names, without folders and suffixes, of the images that have labels.
+    ``images`` are the names, without folders and suffixes, of the images that have labels;
+    ``notes`` are about files that are not used.
     """
 
     kind: str
     splits: dict[str, str]
     images: frozenset[str] = field(default=frozenset(), repr=False)
+    notes: list[str] = field(default_factory=list)
 
 
 def find_formats(files: Files, root: Path, classes: list[str] | None) -> list[Format]:
     """Return every format whose labels are in the files. Raises UserError if one is ambiguous."""
     found = []
-    for kind, find in _FINDERS.items():
+    for find in _FINDERS:
         if (one := find(files, root, classes)) is not None:
-            found.append(Format(kind, one.splits, one.images))
+            found.append(one)
     return found
 
 
@@ -62,15 +65,27 @@ def _find_coco(files: Files, root: Path, classes: Sequence[str] | None) -> Forma
             text = files.read_bytes(name, MAX_JSON_BYTES)
             if all(key in text for key in (b'"images"', b'"annotations"', b'"categories"')):
                 texts[name] = text
-    # Beside the instances, COCO has key points and panoptic files of the same images.
-    instances = {n: t for n, t in texts.items() if "instances" in PurePosixPath(n).stem.lower()}
-    texts = instances or texts
     if not texts:
         return None
+    notes = []
+    for name in _beside_instances(texts):
+        notes.append(f"{name} is not used: an instances file has the boxes of its images")
+        del texts[name]
     names = {
         _stem(n.decode(errors="replace")) for t in texts.values() for n in _FILE_NAME.findall(t)
     }
-    return Format("coco", by_split(list(texts), root), frozenset(names))
+    return Format("coco", by_split(list(texts), root), frozenset(names), notes)
+
+
+def _beside_instances(names: Iterable[str]) -> list[str]:
+    """Return the files of key points and similar beside an instances file of the same split."""
+    stems = {name: PurePosixPath(name).stem.lower() for name in names}
+    splits = {use_of(name) for name, stem in stems.items() if "instances" in stem}
+    return [
+        name
+        for name, stem in stems.items()
+        if "instances" not in stem and _OTHER_COCO.search(stem) and use_of(name) in splits
+    ]
 
 
 def _find_yolo(files: Files, root: Path, classes: list[str] | None) -> Format | None:
@@ -83,7 +98,7 @@ def _find_yolo(files: Files, root: Path, classes: list[str] | None) -> Format | 
 
 
 Finder = Callable[[Files, Path, "list[str] | None"], "Format | None"]
-_FINDERS: Mapping[str, Finder] = {"voc": _find_voc, "coco": _find_coco, "yolo": _find_yolo}
+_FINDERS: Sequence[Finder] = (_find_voc, _find_coco, _find_yolo)
 
 
 def find_tars(folder: Path) -> Format | None:

@@ -12,10 +12,11 @@ from pipeline.data.conversion.convert import SourceRejected, StagedShardSet, sta
 from pipeline.data.conversion.frames.orientation import settle_frame
 from pipeline.data.conversion.train_val_split import split_train_val
 from pipeline.data.shards.manifest import MANIFEST, Manifest, load_manifest
-from pipeline.data.sources.record import Source, SourceImage
+from pipeline.data.sources.record import Source
 from pipeline.errors import UserError
 from pipeline.progress import counted
 from pipeline.start.find import Data
+from pipeline.start.parts import disjoint
 from pipeline.start.rules import MIN_IMAGES, val_share
 from pipeline.start.splits import Division
 from pipeline.storage.durable import write_durably
@@ -62,7 +63,7 @@ def _convert(data: Data, division: Division, out: Path) -> PreparedSets:
     sources = {
         use: settle_frame(data.source(split)) for use, split in splits.items() if split is not None
     }
-    sources, notes = _disjoint(sources)
+    sources, notes = disjoint(sources)
     classes, key = sources["train"].classes, _key(sources)
     uris = {use: str((out / use).absolute()) for use in {"train": 0, "val": 0, **sources}}
     if _recorded(out) != key:
@@ -76,28 +77,6 @@ def _convert(data: Data, division: Division, out: Path) -> PreparedSets:
     if len(kept) < len(uris):
         notes.append("the test part has no labels and is left out")
     return PreparedSets(kept, manifests, notes)
-
-
-def _disjoint(sources: Mapping[str, Source]) -> tuple[dict[str, Source], list[str]]:
-    """Return the sources without images that are also in a later one: val, then test."""
-    held: set[str] = set()
-    found, notes = {}, []
-    for use in reversed(list(sources)):  # test first
-        source = sources[use]
-        images = list(source.images)
-        own = [image for image in images if _identity(image) not in held]
-        held.update(map(_identity, own))
-        if left_out := len(images) - len(own):
-            notes.append(
-                f"{counted(left_out, f'{use} image')} also in another part, so left out of {use}"
-            )
-        found[use] = replace(source, images=own, total=len(own))
-    return {use: found[use] for use in sources}, notes
-
-
-def _identity(image: SourceImage) -> str:
-    """Return a key that is the same for the same file in two splits."""
-    return repr(image.image) if image.image is not None else f"id {image.image_id}"
 
 
 def check_labels(manifests: Mapping[str, Manifest], path: Path) -> None:

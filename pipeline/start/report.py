@@ -38,7 +38,7 @@ def data_lines(
     classes = manifests["train"].classes
     names = textwrap.shorten(listed(classes), WIDTH - 16, placeholder=" ...")
     lines.append(f"  {counted(len(classes), 'class').replace('classs', 'classes')}: {names}")
-    lines += [_wrapped(f"  {note}") for note in [*division.notes, *notes]]
+    lines += [_wrapped(f"  {note}") for note in [*data.notes, *division.notes, *notes]]
     return lines
 
 

@@ -53,7 +53,18 @@ def test_instances_are_preferred_to_other_files_of_coco(tmp_path: Path) -> None:
     root = make_coco(tmp_path, {"train": range(3)})
     text = (root / "annotations/instances_train.json").read_text()
     (root / "annotations/person_keypoints_train.json").write_text(text)
-    assert find_data(root).splits == {"train": "annotations/instances_train.json"}
+    found = find_data(root)
+    assert found.splits == {"train": "annotations/instances_train.json"}
+    assert [note.split()[0] for note in found.notes] == ["annotations/person_keypoints_train.json"]
+
+
+def test_a_file_of_another_split_is_kept_beside_instances(tmp_path: Path) -> None:
+    root = make_coco(tmp_path, {"x": range(4), "test": (3,)})
+    (root / "annotations/instances_x.json").rename(root / "annotations/instances.json")
+    (root / "annotations/instances_test.json").rename(root / "annotations/test.json")
+    found = find_data(root)
+    assert found.splits == {"all": "annotations/instances.json", "test": "annotations/test.json"}
+    assert not found.notes
 
 
 @pytest.mark.parametrize("yaml", [True, False])

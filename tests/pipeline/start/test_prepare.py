@@ -75,6 +75,20 @@ def test_test_images_of_an_undivided_file_are_not_trained_on(tmp_path: Path) -> 
     assert sets.manifests["test"].samples == 2
 
 
+def test_copies_of_test_images_are_not_trained_on(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "pets", {"train": range(6), "val": (6, 7), "test": (8, 9)}, 10)
+    for copy, original in ((0, 8), (1, 6), (7, 9)):  # same bytes under another name
+        data = (root / f"JPEGImages/{original:03d}.jpg").read_bytes()
+        (root / f"JPEGImages/{copy:03d}.jpg").write_bytes(data)
+    sets = prepare(root, tmp_path / "out")
+    counts = {use: manifest.samples for use, manifest in sets.manifests.items()}
+    assert counts == {"train": 4, "val": 1, "test": 2}
+    assert sets.notes == [
+        "1 val image also in another part, so left out of val",
+        "2 train images also in another part, so left out of train",
+    ]
+
+
 def test_sets_are_converted_once_and_again_if_the_source_changes(voc: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = prepare(voc, out)
