@@ -6,26 +6,39 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.data.conversion.image_bytes import read_image
 from pipeline.data.sources.files import File
 from pipeline.data.sources.record import Source, SourceImage
 from pipeline.data.transforms.decode import ImageError
+from pipeline.errors import UserError
 from pipeline.progress import counted
 
 Parts = dict[str, list[SourceImage]]  # by use, in the order of the uses
 
 
-def disjoint(sources: Mapping[str, Source]) -> tuple[dict[str, Source], list[str]]:
+def disjoint(sources: Mapping[str, Source], root: Path) -> tuple[dict[str, Source], list[str]]:
     """Return the sources without images that are also in a later one, and notes about these.
 
     The order of the uses is train, val, test. Images are the same if their file is, or all bytes of
-    it: a copy under another name. Raises UserError.
+    it: a copy under another name. Without ``val`` in the result, all of its images are test images,
+    or those of train. Raises UserError if all of train are test images.
     """
     before: Parts = {use: list(source.images) for use, source in sources.items()}
-    parts = _without_later(before, _file)
-    parts = _without_later(parts, _content_key(parts))
-    notes = [
+    parts = _without_later(before)
+    notes = []
+    if "val" in parts and before["val"] and not (parts["val"] and parts["train"]):
+        other = "train" if parts["val"] else "test"
+        notes.append(f"all val images are also in {other}; others are taken from train")
+        before.pop("val")
+        parts = _without_later(before)
+    if before["train"] and not parts["train"]:
+        raise UserError(
+            f"{root}: all {counted(len(before['train']), 'training image')} are also in the test "
+            "part, and test images are never trained on; give images to train on"
+        )
+    notes += [
         f"{counted(left_out, f'{use} image')} also in another part, so left out of {use}"
         for use in reversed(before)
         if (left_out := len(before[use]) - len(parts[use]))
@@ -38,8 +51,13 @@ def with_images(source: Source, images: list[SourceImage]) -> Source:
     return replace(source, images=images, total=len(images))
 
 
-def _without_later(parts: Parts, key: Callable[[SourceImage], str]) -> Parts:
-    """Return the parts without images whose key is also that of an image of a later part."""
+def _without_later(parts: Parts) -> Parts:
+    """Return the parts without images whose file or content is also in a later part."""
+    parts = _without_later_keys(parts, _file)
+    return _without_later_keys(parts, _content_key(parts))
+
+
+def _without_later_keys(parts: Parts, key: Callable[[SourceImage], str]) -> Parts:
     held: set[str] = set()
     found: Parts = {}
     for use in reversed(parts):

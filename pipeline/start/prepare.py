@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field
+
 from pipeline.data.conversion.convert import SourceRejected, StagedShardSet, stage_shard_set
 from pipeline.data.conversion.frames.orientation import settle_frame
 from pipeline.data.conversion.train_val_split import split_train_val
@@ -19,10 +21,11 @@ from pipeline.start.find import Data
 from pipeline.start.parts import disjoint
 from pipeline.start.rules import MIN_IMAGES, val_share
 from pipeline.start.splits import Division
+from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
 
 SPLIT_SEED = 0
-SOURCES = "source.sha256"  # beside the shard sets: what they were converted from
+RECORD = "source.json"
 
 
 class PreparedSets(NamedTuple):
@@ -33,50 +36,74 @@ class PreparedSets(NamedTuple):
     notes: list[str]
 
 
+class SourceRecord(Document):
+    """``source.json`` beside the shard sets: what they were made from, and what is to be said."""
+
+    key: str = Field(description="digest of the source")
+    in_place: bool = Field(False, description="the source is shard sets, which are used directly")
+    notes: list[str] = Field(default_factory=list, description="about images that are left out")
+
+
 def prepare_sets(data: Data, division: Division, out: Path) -> PreparedSets:
     """Return the shard sets of a data set, converted into ``out`` if they are not there yet.
 
-    Shard sets are used in place unless validation images are taken from them. An interrupted
-    conversion is resumed; a source that has changed is converted again. Raises UserError.
+    Shard sets are used in place unless validation images are taken from them, or images are in two
+    of them. An interrupted conversion is resumed; a source that has changed is converted again.
+    Raises UserError.
     """
-    if data.kind == "shards" and division.val is not None:
-        uses = {"train": division.train, "val": division.val, "test": division.test}
-        uris = {
-            use: str((data.path / data.splits[split]).absolute())
-            for use, split in uses.items()
-            if split
-        }
-        manifests = {use: load_manifest(uri) for use, uri in uris.items()}
-        check_labels(manifests, data.path)
-        return PreparedSets(uris, manifests, [])
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return _convert(data, division, out)
+        return _prepare(data, division, out)
     except OSError as error:
         raise UserError(
             f"--out {out}: cannot be written: {error.strerror}; name another folder"
         ) from None
 
 
-def _convert(data: Data, division: Division, out: Path) -> PreparedSets:
+def _prepare(data: Data, division: Division, out: Path) -> PreparedSets:
     splits = {"train": division.train, "val": division.val, "test": division.test}
-    sources = {
-        use: settle_frame(data.source(split)) for use, split in splits.items() if split is not None
+    named = {use: split for use, split in splits.items() if split is not None}
+    sources: dict[str, Source] = {}
+    there: dict[str, Path] = {}
+    if data.kind == "shards":
+        there = {use: data.path / data.splits[split] for use, split in named.items()}
+        hashes = [f"{use} {load_manifest(at).content_hash}" for use, at in there.items()]
+        key = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    else:
+        sources = _sources(data, named)
+        key = _key(sources)
+    record = _recorded(out)
+    if record is None or record.key != key:
+        (out / RECORD).unlink(missing_ok=True)
+        parts, notes = disjoint(sources or _sources(data, named), data.path)
+        in_place = bool(there) and "val" in there and not notes
+        if not in_place:
+            notes += _convert(parts, data.path, out)
+        record = SourceRecord(key=key, in_place=in_place, notes=notes)
+        write_durably(out / RECORD, record.encode())
+    made = {use: out / use for use in {"train": 0, "val": 0, **named}}
+    uris = {
+        use: str(folder.absolute())
+        for use, folder in (there if record.in_place else made).items()
+        if (folder / MANIFEST).is_file()
     }
-    sources, notes = disjoint(sources)
-    classes, key = sources["train"].classes, _key(sources)
-    uris = {use: str((out / use).absolute()) for use in {"train": 0, "val": 0, **sources}}
-    if _recorded(out) != key:
-        (out / SOURCES).unlink(missing_ok=True)
-        for staged in _stage(_with_val(sources, data.path), classes, uris):
-            staged.publish()
-        write_durably(out / SOURCES, f"{key}\n".encode())
-    kept = {use: uri for use, uri in uris.items() if (Path(uri) / MANIFEST).is_file()}
-    manifests = {use: load_manifest(uri) for use, uri in kept.items()}
+    manifests = {use: load_manifest(uri) for use, uri in uris.items()}
     check_labels(manifests, data.path)
-    if len(kept) < len(uris):
-        notes.append("the test part has no labels and is left out")
-    return PreparedSets(kept, manifests, notes)
+    return PreparedSets(uris, manifests, record.notes)
+
+
+def _sources(data: Data, splits: Mapping[str, str]) -> dict[str, Source]:
+    return {use: settle_frame(data.source(split)) for use, split in splits.items()}
+
+
+def _convert(parts: Mapping[str, Source], root: Path, out: Path) -> list[str]:
+    """Write the shard sets, and return notes about what was left out."""
+    parts = _with_val(parts, root)
+    for staged in _stage(parts, parts["train"].classes, {use: str(out / use) for use in parts}):
+        staged.publish()
+    if "test" in parts and not (out / "test" / MANIFEST).is_file():
+        return ["the test part has no labels and is left out"]
+    return []
 
 
 def check_labels(manifests: Mapping[str, Manifest], path: Path) -> None:
@@ -169,8 +196,8 @@ def _key(sources: Mapping[str, Source]) -> str:
     return found.hexdigest()
 
 
-def _recorded(out: Path) -> str | None:
+def _recorded(out: Path) -> SourceRecord | None:
     try:
-        return (out / SOURCES).read_text("utf-8").strip()
-    except OSError:
+        return SourceRecord.parse((out / RECORD).read_bytes(), RECORD)
+    except (OSError, DocumentError):
         return None

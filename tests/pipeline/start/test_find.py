@@ -120,7 +120,7 @@ def test_existing_shard_sets_are_used_in_place(voc: Path, tmp_path: Path) -> Non
     assert again.kind == "shards" and again.splits.keys() == {"train", "val", "test"}
     used = prepare_sets(again, divide(again.splits, voc), tmp_path / "other")
     assert used.uris == made.uris
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other" / "train").exists()
 
 
 def test_validation_images_are_taken_from_a_single_shard_set(voc: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Splits get their use, and are converted once."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,41 @@ def test_copies_of_test_images_are_not_trained_on(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("other", ["train", "test"])
+def test_val_part_without_images_of_its_own_is_taken_from_train(tmp_path: Path, other: str) -> None:
+    splits = {"train": range(10), "test": (10, 11)}
+    root = make_voc(tmp_path / "pets", {**splits, "val": splits[other]}, 12)
+    sets = prepare(root, tmp_path / "out")
+    counts = {use: manifest.samples for use, manifest in sets.manifests.items()}
+    assert counts == {"train": 8, "val": 2, "test": 2}
+    note = f"all val images are also in {other}; others are taken from train"
+    assert sets.notes == [note]
+    assert prepare(root, tmp_path / "out") == sets  # also its notes
+
+
+def test_all_training_images_in_the_test_part_are_one_clear_line(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "pets", {"train": range(4), "test": range(4)}, 4)
+    with pytest.raises(UserError, match="all 4 training images are also in the test part"):
+        prepare(root, tmp_path / "out")
+
+
+def test_images_in_two_shard_sets_are_left_out_of_one(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "pets", {"train": range(6), "val": (6,), "test": (7,)}, 8)
+    shards = tmp_path / "out"
+    prepare(root, shards)
+    (shards / "test").rename(tmp_path / "apart")
+    shutil.copytree(shards / "val", shards / "test")
+    manifest = shards / "test" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"split": "val"', '"split": "test"'))
+    sets = prepare(shards, tmp_path / "again")
+    assert {use: manifest.samples for use, manifest in sets.manifests.items()} == {
+        "train": 5,
+        "val": 1,
+        "test": 1,
+    }
+    assert sets.notes == ["all val images are also in test; others are taken from train"]
+
+
 def test_sets_are_converted_once_and_again_if_the_source_changes(voc: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = prepare(voc, out)
@@ -102,7 +138,7 @@ def test_sets_are_converted_once_and_again_if_the_source_changes(voc: Path, tmp_
 def test_stopped_conversion_is_completed(voc: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = prepare(voc, out)
-    (out / "source.sha256").unlink()  # written last
+    (out / "source.json").unlink()  # written last
     (out / "test" / "manifest.json").unlink()
     assert prepare(voc, out) == first
 
