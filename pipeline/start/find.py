@@ -34,7 +34,8 @@ class Data:
 
     The name is that of a split (VOC, YOLO), of a JSON (COCO), a pattern of tars (WebDataset) or a
     folder (shard sets), relative to ``path``. ``also`` is another format of the same images;
-    ``notes`` are about files that are not used.
+    ``notes`` are about files that are not used, and ``held`` has the file names of test images
+    whose labels are nowhere.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Data:
     classes: list[str] | None = None
     also: str | None = None
     notes: list[str] = field(default_factory=list)
+    held: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -53,15 +55,20 @@ class Data:
         return name or "data"
 
     def source(self, split: str) -> Source:
-        """Return the images of a split, a key of ``splits``. Raises UserError, OutageError."""
-        with _without_options():
-            return self._source(self.splits[split])
+        """Return the images of a split, a key of ``splits``. Raises UserError, OutageError.
 
-    def _source(self, name: str) -> Source:
+        Those of the test part may have no labels: they are kept out of the other parts.
+        """
+        with _without_options():
+            return self._source(self.splits[split], split == "test")
+
+    def _source(self, name: str, allow_no_labels: bool) -> Source:
         if self.kind == "voc":
             return voc_source(self.path, name or None, self.classes)
         if self.kind == "yolo":
-            return yolo_source(self.path, name or None, self.classes)
+            return yolo_source(
+                self.path, name or None, self.classes, allow_no_labels=allow_no_labels
+            )
         if self.kind == "coco":
             file = self.path / name
             beside = file.parent.is_dir() and any(
@@ -111,7 +118,7 @@ def find_data(path: Path, kind: str | None = None, classes: list[str] | None = N
         raise UserError(describe_absence(files, path))
     chosen = max(found, key=lambda one: len(one.splits))  # the first of those with most splits
     other = _check_same_images(chosen, found, path)
-    return Data(path, chosen.kind, chosen.splits, classes, other, chosen.notes)
+    return Data(path, chosen.kind, chosen.splits, classes, other, chosen.notes, chosen.held)
 
 
 def _check_same_images(chosen: Format, found: list[Format], path: Path) -> str | None:

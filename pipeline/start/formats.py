@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ MAX_JSON_BYTES = 4 * 2**30
 MAX_PEEKED = 20  # files that are opened to recognise a format
 _YOLO_LINE = re.compile(rb"\s*\d+(?:[ \t]+-?[\d.]+(?:e[-+]?\d+)?){4,}\s*(?:[\r\n]|$)", re.I)
 _OTHER_COCO = re.compile("keypoints|captions|panoptic|stuff")
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*"([^"]+)"')
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*"((?:[^"\\]|\\.)+)"')
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,15 @@ class Format:
     """A format that a folder is in: its splits by use, each with its name in the source.
 
     ``images`` are the names, without folders and suffixes, of the images that have labels;
-    ``notes`` are about files that are not used.
+    ``notes`` are about files that are not used, and ``held`` has the file names of test images
+    whose labels are nowhere.
     """
 
     kind: str
     splits: dict[str, str]
     images: frozenset[str] = field(default=frozenset(), repr=False)
     notes: list[str] = field(default_factory=list)
+    held: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def find_formats(files: Files, root: Path, classes: list[str] | None) -> list[Format]:
@@ -60,21 +63,29 @@ def _find_voc(files: Files, root: Path, classes: Sequence[str] | None) -> Format
 
 def _find_coco(files: Files, root: Path, classes: Sequence[str] | None) -> Format | None:
     texts: dict[str, bytes] = {}
+    notes, held = [], set[str]()
     for name in (name for name in files if name.lower().endswith(".json")):
         with contextlib.suppress(FileError):
             text = files.read_bytes(name, MAX_JSON_BYTES)
             if all(key in text for key in (b'"images"', b'"annotations"', b'"categories"')):
                 texts[name] = text
+            elif b'"images"' in text and b'"annotations"' not in text and _FILE_NAME.search(text):
+                notes.append(f"{name} has no annotations and is left out")
+                if use_of(name) == "test":
+                    held.update(_names_in(text))
     if not texts:
         return None
-    notes = []
     for name in _beside_instances(texts):
         notes.append(f"{name} is not used: an instances file has the boxes of its images")
         del texts[name]
-    names = {
-        _stem(n.decode(errors="replace")) for t in texts.values() for n in _FILE_NAME.findall(t)
-    }
-    return Format("coco", by_split(list(texts), root), frozenset(names), notes)
+    names = frozenset(_stem(name) for text in texts.values() for name in _names_in(text))
+    return Format("coco", by_split(list(texts), root), names, notes, frozenset(held))
+
+
+def _names_in(text: bytes) -> list[str]:
+    """Return the names of image files in a COCO JSON."""
+    found = (name.decode(errors="replace") for name in _FILE_NAME.findall(text))
+    return [json.loads(f'"{name}"', strict=False) for name in found]
 
 
 def _beside_instances(names: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +18,28 @@ from pipeline.progress import counted
 Parts = dict[str, list[SourceImage]]  # by use, in the order of the uses
 
 
-def disjoint(sources: Mapping[str, Source], root: Path) -> tuple[dict[str, Source], list[str]]:
+def disjoint(
+    sources: Mapping[str, Source], root: Path, held: Collection[str] = ()
+) -> tuple[dict[str, Source], list[str]]:
     """Return the sources without images that are also in a later one, and notes about these.
+
+    Images whose file names are ``held`` are in none: they are test images without labels.
 
     The order of the uses is train, val, test. Images are the same if their file is, or all bytes of
     it: a copy under another name. Without ``val`` in the result, all of its images are test images,
     or those of train. Raises UserError if all of train are test images.
     """
     before: Parts = {use: list(source.images) for use, source in sources.items()}
-    parts = _without_later(before)
     notes = []
+    if held:
+        for use, images in before.items():
+            before[use] = [image for image in images if image.file_name not in held]
+            if left_out := len(images) - len(before[use]):
+                notes.append(
+                    f"{counted(left_out, f'{use} image')} also in the test part without labels, so "
+                    f"left out of {use}"
+                )
+    parts = _without_later(before)
     if "val" in parts and before["val"] and not (parts["val"] and parts["train"]):
         other = "train" if parts["val"] else "test"
         notes.append(f"all val images are also in {other}; others are taken from train")

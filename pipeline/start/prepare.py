@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +20,12 @@ from pipeline.progress import counted
 from pipeline.start.find import Data
 from pipeline.start.parts import disjoint
 from pipeline.start.rules import MIN_IMAGES, val_share
-from pipeline.start.splits import Division
+from pipeline.start.splits import FLATTERS, Division
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
 
 SPLIT_SEED = 0
+USES = ("train", "val", "test")
 RECORD = "source.json"
 
 
@@ -61,21 +62,25 @@ def prepare_sets(data: Data, division: Division, out: Path) -> PreparedSets:
 
 
 def _prepare(data: Data, division: Division, out: Path) -> PreparedSets:
-    splits = {"train": division.train, "val": division.val, "test": division.test}
+    splits = dict(zip(USES, (division.train, division.val, division.test), strict=True))
     named = {use: split for use, split in splits.items() if split is not None}
     sources: dict[str, Source] = {}
     there: dict[str, Path] = {}
+    notes: list[str] = []
     if data.kind == "shards":
         there = {use: data.path / data.splits[split] for use, split in named.items()}
         hashes = [f"{use} {load_manifest(at).content_hash}" for use, at in there.items()]
         key = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     else:
-        sources = _sources(data, named)
-        key = _key(sources)
+        sources, notes = _sources(data, named)
+        key = _key(sources, data.held)
     record = _recorded(out)
     if record is None or record.key != key:
         (out / RECORD).unlink(missing_ok=True)
-        parts, notes = disjoint(sources or _sources(data, named), data.path)
+        if there:
+            sources, notes = _sources(data, named)
+        parts, left_out = disjoint(sources, data.path, data.held)
+        notes += left_out
         in_place = bool(there) and "val" in there and not notes
         if not in_place:
             notes += _convert(parts, data.path, out)
@@ -92,18 +97,32 @@ def _prepare(data: Data, division: Division, out: Path) -> PreparedSets:
     return PreparedSets(uris, manifests, record.notes)
 
 
-def _sources(data: Data, splits: Mapping[str, str]) -> dict[str, Source]:
-    return {use: settle_frame(data.source(split)) for use, split in splits.items()}
+def _sources(data: Data, splits: Mapping[str, str]) -> tuple[dict[str, Source], list[str]]:
+    """Return the sources by use, and a note if the test part is none. Raises UserError."""
+    found, notes = {}, []
+    for use, split in splits.items():
+        try:
+            found[use] = settle_frame(data.source(split))
+        except UserError as error:
+            if use != "test":
+                raise
+            notes.append(_without_test(str(error)))
+    return found, notes
+
+
+def _without_test(reason: str) -> str:
+    return f"the test part is left out: {reason}; {FLATTERS}"
 
 
 def _convert(parts: Mapping[str, Source], root: Path, out: Path) -> list[str]:
     """Write the shard sets, and return notes about what was left out."""
     parts = _with_val(parts, root)
-    for staged in _stage(parts, parts["train"].classes, {use: str(out / use) for use in parts}):
-        staged.publish()
-    if "test" in parts and not (out / "test" / MANIFEST).is_file():
-        return ["the test part has no labels and is left out"]
-    return []
+    staged, notes = _stage(parts, parts["train"].classes, out)
+    for one in staged:
+        one.publish()
+    if len(staged) < len(USES):  # the folder may have that of an earlier source
+        (out / "test" / MANIFEST).unlink(missing_ok=True)
+    return notes
 
 
 def check_labels(manifests: Mapping[str, Manifest], path: Path) -> None:
@@ -143,18 +162,21 @@ def _with_val(sources: Mapping[str, Source], path: Path) -> dict[str, Source]:
 
 
 def _stage(
-    parts: Mapping[str, Source], classes: list[str], uris: Mapping[str, str]
-) -> list[StagedShardSet]:
-    """Write all sets without publishing them; later ones are searched for images of earlier."""
+    parts: Mapping[str, Source], classes: list[str], out: Path
+) -> tuple[list[StagedShardSet], list[str]]:
+    """Write all sets without publishing them; later ones are searched for images of earlier.
+
+    The test part is left out if it has no usable labels, with a note.
+    """
     staged: list[StagedShardSet] = []
+    notes = []
     try:
         for use, part in parts.items():
-            out = Path(uris[use])
             try:
                 one = stage_shard_set(
                     part.images,
                     part.problems,
-                    out,
+                    out / use,
                     part.name,
                     use,
                     classes,
@@ -164,31 +186,26 @@ def _stage(
                     overwrite=True,
                     others=[one.hashes for one in staged],
                 )
-            except SourceRejected:
+            except SourceRejected as error:
                 if use != "test":
                     raise
-                _remove(out)
+                notes.append(_without_test(str(error).removesuffix("; nothing was written")))
                 continue
             if use == "test" and not one.manifest.countable_boxes:  # the labels are secret
                 one.discard()
-                _remove(out)
+                notes.append(_without_test("it has no labels"))
                 continue
             staged.append(one)
     except UserError:
         for one in staged:
             one.discard()
         raise
-    return staged
+    return staged, notes
 
 
-def _remove(out: Path) -> None:
-    """Delete the manifest of an earlier set: the folder is then no set."""
-    (out / MANIFEST).unlink(missing_ok=True)
-
-
-def _key(sources: Mapping[str, Source]) -> str:
+def _key(sources: Mapping[str, Source], held: Collection[str]) -> str:
     """Return a digest of everything that the sets depend on."""
-    found = hashlib.sha256()
+    found = hashlib.sha256("\n".join(sorted(held)).encode())
     for use, source in sources.items():
         found.update("\n".join(["", use, *source.classes]).encode())
         for image in source.images:

@@ -10,6 +10,10 @@ from typing import NamedTuple
 from pipeline.errors import UserError
 
 WHOLE = "all"  # the split of a set that is not divided
+FLATTERS = (
+    "the final figures are those of the validation images, which also select the checkpoint and so "
+    "flatter a little"
+)
 _USE = re.compile(r"(trainval|train|val|test)(ing|id|idation)?")
 
 
@@ -67,8 +71,5 @@ def divide(splits: Collection[str], path: Path) -> Division:
         notes.append(f"validation images are taken{source}; near duplicates stay together")
     test = "test" if "test" in splits else None
     if test is None:
-        notes.append(
-            "no test part: the final figures are those of the validation images, which also "
-            "select the checkpoint and so flatter a little"
-        )
+        notes.append(f"no test part: {FLATTERS}")
     return Division(train, val, test, notes)

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.start.find import find_data
 from pipeline.start.prepare import PreparedSets, prepare_sets
 from pipeline.start.splits import divide
-from tests.pipeline.start.conftest import make_coco, make_voc
+from tests.pipeline.start.conftest import make_coco, make_voc, make_yolo
 
 HERE = Path("data")
 
@@ -148,7 +148,58 @@ def test_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
     remove_objects(root, "test")
     sets = prepare(root, tmp_path / "out")
     assert sets.uris.keys() == {"train", "val"}
-    assert sets.notes == ["the test part has no labels and is left out"]
+    assert [note.partition(";")[0] for note in sets.notes] == [
+        "the test part is left out: it has no labels"
+    ]
+    (tmp_path / "set/annotations/instances_test.json").unlink()
+    assert prepare(root, tmp_path / "out").uris.keys() == {"train", "val"}
+
+
+def test_yolo_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path / "set", {"train": range(4), "val": (4, 5), "test": (6, 7)})
+    shutil.rmtree(root / "labels/test")
+    shutil.copy(root / "images/test/006.jpg", root / "images/train/000.jpg")
+    sets = prepare(root, tmp_path / "out")
+    assert {use: manifest.samples for use, manifest in sets.manifests.items()} == {
+        "train": 3,
+        "val": 2,
+    }
+    assert any("the test part is left out" in note for note in sets.notes)
+
+
+def test_stated_test_part_that_is_missing_is_left_out(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path / "set", {"train": range(4), "valid": (4, 5)})
+    with (root / "data.yaml").open("a") as file:
+        file.write("test: ../test/images\n")
+    sets = prepare(root, tmp_path / "out")
+    assert sets.uris.keys() == {"train", "val"}
+    (note,) = sets.notes
+    assert note.startswith("the test part is left out: ") and "../test/images" in note
+    assert "--" not in note
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_stated_part_that_is_missing_is_an_error(tmp_path: Path, split: str) -> None:
+    root = make_yolo(tmp_path / "set", {"train": range(4), "val": (4, 5)})
+    shutil.rmtree(root / "images" / split)
+    with pytest.raises(UserError, match=f"images/{split} of split {split} is not a folder"):
+        prepare(root, tmp_path / "out")
+
+
+def test_images_of_a_test_file_without_annotations_are_not_trained_on(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "set", {"all": range(8), "test2017": (6, 7)})
+    path = root / "annotations/instances_test2017.json"
+    tree = json.loads(path.read_text())
+    del tree["annotations"]
+    path.with_name("image_info_test2017.json").write_text(json.dumps(tree))
+    path.unlink()
+    data = find_data(root)
+    assert data.notes == ["annotations/image_info_test2017.json has no annotations and is left out"]
+    sets = prepare(root, tmp_path / "out")
+    assert sets.manifests["train"].samples + sets.manifests["val"].samples == 6
+    assert sets.notes == [
+        "2 train images also in the test part without labels, so left out of train"
+    ]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

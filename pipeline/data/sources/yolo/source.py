@@ -31,12 +31,19 @@ from pipeline.errors import UserError
 DESCRIPTION_SUFFIXES = (*YAML_SUFFIXES, ".data")
 
 
-def yolo_source(root: Path, split: str | None, classes: list[str] | None = None) -> Source:
+def yolo_source(
+    root: Path,
+    split: str | None,
+    classes: list[str] | None = None,
+    *,
+    allow_no_labels: bool = False,
+) -> Source:
     """Return the images of one split, or of all splits if ``split`` is None.
 
     ``root`` is a folder, a tar or a zip, or a folder inside one, with a YAML that has ``names``, or
     that YAML itself. obj.data, obj.names and classes.txt are read, too. Without any of them,
-    ``classes`` gives the names, and a split is a folder of that name. Raises UserError.
+    ``classes`` gives the names, and a split is a folder of that name. Raises UserError, also if no
+    image has a label file, unless ``allow_no_labels``.
     """
     files, about, root = _open(root, classes)
     all_images = list_images(files)
@@ -44,7 +51,7 @@ def yolo_source(root: Path, split: str | None, classes: list[str] | None = None)
     existing = [name for name in images.names if name not in images.missing]
     labels = LabelFiles(files, existing)
     used = [name for image in existing if (name := labels.get(image))]
-    if not used:
+    if not used and not allow_no_labels:
         raise UserError(
             f"--root {root}: none of {len(existing)} images has a label file; the first one "
             f"expected is {label_path(existing[0])}"
