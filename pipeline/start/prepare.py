@@ -14,6 +14,7 @@ from pipeline.data.conversion.convert import SourceRejected, StagedShardSet, sta
 from pipeline.data.conversion.frames.orientation import settle_frame
 from pipeline.data.conversion.train_val_split import split_train_val
 from pipeline.data.shards.manifest import MANIFEST, Manifest, load_manifest
+from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS
 from pipeline.data.sources.record import Source
 from pipeline.errors import UserError
 from pipeline.progress import counted
@@ -25,6 +26,7 @@ from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
 
 SPLIT_SEED = 0
+MAX_EMPTY = 0.1  # share of images without objects, above which labels are probably missing
 USES = ("train", "val", "test")
 RECORD = "source.json"
 
@@ -94,7 +96,7 @@ def _prepare(data: Data, division: Division, out: Path) -> PreparedSets:
     }
     manifests = {use: load_manifest(uri) for use, uri in uris.items()}
     check_labels(manifests, data.path)
-    return PreparedSets(uris, manifests, record.notes)
+    return PreparedSets(uris, manifests, [*record.notes, *set_notes(manifests)])
 
 
 def _sources(data: Data, splits: Mapping[str, str]) -> tuple[dict[str, Source], list[str]]:
@@ -122,6 +124,24 @@ def _convert(parts: Mapping[str, Source], root: Path, out: Path) -> list[str]:
         one.publish()
     if len(staged) < len(USES):  # the folder may have that of an earlier source
         (out / "test" / MANIFEST).unlink(missing_ok=True)
+    return notes
+
+
+def set_notes(manifests: Mapping[str, Manifest]) -> list[str]:
+    """Return for each set what its conversion lost or found odd, and its images without objects."""
+    notes = []
+    for use, manifest in manifests.items():
+        counts = {k: n for k, n in manifest.problem_counts.items() if k not in HARMLESS_KINDS}
+        if counts:
+            shown = ", ".join(f"{number} x {kind}" for kind, number in counts.items())
+            notes.append(f"{use}: {shown}; listed in {PROBLEMS} of its shard set")
+        if empty := manifest.samples_without_objects:
+            warning = "warning: " if empty > MAX_EMPTY * manifest.samples else ""
+            what = "trained on" if use == "train" else "scored"
+            notes.append(
+                f"{warning}{use}: {empty} of {counted(manifest.samples, 'image')} have no objects "
+                f"and are {what} as such; label or remove those that show some"
+            )
     return notes
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.start.find import find_data
@@ -221,3 +222,25 @@ def test_folder_that_cannot_be_written_is_one_clear_line(voc: Path, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out .*: cannot be written: .*; name another"):
         prepare(voc, tmp_path / "file" / "out")
+
+
+def test_images_without_objects_are_reported(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path / "set", {"train": range(10), "val": range(10, 21)})
+    for number in range(5):
+        (root / f"labels/train/{number:03d}.txt").unlink()
+    (root / "labels/val/010.txt").write_text("")
+    notes = prepare(root, tmp_path / "out").notes
+    text = "{} images have no objects and are {} as such; label or remove those that show some"
+    assert "warning: train: " + text.format("5 of 10", "trained on") in notes
+    assert "val: " + text.format("1 of 11", "scored") in notes
+
+
+def test_losses_and_leaks_of_every_part_are_reported(voc: Path, tmp_path: Path) -> None:
+    (voc / "JPEGImages/004.jpg").write_bytes(b"damaged")
+    with Image.open(voc / "JPEGImages/000.jpg") as image:  # a copy with other bytes
+        image.save(voc / "JPEGImages/006.jpg", quality=90)
+    notes = prepare(voc, tmp_path / "out").notes
+    assert notes == [
+        "val: 1 x image skipped; listed in problems.jsonl of its shard set",
+        "test: 1 x leak; listed in problems.jsonl of its shard set",
+    ]
