@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.data.conversion.image_bytes import read_image
+from pipeline.data.conversion.image_bytes import prepare_image, read_image
+from pipeline.data.conversion.train_val_split import split_train_val
+from pipeline.data.shards.problems import HARMLESS_KINDS
 from pipeline.data.sources.files import File
 from pipeline.data.sources.record import Source, SourceImage
 from pipeline.data.transforms.decode import ImageError
 from pipeline.errors import UserError
 from pipeline.progress import counted
+from pipeline.start.rules import MIN_IMAGES, val_share
 
+SPLIT_SEED = 0
 Parts = dict[str, list[SourceImage]]  # by use, in the order of the uses
 
 
@@ -110,3 +114,48 @@ def _size(image: SourceImage) -> int:
 
 def _bytes(image: File | bytes) -> int:
     return len(image) if isinstance(image, bytes) else image.size
+
+
+def with_val(sources: Mapping[str, Source], path: Path) -> dict[str, Source]:
+    """Return the source of each use; validation images are taken from train if there are none."""
+    train = sources["train"]
+    images = list(train.images)
+    if len(images) < MIN_IMAGES:
+        raise UserError(
+            f"{path}: only {counted(len(images), 'image')} to train on; at least {MIN_IMAGES} are "
+            "needed, one of them to validate, and some hundred are better"
+        )
+    if "val" in sources:
+        return dict(sources)
+    try:
+        ratio = 1 - val_share(len(images))
+        sides = split_train_val(images, ratio, SPLIT_SEED, scorable_val=True)
+    except UserError:
+        raise UserError(
+            f"{path}: no validation images can be taken from the {len(images)} images to train on: "
+            f"{_obstacle(images)}"
+        ) from None
+    made = {
+        use: replace(train, images=side, total=len(side), problems=list(problems))
+        for use, side, problems in zip(("train", "val"), sides, (train.problems, ()), strict=True)
+    }
+    return made | {use: source for use, source in sources.items() if use != "train"}
+
+
+def _obstacle(images: Sequence[SourceImage]) -> str:
+    """Return why images cannot be split: the first fault of one, or that they look the same."""
+    empty = 0
+    for image in images:
+        record = image.read_record()
+        fault = next((p for p in record.problems if p.kind not in HARMLESS_KINDS), None)
+        if fault is not None:
+            return f"too few can be read and have objects; the first fault: {fault}"
+        try:
+            if record.image is not None:
+                prepare_image(read_image(record.image), record.file_name)
+        except ImageError as error:
+            return f"too few can be read; the first fault: {record.file_name}: {error}"
+        empty += not record.objects
+    if empty:
+        return f"{empty} of them have no objects; label them"
+    return "they look the same; add others"

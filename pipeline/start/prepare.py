@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,20 +11,17 @@ from pydantic import Field
 
 from pipeline.data.conversion.convert import SourceRejected, StagedShardSet, stage_shard_set
 from pipeline.data.conversion.frames.orientation import settle_frame
-from pipeline.data.conversion.train_val_split import split_train_val
 from pipeline.data.shards.manifest import MANIFEST, Manifest, load_manifest
 from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS
 from pipeline.data.sources.record import Source
 from pipeline.errors import UserError
 from pipeline.progress import counted
 from pipeline.start.find import Data
-from pipeline.start.parts import disjoint
-from pipeline.start.rules import MIN_IMAGES, val_share
+from pipeline.start.parts import disjoint, with_val
 from pipeline.start.splits import FLATTERS, Division
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
 
-SPLIT_SEED = 0
 MAX_EMPTY = 0.1  # share of images without objects, above which labels are probably missing
 USES = ("train", "val", "test")
 RECORD = "source.json"
@@ -95,7 +91,7 @@ def _prepare(data: Data, division: Division, out: Path) -> PreparedSets:
         if (folder / MANIFEST).is_file()
     }
     manifests = {use: load_manifest(uri) for use, uri in uris.items()}
-    check_labels(manifests, data.path)
+    check_labels(manifests, data.path, drawn="val" not in named)
     return PreparedSets(uris, manifests, [*record.notes, *set_notes(manifests)])
 
 
@@ -118,7 +114,7 @@ def _without_test(reason: str) -> str:
 
 def _convert(parts: Mapping[str, Source], root: Path, out: Path) -> list[str]:
     """Write the shard sets, and return notes about what was left out."""
-    parts = _with_val(parts, root)
+    parts = with_val(parts, root)
     staged, notes = _stage(parts, parts["train"].classes, out)
     for one in staged:
         one.publish()
@@ -145,40 +141,20 @@ def set_notes(manifests: Mapping[str, Manifest]) -> list[str]:
     return notes
 
 
-def check_labels(manifests: Mapping[str, Manifest], path: Path) -> None:
-    """Raise UserError if there is nothing to learn, or nothing to validate with."""
+def check_labels(manifests: Mapping[str, Manifest], path: Path, drawn: bool) -> None:
+    """Raise UserError if there is nothing to learn, or nothing to validate with.
+
+    ``drawn`` validation images were taken from those to train on.
+    """
     remedies = {
         "train": "label them",
         "val": "label them, or remove that part, and it is taken from the training images",
     }
+    if drawn:
+        remedies["val"] = "they were taken from the training images; label more of these"
     for use, remedy in remedies.items():
         if use in manifests and not manifests[use].countable_boxes:
             raise UserError(f"{path}: the {use} images have no objects; {remedy}")
-
-
-def _with_val(sources: Mapping[str, Source], path: Path) -> dict[str, Source]:
-    """Return the source of each use; validation images are taken from train if there are none."""
-    train = sources["train"]
-    images = list(train.images)
-    if len(images) < MIN_IMAGES:
-        raise UserError(
-            f"{path}: only {counted(len(images), 'image')} to train on; at least {MIN_IMAGES} are "
-            "needed, one of them to validate, and some hundred are better"
-        )
-    if "val" in sources:
-        return dict(sources)
-    try:
-        sides = split_train_val(images, 1 - val_share(len(images)), SPLIT_SEED)
-    except UserError:
-        raise UserError(
-            f"{path}: the {len(images)} images look the same, so that no validation images can be "
-            "taken from them; add others"
-        ) from None
-    made = {
-        use: replace(train, images=side, total=len(side), problems=list(problems))
-        for use, side, problems in zip(("train", "val"), sides, (train.problems, ()), strict=True)
-    }
-    return made | {use: source for use, source in sources.items() if use != "train"}
 
 
 def _stage(

@@ -244,3 +244,37 @@ def test_losses_and_leaks_of_every_part_are_reported(voc: Path, tmp_path: Path) 
         "val: 1 x image skipped; listed in problems.jsonl of its shard set",
         "test: 1 x leak; listed in problems.jsonl of its shard set",
     ]
+
+
+def test_drawn_validation_images_decode_and_have_objects(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path / "set", {"all": range(10)})
+    for number in range(4):
+        (root / f"images/all/{number:03d}.jpg").write_bytes(b"damaged")
+    for number in range(4, 8):
+        (root / f"labels/all/{number:03d}.txt").write_text("0 3 0.5 0.1 0.1\n" * (number % 2))
+    (root / "data.yaml").write_text("names: [cat]\n")
+    manifests = prepare(root, tmp_path / "out").manifests
+    assert (manifests["val"].samples, manifests["val"].samples_without_objects) == (1, 0)
+    assert manifests["train"].samples_without_objects == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "label", "message"),
+    [
+        (b"damaged", "0 0.5 0.5 0.1 0.1\n", "too few can be read; the first fault: .*/000.jpg: "),
+        (None, "", "3 of them have no objects; label them"),
+        (None, "7 0.5 0.5 0.1 0.1\n", "the first fault: .*unknown class 7; known: 0 to 0"),
+    ],
+)
+def test_images_that_cannot_be_split_name_the_fault(
+    tmp_path: Path, data: bytes | None, label: str, message: str
+) -> None:
+    root = make_yolo(tmp_path / "set", {"all": range(4)}, yaml=False)
+    (root / "data.yaml").write_text("names: [cat]\n")
+    for number in range(3):
+        (root / f"labels/all/{number:03d}.txt").write_text(label)
+        if data:
+            (root / f"images/all/{number:03d}.jpg").write_bytes(data)
+    with pytest.raises(UserError, match=f"no validation images can be taken .*{message}") as error:
+        prepare(root, tmp_path / "out")
+    assert "\n" not in str(error.value)
