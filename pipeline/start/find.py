@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.shards.manifest import MANIFEST, load_manifest
 from pipeline.data.sources.coco import coco_source
-from pipeline.data.sources.files import open_files
+from pipeline.data.sources.files import File, open_files
 from pipeline.data.sources.paths import IMAGE_SUFFIXES
 from pipeline.data.sources.record import Source
 from pipeline.data.sources.voc import voc_source
@@ -35,7 +35,7 @@ class Data:
     The name is that of a split (VOC, YOLO), of a JSON (COCO), a pattern of tars (WebDataset) or a
     folder (shard sets), relative to ``path``. ``also`` is another format of the same images;
     ``notes`` are about files that are not used, and ``held`` has the file names of test images
-    whose labels are nowhere.
+    whose labels are nowhere. ``labelled`` are the images with a label file of their own by name.
     """
 
     path: Path
@@ -45,6 +45,7 @@ class Data:
     also: str | None = None
     notes: list[str] = field(default_factory=list)
     held: frozenset[str] = frozenset()
+    labelled: Mapping[str, File] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -118,7 +119,8 @@ def find_data(path: Path, kind: str | None = None, classes: list[str] | None = N
         raise UserError(describe_absence(files, path))
     chosen = max(found, key=lambda one: len(one.splits))  # the first of those with most splits
     other = _check_same_images(chosen, found, path)
-    return Data(path, chosen.kind, chosen.splits, classes, other, chosen.notes, chosen.held)
+    details = chosen.notes, chosen.held, chosen.labelled
+    return Data(path, chosen.kind, chosen.splits, classes, other, *details)
 
 
 def _check_same_images(chosen: Format, found: list[Format], path: Path) -> str | None:

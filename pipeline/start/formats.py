@@ -6,15 +6,16 @@ import contextlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pipeline.data.sources.files import FileError, Files
+from pipeline.data.sources.files import File, FileError, Files
 from pipeline.data.sources.paths import IMAGE_SUFFIXES, image_stem
 from pipeline.data.sources.voc.layout import find_layout
 from pipeline.data.sources.voc.pairs import pair_files
 from pipeline.data.sources.voc.splits import split_names
+from pipeline.data.sources.yolo import label_path
 from pipeline.data.sources.yolo.source import yolo_splits
 from pipeline.errors import UserError
 from pipeline.start.splits import by_split, use_of
@@ -32,7 +33,7 @@ class Format:
 
     ``images`` are the names, without folders and suffixes, of the images that have labels;
     ``notes`` are about files that are not used, and ``held`` has the file names of test images
-    whose labels are nowhere.
+    whose labels are nowhere. ``labelled`` are the images with a label file of their own by name.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Format:
     images: frozenset[str] = field(default=frozenset(), repr=False)
     notes: list[str] = field(default_factory=list)
     held: frozenset[str] = field(default=frozenset(), repr=False)
+    labelled: Mapping[str, File] = field(default_factory=dict, repr=False)
 
 
 def find_formats(files: Files, root: Path, classes: list[str] | None) -> list[Format]:
@@ -58,7 +60,9 @@ def _find_voc(files: Files, root: Path, classes: Sequence[str] | None) -> Format
     layout = find_layout(files, root)
     pairs = pair_files(layout)
     images = frozenset(_stem(name) for name in pairs.images.values())
-    return Format("voc", by_split(split_names(layout.files, pairs), root), images)
+    splits = by_split(split_names(layout.files, pairs), root)
+    labelled = _files(layout.files, (pairs.images[key] for key in pairs.xml if key in pairs.images))
+    return Format("voc", splits, images, labelled=labelled)
 
 
 def _find_coco(files: Files, root: Path, classes: Sequence[str] | None) -> Format | None:
@@ -105,7 +109,21 @@ def _find_yolo(files: Files, root: Path, classes: list[str] | None) -> Format | 
     labelled = sorted(texts.keys() & images)
     if not any(_YOLO_LINE.match(_start(files, texts[stem])) for stem in labelled[:MAX_PEEKED]):
         return None
-    return Format("yolo", by_split(yolo_splits(root, classes), root), frozenset(labelled))
+    splits = by_split(yolo_splits(root, classes), root)
+    pairs = (
+        name
+        for name in files
+        if name.lower().endswith(IMAGE_SUFFIXES) and label_path(name) in files
+    )
+    return Format("yolo", splits, frozenset(labelled), labelled=_files(files, pairs))
+
+
+def _files(files: Files, names: Iterable[str]) -> dict[str, File]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(FileError):
+            found[name] = files.file(name)
+    return found
 
 
 Finder = Callable[[Files, Path, "list[str] | None"], "Format | None"]

@@ -16,6 +16,7 @@ from pipeline.data.sources.record import Source, SourceImage
 from pipeline.data.transforms.decode import ImageError
 from pipeline.errors import UserError
 from pipeline.progress import counted
+from pipeline.reports.doctor.finding import listed
 from pipeline.start.rules import MIN_IMAGES, val_share
 
 SPLIT_SEED = 0
@@ -60,6 +61,19 @@ def disjoint(
         if (left_out := len(before[use]) - len(parts[use]))
     ]
     return {use: with_images(sources[use], part) for use, part in parts.items()}, notes
+
+
+def unused_images(labelled: Mapping[str, File], sources: Mapping[str, Source]) -> list[str]:
+    """Return a note on the labelled images that are in no part, given by name."""
+    used = {_file(image) for source in sources.values() for image in source.images}
+    names = [name for name, file in labelled.items() if repr(file) not in used]
+    if not names:
+        return []
+    folders = sorted({name.rpartition("/")[0] or "." for name in names})
+    return [
+        f"{counted(len(names), 'labelled image')} in no part, so not used: those in "
+        f"{listed(folders)}"
+    ]
 
 
 def with_images(source: Source, images: list[SourceImage]) -> Source:

@@ -17,7 +17,7 @@ from pipeline.data.sources.record import Source
 from pipeline.errors import UserError
 from pipeline.progress import counted
 from pipeline.start.find import Data
-from pipeline.start.parts import disjoint, with_val
+from pipeline.start.parts import disjoint, unused_images, with_val
 from pipeline.start.splits import FLATTERS, Division
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
@@ -92,7 +92,8 @@ def _prepare(data: Data, division: Division, out: Path) -> PreparedSets:
     }
     manifests = {use: load_manifest(uri) for use, uri in uris.items()}
     check_labels(manifests, data.path, drawn="val" not in named)
-    return PreparedSets(uris, manifests, [*record.notes, *set_notes(manifests)])
+    unused = unused_images(data.labelled, sources)
+    return PreparedSets(uris, manifests, [*unused, *record.notes, *set_notes(manifests)])
 
 
 def _sources(data: Data, splits: Mapping[str, str]) -> tuple[dict[str, Source], list[str]]:

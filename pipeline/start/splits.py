@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -32,7 +32,8 @@ def use_of(name: str) -> str:
     The name may be a path, such as ``annotations/instances_val2017.json``; its end counts first.
     """
     for part in reversed(PurePosixPath(name).parts):
-        for word in re.split(r"[^a-z]+", part.lower()):
+        text = re.sub(r"train[^a-z]+val(?![a-z])", "trainval", part.lower())
+        for word in re.split(r"[^a-z]+", text):
             if match := _USE.fullmatch(word):
                 return match[1]
     return WHOLE
@@ -53,8 +54,8 @@ def by_split(names: Sequence[str], root: Path) -> dict[str, str]:
     return found or {WHOLE: ""}
 
 
-def divide(splits: Collection[str], path: Path) -> Division:
-    """Return what each split is used for. Test images are never trained on.
+def divide(splits: Mapping[str, str], path: Path) -> Division:
+    """Return what each split is used for, given their names; test images are never trained on.
 
     Raises UserError if there is nothing to train on.
     """
@@ -72,4 +73,11 @@ def divide(splits: Collection[str], path: Path) -> Division:
     test = "test" if "test" in splits else None
     if test is None:
         notes.append(f"no test part: {FLATTERS}")
+    for use in splits.keys() - {train, val, test}:
+        if use == WHOLE:
+            notes.append(
+                f"{splits[use] or path} is not used: its name says neither train nor val nor test"
+            )
+        elif not (use == "trainval" and val):  # train and val are its parts
+            notes.append(f"{splits[use]} is not used beside {splits[train]}")
     return Division(train, val, test, notes)

@@ -22,6 +22,11 @@ def prepare(root: Path, out: Path) -> PreparedSets:
     return prepare_sets(data, divide(data.splits, root), out)
 
 
+def named(*uses: str) -> dict[str, str]:
+    """Return splits whose names are files called like their uses."""
+    return {use: f"{use}.json" for use in uses}
+
+
 def remove_objects(root: Path, split: str) -> None:
     """Empty the annotations of a split of COCO."""
     path = root / "annotations" / f"instances_{split}.json"
@@ -29,26 +34,51 @@ def remove_objects(root: Path, split: str) -> None:
 
 
 def test_stated_splits_are_used_as_they_are() -> None:
-    found = divide({"train", "val", "trainval", "test"}, HERE)
+    found = divide(named("train", "val", "trainval", "test"), HERE)
     assert found == ("train", "val", "test", [])
 
 
 @pytest.mark.parametrize("splits", [{"train", "test"}, {"trainval", "test"}, {"all"}])
 def test_validation_is_made_where_there_is_none(splits: set[str]) -> None:
-    found = divide(splits, HERE)
+    found = divide(named(*splits), HERE)
     assert found.train in ("train", "trainval", "all")
     assert found.val is None
     assert any("validation images are taken" in note for note in found.notes)
 
 
 def test_without_a_test_part_the_figures_are_explained() -> None:
-    assert any("no test part" in note for note in divide({"train", "val"}, HERE).notes)
+    assert any("no test part" in note for note in divide(named("train", "val"), HERE).notes)
+
+
+@pytest.mark.parametrize(
+    ("uses", "unused"),
+    [
+        (("train", "test", "all"), "all.json is not used: its name says neither"),
+        (("train", "trainval", "test"), "trainval.json is not used beside train.json"),
+    ],
+)
+def test_found_split_that_is_not_used_is_named(uses: tuple[str, ...], unused: str) -> None:
+    assert any(note.startswith(unused) for note in divide(named(*uses), HERE).notes)
+
+
+@pytest.mark.parametrize("make", ["voc", "yolo"])
+def test_labelled_images_in_no_part_are_named(tmp_path: Path, make: str) -> None:
+    splits = {"train": range(4), "val": (4, 5)}
+    if make == "voc":
+        root = make_voc(tmp_path / "set", splits, images=8)
+        folder = "JPEGImages"
+    else:
+        root = make_yolo(tmp_path / "set", {**splits, "holdout": (6, 7)})
+        folder = "images/holdout"
+        (root / "data.yaml").write_text("names: [cat]\n")
+    notes = prepare(root, tmp_path / "out").notes
+    assert notes[0] == f"2 labelled images in no part, so not used: those in {folder}"
 
 
 @pytest.mark.parametrize("splits", [{"test"}, {"val", "test"}])
 def test_never_trains_on_test(splits: set[str]) -> None:
     with pytest.raises(UserError, match="never trained on"):
-        divide(splits, HERE)
+        divide(named(*splits), HERE)
 
 
 def test_test_images_are_in_no_other_set(tmp_path: Path) -> None:
