@@ -105,12 +105,13 @@ def _sources(data: Data, splits: Mapping[str, str]) -> tuple[dict[str, Source], 
         except UserError as error:
             if use != "test":
                 raise
-            notes.append(_without_test(str(error)))
+            reason = str(error).removeprefix(f"{data.path}: ").partition("; ")[0]
+            notes += _without_test(reason)
     return found, notes
 
 
-def _without_test(reason: str) -> str:
-    return f"the test part is left out: {reason}; {FLATTERS}"
+def _without_test(reason: str) -> list[str]:
+    return [f"the test part is left out: {reason}", f"without a test part, {FLATTERS}"]
 
 
 def _convert(parts: Mapping[str, Source], root: Path, out: Path) -> list[str]:
@@ -136,8 +137,8 @@ def set_notes(manifests: Mapping[str, Manifest]) -> list[str]:
             warning = "warning: " if empty > MAX_EMPTY * manifest.samples else ""
             what = "trained on" if use == "train" else "scored"
             notes.append(
-                f"{warning}{use}: {empty} of {counted(manifest.samples, 'image')} have no objects "
-                f"and are {what} as such; label or remove those that show some"
+                f"{warning}{empty} of {counted(manifest.samples, f'{use} image')} have no objects, "
+                f"and are {what} as such; label any that have"
             )
     return notes
 
@@ -186,11 +187,11 @@ def _stage(
             except SourceRejected as error:
                 if use != "test":
                     raise
-                notes.append(_without_test(str(error).removesuffix("; nothing was written")))
+                notes += _without_test(str(error).removesuffix("; nothing was written"))
                 continue
             if use == "test" and not one.manifest.countable_boxes:  # the labels are secret
                 one.discard()
-                notes.append(_without_test("it has no labels"))
+                notes += _without_test("it has no labels")
                 continue
             staged.append(one)
     except UserError:

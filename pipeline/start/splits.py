@@ -10,10 +10,7 @@ from typing import NamedTuple
 from pipeline.errors import UserError
 
 WHOLE = "all"  # the split of a set that is not divided
-FLATTERS = (
-    "the final figures are those of the validation images, which also select the checkpoint and so "
-    "flatter a little"
-)
+FLATTERS = "the final figures are of val, which selects the checkpoint, so flatter a little"
 _USE = re.compile(r"(trainval|train|val|test)(ing|id|idation)?")
 
 
