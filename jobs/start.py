@@ -163,6 +163,8 @@ def _read(recipe: Path, given: dict[str, Any]) -> Config:
                 f"{recipe} was changed by you and has {name} {written!r}, not {value!r}; change it "
                 "there, or delete the recipe to have it proposed again"
             )
+    if config.data.train is None:
+        raise UserError(f"{recipe}: data.train is missing; add it, or delete the recipe")
     return config.replace(given)
 
 

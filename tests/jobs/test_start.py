@@ -65,6 +65,26 @@ def test_options_against_the_own_recipe_are_named(
     assert text == "model: {image_size: 128}\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "data.train is missing; add it, or delete the recipe"),
+        ("model: {image_size: 128}\n", "data.train is missing; add it, or delete the recipe"),
+    ],
+)
+def test_fault_of_the_own_recipe_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    make_voc(tmp_path / "pets", {"train": range(3), "val": (3,)}, images=4)
+    (tmp_path / "pets-detector").mkdir()
+    recipe = tmp_path / "pets-detector" / "recipe.yaml"
+    recipe.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        start.main(["pets"])
+    assert str(error.value) == f"{recipe}: {message}"
+
+
 @pytest.mark.integration
 def test_start_trains_evaluates_and_registers_once(tmp_path: Path) -> None:
     make_voc(tmp_path / "pets", {"train": range(10), "test": (10, 11)}, images=12)
