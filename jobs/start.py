@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.reports.doctor.examine import as_dict
     from pipeline.start import state as states
     from pipeline.start.facts import set_facts, this_machine
-    from pipeline.start.find import find_data
+    from pipeline.start.find import find_data, name_of
     from pipeline.start.prepare import prepare_sets
     from pipeline.start.propose import given_fields, places_for, propose
     from pipeline.start.report import data_lines, doctor_lines, recipe_lines, time_line
@@ -47,11 +47,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     given = given_fields(config)
     _check(given)
+    out = _output(options.dir, options.out, name_of(options.dir))
+    recipe = out / states.RECIPE_FILE
+    state = states.load_state(out)
+    own = states.keeps_own_recipe(out, state)
+    if own:
+        config = _read(recipe, given)
     data = find_data(options.dir, options.format, given_classes(options))
     division = divide(data.splits, options.dir)
-    out = _output(options.dir, options.out, data.name)
     sets = prepare_sets(data, division, out / "shards")
-    state = states.load_state(out)
     _say(data_lines(data, division, sets.manifests, sets.notes))
 
     counts = [
@@ -60,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     machine = this_machine()
     facts = set_facts(sets.uris["train"], *counts)
     proposal = propose(facts, machine, sets, places_for(data.name, out), given)
-    recipe = out / states.RECIPE_FILE
     more = [sets.uris["train"], "--config", str(recipe)]
     more += [
         word for use in sets.uris if use != "train" for word in ("--compare-with", sets.uris[use])
@@ -68,10 +71,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     doctor = f"{command('shards')} doctor {shlex.join(_shown(more))}"
     _say(doctor_lines(proposal.diagnosis, sets.uris, doctor))
 
-    own = states.keeps_own_recipe(out, state)
-    if own:
-        config = _read(recipe, given)
-    else:
+    if not own:
         state = _write_recipe(out, proposal, options, state)
         config = proposal.config
     _say(recipe_lines(_shown([str(recipe)])[0], proposal.choices, own))
@@ -154,7 +154,13 @@ def _read(recipe: Path, given: dict[str, Any]) -> Config:
     """Return the configuration of the user's own recipe. Raises UserError if options differ."""
     from pipeline.config import Config, read_recipe
 
-    config = Config.from_dict(read_recipe(recipe))
+    try:
+        config = Config.from_dict(read_recipe(recipe))
+    except UserError as error:
+        text = str(error).removeprefix("--config ").removeprefix(f"{recipe}: ")
+        raise UserError(
+            f"{recipe}: {text}; correct it, or delete it to have it proposed again"
+        ) from None
     public = {name: value for name, value in given.items() if not _is_private(name, value)}
     for name, value in public.items():
         section, _, field = name.partition(".")

@@ -50,10 +50,7 @@ class Data:
     @property
     def name(self) -> str:
         """Return a name for the data set: that of its folder or archive."""
-        name = self.path.absolute().name
-        for suffix in (".zip", ".tar", ".tgz", ".tar.gz"):
-            name = name.removesuffix(suffix)
-        return name or "data"
+        return name_of(self.path)
 
     def source(self, split: str) -> Source:
         """Return the images of a split, a key of ``splits``. Raises UserError, OutageError.
@@ -82,6 +79,14 @@ class Data:
             return webdataset_source(str(self.path / name), self.classes)
         folder = self.path / name
         return webdataset_source(str(folder / "shard-*.tar"), load_manifest(folder).classes)
+
+
+def name_of(path: Path) -> str:
+    """Return a name for the data set in a folder or an archive."""
+    name = path.absolute().name
+    for suffix in (".zip", ".tar", ".tgz", ".tar.gz"):
+        name = name.removesuffix(suffix)
+    return name or "data"
 
 
 @contextlib.contextmanager

@@ -70,6 +70,16 @@ def test_options_against_the_own_recipe_are_named(
     [
         ("", "data.train is missing; add it, or delete the recipe"),
         ("model: {image_size: 128}\n", "data.train is missing; add it, or delete the recipe"),
+        (
+            "model: {image_size: 100}\n",
+            "model.image_size: 100 is not divisible by 64; the nearest are 64 and 128; correct it, "
+            "or delete it to have it proposed again",
+        ),
+        (
+            "text\n",
+            "expected sections such as 'train:', got 'text'; correct it, or delete it to have it "
+            "proposed again",
+        ),
     ],
 )
 def test_fault_of_the_own_recipe_names_it(
@@ -83,6 +93,7 @@ def test_fault_of_the_own_recipe_names_it(
     with pytest.raises(UserError) as error:
         start.main(["pets"])
     assert str(error.value) == f"{recipe}: {message}"
+    assert not (recipe.parent / "shards").exists()  # read before the data are converted
 
 
 @pytest.mark.integration
