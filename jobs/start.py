@@ -49,13 +49,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     _check(given)
     out = _output(options.dir, options.out, name_of(options.dir))
     recipe = out / states.RECIPE_FILE
-    state = states.load_state(out)
+    state = states.load_state(out, options.dir)
     own = states.keeps_own_recipe(out, state)
     if own:
         config = _read(recipe, given)
     data = find_data(options.dir, options.format, given_classes(options))
     division = divide(data.splits, options.dir)
     sets = prepare_sets(data, division, out / "shards")
+    states.save(out, state)
     _say(data_lines(data, division, sets.manifests, sets.notes))
 
     counts = [

@@ -23,6 +23,7 @@ RECIPE_FILE = "recipe.yaml"
 class StartState(Document):
     """``start.json`` beside the recipe."""
 
+    source: str = Field("", description="absolute path of the data")
     recipe_sha256: str = Field("", description="of the recipe as this job wrote it")
     measured: dict[str, list[float]] = Field(
         default_factory=dict,
@@ -43,17 +44,23 @@ class StartState(Document):
         return self.model_copy(update={stage: {**getattr(self, stage), run: plain}})
 
 
-def load_state(out: Path) -> StartState:
-    """Return the state in a folder, an empty one if there is none. Raises UserError."""
-    path = out / STATE_FILE
+def load_state(out: Path, source: Path) -> StartState:
+    """Return the state in a folder, an empty one if there is none.
+
+    Raises UserError, also if it is that of other data than ``source``.
+    """
+    path, data = out / STATE_FILE, str(source.resolve())
     try:
-        return StartState.parse(path.read_bytes(), str(path))
+        state = StartState.parse(path.read_bytes(), str(path))
     except FileNotFoundError:
-        return StartState()
+        return StartState(source=data)
     except DocumentError as error:
         raise UserError(f"{error}; delete the file, or name another --out") from None
     except OSError as error:
-        raise UserError(f"--out {out}: {STATE_FILE}: {error.strerror}") from None
+        raise UserError(f"{out}: {STATE_FILE}: {error.strerror}") from None
+    if state.source not in ("", data):
+        raise UserError(f"{out} is of {state.source}; name another --out, or delete that folder")
+    return state.model_copy(update={"source": data})
 
 
 def save(out: Path, state: StartState) -> None:

@@ -8,7 +8,7 @@ from jobs import start
 from pipeline.config import Config, read_recipe
 from pipeline.errors import UserError
 from tests.jobs.commands import results, run
-from tests.pipeline.start.conftest import make_voc
+from tests.pipeline.start.conftest import make_coco, make_voc
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,23 @@ def test_fault_of_the_own_recipe_names_it(
         start.main(["pets"])
     assert str(error.value) == f"{recipe}: {message}"
     assert not (recipe.parent / "shards").exists()  # read before the data are converted
+
+
+def test_data_of_the_same_name_do_not_share_their_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("x", "y"):
+        make_coco(tmp_path / place / "data", {"train": range(3), "val": (3,)})
+    monkeypatch.chdir(tmp_path)
+
+    def stop(*args: object) -> None:
+        raise UserError("stopped")
+
+    monkeypatch.setattr("pipeline.start.facts.set_facts", stop)  # after the conversion
+    with pytest.raises(UserError, match="stopped"):
+        start.main(["x/data"])
+    with pytest.raises(UserError, match=f"data-detector is of {tmp_path}/x/data; name another"):
+        start.main(["y/data"])
 
 
 @pytest.mark.integration

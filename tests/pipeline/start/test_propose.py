@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import Config, read_recipe
+from pipeline.errors import UserError
 from pipeline.pretrained import stages_to_freeze
 from pipeline.start import report, state
 from pipeline.start.facts import Machine, set_facts, this_machine
@@ -161,8 +162,19 @@ def test_state_survives_writing(tmp_path: Path) -> None:
     before = state.StartState(recipe_sha256="x", measured={"k": [0.1, 0.2, 3.0, 1.0]})
     before = before.with_result("trained", "run", {"model_uri": "models:/a/1", "path": tmp_path})
     state.save(tmp_path, before)
-    assert state.load_state(tmp_path) == before
+    source = str(tmp_path / "data")
+    assert state.load_state(tmp_path, tmp_path / "data") == before.model_copy(
+        update={"source": source}
+    )
     assert before.trained["run"]["path"] == str(tmp_path)
+
+
+def test_state_of_other_data_is_not_used(tmp_path: Path) -> None:
+    found = state.load_state(tmp_path, tmp_path / "x" / "data")
+    state.save(tmp_path, found)
+    assert state.load_state(tmp_path, tmp_path / "x" / "data") == found
+    with pytest.raises(UserError, match=f"is of {tmp_path}/x/data; name another --out"):
+        state.load_state(tmp_path, tmp_path / "y" / "data")
 
 
 def test_digest_depends_on_what_is_trained_only() -> None:
