@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.start.find import find_data, name_of
     from pipeline.start.prepare import prepare_sets
     from pipeline.start.propose import given_fields, places_for, propose
-    from pipeline.start.report import data_lines, doctor_lines, recipe_lines, time_line
+    from pipeline.start.report import data_lines, doctor_lines, next_lines, recipe_lines, time_line
     from pipeline.start.splits import divide
 
     given = given_fields(config)
@@ -95,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     }
     if not options.yes:
         words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--json"]
-        print(f"next: {command('start')} {shlex.join([*words, '--yes'])}", flush=True)
+        again = f"{command('start')} {shlex.join([*words, '--yes'])}"
+        print("\n".join(next_lines(proposal.diagnosis, again)), flush=True)
         return result
     run = f"{proposal.fields['tracking.experiment']}-{key[:8]}"
     return result | _train(out, state, run, recipe, given, sets.uris)

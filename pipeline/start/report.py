@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipeline.data.shards.manifest import Manifest
 from pipeline.progress import counted
 from pipeline.reports.doctor.examine import Diagnosis
-from pipeline.reports.doctor.finding import SEVERITIES, listed
+from pipeline.reports.doctor.finding import SEVERITIES, Finding, listed
 from pipeline.start.facts import Machine
 from pipeline.start.find import KINDS, Data
 from pipeline.start.measure import Duration
@@ -16,7 +17,7 @@ from pipeline.start.rules import Choice
 from pipeline.start.splits import Division
 
 WIDTH = 100
-MAX_FINDINGS = 4
+MAX_WARNINGS = 4
 _ROLES = {
     "train": "trained on",
     "val": "selects the checkpoint",
@@ -43,27 +44,49 @@ def data_lines(
 
 
 def doctor_lines(diagnosis: Diagnosis, sets: Mapping[str, str], more: str) -> list[str]:
-    """Return the doctor's first findings, one line each; ``more`` is the command for all.
+    """Return all errors with remedies, and the first warnings; ``more`` is the command for all.
 
-    Anchors are left out: the recipe has those that fit.
+    Anchors are left out if the recipe has some that fit.
     """
-    counts = ", ".join(
-        counted(number, severity)
-        for severity in SEVERITIES
-        if (number := diagnosis.count(severity))
-    )
-    lines = [f"doctor: {counts or 'nothing found'}"]
-    found = [one for one in diagnosis.findings if one.check != "anchor_fit"]
-    shown = [one for one in found if one.severity != "note"][:MAX_FINDINGS]
-    for one in shown:
-        text = one.text.replace("this set", "train")
-        for use, uri in sets.items():
-            text = text.replace(uri, use)
-        lines.append(textwrap.shorten(f"{one.severity}: {text}", WIDTH - 2, placeholder=" ..."))
-        lines[-1] = f"  {lines[-1]}"
-    if diagnosis.findings:
+    found = _left(diagnosis)
+    counts = Counter(one.severity for one in found)
+    shown = ", ".join(counted(counts[name], name) for name in SEVERITIES if counts[name])
+    lines = [f"doctor: {shown or 'nothing found'}"]
+    for one in [one for one in found if one.severity == "error"]:
+        lines.append(_wrapped(f"  error: {_named(one.text, sets)}", 4))
+        lines.append(_wrapped(f"    -> {_named(one.remedy, sets)}", 7))
+    for one in [one for one in found if one.severity == "warning"][:MAX_WARNINGS]:
+        text = f"warning: {_named(one.text, sets)}"
+        lines.append(f"  {textwrap.shorten(text, WIDTH - 2, placeholder=' ...')}")
+    if found:
         lines.append(f"  all, with remedies: {more}")
     return lines
+
+
+def _left(diagnosis: Diagnosis) -> list[Finding]:
+    """Return the findings that the recipe does not remedy: it has anchors that fit."""
+    return [
+        one for one in diagnosis.findings if diagnosis.fitted is None or one.check != "anchor_fit"
+    ]
+
+
+def _named(text: str, sets: Mapping[str, str]) -> str:
+    """Return a text of the doctor with the uses of the sets in place of their URIs."""
+    text = text.replace("this set", "train")
+    for use, uri in sets.items():
+        text = text.replace(uri, use)
+    return text
+
+
+def next_lines(diagnosis: Diagnosis, again: str) -> list[str]:
+    """Return the command that trains, after the advice to correct errors first."""
+    errors = sum(one.severity == "error" for one in _left(diagnosis))
+    if not errors:
+        return [f"next: {again}"]
+    return [
+        f"next: correct the {counted(errors, 'error')} of the doctor, and run the same command",
+        f"or train as it is: {again}",
+    ]
 
 
 def recipe_lines(path: str, choices: Sequence[Choice], own: bool) -> list[str]:

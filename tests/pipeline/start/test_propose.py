@@ -10,6 +10,8 @@ from PIL import Image
 from pipeline.config import Config, read_recipe
 from pipeline.errors import UserError
 from pipeline.pretrained import stages_to_freeze
+from pipeline.reports.doctor.anchor_fit import AnchorFit
+from pipeline.reports.doctor.finding import Finding
 from pipeline.start import report, state
 from pipeline.start.facts import Machine, set_facts, this_machine
 from pipeline.start.find import Data, find_data
@@ -135,6 +137,29 @@ def test_report_is_short_and_names_every_choice(prepared: Prepared) -> None:
     assert all(uri not in text for uri in sets.uris.values())
     assert len(text.splitlines()) < 30
     assert max(map(len, text.splitlines())) <= max(report.WIDTH, len(str(data.path)) + 20)
+
+
+def test_doctor_shows_errors_with_remedies_and_counts_what_is_left(prepared: Prepared) -> None:
+    sets, diagnosis = prepared[2], proposal_of(prepared).diagnosis
+    findings = [
+        Finding("error", "leak", f"images of {sets.uris['val']} in this set", "remove them"),
+        *(Finding("error", str(number), f"fault {number}", "correct it") for number in range(5)),
+        Finding("error", "anchor_fit", "anchors fit badly", "fit them"),
+    ]
+    fitted = AnchorFit(diagnosis.shapes, 0.0)
+    bad = diagnosis._replace(findings=findings, fitted=fitted)
+    lines = report.doctor_lines(bad, sets.uris, "DOCTOR")
+    assert lines[:3] == [
+        "doctor: 6 errors",
+        "  error: images of val in train",
+        "    -> remove them",
+    ]
+    assert sum(line == "    -> correct it" for line in lines) == 5
+    assert "anchors" not in "\n".join(lines)
+    unfitted = report.doctor_lines(bad._replace(fitted=None), sets.uris, "DOCTOR")
+    assert unfitted[0] == "doctor: 7 errors"
+    assert report.next_lines(bad, "AGAIN")[0].startswith("next: correct the 6 errors of the doctor")
+    assert report.next_lines(bad._replace(findings=[]), "AGAIN") == ["next: AGAIN"]
 
 
 @pytest.mark.parametrize(
