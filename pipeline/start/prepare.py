@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -50,13 +51,20 @@ def prepare_sets(data: Data, division: Division, out: Path) -> PreparedSets:
     of them. An interrupted conversion is resumed; a source that has changed is converted again.
     Raises UserError.
     """
+    folders = [out / use for use in USES] + [out, out.parent]
+    made = [folder for folder in folders if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         return _prepare(data, division, out)
     except OSError as error:
         raise UserError(
-            f"--out {out}: cannot be written: {error.strerror}; name another folder"
+            f"{out}: cannot be written: {error.strerror}; name another folder with --out"
         ) from None
+    except UserError:
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
 
 
 def _prepare(data: Data, division: Division, out: Path) -> PreparedSets:

@@ -74,7 +74,7 @@ def write(path: Path, data: bytes) -> None:
         write_durably(path, data)
     except OSError as error:
         raise UserError(
-            f"--out {path.parent}: cannot be written: {error.strerror}; name another folder"
+            f"{path.parent}: cannot be written: {error.strerror}; name another folder with --out"
         ) from None
 
 

@@ -243,6 +243,19 @@ def test_part_without_objects_is_one_clear_line(tmp_path: Path, split: str) -> N
         prepare(root, tmp_path / "out")
 
 
+@pytest.mark.parametrize("damage", ["one image", "no image can be read"])
+def test_refused_data_leave_no_folder(tmp_path: Path, damage: str) -> None:
+    root = make_coco(tmp_path / "set", {"train": range(1 if damage == "one image" else 4)})
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"damaged")
+    (tmp_path / "own").mkdir()
+    for folder in (tmp_path / "own", tmp_path / "made"):
+        with pytest.raises(UserError):
+            prepare(root, folder / "shards")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "set"]
+    assert not list((tmp_path / "own").iterdir())
+
+
 def test_set_of_one_image_is_one_clear_line(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "one", {}, images=1)
     with pytest.raises(UserError, match="only 1 image to train on; at least 2") as error:
@@ -252,7 +265,7 @@ def test_set_of_one_image_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_one_clear_line(voc: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--out .*: cannot be written: .*; name another"):
+    with pytest.raises(UserError, match=r"cannot be written: .*; name another folder with --out"):
         prepare(voc, tmp_path / "file" / "out")
 
 
