@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.start.find import find_data, name_of
     from pipeline.start.prepare import prepare_sets
     from pipeline.start.propose import given_fields, places_for, propose
+    from pipeline.start.recipe import read_own_recipe
     from pipeline.start.report import data_lines, doctor_lines, next_lines, recipe_lines, time_line
     from pipeline.start.splits import divide
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     state = states.load_state(out, options.dir)
     own = states.keeps_own_recipe(out, state)
     if own:
-        config = _read(recipe, given)
+        config = read_own_recipe(recipe, given)
     data = find_data(options.dir, options.format, given_classes(options))
     division = divide(data.splits, options.dir)
     sets = prepare_sets(data, division, out / "shards")
@@ -152,30 +153,6 @@ def _shown(words: list[str]) -> list[str]:
     return [word.removeprefix(here) for word in words]
 
 
-def _read(recipe: Path, given: dict[str, Any]) -> Config:
-    """Return the configuration of the user's own recipe. Raises UserError if options differ."""
-    from pipeline.config import Config, read_recipe
-
-    try:
-        config = Config.from_dict(read_recipe(recipe))
-    except UserError as error:
-        text = str(error).removeprefix("--config ").removeprefix(f"{recipe}: ")
-        raise UserError(
-            f"{recipe}: {text}; correct it, or delete it to have it proposed again"
-        ) from None
-    public = {name: value for name, value in given.items() if not _is_private(name, value)}
-    for name, value in public.items():
-        section, _, field = name.partition(".")
-        if (written := getattr(getattr(config, section), field)) != value:
-            raise UserError(
-                f"{recipe} was changed by you and has {name} {written!r}, not {value!r}; change it "
-                "there, or delete the recipe to have it proposed again"
-            )
-    if config.data.train is None:
-        raise UserError(f"{recipe}: data.train is missing; add it, or delete the recipe")
-    return config.replace(given)
-
-
 def _write_recipe(
     out: Path, proposal: Proposal, options: argparse.Namespace, state: StartState
 ) -> StartState:
@@ -221,13 +198,14 @@ def _train(
 ) -> dict[str, Any]:
     """Train and evaluate what earlier calls have not."""
     from jobs import evaluate, train
+    from pipeline.start.recipe import is_private
     from pipeline.start.state import save
 
     if run in state.trained:
         print("\n".join(train.summary(state.trained[run])), flush=True)
     else:
         words = [f"--config={recipe}", f"--run={run}"]
-        words += [f"--{name}={value}" for name, value in given.items() if _is_private(name, value)]
+        words += [f"--{name}={value}" for name, value in given.items() if is_private(name, value)]
         try:
             state = state.with_result("trained", run, train.main(words))
         except KeyboardInterrupt:
@@ -245,13 +223,6 @@ def _train(
     if evaluated:
         print(f"page        {evaluated['files']['page']}", flush=True)
     return {"trained": trained, "evaluated": evaluated}
-
-
-def _is_private(name: str, value: Any) -> bool:
-    """Return whether the recipe lacks a given field because its value may have a password."""
-    from pipeline.start.recipe import NOT_WRITTEN
-
-    return name in NOT_WRITTEN or (name == "ray.storage" and "://" in str(value))
 
 
 if __name__ == "__main__":
