@@ -36,7 +36,7 @@ def recipe_text(proposal: Proposal, header: Sequence[str]) -> str:
             continue
         if name in comments:
             sections[section].append(comments[name])
-        if value is not None:
+        if value is not None or getattr(getattr(Config(), section), field) is not None:
             sections[section].append(f"  {field}: {yaml_value(value)}")
     lines = [f"# {line}".rstrip() for line in header]
     for section in Config.model_fields:
