@@ -103,11 +103,12 @@ def recipe_lines(path: str, choices: Sequence[Choice], own: bool) -> list[str]:
 
 def time_line(duration: Duration, machine: Machine) -> str:
     """Return how long the training will take."""
+    busy = duration.load > machine.cpus / 2
     line = (
-        f"time: about {rounded(duration.total)} on {machine} ({duration.step:.2f} s a step, "
-        "measured)"
+        f"time: {'at most' if busy else 'about'} {rounded(duration.total)} on {machine} "
+        f"({duration.step:.2f} s a step, measured)"
     )
-    if duration.load > machine.cpus / 2:
+    if busy:
         line += f"; less when other programs leave the CPUs free (load {duration.load:.0f})"
     return _wrapped(line)
 

@@ -171,7 +171,10 @@ def choose_schedule(facts: SetFacts, batch: int, epochs: float | None) -> Choice
         why = f"{epochs} epochs are enough for {facts.images} images"
         if epochs * facts.images < MIN_STEPS * batch:
             epochs = math.ceil(MIN_STEPS * batch / facts.images)
-            why = f"{facts.images} images need {epochs} epochs for {MIN_STEPS} steps"
+            why = (
+                f"fewer than {MIN_STEPS} steps do not converge, and {facts.images} images are "
+                f"{counted(math.ceil(facts.images / batch), 'step')} an epoch"
+            )
     every = max(1, round(epochs / EVALUATIONS))
     steps = math.ceil(epochs * facts.images / batch)
     text = f"{steps} steps ({epochs:g} epochs), scored every {counted(every, 'epoch')}"

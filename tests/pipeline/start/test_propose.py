@@ -172,8 +172,9 @@ def test_times_are_rounded_as_estimates_are(seconds: float, text: str) -> None:
 
 def test_time_says_if_other_programs_are_busy() -> None:
     busy = report.time_line(Duration(0.5, 0.1, 600, load=4.0), Machine(2))
-    assert "about 10 min on 2 CPU cores (0.50 s a step" in busy and "load 4" in busy
-    assert "load" not in report.time_line(Duration(0.5, 0.1, 600, load=0.2), Machine(2))
+    assert "at most 10 min on 2 CPU cores (0.50 s a step" in busy and "load 4" in busy
+    idle = report.time_line(Duration(0.5, 0.1, 600, load=0.2), Machine(2))
+    assert "about 10 min" in idle and "load" not in idle
 
 
 def test_own_recipe_is_known_by_its_content(tmp_path: Path) -> None:

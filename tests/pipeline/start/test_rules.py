@@ -119,6 +119,13 @@ def test_schedule_reaches_the_least_number_of_steps(images: int, batch: int) -> 
     assert choice.fields["evaluate.every"] == choice.fields["train.checkpoint_every"]
 
 
+def test_many_epochs_of_a_small_set_are_explained() -> None:
+    choice = rules.choose_schedule(replace(FACTS, images=12), 8, None)
+    assert choice.why == (
+        "fewer than 1000 steps do not converge, and 12 images are 2 steps an epoch"
+    )
+
+
 def test_given_epochs_are_kept() -> None:
     choice = rules.choose_schedule(FACTS, 8, 3.0)
     assert choice.fields["train.epochs"] == 3.0
