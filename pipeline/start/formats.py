@@ -18,6 +18,7 @@ from pipeline.data.sources.voc.splits import split_names
 from pipeline.data.sources.yolo import label_path
 from pipeline.data.sources.yolo.source import yolo_splits
 from pipeline.errors import UserError
+from pipeline.progress import counted
 from pipeline.start.splits import by_split, use_of
 
 MAX_JSON_BYTES = 4 * 2**30
@@ -168,5 +169,23 @@ def describe_absence(files: Files, path: Path) -> str:
     known = "VOC XML, COCO JSON, YOLO text, WebDataset tars or shard sets"
     if not pictures:
         return f"{path} has no images; give a folder with labelled images: {known}"
-    images = "1 image" if pictures == 1 else f"{pictures} images"
-    return f"{path} has {images}, but no labels ({known})"
+    if other := _other_labels(files, known):
+        return f"{path}: {other}"
+    return f"{path} has {counted(pictures, 'image')}, but no labels ({known})"
+
+
+def _other_labels(files: Files, known: str) -> str | None:
+    """Return what the labels are if they are of a format that is not read, or empty."""
+    images = {_stem(name) for name in files if name.lower().endswith(IMAGE_SUFFIXES)}
+    texts = [n for n in files if n.lower().endswith(".txt") and _stem(n) in images]
+    if texts and not any(_start(files, name).strip() for name in texts):
+        return f"{counted(len(texts), 'label file')}, all empty; label the objects"
+    for name in [n for n in files if n.lower().endswith(".json")][:MAX_PEEKED]:
+        start = _start(files, name)
+        if b'"shapes"' in start and (b'"flags"' in start or b'"imagePath"' in start):
+            return (
+                f"labels of LabelMe, such as {name}, are not read; convert them to one of {known}"
+            )
+    if tables := [name for name in files if name.lower().endswith(".csv")]:
+        return f"labels in CSV, such as {tables[0]}, are not read; convert them to one of {known}"
+    return None

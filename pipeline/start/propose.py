@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,8 @@ def given_fields(config: Config) -> dict[str, Any]:
 
 def places_for(name: str, out: Path) -> dict[str, Any]:
     """Return the names of experiment and model, and the folder of the runs."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "data"
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip("-._") or "data"
     return {
         "tracking.experiment": plain,
         "registry.name": f"{plain}-detector",

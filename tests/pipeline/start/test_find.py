@@ -167,6 +167,29 @@ def test_unusable_folder_is_one_clear_line(tmp_path: Path, make, message: str) -
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("0.json", '{"version": "5", "flags": {}, "shapes": []}', "LabelMe, such as 0.json, are"),
+        (
+            "labels.csv",
+            "a,b\n",
+            "CSV, such as labels.csv, are not read; convert them to one of VOC",
+        ),
+        ("0.txt", "\n", "1 label file, all empty"),
+        ("notes.txt", "\n", "1 image, but no labels"),
+    ],
+)
+def test_labels_that_are_not_read_are_named(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    draw(tmp_path / "0.jpg", 0)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        find_data(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_several_data_sets_are_named_without_options_of_other_jobs(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
         make_voc(tmp_path / name, {}, images=2)

@@ -78,6 +78,13 @@ def test_recipe_names_sets_model_and_storage(prepared: Prepared) -> None:
     assert config.ray.storage == "/out/runs"
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"), [("Äpfel & Büchsen (neu)", "Apfel-Buchsen-neu"), ("猫", "data")]
+)
+def test_names_keep_the_letters_below_accents(name: str, plain: str) -> None:
+    assert places_for(name, Path("/out"))["registry.name"] == f"{plain}-detector"
+
+
 def test_recipe_freezes_as_a_training_would(prepared: Prepared) -> None:
     config = proposal_of(prepared).config
     assert config.model.init == "imagenet"
