@@ -122,7 +122,7 @@ def test_copies_of_test_images_are_not_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["train", "test"])
-def test_val_part_without_images_of_its_own_is_taken_from_train(tmp_path: Path, other: str) -> None:
+def test_val_part_that_is_another_part_is_taken_from_train(tmp_path: Path, other: str) -> None:
     splits = {"train": range(10), "test": (10, 11)}
     root = make_voc(tmp_path / "pets", {**splits, "val": splits[other]}, 12)
     sets = prepare(root, tmp_path / "out")
