@@ -219,6 +219,14 @@ def test_stated_part_that_is_missing_is_an_error(tmp_path: Path, split: str) -> 
         prepare(root, tmp_path / "out")
 
 
+def test_damaged_test_file_is_an_error(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "set", {"all": range(8), "test": (6, 7)})
+    path = root / "annotations/instances_test.json"
+    path.write_text(path.read_text()[:-2])  # which images are not to be trained on is unknown
+    with pytest.raises(UserError, match=r"instances_test\.json: not valid JSON"):
+        prepare(root, tmp_path / "out")
+
+
 def test_images_of_a_test_file_without_annotations_are_not_trained_on(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "set", {"all": range(8), "test2017": (6, 7)})
     path = root / "annotations/instances_test2017.json"
