@@ -138,6 +138,7 @@ def test_duration_is_in_words(seconds: float, expected: str) -> None:
 def test_output_of_ray_workers_is_plain(folder: Path) -> None:
     data = ("--data.train", "shards/shapes-train", "--data.val", "shards/shapes-val")
     small = ("--model.image_size", "64", "--train.epochs", "1", "--ray.workers", "2")
+    small += ("--train.precision", "fp32")
     done = run(folder, "train", *data, *small, "--run", "two")
     figures = results(done)
     assert figures["best_step"] == figures["total_steps"] == 2
