@@ -139,8 +139,7 @@ def _summary(results: dict[str, Any]) -> list[str]:
         f"pictures of detections  {results['paths']['pictures']}",
         f"registered model        {results['model_uri']}: {results['promotion']['verdict']}",
         f"page of the run         {results['run_page']}",
-        f"your own data           {command('prepare')} --source voc --root DIR "
-        "--split train --out shards/mine",
+        f"your own data           {command('start')} DIR",
     ]
 
 
