@@ -120,6 +120,7 @@ def whole(nodes: Any, scenes: dict[str, str], tmp_path_factory: pytest.TempPathF
             "batch_size": 4,
             "log_every": 1,
             "warmup_steps": 2,
+            "precision": "fp32",
             "checkpoint_every": 100.0,
             "checkpoint_steps": CHECKPOINT_STEPS,
         },
