@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from jobs._cli import command, run_job
+from jobs.cli.common import command, run_job
 
 # In the order in which a user meets them.
 JOBS = {

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import make_parser, run_job
+from jobs.cli.common import make_parser, run_job
 from pipeline.errors import OutageError, TrainingFailed, UserError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jobs._cli import (
+from jobs.cli.common import (
     RECIPES,
     JobResult,
     add_run_options,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import evaluate, predict, prepare, promote, train
-from jobs._cli import RECIPES, command, make_parser, run_job
+from jobs.cli.common import RECIPES, command, make_parser, run_job
 from pipeline.errors import TrainingFailed
 
 RECIPE = RECIPES / "shapes.yaml"

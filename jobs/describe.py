@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from jobs._cli import RECIPES, make_parser, run_job
+from jobs.cli.common import RECIPES, make_parser, run_job
 
 SIZES = (320, 512)
 

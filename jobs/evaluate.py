@@ -19,7 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import add_model_options, add_tracking_option, make_parser, run_job, tracking_config
+from jobs.cli.common import (
+    add_model_options,
+    add_tracking_option,
+    make_parser,
+    run_job,
+    tracking_config,
+)
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
+from jobs.cli.common import add_tracking_option, make_parser, run_job, tracking_config
 from pipeline.errors import UserError
 from pipeline.progress import counted
 

@@ -24,8 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import command, given_classes, run_job
-from jobs._prepare_options import (
+from jobs.cli.common import command, given_classes, run_job
+from jobs.cli.prepare_options import (
     DEFAULT_OVERLAP,
     check_options,
     option_value,

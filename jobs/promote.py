@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import RECIPES, JobResult, make_parser, run_job
+from jobs.cli.common import RECIPES, JobResult, make_parser, run_job
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

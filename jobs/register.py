@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs._cli import add_tracking_option, command, make_parser, run_job, tracking_config
+from jobs.cli.common import add_tracking_option, command, make_parser, run_job, tracking_config
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import RECIPES, add_class_options, command, given_classes, make_parser, run_job
-from jobs._doctor import doctor
+from jobs.cli.common import RECIPES, add_class_options, command, given_classes, make_parser, run_job
+from jobs.cli.doctor import doctor
 from pipeline.errors import UserError
 
 MAX_LISTED_FAULTS = 100

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import RECIPES, add_class_options, command, given_classes, make_parser, run_job
+from jobs.cli.common import RECIPES, add_class_options, command, given_classes, make_parser, run_job
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -18,7 +18,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import add_model_options, add_tracking_option, make_parser, run_job, tracking_config
+from jobs.cli.common import (
+    add_model_options,
+    add_tracking_option,
+    make_parser,
+    run_job,
+    tracking_config,
+)
 
 if TYPE_CHECKING:
     from pipeline.data import Manifest

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import add_tracking_option, make_parser, run_job, tracking_config
+from jobs.cli.common import add_tracking_option, make_parser, run_job, tracking_config
 from pipeline.errors import UserError
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import (
+from jobs.cli.common import (
     RECIPES,
     add_run_options,
     announced,

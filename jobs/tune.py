@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import (
+from jobs.cli.common import (
     RECIPES,
     JobResult,
     add_run_options,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs._cli import RECIPES, announced, find_recipes
+from jobs.cli.common import RECIPES, announced, find_recipes
 from pipeline.config import Config
 
 JOBS = sorted(
@@ -18,7 +18,7 @@ JOBS = sorted(
 
 NOISY = """
 import os, sys
-from jobs._cli import announced, make_parser, run_job
+from jobs.cli.common import announced, make_parser, run_job
 from pipeline.config import Config
 from pipeline.errors import UserError
 
@@ -81,7 +81,7 @@ def test_secrets_leave_a_job_on_neither_stream(end: str, code: int) -> None:
     done = run(
         "import logging\n"
         "from pathlib import Path\n"
-        "from jobs._cli import run_job\n"
+        "from jobs.cli.common import run_job\n"
         "from pipeline.errors import TrainingFailed, TrainingStopped, UserError\n"
         "def main(argv):\n"
         "    text = 'postgresql://me:S3cret@host/db?sslpassword=S3cret'\n"
@@ -141,7 +141,7 @@ def test_recipes_are_found_where_links_became_files(tmp_path: Path) -> None:
 
 
 def test_output_to_a_pipe_turns_colours_off() -> None:
-    code = "import os; from jobs._cli import run_job; run_job(lambda argv: dict(os.environ))"
+    code = "import os; from jobs.cli.common import run_job; run_job(lambda argv: dict(os.environ))"
     done = run(code, "--json")
     environment = json.loads(done.stdout)
     assert environment["NO_COLOR"] == "1"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import prepare, shards
-from jobs._cli import JobResult
+from jobs.cli.common import JobResult
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.reports.doctor.recipe import anchor_lines

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from jobs import evaluate, prepare
-from jobs._cli import run_job
+from jobs.cli.common import run_job
 from pipeline.config import Config
 from pipeline.data import load_manifest
 from pipeline.evaluation import outputs

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from jobs import _prepare_options
+from jobs.cli import prepare_options
 from jobs.prepare import main
 from pipeline.data.conversion.convert import MAX_SHARD_BYTES, MAX_SHARD_SAMPLES
 from pipeline.data.conversion.shard_task import ShardTask
@@ -55,8 +55,8 @@ def test_next_command_uses_the_set_as_its_split_says(tmp_path, capsys, split, ex
 
 
 def test_default_shard_limits_are_those_of_the_converter():
-    assert _prepare_options.SHARD_SAMPLES == MAX_SHARD_SAMPLES
-    assert _prepare_options.SHARD_MIB * 2**20 == MAX_SHARD_BYTES
+    assert prepare_options.SHARD_SAMPLES == MAX_SHARD_SAMPLES
+    assert prepare_options.SHARD_MIB * 2**20 == MAX_SHARD_BYTES
 
 
 def test_splits_of_shapes_differ(tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from jobs import promote
-from jobs._cli import run_job
+from jobs.cli.common import run_job
 from pipeline.data import load_manifest
 from pipeline.errors import OutageError
 from pipeline.tracking import connect

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic.fields import FieldInfo
 
-from jobs._cli import make_parser
+from jobs.cli.common import make_parser
 from model.assign import build_assigner
 from model.loss import DetectionLoss
 from model.options import LossOptions

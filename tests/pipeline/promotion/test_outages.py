@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobs import promote as job
-from jobs._cli import run_job
+from jobs.cli.common import run_job
 from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
 from pipeline.promotion import aliases

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs import train
-from jobs._cli import run_job
+from jobs.cli.common import run_job
 from pipeline.checkpoints.meta import EarlyStoppingState
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
@@ -213,7 +213,7 @@ def stepped(self, batch):
     return step(self, batch)
 Trainer.step = stepped
 from jobs import train
-from jobs._cli import run_job
+from jobs.cli.common import run_job
 run_job(train.main, sys.argv[3:])
 """
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jobs import train
-from jobs._cli import run_job
+from jobs.cli.common import run_job
 from pipeline.checkpoints import manager as manager_module
 from pipeline.config import Config
 from pipeline.data import Batch

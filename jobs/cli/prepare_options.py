@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any, get_args
 
-from jobs._cli import add_class_options, make_parser
+from jobs.cli.common import add_class_options, make_parser
 from pipeline.errors import UserError
 
 REQUIRED_OPTIONS = {

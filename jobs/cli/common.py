@@ -33,16 +33,16 @@ class JobResult(dict[str, Any]):
 
 
 def find_recipes(jobs: Path) -> Path:
-    """Return the folder of the recipes, for the folder of this package.
+    """Return the folder of the recipes, for that of the package `jobs`.
 
-    In a checkout `configs` here is a link to the folder at the top, and a plain file where the file
+    In a checkout its `configs` is a link to the folder at the top, and a plain file where the file
     system or the archive format has no links. An installed package has a copy.
     """
     packaged = jobs / "configs"
     return packaged if packaged.is_dir() else jobs.parent / "configs"
 
 
-RECIPES = find_recipes(Path(__file__).parent)
+RECIPES = find_recipes(Path(__file__).parents[1])
 # Environment variables that keep colour codes out of a file or a pipe.
 PLAIN_OUTPUT = {"NO_COLOR": "1", "RAY_COLOR_PREFIX": "0"}
 

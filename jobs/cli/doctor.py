@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cli import RECIPES, JobResult, make_parser
+from jobs.cli.common import RECIPES, JobResult, make_parser
 
 if TYPE_CHECKING:
     from pipeline.reports.doctor.examine import Diagnosis
