@@ -108,7 +108,7 @@ def _hide_tracebacks() -> None:
 def _shortened(record: logging.LogRecord) -> bool:
     # Seen on a machine under load. Ray logs a traceback and repeats its request.
     record.msg = "Ray's autoscaler did not respond in time; Ray repeats its request"
-    record.args, record.exc_info = None, None
+    record.args, record.exc_info, record.exc_text = None, None, None
     return True
 
 
