@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
+from pipeline.distributed import ray_private_api
 from pipeline.errors import UserError
 from pipeline.storage.document import Document
 from pipeline.storage.folder import join
@@ -51,6 +52,7 @@ def run_trial(trial: dict[str, Any], settings: dict[str, Any]) -> None:
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    ray_private_api.hide_exit_in_callbacks()
     given = TrialSettings.from_content(settings, "trial settings")
     name, params = trial["name"], trial["params"]
     info = RunRecord(given.storage, name).read()
