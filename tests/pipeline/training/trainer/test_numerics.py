@@ -307,6 +307,7 @@ def test_sync_batch_norm_keeps_names_weights_and_frozen_parts() -> None:
 
 
 def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)  # those of the parent do not exist here
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
