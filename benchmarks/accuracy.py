@@ -4,14 +4,16 @@
 
 DIR has a folder of labelled images per set. For each, `jobs.start` proposes a recipe without any
 further option. `jobs.compare` trains it on some seeds, and the same from random weights; on blood
-cells also the recipe `bccd`. They are scored once, at the end of their schedule, on the test part
-of the set, which had no part in any choice. The same command resumes.
+cells also the recipe `bccd`, and the proposal cut to the time of that recipe. They are scored once,
+at the end of their schedule, on the test part of the set, which had no part in any choice. The same
+command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +31,14 @@ RANDOM_WEIGHTS = {"model.init": None, "model.freeze_stages": 0}
 # Where data and results are, and what no score depends on.
 PLACES = {"data.train", "data.val", "data.test", "data.loader_workers"}
 UNSCORED = {"train.checkpoint_every", "train.keep_checkpoints", "train.log_every"}
+# Trainings of a comparison take a core each.
+MACHINE: dict[str, Any] = {
+    "ray.workers": 1,
+    "ray.cpus_per_worker": 0.9,
+    "ray.threads_per_worker": 1,
+    "data.loader_workers": 0,
+    "evaluate.pictures": 0,
+}
 
 
 def main() -> None:
@@ -50,17 +60,29 @@ def measure(name: str, data: Path, work: Path, seeds: int) -> dict[str, Any]:
     """Return the proposal for a set, and the comparison of its arms on the test part."""
     started = run_job("start", str(data), "--out", str(work))
     recipe = Config.from_dict(read_recipe(Path(started["recipe"])))
+    scored = "test" if "test" in started["sets"] else "val"
+    # In passes of as many images as a worker of the recipe has, since assigners see one at a time.
+    share = math.ceil(recipe.train.batch_size / recipe.ray.workers)
+    machine = {**MACHINE, "train.micro_batch": share}
+    fixed = (
+        *("--config", started["recipe"], "--data.val", started["sets"][scored]),
+        *(f"--{field}={value}" for field, value in machine.items()),
+        *("--ray.storage", str(work / "runs"), "--run", f"accuracy-{name}", "--seeds", str(seeds)),
+    )
+
+    def compare(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        given = (f"--arm={arm}: {json.dumps(fields)}" for arm, fields in arms.items())
+        return run_job("compare", *fixed, *given)
+
     arms: dict[str, dict[str, Any]] = {"start": {}, "random weights": RANDOM_WEIGHTS}
     if name == "bccd":
         other = Config.from_dict(read_recipe(ROOT / "configs" / "bccd.yaml"))
         arms["configs/bccd.yaml"] = changed_fields(recipe, other)
-    scored = "test" if "test" in started["sets"] else "val"
-    found = run_job(
-        "compare",
-        *("--config", started["recipe"], "--data.val", started["sets"][scored]),
-        *("--ray.storage", str(work / "runs"), "--run", f"accuracy-{name}", "--seeds", str(seeds)),
-        *(f"--arm={arm}: {json.dumps(fields)}" for arm, fields in arms.items()),
-    )
+        step = {row["name"]: row["seconds_per_step"] for row in compare(arms)["table"]}
+        assert other.train.batch_size == recipe.train.batch_size  # equal epochs are equal steps
+        epochs = step["configs/bccd.yaml"] * other.train.epochs / step["start"]
+        arms["start, as long as configs/bccd.yaml"] = {"train.epochs": round(epochs)}
+    found = compare(arms)
     return {
         "samples": started["samples"],
         "scored": scored,

@@ -4,9 +4,9 @@
     python -m benchmarks.assigners pool [--work DIR]
 
 ``run`` trains every arm on a set with `jobs.compare`, two at a time on 2 cores, and resumes.
-``pool`` writes the results of all sets so far, and the means over them. The recipe of a set is the
-same for all arms but for the assigner and the losses that follow it; its length and learning rate
-were chosen before any assigners were compared.
+``pool`` writes the results of all sets so far, the means over them, and the plot of
+docs/accuracy.md. The recipe of a set is the same for all arms but for the assigner and the losses
+that follow it; its length and learning rate were chosen before any assigners were compared.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from benchmarks.accuracy import run_job
+from benchmarks.accuracy import MACHINE, run_job
 from pipeline.comparison.documents import Comparison
 from pipeline.data import load_manifest
 from pipeline.metrics.bootstrap import SeedResampled, pooled_gains, seed_bootstrap
 from pipeline.trials.outcome import load_matches
 
 RESULTS = Path(__file__).parent / "results" / "assigners.json"
+PLOT = Path(__file__).parents[1] / "docs" / "pictures" / "assigners.png"
 PRETRAINED = {
     "model.backbone": "efficientnet_lite0",
     "model.init": "imagenet",
@@ -55,6 +58,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "mutual_guidance": {"assign.name": "mutual_guidance"},
     "mutual_guidance_soft": {"assign.name": "mutual_guidance_soft"},
     "task_aligned": {"assign.name": "task_aligned"},
+    "task_aligned_siou": {"assign.name": "task_aligned", "loss.overlap": "siou"},
     "sim_ota": {"assign.name": "sim_ota"},
     "atss": {"assign.name": "atss"},
     "soft_near": {
@@ -71,19 +75,6 @@ ARMS: dict[str, dict[str, Any]] = {
         "assign.scaled_targets": True,
         "loss.normaliser": "targets",
     },
-    "mutual_guidance_floor": {
-        "assign.name": "mutual_guidance",
-        "assign.static_fraction": 0.2,
-        "assign.min_positives": 4,
-        "assign.spare_iou": 0.7,
-    },
-}
-MACHINE = {
-    "ray.workers": 1,
-    "ray.cpus_per_worker": 0.9,
-    "ray.threads_per_worker": 1,
-    "data.loader_workers": 0,
-    "evaluate.pictures": 0,
 }
 
 
@@ -93,34 +84,50 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run")
     run.add_argument("set", choices=RECIPES)
-    run.add_argument("--train", required=True, help="shard set")
-    run.add_argument("--val", required=True, help="shard set")
-    run.add_argument("--seeds", type=int, default=4)
+    add_places(run, seeds=4)
     pool = commands.add_parser("pool")
-    for one in (run, pool):
-        one.add_argument("--work", type=Path, default=Path("assigners"), help="of the trainings")
+    pool.add_argument("--work", type=Path, default=Path("assigners"), help="of the trainings")
     options = parser.parse_args()
     if options.command == "run":
-        train(options.set, options.train, options.val, options.seeds, options.work.absolute())
+        train(options.set, RECIPES[options.set], ARMS, options)
+        (options.work / f"{options.set}-val.txt").write_text(options.val)
     else:
         results = pooled(options.work.absolute())
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        draw(results)
         for row in results["arms"]:
             print(row)
 
 
-def train(name: str, train: str, val: str, seeds: int, work: Path) -> None:
-    """Train and score all arms on a set."""
-    places = {"data.train": train, "data.val": val, "ray.storage": str(work)}
+def train(
+    run: str,
+    recipe: dict[str, Any],
+    arms: dict[str, dict[str, Any]],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Train and score all arms with ``jobs.compare``, as the run of this name; return its result.
+
+    ``options`` are those of `add_places`.
+    """
+    work = options.work.absolute()
+    places = {"data.train": options.train, "data.val": options.val, "ray.storage": str(work)}
     tracking = {"tracking.uri": f"sqlite:///{work}/mlflow.db"}
-    fields = places | tracking | MACHINE | RECIPES[name]
-    run_job(
+    fields = places | tracking | MACHINE | recipe
+    work.mkdir(parents=True, exist_ok=True)
+    return run_job(
         "compare",
         *(f"--{field}={value}" for field, value in fields.items()),
-        *(f"--arm={arm}: {json.dumps(values)}" for arm, values in ARMS.items()),
-        *("--seeds", str(seeds), "--run", name),
+        *(f"--arm={arm}: {json.dumps(values)}" for arm, values in arms.items()),
+        *("--seeds", str(options.seeds), "--run", run),
     )
-    (work / f"{name}-val.txt").write_text(val)
+
+
+def add_places(parser: argparse.ArgumentParser, seeds: int) -> None:
+    """Add the options of what is trained and where."""
+    parser.add_argument("--train", required=True, help="shard set")
+    parser.add_argument("--val", required=True, help="shard set")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--work", type=Path, default=Path("assigners"), help="of the trainings")
 
 
 def pooled(work: Path) -> dict[str, Any]:
@@ -158,6 +165,27 @@ def pooled(work: Path) -> dict[str, Any]:
             for (a, b), g in zip(pairs, gains, strict=True)
         ],
     }
+
+
+def draw(results: dict[str, Any]) -> None:
+    """Draw the AP of every arm on each set: the mean, its interval, and a dot for each seed."""
+    ranked = [arm["name"] for arm in results["arms"]]
+    figure = Figure(figsize=(2.4 + 2.6 * len(results["sets"]), 1.2 + 0.32 * len(ranked)))
+    panels = figure.subplots(1, len(results["sets"]), sharey=True, squeeze=False)[0]
+    for axes, (name, found) in zip(panels, results["sets"].items(), strict=True):
+        for row in found["table"]:
+            y = ranked.index(row["name"])
+            axes.plot([row["low"], row["high"]], [y, y], color="0.6", linewidth=3, zorder=1)
+            axes.scatter(row["scores"], [y] * len(row["scores"]), s=10, color="#f58231", zorder=3)
+            axes.scatter([row["ap"]], [y], s=36, marker="D", color="#4363d8", zorder=2)
+        axes.set_title(f"{name}: {found['images']} images", fontsize=9)
+        axes.set_xlabel("AP", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="x", color="0.9")
+    panels[0].set_yticks(range(len(ranked)), ranked)
+    panels[0].invert_yaxis()
+    figure.tight_layout()
+    FigureCanvasAgg(figure).print_png(str(PLOT))
 
 
 if __name__ == "__main__":
