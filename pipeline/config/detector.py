@@ -94,7 +94,7 @@ class ModelConfig(Section):
         None,
         ge=0,
         description="number of first stages of the backbone to freeze; 1 is the stem; unset: 0, or "
-        "two fifths of them with init and fewer than 1000 training images",
+        "two fifths of them with init, batch norms and fewer than 1000 training images",
     )
     freeze_norm: bool = Field(
         False,
