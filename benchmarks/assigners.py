@@ -89,8 +89,9 @@ def main() -> None:
     pool.add_argument("--work", type=Path, default=Path("assigners"), help="of the trainings")
     options = parser.parse_args()
     if options.command == "run":
+        options.work.mkdir(parents=True, exist_ok=True)
+        (options.work / f"{options.set}-val.txt").write_text(str(Path(options.val).absolute()))
         train(options.set, RECIPES[options.set], ARMS, options)
-        (options.work / f"{options.set}-val.txt").write_text(options.val)
     else:
         results = pooled(options.work.absolute())
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -139,10 +140,13 @@ def pooled(work: Path) -> dict[str, Any]:
         if not path.exists():
             continue
         sets[name] = Comparison.parse(path.read_bytes(), str(path))
+        rows = {row.name: row for row in sets[name].table}
+        if set(rows) != set(ARMS) or any(row.failed for row in rows.values()):
+            raise SystemExit(f"{path}: arms or trainings are missing; repeat `run {name}`")
         classes = load_manifest((work / f"{name}-val.txt").read_text()).classes
         tables = {
-            row.name: [load_matches(str(work / name), trial) for trial in row.trials]
-            for row in sets[name].table
+            arm: [load_matches(str(work / name), trial) for trial in row.trials]
+            for arm, row in rows.items()
         }
         resampled[name] = seed_bootstrap(tables, len(classes), seed=number)
     arms = {arm: [resampled[name].interval(arm).value for name in sets] for arm in ARMS}
@@ -161,7 +165,14 @@ def pooled(work: Path) -> dict[str, Any]:
             for arm in ranked
         ],
         "pairs": [
-            {"candidate": a, "reference": b, "gain": g.value, "low": g.low, "high": g.high}
+            {
+                "candidate": a,
+                "reference": b,
+                "gain": g.value,
+                "low": g.low,
+                "high": g.high,
+                **{name: resampled[name].gain(a, b).value for name in sets},
+            }
             for (a, b), g in zip(pairs, gains, strict=True)
         ],
     }

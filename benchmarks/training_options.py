@@ -2,8 +2,9 @@
 
     python -m benchmarks.training_options SET --train SHARDS --val SHARDS [--seeds 3] [--work DIR]
 
-Each arm changes one thing of the proposal, at the schedule of `benchmarks.assigners` for the set,
-and is scored on validation images. The constants of pipeline/start/rules.py and of
+Each arm changes one thing of the proposal, and is scored on validation images. The schedule is that
+of `benchmarks.assigners` for the set, a third of the proposal's: short trainings favour freezing
+and little augmentation. The constants of pipeline/start/rules.py and of
 pipeline/pretrained/freezing.py follow from it. The same command resumes.
 """
 
@@ -28,7 +29,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "nothing frozen": {"model.freeze_stages": 0},
     "4 stages frozen": {"model.freeze_stages": 4},
     "adamw": {"train.optimizer": "adamw"},
-    "lr 0.05": {"train.lr": 0.05},
+    "lr 0.02": {"train.lr": 0.02},
     "no augmentation but flips": dict.fromkeys(rules.AUGMENTATION, 0.0),
     "rotate, scale, shear": {"data.rotate": 10, "data.scale": 0.2, "data.shear": 5},
     "mosaic but for the last third": {"data.mosaic": 0.5, "data.close_mosaic": 0.33},
@@ -37,10 +38,22 @@ ARMS: dict[str, dict[str, Any]] = {
 ARMS_OF_SET: dict[str, dict[str, dict[str, Any]]] = {
     "bccd": {
         "class weights": {"loss.class_weights": {"Platelets": 2.0, "WBC": 1.5}},
-        "repeat factors": {"data.repeat_threshold": 0.8},
+        "repeat factors": {"data.repeat_threshold": 1.0},
     },
     "cards": {},
 }
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """Return the recipe of a set: what is proposed, at the schedule of the other benchmark."""
+    fields = {**RECIPES[name], **PROPOSED}
+    del fields["model.freeze_stages"]  # by the rule
+    return fields
+
+
+def arms(name: str) -> dict[str, dict[str, Any]]:
+    """Return the arms of a set."""
+    return {**ARMS, **ARMS_OF_SET[name]}
 
 
 def main() -> None:
@@ -50,9 +63,7 @@ def main() -> None:
     add_places(parser, seeds=3)
     options = parser.parse_args()
     name = options.set
-    recipe = {**RECIPES[name], **PROPOSED}
-    del recipe["model.freeze_stages"]  # by the rule
-    found = train(f"options-{name}", recipe, {**ARMS, **ARMS_OF_SET[name]}, options)
+    found = train(f"options-{name}", recipe(name), arms(name), options)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[name] = {key: found[key] for key in ("table", "pairs", "sentences")}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")

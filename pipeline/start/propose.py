@@ -61,8 +61,9 @@ def propose(
     others = [uri for use, uri in sets.uris.items() if use != "train"]
     diagnosis = examine(sets.uris["train"], Config().replace({**fields, **given}), others)
     add(_anchors(diagnosis))
+    add(rules.choose_assigner())
     add(rules.choose_augmentation())
-    add(rules.choose_batch(facts, machine))
+    add(rules.choose_batch(facts, machine, given.get("ray.workers")))
     batch = int(fields["train.batch_size"])
     add(rules.choose_schedule(facts, batch, given.get("train.epochs")))
     add(rules.choose_optimizer(fields["model.init"]))

@@ -46,6 +46,8 @@ MAX_LOADERS = 8  # loader processes of a GPU
 OPTIMIZER_PRETRAINED: dict[str, Any] = {"train.optimizer": "sgd"}
 OPTIMIZER_RANDOM: dict[str, Any] = {"train.optimizer": "sgd"}
 
+ASSIGNER = "mutual_guidance_soft"  # docs/accuracy.md, "Which assigner"
+
 AUGMENTATION = {"data.crop": 0.3, "data.photometric": 0.5}
 
 
@@ -138,6 +140,12 @@ def choose_anchors(default: AnchorShapes, fitted: AnchorShapes | None, missed: s
     )
 
 
+def choose_assigner() -> Choice:
+    """Choose the assigner, which brings its own losses."""
+    why = "of six, the highest mean AP on small objects, cells and photographs"
+    return Choice("assignment", ASSIGNER, why, {"assign.name": ASSIGNER})
+
+
 def choose_augmentation() -> Choice:
     """Choose the augmentation beyond the defaults."""
     values = ", ".join(f"{name.split('.')[1]} {value:g}" for name, value in AUGMENTATION.items())
@@ -145,16 +153,18 @@ def choose_augmentation() -> Choice:
     return Choice("augmentation", f"flip 0.5, {values}", why, dict(AUGMENTATION))
 
 
-def choose_batch(facts: SetFacts, machine: Machine) -> Choice:
-    """Choose images per step, and the workers and loader processes of this machine."""
+def choose_batch(facts: SetFacts, machine: Machine, workers: int | None = None) -> Choice:
+    """Choose images per step, the workers, unless they are given, and their cores or loaders."""
     if machine.gpus:
-        workers, batch = machine.gpus, BATCH_GPU * machine.gpus
+        workers = workers or machine.gpus
+        batch = BATCH_GPU * workers
         loaders = max(1, min(MAX_LOADERS, machine.cpus // machine.gpus - 1))
         fields: dict[str, Any] = {"data.loader_workers": loaders, "train.lr_scaling": "sqrt"}
         text = f"{counted(workers, 'worker')} with a GPU and {counted(loaders, 'loader')} each"
     else:
         batch = BATCH_CPU
-        workers = max(1, min(machine.cpus, MAX_WORKERS_CPU, batch // 2, facts.images))
+        most = min(machine.cpus, MAX_WORKERS_CPU, batch // 2, facts.images)
+        workers = workers or max(1, most)
         cpus = max(1, machine.cpus // workers)
         fields = {"ray.cpus_per_worker": cpus}
         text = f"{counted(workers, 'worker')} of {counted(cpus, 'core')}"

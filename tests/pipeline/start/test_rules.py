@@ -147,6 +147,12 @@ def test_workers_and_batch_follow_the_cpus(
     assert workers * cpus_each <= cpus
 
 
+def test_cores_and_batch_follow_the_given_workers() -> None:
+    assert rules.choose_batch(FACTS, Machine(8), 2).fields["ray.cpus_per_worker"] == 4
+    fields = rules.choose_batch(FACTS, replace(GPU, gpus=4), 2).fields
+    assert (fields["ray.workers"], fields["train.batch_size"]) == (2, 2 * rules.BATCH_GPU)
+
+
 def test_each_gpu_has_a_worker() -> None:
     fields = rules.choose_batch(FACTS, replace(GPU, gpus=2)).fields
     assert fields["ray.workers"] == 2
