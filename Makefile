@@ -42,7 +42,7 @@ format: $(INSTALLED) ## format the code and apply automatic fixes
 
 # Excluded: the interleaving helper, the competitors, and the script that writes the data.
 bench: $(INSTALLED) ## run every benchmark in benchmarks/
-	@set -e; for name in $(filter-out accuracy assigners interleave scale_elastic %_curves %_rival %_rivals %_set,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
+	@set -e; for name in $(filter-out accuracy assigners interleave scale_elastic training_options %_curves %_rival %_rivals %_set,$(basename $(notdir $(sort $(wildcard benchmarks/*.py))))); do \
 		echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 clean: ## delete caches and the demo's output; data, runs and .venv stay
