@@ -149,6 +149,8 @@ def pooled(work: Path) -> dict[str, Any]:
             for arm, row in rows.items()
         }
         resampled[name] = seed_bootstrap(tables, len(classes), seed=number)
+    if not sets:
+        raise SystemExit(f"{work} has no comparison of a set; `run` one of {', '.join(RECIPES)}")
     arms = {arm: [resampled[name].interval(arm).value for name in sets] for arm in ARMS}
     ranked = sorted(ARMS, key=lambda arm: -float(np.mean(arms[arm])))
     pairs = list(combinations(ranked, 2))

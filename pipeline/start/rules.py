@@ -143,7 +143,7 @@ def choose_anchors(default: AnchorShapes, fitted: AnchorShapes | None, missed: s
 def choose_assigner() -> Choice:
     """Choose the assigner, which brings its own losses."""
     why = "of six, the highest mean AP on small objects, cells and photographs"
-    return Choice("assignment", ASSIGNER, why, {"assign.name": ASSIGNER})
+    return Choice("assigner", ASSIGNER, why, {"assign.name": ASSIGNER})
 
 
 def choose_augmentation() -> Choice:
