@@ -19,7 +19,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     One-dimensional parameters (norms, biases) are not decayed. With ``backbone_lr`` the groups of
     ``model.backbone`` follow the others, so that the first group has the learning rate itself.
 
-    On a GPU the update is fused into few launches. Elsewhere it is not: the bits may differ.
+    The update of AdamW is fused, which on a CPU takes a fifth of the time, and on a GPU few
+    launches. That of SGD is fused on a GPU only: on a CPU it is as cheap, and the bits may differ.
     """
     decay = config.recorded()["weight_decay"]
     peak = peak_lr(config)
@@ -31,7 +32,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
             ([p for p in parameters if p.ndim <= 1], 0.0),
         )
     ]
-    fused = True if any(p.device.type == "cuda" for g in groups for p in g["params"]) else None
+    fusable = ("cuda", "cpu") if config.optimizer == "adamw" else ("cuda",)
+    devices = {p.device.type for group in groups for p in group["params"]}
+    fused = True if devices and devices.issubset(fusable) else None
     if config.optimizer == "adamw":
         return AdamW(groups, lr=peak, fused=fused)
     return SGD(groups, lr=peak, momentum=config.momentum, nesterov=config.nesterov, fused=fused)

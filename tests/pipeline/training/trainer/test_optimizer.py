@@ -99,10 +99,11 @@ def test_backbone_learns_by_its_factor(optimizer: str) -> None:
     assert schedule.get_last_lr() == pytest.approx([0.4, 0.4, 0.1, 0.1])
 
 
-def test_frozen_backbone_has_no_rate() -> None:
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_backbone_has_no_rate(name: str) -> None:
     model = Network()
     model.backbone.requires_grad_(False)
-    optimizer = build_optimizer(model, TrainConfig(backbone_lr=0.1))
+    optimizer = build_optimizer(model, TrainConfig(optimizer=name, backbone_lr=0.1))
     model.heads(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1, 0, 0]
@@ -124,17 +125,24 @@ def test_resume_with_another_rate_keeps_the_factor_of_the_backbone() -> None:
     assert [group["lr"] for group in resumed.param_groups] == pytest.approx(expected)
 
 
-def test_adamw_of_another_device_resumes_with_the_own_implementation() -> None:
+def test_adamw_resumes_from_a_checkpoint_whose_update_was_not_fused() -> None:
+    """Earlier versions fused on GPUs only."""
     model = nn.Linear(2, 2)
     optimizer = build_optimizer(model, ADAMW)
-    on_gpu = AdamW([{"params": g["params"]} for g in optimizer.param_groups], fused=True)
+    before = AdamW([{"params": g["params"]} for g in optimizer.param_groups])
     model(torch.ones(1, 2)).sum().backward()
-    on_gpu.step()
-    restore_optimizer(optimizer, on_gpu.state_dict())
-    assert [group["fused"] for group in optimizer.param_groups] == [None, None]
+    before.step()
+    restore_optimizer(optimizer, before.state_dict())
+    assert [group["fused"] for group in optimizer.param_groups] == [True, True]
     assert optimizer.state[model.bias]["step"] == 1
     optimizer.step()
     assert optimizer.state[model.bias]["step"] == 2
+
+
+def test_update_on_a_cpu_is_fused_where_that_is_faster() -> None:
+    for config, fused in ((ADAMW, True), (TrainConfig(), None)):
+        optimizer = build_optimizer(nn.Linear(2, 2), config)
+        assert [group["fused"] for group in optimizer.param_groups] == [fused, fused]
 
 
 @pytest.mark.gpu
