@@ -26,11 +26,9 @@ PROPOSED = {
 }
 ARMS: dict[str, dict[str, Any]] = {
     "proposed": {},
+    "sgd": {"train.optimizer": "sgd"},
     "nothing frozen": {"model.freeze_stages": 0},
     "4 stages frozen": {"model.freeze_stages": 4},
-    "adamw": {"train.optimizer": "adamw"},
-    "adamw, lr 0.003": {"train.optimizer": "adamw", "train.lr": 0.003},
-    "lr 0.02": {"train.lr": 0.02},
     "no augmentation but flips": dict.fromkeys(rules.AUGMENTATION, 0.0),
     "rotate, scale, shear": {"data.rotate": 10, "data.scale": 0.2, "data.shear": 5},
     "mosaic but for the last third": {"data.mosaic": 0.5, "data.close_mosaic": 0.33},

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     parser = _parser()
     config, options = load_config(parser, argv, RECIPES)
+    from pipeline.distributed.ray_cluster import check_cluster_paths, joined_address
     from pipeline.reports.doctor.examine import as_dict
     from pipeline.start import state as states
     from pipeline.start.facts import set_facts, this_machine
@@ -43,7 +44,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipeline.start.prepare import prepare_sets
     from pipeline.start.propose import given_fields, places_for, propose
     from pipeline.start.recipe import read_own_recipe
-    from pipeline.start.report import data_lines, doctor_lines, next_lines, recipe_lines, time_line
+    from pipeline.start.report import (
+        cluster_line,
+        data_lines,
+        doctor_lines,
+        next_lines,
+        recipe_lines,
+        time_line,
+    )
     from pipeline.start.splits import divide
 
     given = given_fields(config)
@@ -54,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     own = states.keeps_own_recipe(out, state)
     if own:
         config = read_own_recipe(recipe, given)
+    cluster = joined_address(config.ray)
+    if options.yes:
+        check_cluster_paths(config)
     data = find_data(options.dir, options.format, given_classes(options))
     division = divide(data.splits, options.dir)
     sets = prepare_sets(data, division, out / "shards")
@@ -63,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     counts = [
         sets.manifests[use].samples if use in sets.manifests else 0 for use in ("val", "test")
     ]
-    machine = this_machine()
+    machine = this_machine(use_gpus=config.ray.gpu is not False)
     facts = set_facts(sets.uris["train"], *counts)
     proposal = propose(facts, machine, sets, places_for(data.name, out), given)
     more = [sets.uris["train"], "--config", str(recipe)]
@@ -80,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     contents = [manifest.content_hash for manifest in sets.manifests.values()]
     key = states.digest(config, *contents)
     duration, state = _measured(out, state, key, config, facts.images, *counts)
-    _say([time_line(duration, machine)])
+    _say([time_line(duration, machine), *([cluster_line(cluster)] if cluster else [])])
     result = {
         "data": {"path": str(options.dir), "format": data.kind, "splits": data.splits},
         "sets": sets.uris,
@@ -99,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         again = f"{command('start')} {shlex.join([*words, '--yes'])}"
         print("\n".join(next_lines(proposal.diagnosis, again)), flush=True)
         return result
-    run = f"{proposal.fields['tracking.experiment']}-{key[:8]}"
+    name = states.digest(config, *contents, resources=False)[:8]
+    run = f"{proposal.fields['tracking.experiment']}-{name}"
     return result | _train(out, state, run, recipe, given, sets.uris)
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.data import load_manifest
 from pipeline.errors import UserError
+from pipeline.training.fit import check_weighted_classes
 
 WARM_STEPS = 2
 MIN_STEPS, MAX_STEPS, STEP_SECONDS = 3, 50, 4.0  # steps that are timed, until so many seconds
@@ -39,8 +41,10 @@ def measure(config: Config, images: int, val_images: int, test_images: int) -> D
     """Time real steps, one process per worker of the recipe, all at the same time.
 
     Gradients are not exchanged, and random weights are used. Raises UserError if a step is not
-    possible, such as for lack of memory.
+    possible, such as for lack of memory, or if a class weight is for an unknown class.
     """
+    assert config.data.train is not None, "the proposal has set it"
+    check_weighted_classes(config, load_manifest(config.data.train).classes)
     workers = config.ray.max_workers if config.ray.enabled else 1
     load = os.getloadavg()[0]  # before this adds to it
     tree = config.model_dump(mode="json")
@@ -53,8 +57,8 @@ def measure(config: Config, images: int, val_images: int, test_images: int) -> D
     except (OSError, RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"a training step of this recipe fails here: {reason}; try a smaller "
-            "--train.batch_size or --model.image_size"
+            f"a training step of this recipe fails here: {reason}; if memory is short, try "
+            "--train.micro_batch 1, which computes the same, or a smaller --model.image_size"
         ) from None
     step, image = (max(values) for values in zip(*timed, strict=True))
     epochs = config.train.epochs_of(images)
@@ -86,7 +90,7 @@ def _time_worker(tree: dict[str, Any], rank: int, workers: int) -> tuple[float, 
     assert config.data.train is not None, "the proposal has set it"
     loader = build_train_loader(config.data.train, config, rank, workers)
     classes = loader.manifest.classes
-    trainer = Trainer(config, world, len(classes), loader.total_steps)
+    trainer = Trainer(config, world, len(classes), loader.total_steps, classes)
     seconds: list[float] = []
     first = began = time.monotonic()
     for number, batch in enumerate(loader):

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.names import TIMM_PREFIX
 from model.published import PUBLISHED
 from pipeline.config import Config
 from pipeline.errors import OutageError, UserError
-from pipeline.pretrained import stages_to_freeze
-from pipeline.pretrained.published import published_file
+from pipeline.pretrained import check_start, read_weights, stages_to_freeze
+from pipeline.pretrained.published import published_file, read_published
 from pipeline.reports.doctor.examine import Diagnosis, examine
 from pipeline.reports.doctor.finding import percent
 from pipeline.start import rules
 from pipeline.start.facts import Machine, SetFacts
 from pipeline.start.prepare import PreparedSets
 from pipeline.start.rules import Choice
+from pipeline.tracking import resolve_run_store
+from pipeline.training.fit import absolute_paths
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,7 @@ def propose(
         choices.append(rules.override(choice, given))
         fields.update(choices[-1].fields)
 
-    backbone = given.get("model.backbone")
-    add(rules.choose_network(facts, machine, weights_available, backbone))
+    add(_network(facts, machine, given))
     if fields["model.init"]:
         started = Config().replace({**fields, **given})
         add(rules.choose_freezing(stages_to_freeze(started, facts.images), facts))
@@ -63,13 +65,35 @@ def propose(
     add(_anchors(diagnosis))
     add(rules.choose_assigner())
     add(rules.choose_augmentation())
-    add(rules.choose_batch(facts, machine, given.get("ray.workers")))
-    batch = int(fields["train.batch_size"])
-    add(rules.choose_schedule(facts, batch, given.get("train.epochs")))
+    epochs = given.get("train.epochs")
+    add(rules.choose_batch(facts, machine, given.get("ray.workers"), epochs))
+    add(rules.choose_schedule(facts, int(fields["train.batch_size"]), epochs))
     add(rules.choose_optimizer(fields["model.init"]))
     add(rules.choose_precision(machine))
     fields.update(given)
-    return Proposal(Config().replace(fields), choices, fields, diagnosis)
+    config = absolute_paths(Config().replace(fields))
+    if config.model.init and "model.init" in given:  # a rule has looked for its own
+        check_start(config, sets.manifests["train"].classes, resolve_run_store(config.tracking))
+        fields["model.init"] = config.model.init
+    return Proposal(config, choices, fields, diagnosis)
+
+
+def _network(facts: SetFacts, machine: Machine, given: Mapping[str, Any]) -> Choice:
+    """Choose the network; of given weights, the backbone that they are of."""
+    backbone, init = given.get("model.backbone"), given.get("model.init")
+    if init is None:
+        return rules.choose_network(facts, machine, missing_weights, backbone)
+    if backbone is None and init in PUBLISHED:
+        usual = rules.NETWORK_SMALL[0]
+        backbone = usual if usual in PUBLISHED[init] else next(iter(PUBLISHED[init]))
+    elif backbone is None:
+        config = Config().replace(given)
+        uri = resolve_run_store(config.tracking)
+        backbone = read_weights(init, config.model.init_sha256, uri).backbone
+        if backbone is None:
+            raise UserError(f"model.init {init} does not name its backbone; give --model.backbone")
+    fields = {"model.backbone": backbone, "model.init": init}
+    return Choice("network", f"{backbone} from the weights {init}", "as given", fields)
 
 
 def _anchors(diagnosis: Diagnosis) -> Choice:
@@ -84,13 +108,16 @@ def _anchors(diagnosis: Diagnosis) -> Choice:
     return rules.choose_anchors(diagnosis.shapes, fitted.shapes, missed)
 
 
-def weights_available(backbone: str, name: str) -> bool:
-    """Return whether published weights are here or can be downloaded."""
+def missing_weights(backbone: str, name: str) -> str:
+    """Return why published weights are not here and cannot be downloaded; "" if they can."""
     try:
-        published_file(PUBLISHED[name][backbone])
-    except (UserError, OutageError):
-        return False
-    return True
+        if backbone.startswith(TIMM_PREFIX):
+            read_published(name, backbone)
+        else:
+            published_file(PUBLISHED[name][backbone])
+    except (UserError, OutageError) as error:
+        return str(error)
+    return ""
 
 
 def given_fields(config: Config) -> dict[str, Any]:

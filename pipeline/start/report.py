@@ -113,6 +113,14 @@ def time_line(duration: Duration, machine: Machine) -> str:
     return _wrapped(line)
 
 
+def cluster_line(address: str) -> str:
+    """Return that the recipe is for this machine, although a cluster would train it."""
+    return _wrapped(
+        f"cluster: {address} would train, but the recipe is for this machine alone; give "
+        "--ray.workers, and --ray.storage and --tracking.uri that all nodes can access"
+    )
+
+
 def rounded(seconds: float) -> str:
     """Return a duration with as many digits as an estimate has."""
     if seconds < 90:

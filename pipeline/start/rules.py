@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.anchor_shapes import AnchorShapes
+from model.names import TIMM_PREFIX
 from model.published import IMAGENET
 from pipeline.progress import counted
 from pipeline.reports.doctor.finding import percent
@@ -43,7 +44,7 @@ MAX_WORKERS_CPU = 4
 MAX_LOADERS = 8  # loader processes of a GPU
 
 # Fields of the optimizer: for networks that start from weights, and for random ones.
-OPTIMIZER_PRETRAINED: dict[str, Any] = {"train.optimizer": "sgd"}
+OPTIMIZER_PRETRAINED: dict[str, Any] = {"train.optimizer": "adamw"}
 OPTIMIZER_RANDOM: dict[str, Any] = {"train.optimizer": "sgd"}
 
 ASSIGNER = "mutual_guidance_soft"  # docs/accuracy.md, "Which assigner"
@@ -69,28 +70,35 @@ def val_share(images: int) -> float:
 def choose_network(
     facts: SetFacts,
     machine: Machine,
-    available: Callable[[str, str], bool],
+    missing: Callable[[str, str], str],
     backbone: str | None = None,
 ) -> Choice:
     """Choose the backbone, unless it is given, and its starting weights.
 
-    ``available`` says whether the weights of a name are here for a backbone.
+    ``missing`` says why the weights of a name are not here for a backbone, "" if they are.
     """
     count = f"{facts.images:,} photographs"
+    is_large = machine.gpus > 0 and facts.images >= LARGE_SET
+    init: str | None
     if backbone is not None:
-        init = "imagenet" if backbone in IMAGENET and available(backbone, "imagenet") else None
-        why = "the backbone as given"
+        init, why = None, "the backbone as given"
+        if backbone in IMAGENET or backbone.startswith(TIMM_PREFIX):
+            problem = missing(backbone, "imagenet")
+            init, why = (None, f"{why}, but {problem}") if problem else ("imagenet", why)
     elif facts.flat >= DRAWN:
-        (backbone, init), why = NETWORK_DRAWN, f"drawn pictures ({percent(facts.flat, 1)} flat)"
-    elif machine.gpus and facts.images >= LARGE_SET and available(*NETWORK_LARGE):
-        (backbone, init), why = NETWORK_LARGE, f"{count} and a GPU can train a large network"
-    elif available(*NETWORK_SMALL):
-        (backbone, init), why = NETWORK_SMALL, f"{count} learn more from it than from scratch"
-    else:
-        (backbone, init), why = (
-            NETWORK_WITHOUT_WEIGHTS,
-            f"the weights of {NETWORK_SMALL[0]} are not here",
+        backbone, init = NETWORK_DRAWN
+        why = (
+            f"drawn pictures ({percent(facts.flat, 1)} flat); if they are photographs, give "
+            f"--model.backbone {NETWORK_SMALL[0]}"
         )
+    elif is_large and not (problem := missing(*NETWORK_LARGE)):
+        (backbone, init), why = NETWORK_LARGE, f"{count} and a GPU can train a large network"
+    elif not (unusable := missing(*NETWORK_SMALL)):
+        (backbone, init), why = NETWORK_SMALL, f"{count} learn more from it than from scratch"
+        if is_large:
+            why += f"; {NETWORK_LARGE[0]} would suit them, but {problem}"
+    else:
+        (backbone, init), why = NETWORK_WITHOUT_WEIGHTS, unusable
     text = f"{backbone} from {init or 'random'} weights"
     return Choice("network", text, why, {"model.backbone": backbone, "model.init": init})
 
@@ -109,16 +117,19 @@ def choose_input(facts: SetFacts, machine: Machine) -> Choice:
     inputs = INPUTS_GPU if machine.gpus else INPUTS_CPU
     native = -(-max(facts.width, facts.height) // 64) * 64
     sides = [side for side in inputs if side <= native] or [native]
-    side = next((one for one in sides if facts.small_side * one >= SMALL_OBJECT), sides[-1])
-    small = facts.small_side * side
+    is_padded = facts.elongated > ELONGATED
+    relative = facts.small_side_padded if is_padded else facts.small_side
+    side = next((one for one in sides if relative * one >= SMALL_OBJECT), sides[-1])
+    small = relative * side
     why = f"a tenth of the objects are below {small:.0f} px there"
     if small < SMALL_OBJECT:
         device = "GPUs" if machine.gpus else "CPUs"
-        why += (
-            f"; larger is slow on {device}" if side == inputs[-1] else "; the images are no larger"
-        )
+        limit = f"larger is slow on {device}" if side == inputs[-1] else "the images are no larger"
+        why += f"; {limit}"
+        if side < native:
+            why += ", but tiles show them larger (jobs.prepare --tile)"
     fields: dict[str, Any] = {"model.image_size": side}
-    if facts.elongated > ELONGATED:
+    if is_padded:
         fields["data.fit"] = "letterbox"
         why += f"; {percent(facts.elongated, 1)} of the images are elongated: padded to a square"
     return Choice("input", f"{side} px", why, fields)
@@ -153,12 +164,27 @@ def choose_augmentation() -> Choice:
     return Choice("augmentation", f"flip 0.5, {values}", why, dict(AUGMENTATION))
 
 
-def choose_batch(facts: SetFacts, machine: Machine, workers: int | None = None) -> Choice:
-    """Choose images per step, the workers, unless they are given, and their cores or loaders."""
+def choose_batch(
+    facts: SetFacts,
+    machine: Machine,
+    given: int | tuple[int, int] | None = None,
+    epochs: float | None = None,
+) -> Choice:
+    """Choose images per step, the workers, unless they are given, and their cores or loaders.
+
+    A range of workers is counted as its maximum.
+    """
+    workers = max(given) if isinstance(given, tuple) else given
+    why = f"for {machine}"
     if machine.gpus:
-        workers = workers or machine.gpus
+        if workers is None:
+            # As many as leave enough steps: more would only see small sets more often.
+            seen = (epochs or _usual_epochs(facts)) * facts.images
+            workers = max(1, min(machine.gpus, int(seen / (MIN_STEPS * BATCH_GPU))))
+            if workers < machine.gpus:
+                why += f", of which {counted(facts.images, 'image')} need no more"
         batch = BATCH_GPU * workers
-        loaders = max(1, min(MAX_LOADERS, machine.cpus // machine.gpus - 1))
+        loaders = max(1, min(MAX_LOADERS, machine.cpus // workers - 1))
         fields: dict[str, Any] = {"data.loader_workers": loaders, "train.lr_scaling": "sqrt"}
         text = f"{counted(workers, 'worker')} with a GPU and {counted(loaders, 'loader')} each"
     else:
@@ -169,15 +195,19 @@ def choose_batch(facts: SetFacts, machine: Machine, workers: int | None = None) 
         fields = {"ray.cpus_per_worker": cpus}
         text = f"{counted(workers, 'worker')} of {counted(cpus, 'core')}"
     batch = max(workers, min(batch, facts.images))
-    fields = {"train.batch_size": batch, **fields, "ray.workers": workers}
-    return Choice("batch", f"{counted(batch, 'image')}, {text}", f"for {machine}", fields)
+    fields = {"train.batch_size": batch, **fields, "ray.workers": given or workers}
+    return Choice("batch", f"{counted(batch, 'image')}, {text}", why, fields)
+
+
+def _usual_epochs(facts: SetFacts) -> float:
+    return next(epochs for below, epochs in EPOCHS if facts.images < below)
 
 
 def choose_schedule(facts: SetFacts, batch: int, epochs: float | None) -> Choice:
     """Choose the epochs, if they are not given, and how often validation images are scored."""
     why = "as given"
     if epochs is None:
-        epochs = next(count for below, count in EPOCHS if facts.images < below)
+        epochs = _usual_epochs(facts)
         why = f"{epochs} epochs are enough for {facts.images} images"
         if epochs * facts.images < MIN_STEPS * batch:
             epochs = math.ceil(MIN_STEPS * batch / facts.images)

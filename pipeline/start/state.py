@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.config import Config
+from pipeline.config import Config, RayConfig
 from pipeline.errors import UserError
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.durable import write_durably
@@ -78,9 +78,16 @@ def write(path: Path, data: bytes) -> None:
         ) from None
 
 
-def digest(config: Config, *content: str) -> str:
-    """Return a digest of a configuration and of other text, such as the hashes of sets."""
-    text = "\n".join([config.model_dump_json(exclude={"tracking": {"uri"}}), *content])
+def digest(config: Config, *content: str, resources: bool = True) -> str:
+    """Return a digest of a configuration and of other text, such as the hashes of sets.
+
+    Without ``resources`` it is the same on another machine.
+    """
+    unstated: dict[str, Any] = {"tracking": {"uri"}}
+    if not resources:
+        unstated["ray"] = set(RayConfig.model_fields) - {"storage"}
+        unstated["data"] = {"loader_workers"}
+    text = "\n".join([config.model_dump_json(exclude=unstated), *content])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -19,6 +19,7 @@ from tests.pipeline.start.conftest import make_coco, make_voc
         (["empty", "--data.train", "x"], "data.train is made from DIR"),
         (["empty", "--format", "csv"], "invalid choice"),
         (["empty", "--model.image_size", "100"], "not divisible by 64"),
+        (["empty", "--yes", "--ray.address", "10.0.0.1:6379"], "ray.storage is not set; on a clus"),
     ],
 )
 def test_mistake_is_one_line(

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from model import build_detector
 from pipeline.config import Config, read_recipe
 from pipeline.errors import UserError
 from pipeline.pretrained import stages_to_freeze
@@ -15,7 +17,7 @@ from pipeline.reports.doctor.finding import Finding
 from pipeline.start import report, state
 from pipeline.start.facts import Machine, set_facts, this_machine
 from pipeline.start.find import Data, find_data
-from pipeline.start.measure import Duration
+from pipeline.start.measure import Duration, measure
 from pipeline.start.prepare import PreparedSets, prepare_sets
 from pipeline.start.propose import Proposal, given_fields, places_for, propose
 from pipeline.start.recipe import recipe_text, yaml_value
@@ -42,10 +44,25 @@ def proposal_of(prepared: Prepared, given: dict[str, Any] | None = None) -> Prop
 
 def test_facts_are_those_of_the_set(prepared: Prepared) -> None:
     facts = set_facts(prepared[2].uris["train"], 2, 2)
-    assert (facts.images, facts.classes, facts.width, facts.height) == (4, 2, SIZE, SIZE)
+    assert (facts.images, facts.width, facts.height) == (4, SIZE, SIZE)
     side = ((BOX[2] - BOX[0]) * (BOX[3] - BOX[1])) ** 0.5 / SIZE
-    assert facts.small_side == pytest.approx(side)
+    assert facts.small_side == facts.small_side_padded == pytest.approx(side)
     assert facts.flat < 0.5
+
+
+def test_enlarged_photographs_do_not_count_as_drawn(voc: Path, tmp_path: Path) -> None:
+    for path in (voc / "JPEGImages").iterdir():
+        with Image.open(path) as image:
+            image.resize((SIZE * 40, SIZE * 20), Image.Resampling.BICUBIC).save(path)
+    for path in (voc / "Annotations").iterdir():
+        text = path.read_text().replace(f"<width>{SIZE}", f"<width>{SIZE * 40}")
+        path.write_text(text.replace(f"<height>{SIZE}", f"<height>{SIZE * 20}"))
+    data = find_data(voc)
+    sets = prepare_sets(data, divide(data.splits, voc), tmp_path / "out")
+    facts = set_facts(sets.uris["train"], 2, 2)
+    assert facts.flat < 0.5
+    # Twice as wide as high.
+    assert facts.small_side_padded == pytest.approx(facts.small_side / 2**0.5)
 
 
 def test_drawn_pictures_are_flat(voc: Path, tmp_path: Path) -> None:
@@ -101,6 +118,32 @@ def test_given_fields_are_in_the_recipe(prepared: Prepared) -> None:
     assert found.config.train.epochs == 2.0
     assert found.config.assign.name == "atss"
     assert found.diagnosis.statistics.image_size == 128
+
+
+def test_given_class_weights_are_measured_with_and_checked(prepared: Prepared) -> None:
+    small = {"model.backbone": "slim", "model.image_size": 64, "ray.workers": 1}
+    config = proposal_of(prepared, {**small, "loss.class_weights": {"cat": 2.0}}).config
+    assert measure(config, 4, 2, 2).step > 0
+    wrong = proposal_of(prepared, {**small, "loss.class_weights": {"cow": 2.0}}).config
+    with pytest.raises(UserError, match="unknown class 'cow'; known: cat, dog"):
+        measure(wrong, 4, 2, 2)
+
+
+def test_given_weights_choose_the_backbone_and_are_checked(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = proposal_of(prepared, {"model.init": "imagenet"})
+    assert found.config.model.backbone == "efficientnet_lite0"
+    detector = build_detector("slim", num_classes=2)
+    torch.save(detector.backbone.state_dict(), "own.pth")
+    with pytest.raises(UserError, match=r"own.pth does not name its backbone; give --model.backb"):
+        proposal_of(prepared, {"model.init": "own.pth"})
+    given = {"model.init": "own.pth", "model.backbone": "slim"}
+    found = proposal_of(prepared, given)
+    assert found.config.model.init == found.fields["model.init"] == str(tmp_path / "own.pth")
+    with pytest.raises(UserError, match="own.pth"):
+        proposal_of(prepared, {**given, "model.backbone": "resnet18"})
 
 
 def test_uris_with_passwords_are_not_in_the_recipe(prepared: Prepared) -> None:
@@ -218,7 +261,16 @@ def test_digest_depends_on_what_is_trained_only() -> None:
     assert state.digest(config) != state.digest(config.replace({"train.epochs": 3}))
 
 
+def test_training_keeps_its_name_on_another_machine() -> None:
+    config = Config()
+    other = config.replace({"ray.workers": 4, "ray.cpus_per_worker": 2, "data.loader_workers": 0})
+    assert state.digest(config) != state.digest(other)
+    assert state.digest(config, resources=False) == state.digest(other, resources=False)
+    elsewhere = config.replace({"ray.storage": "/elsewhere"})
+    assert state.digest(config, resources=False) != state.digest(elsewhere, resources=False)
+
+
 def test_machine_has_cpus() -> None:
     assert this_machine().cpus >= 1
     assert str(Machine(1)) == "1 CPU core"
-    assert str(Machine(8, 2, 80, "H100")) == "2 x H100, 8 CPU cores"
+    assert str(Machine(8, 2, "H100")) == "2 x H100, 8 CPU cores"

@@ -13,27 +13,27 @@ FACTS = SetFacts(
     images=200,
     val_images=50,
     test_images=0,
-    classes=3,
     width=640,
     height=480,
     small_side=0.1,
+    small_side_padded=0.1,
     elongated=0.0,
     flat=0.1,
 )
 LAPTOP = Machine(cpus=2)
-GPU = Machine(cpus=16, gpus=1, gpu_gib=80, gpu_name="NVIDIA H100")
+GPU = Machine(cpus=16, gpus=1, gpu_name="NVIDIA H100")
 
 
-def here(backbone: str, name: str) -> bool:
-    return True
+def here(backbone: str, name: str) -> str:
+    return ""
 
 
-def absent(backbone: str, name: str) -> bool:
-    return False
+def absent(backbone: str, name: str) -> str:
+    return f"put {backbone}.pth there"
 
 
 @pytest.mark.parametrize(
-    ("facts", "machine", "available", "backbone", "init"),
+    ("facts", "machine", "missing", "backbone", "init"),
     [
         (FACTS, LAPTOP, here, "efficientnet_lite0", "imagenet"),
         (FACTS, GPU, here, "efficientnet_lite0", "imagenet"),
@@ -46,24 +46,33 @@ def absent(backbone: str, name: str) -> bool:
 def test_network_follows_pictures_size_and_machine(
     facts: SetFacts,
     machine: Machine,
-    available: Callable[[str, str], bool],
+    missing: Callable[[str, str], str],
     backbone: str,
     init: str | None,
 ) -> None:
-    choice = rules.choose_network(facts, machine, available)
+    choice = rules.choose_network(facts, machine, missing)
     assert choice.fields == {"model.backbone": backbone, "model.init": init}
 
 
-def test_large_network_needs_its_weights() -> None:
-    def only_small(backbone: str, name: str) -> bool:
-        return backbone == "efficientnet_lite0"
+def test_large_network_needs_its_weights_and_the_reason_says_so() -> None:
+    def only_small(backbone: str, name: str) -> str:
+        return "" if backbone == "efficientnet_lite0" else absent(backbone, name)
 
     choice = rules.choose_network(replace(FACTS, images=20_000), GPU, only_small)
     assert choice.fields["model.backbone"] == "efficientnet_lite0"
+    assert "resnet50 would suit them, but put resnet50.pth there" in choice.why
+
+
+@pytest.mark.parametrize("backbone", [None, "resnet18", "timm:convnext_atto"])
+def test_missing_weights_are_named(backbone: str | None) -> None:
+    choice = rules.choose_network(FACTS, LAPTOP, absent, backbone)
+    assert choice.fields["model.init"] is None
+    assert f"put {backbone or 'efficientnet_lite0'}.pth there" in choice.why
 
 
 @pytest.mark.parametrize(
-    ("backbone", "init"), [("slim", None), ("resnet18", "imagenet"), ("timm:convnext_atto", None)]
+    ("backbone", "init"),
+    [("slim", None), ("resnet18", "imagenet"), ("timm:convnext_atto", "imagenet")],
 )
 def test_given_backbone_starts_from_weights_that_it_has(backbone: str, init: str | None) -> None:
     choice = rules.choose_network(FACTS, LAPTOP, here, backbone)
@@ -95,8 +104,16 @@ def test_input_is_the_smallest_that_shows_the_objects() -> None:
 
 
 def test_elongated_images_keep_their_aspect_ratio() -> None:
-    choice = rules.choose_input(replace(FACTS, elongated=0.5), LAPTOP)
-    assert choice.fields["data.fit"] == "letterbox"
+    side = rules.INPUTS_CPU[1]
+    facts = replace(FACTS, elongated=0.5, small_side=0.5)
+    choice = rules.choose_input(replace(facts, small_side_padded=32 / side), LAPTOP)
+    assert choice.fields == {"model.image_size": side, "data.fit": "letterbox"}
+
+
+def test_tiles_are_named_only_where_images_are_larger_than_the_input() -> None:
+    for width, tiles in ((4000, True), (rules.INPUTS_CPU[1], False)):
+        facts = replace(FACTS, small_side=0.01, width=width, height=width)
+        assert ("--tile" in rules.choose_input(facts, LAPTOP).why) == tiles
 
 
 def test_anchors_are_set_only_if_others_fit_better() -> None:
@@ -153,8 +170,26 @@ def test_cores_and_batch_follow_the_given_workers() -> None:
     assert (fields["ray.workers"], fields["train.batch_size"]) == (2, 2 * rules.BATCH_GPU)
 
 
+def test_a_range_of_workers_counts_as_its_maximum() -> None:
+    fields = rules.choose_batch(FACTS, Machine(8), (1, 4)).fields
+    assert (fields["ray.workers"], fields["ray.cpus_per_worker"]) == ((1, 4), 2)
+    assert rules.choose_batch(FACTS, GPU, (1, 4)).fields["train.batch_size"] == 4 * rules.BATCH_GPU
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "workers"),
+    [(120, None, 1), (3_000, None, 3), (100_000, None, 8), (120, 1_000.0, 7)],
+)
+def test_small_sets_do_not_need_every_gpu(images: int, epochs: float | None, workers: int) -> None:
+    facts = replace(FACTS, images=images)
+    choice = rules.choose_batch(facts, replace(GPU, cpus=64, gpus=8), None, epochs)
+    assert choice.fields["ray.workers"] == workers
+    assert ("need no more" in choice.why) == (workers < 8)
+
+
 def test_each_gpu_has_a_worker() -> None:
-    fields = rules.choose_batch(FACTS, replace(GPU, gpus=2)).fields
+    facts = replace(FACTS, images=10_000)
+    fields = rules.choose_batch(facts, replace(GPU, gpus=2)).fields
     assert fields["ray.workers"] == 2
     assert fields["train.batch_size"] == 2 * rules.BATCH_GPU
     assert 1 <= fields["data.loader_workers"] <= rules.MAX_LOADERS
