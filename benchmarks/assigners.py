@@ -57,9 +57,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "max_iou": {"assign.name": "max_iou"},
     "mutual_guidance": {"assign.name": "mutual_guidance"},
     "mutual_guidance_soft": {"assign.name": "mutual_guidance_soft"},
-    "task_aligned": {"assign.name": "task_aligned"},
-    "task_aligned_siou": {"assign.name": "task_aligned", "loss.overlap": "siou"},
-    "sim_ota": {"assign.name": "sim_ota"},
+    # When these were trained, loss.poly was 1 for all assigners.
+    "task_aligned": {"assign.name": "task_aligned", "loss.poly": 1.0},
+    "task_aligned_siou": {
+        "assign.name": "task_aligned",
+        "loss.overlap": "siou",
+        "loss.poly": 1.0,
+    },
+    "sim_ota": {"assign.name": "sim_ota", "loss.poly": 1.0},
     "atss": {"assign.name": "atss"},
     "soft_near": {
         "assign.name": "mutual_guidance_soft",

@@ -350,8 +350,8 @@ ASSIGNER_LOSSES: dict[str, dict[str, Any]] = {
         "classification_weight": 2.0,
         "overlap": "siou",
     },
-    "sim_ota": {"classification": "quality_focal"},
-    "task_aligned": {"classification": "quality_focal", "normaliser": "targets"},
+    "sim_ota": {"classification": "quality_focal", "poly": 0.0},
+    "task_aligned": {"classification": "quality_focal", "poly": 0.0, "normaliser": "targets"},
 }
 FOLLOWING_OPTIONS = tuple(
     option

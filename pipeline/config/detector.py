@@ -309,7 +309,7 @@ class LossConfig(Section):
     classification: str | None = _loss_option("classification")
     alpha: float | None = _loss_option("alpha")
     gamma: float | None = _loss_option("gamma")
-    poly: float = _loss_option("poly")
+    poly: float | None = _loss_option("poly")
     classification_weight: float | None = _loss_option("classification_weight")
     normaliser: str | None = _loss_option("normaliser")
     localization: str = _loss_option("localization")

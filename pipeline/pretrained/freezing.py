@@ -7,8 +7,9 @@ import math
 from pipeline.config import Config
 
 # Few images do not improve edges and textures that were learned from a million. On 236 photographs,
-# two frozen stages of five cost no AP and save a quarter of the CPU time (docs/accuracy.md, one
-# seed). From how many images on all stages should learn is not measured.
+# two frozen stages of five save a fifth of the CPU time, and the AP that they cost is within the
+# noise of three seeds (docs/accuracy.md). From how many images on all stages should learn is not
+# measured.
 FEW_IMAGES = 1000
 FROZEN_SHARE = 0.4  # of the backbone's stages, rounded down
 

@@ -82,6 +82,8 @@ def test_unset_options_of_the_loss_follow_the_assigner() -> None:
     follows = {"classification": "quality_focal", "classification_weight": 2.0, "overlap": "siou"}
     assert soft.recorded()["loss"] | follows == soft.recorded()["loss"]
     assert soft.replace({"assign.name": "atss"}).recorded()["loss"] == config.recorded()["loss"]
+    polys = {name: config.loss.options(name)["poly"] for name in ("sim_ota", "task_aligned")}
+    assert polys == {"sim_ota": 0, "task_aligned": 0} and config.loss.options("atss")["poly"] == 1
     given = soft.replace({"loss.overlap": "none"})
     assert given.loss.options("mutual_guidance_soft")["overlap"] == "none"
     assert Config.from_dict(soft.recorded()).recorded() == soft.recorded()

@@ -147,6 +147,7 @@ def test_run_of_before_keeps_a_loss_that_did_not_follow_the_assigner(tmp_path: P
         {
             "loss.classification": "focal",
             "loss.classification_weight": 1.0,
+            "loss.poly": 1.0,
             "loss.normaliser": "positives",
             "loss.overlap": "none",
         }
@@ -159,6 +160,16 @@ def test_run_of_before_keeps_a_loss_that_did_not_follow_the_assigner(tmp_path: P
     assert kept.loss == former.loss and record.resumable_run_id("auto", kept) == "abc"
     given = config.replace({"loss.overlap": "giou"})
     assert "loss.overlap" not in record.recorded_assignment(given)
+
+
+def test_run_of_before_keeps_the_class_loss_of_a_rival(tmp_path: Path) -> None:
+    config = Config().replace({"assign.name": "task_aligned"})
+    assert config.recorded()["loss"]["poly"] == 0
+    record = RunRecord(str(tmp_path), "one")
+    record.check_storage()
+    record.write("abc", "stopped", config.replace({"loss.poly": 1.0}))
+    kept = config.replace(record.recorded_assignment(config))
+    assert kept.loss.poly == 1 and record.resumable_run_id("auto", kept) == "abc"
 
 
 def former_record(tmp_path: Path, config: Config, *absent: str) -> RunRecord:
