@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pipeline.data.sources.coco_file.file_names import find_file_names
 from pipeline.data.sources.files import File, FileError, Files
 from pipeline.data.sources.paths import IMAGE_SUFFIXES, image_stem
 from pipeline.data.sources.voc.layout import find_layout
@@ -25,7 +25,6 @@ MAX_JSON_BYTES = 4 * 2**30
 MAX_PEEKED = 20  # files that are opened to recognise a format
 _YOLO_LINE = re.compile(rb"\s*\d+(?:[ \t]+-?[\d.]+(?:e[-+]?\d+)?){4,}\s*(?:[\r\n]|$)", re.I)
 _OTHER_COCO = re.compile("keypoints|captions|panoptic|stuff")
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*"((?:[^"\\]|\\.)+)"')
 
 
 @dataclass(frozen=True)
@@ -74,23 +73,18 @@ def _find_coco(files: Files, root: Path, classes: Sequence[str] | None) -> Forma
             text = files.read_bytes(name, MAX_JSON_BYTES)
             if all(key in text for key in (b'"images"', b'"annotations"', b'"categories"')):
                 texts[name] = text
-            elif b'"images"' in text and b'"annotations"' not in text and _FILE_NAME.search(text):
-                notes.append(f"{name} has no annotations and is left out")
+            elif b'"images"' in text and b'"annotations"' not in text:
+                if listed := find_file_names(text):
+                    notes.append(f"{name} has no annotations and is left out")
                 if use_of(name) == "test":
-                    held.update(_names_in(text))
+                    held.update(listed)
     if not texts:
         return None
     for name in _beside_instances(texts):
         notes.append(f"{name} is not used: an instances file has the boxes of its images")
         del texts[name]
-    names = frozenset(_stem(name) for text in texts.values() for name in _names_in(text))
+    names = frozenset(_stem(name) for text in texts.values() for name in find_file_names(text))
     return Format("coco", by_split(list(texts), root), names, notes, frozenset(held))
-
-
-def _names_in(text: bytes) -> list[str]:
-    """Return the names of image files in a COCO JSON."""
-    found = (name.decode(errors="replace") for name in _FILE_NAME.findall(text))
-    return [json.loads(f'"{name}"', strict=False) for name in found]
 
 
 def _beside_instances(names: Iterable[str]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.data.shards.problems import Problem
 from pipeline.data.sources.coco_file.categories import read_categories, report_group
+from pipeline.data.sources.coco_file.file_names import read_file_name
 from pipeline.data.sources.coco_file.objects import AnnotationReader
 from pipeline.data.sources.coco_file.siblings import names_listed_elsewhere
 from pipeline.data.sources.coco_file.tree import Row, read_tree
@@ -97,7 +98,7 @@ class _Listing:
 
     def _path(self, row: Row) -> str | None:
         """Return the file among those of the source, or the path as written if there is none."""
-        name = row.get("file_name")
+        name = read_file_name(row)
         return self.paths.found.get(name, name) if isinstance(name, str) and name else None
 
     def images(self, objects: Mapping[str, list[Object]]) -> Iterator[SourceImage]:
@@ -107,7 +108,7 @@ class _Listing:
         doubtful = self._doubtful_files()
         for row in self.rows:
             key, path = read_id(row.get("id")), self._path(row)
-            name = str(row.get("file_name") or f"image {row.get('id')}")
+            name = str(read_file_name(row) or f"image {row.get('id')}")
             if key is None or path is None:
                 yield self._skipped(key or str(row.get("id")), name, self._fault(row), [])
             elif path not in seen:
@@ -195,8 +196,8 @@ class _Listing:
 
 
 def _resolve_paths(files: Files, rows: list[Row], images: Path, file: str) -> Resolution:
-    """Return the file that each file_name means. Raises UserError if there is none at all."""
-    listed = [name for row in rows if isinstance(name := row.get("file_name"), str) and name]
+    """Return the file that each file name means. Raises UserError if there is none at all."""
+    listed = [name for row in rows if isinstance(name := read_file_name(row), str) and name]
     paths = resolve(listed, files, str(images), file)
     if paths.found or not listed:
         return paths

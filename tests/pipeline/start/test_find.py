@@ -1,5 +1,6 @@
 """The format and the splits of a data set are found, or one line says why not."""
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -51,6 +52,29 @@ def test_coco_is_found_with_a_file_per_split(tmp_path: Path) -> None:
     assert found.kind == "coco"
     assert found.splits["val"] == "annotations/instances_val2017.json"
     assert found.source("val").total == 2
+
+
+def test_lvis_is_found_by_the_urls_of_its_images(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "set", {"train": range(3), "val": (3, 4), "test": (5,)})
+    (root / "images").rename(root / "train2017")
+    for split in ("train", "val", "test"):
+        path = root / "annotations" / f"instances_{split}.json"
+        tree = json.loads(path.read_text())
+        for row in tree["images"]:
+            row["coco_url"] = f"http://images.cocodataset.org/train2017/{row.pop('file_name')}"
+        if split == "test":
+            del tree["annotations"]
+        path.with_name(f"lvis_v1_{split}.json").write_text(json.dumps(tree))
+        path.unlink()
+    found = find_data(root)
+    assert found.splits == {use: f"annotations/lvis_v1_{use}.json" for use in ("train", "val")}
+    assert found.held == {"train2017/005.jpg"}
+    source = found.source("val")
+    assert [image.file_name for image in source.images] == [
+        "train2017/003.jpg",
+        "train2017/004.jpg",
+    ]
+    assert not source.problems  # pictures of the other files are not reported as unused
 
 
 def test_instances_are_preferred_to_other_files_of_coco(tmp_path: Path) -> None:

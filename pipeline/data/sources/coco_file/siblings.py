@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.sources.archives import list_archive
+from pipeline.data.sources.coco_file.file_names import find_file_names
 from pipeline.data.sources.files import File, FileError, Files, LooseFile, split_archive_path
 from pipeline.errors import UserError
 
 MAX_BYTES = 2 * 2**30  # of all files; larger ones are not searched
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.){1,4096}")')
 
 
 def names_listed_elsewhere(annotations: Path, files: Files) -> set[str]:
@@ -38,7 +36,7 @@ def names_listed_elsewhere(annotations: Path, files: Files) -> set[str]:
             data = file.read(file.size)
         except (OSError, ValueError):  # an aid only: pictures that it does not find are reported
             continue
-        names.update(_last_part(quoted) for quoted in _FILE_NAME.findall(data))
+        names.update(name.replace("\\", "/").rpartition("/")[2] for name in find_file_names(data))
     return names
 
 
@@ -79,11 +77,3 @@ def _matching(folder: Path, pattern: str) -> Iterator[tuple[Path, File]]:
 
 def _absolute(path: Path | str) -> Path:
     return Path(os.path.abspath(path))
-
-
-def _last_part(quoted: bytes) -> str:
-    try:
-        text = str(json.loads(quoted))
-    except ValueError:
-        return ""
-    return text.replace("\\", "/").rpartition("/")[2]

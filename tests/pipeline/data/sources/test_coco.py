@@ -487,7 +487,9 @@ def test_pictures_that_are_not_listed_are_reported(coco, convert_coco, tmp_path,
         convert_coco(images, file, strict=True, overwrite=True)
     # Other files beside this one may list pictures of the same folder.
     listed = [{"file_name": "data\\two.jpg"}, {"file_name": "b.png"}, {"file_name": "\u00e9.jpg"}]
-    (file.parent / "val.json").write_text(json.dumps({"images": listed}, indent=1))
+    (file.parent / "val.json").write_text(json.dumps({"images": listed[:1]}, indent=1))
+    listed[1:] = [{"coco_url": f"http://host.org/{row['file_name']}"} for row in listed[1:]]
+    (file.parent / "lvis.json").write_text(json.dumps({"images": listed[1:]}))
     (file.parent / "broken.json").write_text('{"file_name": "\\x", "file_name')
     convert_coco(images, file, overwrite=True)
     assert lines(tmp_path / "out") == [
@@ -548,6 +550,34 @@ def test_images_are_found_as_other_machines_name_them(coco, convert_coco, tmp_pa
     problems = list(read_problems(tmp_path / "out"))
     assert problems and {p.kind for p in problems} <= {"note", "repaired"}
     assert all(p.file == "instances.json" for p in problems if "the first: " in p.reason)
+
+
+@pytest.mark.parametrize("folder", [".", "train2017"])
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"coco_url": "http://images.cocodataset.org/train2017/one.jpg"}, "train2017/one.jpg"),
+        ({"coco_url": "http://host.org/a/b/one.jpg?x", "file_name": ""}, "b/one.jpg"),
+        ({"coco_url": "http://host.org/one.jpg"}, "one.jpg"),
+        ({"coco_url": "http://host.org/train2017/two.jpg", "file_name": "one.jpg"}, "one.jpg"),
+    ],
+)
+def test_images_without_a_file_name_are_found_by_their_url(coco, convert_coco, folder, row, name):
+    rows = [{"id": 7, "width": 40, "height": 30, **row}]
+    images, file = coco([{"bbox": [1, 2, 3, 4]}], images=rows)
+    (images / folder).mkdir(exist_ok=True)
+    (images / "one.jpg").rename(images / folder / "one.jpg")
+    _, (sample,) = convert_coco(images, file)
+    assert (sample.file_name, sample.boxes) == (name, [(1, 2, 4, 6)])
+
+
+def test_url_in_the_folder_of_another_split_is_not_resolved(coco):
+    url = "http://images.cocodataset.org/train2017/one.jpg"
+    images, file = coco([], images=[{"id": 7, "coco_url": url}])
+    (images / "val2017").mkdir()
+    (images / "one.jpg").rename(images / "val2017/one.jpg")
+    with pytest.raises(UserError, match="for example train2017/one.jpg: not found"):
+        coco_source(images, file)
 
 
 def test_two_entries_for_one_file_are_skipped(coco, encode):
