@@ -3,9 +3,10 @@
     guidance start DIR           what is there, what will hurt, a recipe with reasons, and its time
     guidance start DIR --yes     then train, evaluate and register; the same command resumes
 
-DIR has VOC XML, COCO JSON, YOLO text, WebDataset tars or shard sets, or is a tar or zip of them. It
-is only read. Every configuration field is an option that replaces what is proposed:
---model.image_size 512.
+DIR is a folder with VOC XML, COCO JSON, YOLO text, WebDataset tars or shard sets, a tar or zip with
+VOC, COCO or YOLO, or one WebDataset tar. It is only read.
+
+Every configuration field is an option that replaces what is proposed: --model.image_size 512.
 """
 
 from __future__ import annotations

@@ -16,7 +16,14 @@ from pipeline.data.sources.record import Source
 from pipeline.data.sources.voc import voc_source
 from pipeline.data.sources.yolo import yolo_source
 from pipeline.errors import UserError
-from pipeline.start.formats import Format, describe_absence, find_formats, find_tars
+from pipeline.start.formats import (
+    Format,
+    describe_absence,
+    find_formats,
+    find_tar,
+    find_tars,
+    other_labels,
+)
 from pipeline.start.splits import use_of
 
 KINDS = {
@@ -115,11 +122,17 @@ def find_data(path: Path, kind: str | None = None, classes: list[str] | None = N
             return Data(path, "webdataset", tars.splits, classes)
     with _without_options():
         files = open_files(path, "--root")
-        found = find_formats(files, path, classes)
+        found = find_formats(files, path, classes) if kind != "webdataset" else []
     if kind is not None:
         found = [one for one in found if one.kind == kind]
-        if not found:
-            raise UserError(f"{path}: no {KINDS[kind]} data set found")
+    if not found and kind in (None, "webdataset") and (tar := find_tar(path)):
+        folder = path.absolute().parent
+        if path.name.startswith("shard-") and (folder / MANIFEST).is_file():
+            raise UserError(f"{path} is one shard of a set; give its folder, {folder}")
+        if kind or not other_labels(files):
+            return Data(path, "webdataset", tar.splits, classes)
+    if not found and kind is not None:
+        raise UserError(f"{path}: no {KINDS[kind]} data set found")
     if not found:
         raise UserError(describe_absence(files, path))
     chosen = max(found, key=lambda one: len(one.splits))  # the first of those with most splits

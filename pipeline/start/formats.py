@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.progress import counted
 from pipeline.start.splits import by_split, use_of
 
+KNOWN = "VOC XML, COCO JSON, YOLO text, WebDataset tars or shard sets"
 MAX_JSON_BYTES = 4 * 2**30
 MAX_PEEKED = 20  # files that are opened to recognise a format
 _YOLO_LINE = re.compile(rb"\s*\d+(?:[ \t]+-?[\d.]+(?:e[-+]?\d+)?){4,}\s*(?:[\r\n]|$)", re.I)
@@ -127,8 +128,6 @@ _FINDERS: Sequence[Finder] = (_find_voc, _find_coco, _find_yolo)
 
 def find_tars(folder: Path) -> Format | None:
     """Return the format of WebDataset tars in a folder, None if there are none or others."""
-    from pipeline.data.sources.webdataset.listing import list_shard  # slow to import
-
     tars = sorted(path for path in folder.rglob("*.tar") if path.is_file())
     groups: dict[str, list[str]] = defaultdict(list)
     for path in tars:
@@ -137,12 +136,26 @@ def find_tars(folder: Path) -> Format | None:
     if not tars:
         return None
     with contextlib.suppress(UserError):
-        shard = list_shard(str(tars[0]), tars[0].name)
-        if any(
-            sample.images() and len(sample.members) > 1 for sample in shard.samples[:MAX_PEEKED]
-        ):
+        if _has_samples(tars[0]):
             return Format("webdataset", by_split(list(groups), folder))
     return None
+
+
+def find_tar(path: Path) -> Format | None:
+    """Return the format of one WebDataset tar, None if it is a folder or another archive."""
+    if not path.is_file() or not _has_samples(path):
+        return None
+    return Format("webdataset", {use_of(path.name): ""})
+
+
+def _has_samples(tar: Path) -> bool:
+    """Return whether a file is a tar with an image and its labels under one key."""
+    from pipeline.data.sources.webdataset.listing import list_shard  # slow to import
+
+    with contextlib.suppress(UserError):  # not a tar
+        samples = list_shard(str(tar), tar.name).samples[:MAX_PEEKED]
+        return any(sample.images() and len(sample.members) > 1 for sample in samples)
+    return False
 
 
 def _start(files: Files, name: str) -> bytes:
@@ -160,15 +173,14 @@ def describe_absence(files: Files, path: Path) -> str:
     pictures = sum(name.lower().endswith(IMAGE_SUFFIXES) for name in files)
     if not len(files):
         return f"{path} is empty; give the folder of labelled images"
-    known = "VOC XML, COCO JSON, YOLO text, WebDataset tars or shard sets"
     if not pictures:
-        return f"{path} has no images; give a folder with labelled images: {known}"
-    if other := _other_labels(files, known):
+        return f"{path} has no images; give a folder with labelled images: {KNOWN}"
+    if other := other_labels(files):
         return f"{path}: {other}"
-    return f"{path} has {counted(pictures, 'image')}, but no labels ({known})"
+    return f"{path} has {counted(pictures, 'image')}, but no labels ({KNOWN})"
 
 
-def _other_labels(files: Files, known: str) -> str | None:
+def other_labels(files: Files) -> str | None:
     """Return what the labels are if they are of a format that is not read, or empty."""
     images = {_stem(name) for name in files if name.lower().endswith(IMAGE_SUFFIXES)}
     texts = [n for n in files if n.lower().endswith(".txt") and _stem(n) in images]
@@ -178,8 +190,8 @@ def _other_labels(files: Files, known: str) -> str | None:
         start = _start(files, name)
         if b'"shapes"' in start and (b'"flags"' in start or b'"imagePath"' in start):
             return (
-                f"labels of LabelMe, such as {name}, are not read; convert them to one of {known}"
+                f"labels of LabelMe, such as {name}, are not read; convert them to one of {KNOWN}"
             )
     if tables := [name for name in files if name.lower().endswith(".csv")]:
-        return f"labels in CSV, such as {tables[0]}, are not read; convert them to one of {known}"
+        return f"labels in CSV, such as {tables[0]}, are not read; convert them to one of {KNOWN}"
     return None

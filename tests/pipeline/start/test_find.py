@@ -2,6 +2,8 @@
 
 import json
 import tarfile
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -160,20 +162,52 @@ def test_validation_images_are_taken_from_a_single_shard_set(voc: Path, tmp_path
     assert sets.manifests["train"].classes == made.manifests["train"].classes
 
 
+def make_tar(path: Path, numbers: Sequence[int], label: str = '"cat"') -> None:
+    """Write a WebDataset tar; ``label`` is the JSON of a class."""
+    with tempfile.TemporaryDirectory() as work, tarfile.open(path, "w") as tar:
+        for number in numbers:
+            draw(Path(work) / f"{number}.jpg", number)
+            text = f'{{"boxes": [[8, 8, 40, 32]], "labels": [{label}]}}'
+            (Path(work) / f"{number}.json").write_text(text)
+            for suffix in ("jpg", "json"):
+                tar.add(Path(work) / f"{number}.{suffix}", f"{number}.{suffix}")
+
+
 def test_webdataset_tars_are_found(tmp_path: Path) -> None:
-    for split, numbers in {"train": range(4), "val": (4, 5)}.items():
-        with tarfile.open(tmp_path / f"{split}-000.tar", "w") as tar:
-            for number in numbers:
-                draw(tmp_path / "work" / f"{number}.jpg", number)
-                text = tmp_path / "work" / f"{number}.json"
-                text.write_text('{"boxes": [[8, 8, 40, 32]], "labels": ["cat"]}')
-                for suffix in ("jpg", "json"):
-                    tar.add(tmp_path / "work" / f"{number}.{suffix}", f"{number}.{suffix}")
-    for path in (tmp_path / "work").iterdir():
-        path.unlink()
+    make_tar(tmp_path / "train-000.tar", range(4))
+    make_tar(tmp_path / "val-000.tar", (4, 5))
     found = find_data(tmp_path)
     assert found.kind == "webdataset"
     assert found.source("val").classes == ["cat"]
+
+
+@pytest.mark.parametrize("kind", [None, "webdataset"])
+@pytest.mark.parametrize(("name", "use"), [("data-000.tar", "all"), ("test-000.tar", "test")])
+def test_one_webdataset_tar_is_found(tmp_path: Path, kind: str | None, name: str, use: str) -> None:
+    make_tar(tmp_path / name, range(3))
+    make_tar(tmp_path / "other.tar", (3,))
+    found = find_data(tmp_path / name, kind)
+    assert (found.kind, list(found.splits), found.name) == ("webdataset", [use], Path(name).stem)
+    assert [image.file_name for image in found.source(use).images] == [
+        f"{name}/{number}.jpg" for number in range(3)
+    ]
+
+
+def test_one_shard_of_a_set_names_its_folder(tmp_path: Path) -> None:
+    make_tar(tmp_path / "shard-000000.tar", range(3), "0")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=f"one shard of a set; give its folder, {tmp_path}"):
+        find_data(tmp_path / "shard-000000.tar")
+
+
+def test_archive_of_other_labels_is_not_webdataset(tmp_path: Path) -> None:
+    draw(tmp_path / "0.jpg", 0)
+    (tmp_path / "0.json").write_text('{"version": "5", "flags": {}, "shapes": []}')
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("0.jpg", "0.json"):
+            tar.add(tmp_path / name, name)
+    with pytest.raises(UserError, match="labels of LabelMe"):
+        find_data(tmp_path / "x.tar")
 
 
 @pytest.mark.parametrize(
