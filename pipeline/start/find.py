@@ -34,6 +34,10 @@ KINDS = {
     "shards": "shard sets",
 }
 
+OPTIONS = ("--classes", "--classes-from", "--format", "--out")  # of `jobs.start`
+_OPTION = re.compile(r"(?<![^\s(])--[a-z][a-z-]*\b(?!\.\w)")
+_ELSEWHERE = "DIR may be the shard sets that it writes"
+
 
 @dataclass(frozen=True)
 class Data:
@@ -64,7 +68,7 @@ class Data:
 
         Those of the test part may have no labels: they are kept out of the other parts.
         """
-        with _without_options():
+        with without_options():
             return self._source(self.splits[split], split == "test")
 
     def _source(self, name: str, allow_no_labels: bool) -> Source:
@@ -97,13 +101,19 @@ def name_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _without_options() -> Iterator[None]:
-    """Remove from errors the options of `jobs.prepare` before the paths that they name."""
+def without_options() -> Iterator[None]:
+    """Name no options of `jobs.prepare` in errors before paths, and others as such."""
     try:
         yield
     except UserError as error:
-        text = re.sub(r"(^|[\s;])--(root|images|annotations|shards) (?=\S)", r"\1", str(error))
-        raise UserError(text.replace(" as --root", " as DIR")) from None
+        text = str(error).replace(", or a JSON with categories with --annotations", "")
+        text = re.sub(r" as --(root|images)\b", " as DIR", text)
+        text = re.sub(r"(^|[\s;])--(root|images|annotations|shards):? (?=\S)", r"\1", text)
+        text = re.sub(r"^--out (?=\S)", "", text).replace("--split ", "split ")
+        others = [one for one in dict.fromkeys(_OPTION.findall(text)) if one not in OPTIONS]
+        if others and not text.endswith(_ELSEWHERE):
+            text += f"; only jobs.prepare has {' and '.join(others)}; {_ELSEWHERE}"
+        raise UserError(text) from None
 
 
 def find_data(path: Path, kind: str | None = None, classes: list[str] | None = None) -> Data:
@@ -120,7 +130,7 @@ def find_data(path: Path, kind: str | None = None, classes: list[str] | None = N
         tars = find_tars(path) if kind in (None, "webdataset") else None
         if tars is not None:
             return Data(path, "webdataset", tars.splits, classes)
-    with _without_options():
+    with without_options():
         files = open_files(path, "--root")
         found = find_formats(files, path, classes) if kind != "webdataset" else []
     if kind is not None:

@@ -17,7 +17,7 @@ from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS
 from pipeline.data.sources.record import Source
 from pipeline.errors import UserError
 from pipeline.progress import counted
-from pipeline.start.find import Data
+from pipeline.start.find import Data, without_options
 from pipeline.start.parts import disjoint, unused_images, with_val
 from pipeline.start.splits import FLATTERS, Division
 from pipeline.storage.document import Document, DocumentError
@@ -55,7 +55,8 @@ def prepare_sets(data: Data, division: Division, out: Path) -> PreparedSets:
     made = [folder for folder in folders if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return _prepare(data, division, out)
+        with without_options():
+            return _prepare(data, division, out)
     except OSError as error:
         raise UserError(
             f"{out}: cannot be written: {error.strerror}; name another folder with --out"

@@ -7,6 +7,7 @@ import pytest
 from jobs import start
 from pipeline.config import Config, read_recipe
 from pipeline.errors import UserError
+from pipeline.start.find import OPTIONS
 from tests.jobs.commands import results, run
 from tests.pipeline.start.conftest import make_coco, make_voc
 
@@ -31,6 +32,10 @@ def test_mistake_is_one_line(
         start.main(words)
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_options_that_errors_may_name_exist() -> None:
+    assert start._parser()._option_string_actions.keys() >= set(OPTIONS)
 
 
 @pytest.mark.parametrize(

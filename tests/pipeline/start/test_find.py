@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.start.find import find_data
+from pipeline.start.find import find_data, without_options
 from pipeline.start.prepare import prepare_sets
 from pipeline.start.splits import divide, use_of
 from tests.pipeline.start.conftest import draw, make_coco, make_voc, make_yolo
@@ -254,6 +254,36 @@ def test_several_data_sets_are_named_without_options_of_other_jobs(tmp_path: Pat
     with pytest.raises(UserError, match="found 2 data sets; name one: .*cats, .*dogs") as error:
         find_data(tmp_path)
     assert str(error.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("--root x: found 2 data sets; name one: a", "x: found 2 data sets; name one: a"),
+        ("x: several; --annotations y: empty", "x: several; y: empty"),
+        ("--images x: no images; give that as --images", "x: no images; give that as DIR"),
+        ("--shards: a.tar: is empty", "a.tar: is empty"),
+        ("--split val: a.txt not found", "split val: a.txt not found"),
+        ("--out x/train: is a file", "x/train: is a file"),
+        ("x: give their names with --classes", "x: give their names with --classes"),
+        (
+            "x: give --box-format xywh (or --tile)",
+            "x: give --box-format xywh (or --tile); only jobs.prepare has --box-format and --tile; "
+            "DIR may be the shard sets that it writes",
+        ),
+    ],
+)
+def test_errors_name_no_options_of_other_jobs_as_own(text: str, named: str) -> None:
+    with pytest.raises(UserError) as error, without_options(), without_options():
+        raise UserError(text)
+    assert str(error.value) == named
+
+
+def test_classes_of_numbers_in_tars_name_the_option(tmp_path: Path) -> None:
+    make_tar(tmp_path / "data-000.tar", range(3), "0")
+    with pytest.raises(UserError, match=r"\.json: label 0 is a number; give .*--classes$") as error:
+        find_data(tmp_path).source("all")
+    assert str(error.value).startswith("data-000.tar/0.json")
 
 
 def test_missing_folder_and_format_are_named(tmp_path: Path, voc: Path) -> None:

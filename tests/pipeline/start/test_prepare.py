@@ -271,6 +271,13 @@ def test_set_of_one_image_is_one_clear_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_other_files_in_the_folder_of_a_set_are_one_clear_line(voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/train").mkdir(parents=True)
+    (tmp_path / "out/train/notes.txt").write_text("")
+    with pytest.raises(UserError, match=f"^{tmp_path}/out/train: contains other files"):
+        prepare(voc, tmp_path / "out")
+
+
 def test_folder_that_cannot_be_written_is_one_clear_line(voc: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written: .*; name another folder with --out"):

@@ -59,7 +59,7 @@ class FetchedTar:
         try:
             sha256 = Remote(folder).fetch(name, local / "shard.tar", max_bytes=MAX_TAR_BYTES)
         except FileNotFoundError:
-            raise UserError(f"{self.url}: not found; --shards names shards that exist") from None
+            raise UserError(f"{self.url}: not found; name shards that exist") from None
         self._path = local / "shard.tar"
         return sha256
 

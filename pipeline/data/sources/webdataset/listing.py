@@ -76,7 +76,7 @@ def _members(path: Path, shown: str) -> tuple[dict[str, Any], Iterable[tuple[str
             start = file.read(512)
         if start[:4] == b"PK\x03\x04" or not is_archive(path):
             what = "is empty" if not start else "is a zip" if start[:2] == b"PK" else "is not a tar"
-            raise UserError(f"{shown}: {what}; --shards names tars")
+            raise UserError(f"{shown}: {what}; give tars")
         return list_archive(path)
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {error.strerror}") from None

@@ -45,7 +45,7 @@ def webdataset_source(
     return Source(
         kind="webdataset",
         name=_name(shards),
-        classes=_collect_classes(images) if classes is None else classes,
+        classes=_collect_classes(images, pattern) if classes is None else classes,
         images=images,
         total=0,  # known when the last shard has been listed
         category_ids=ids,
@@ -83,7 +83,7 @@ def _categories(path: Path) -> tuple[Names, list[int] | None]:
     return tuple((str(number), names[number]) for number in sorted(names)), list(first.values())
 
 
-def _collect_classes(images: _Images) -> list[str]:
+def _collect_classes(images: _Images, shown: str) -> list[str]:
     """Return the sorted names of all classes in the labels. Raises UserError if they have none."""
     found: set[str] = set()
     first: Problem | None = None
@@ -99,7 +99,8 @@ def _collect_classes(images: _Images) -> list[str]:
     progress.finish()
     if not found and first:
         raise UserError(
-            f"--shards: no object can be read; {counted(faults, 'problem')}, the first: {first}"
+            f"--shards {shown}: no object can be read; {counted(faults, 'problem')}, the first: "
+            f"{first}"
         )
     return sorted(found)
 

@@ -302,7 +302,7 @@ def test_truncated_shard_and_same_keys_in_two_shards(write, tmp_path, convert_so
 def test_file_that_is_not_a_tar_is_rejected(tmp_path, content, message):
     path = tmp_path / "a.tar"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"a.tar: {message}; --shards names tars"):
+    with pytest.raises(UserError, match=f"a.tar: {message}; give tars"):
         webdataset_source(str(path))
 
 
@@ -422,7 +422,7 @@ def test_missing_remote_shard_is_reported(monkeypatch):
         raise FileNotFoundError(name)
 
     monkeypatch.setattr(Remote, "_download", missing)
-    with pytest.raises(UserError, match=r"s3://b/0\.tar: not found; --shards names shards"):
+    with pytest.raises(UserError, match=r"s3://b/0\.tar: not found; name shards"):
         FetchedTar("s3://b/0.tar")
 
 
