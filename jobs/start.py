@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("start", str(__doc__))
     add = parser.add_argument
-    add("dir", type=Path, metavar="DIR", help="folder, tar or zip with the labelled images")
+    add("dir", type=_local_path, metavar="DIR", help="folder, tar or zip with the labelled images")
     add("--yes", action="store_true", help="train, evaluate and register; resumes what was stopped")
     add(
         "--out",
@@ -130,6 +130,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=FORMATS, help="format to use if there are several")
     add_class_options(parser)
     return parser
+
+
+def _local_path(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: DIR is a local folder, tar or zip; {command('train')} --data.train reads "
+            f"shard sets from a store, and {command('prepare')} --source webdataset WebDataset tars"
+        )
+    return Path(text)
 
 
 def _output(source: Path, given: Path | None, name: str) -> Path:

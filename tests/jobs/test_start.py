@@ -16,6 +16,10 @@ from tests.pipeline.start.conftest import make_coco, make_voc
     ("words", "message"),
     [
         (["nowhere"], "no such folder or archive"),
+        (
+            ["s3://bucket/data"],
+            "s3://bucket/data: DIR is a local folder, tar or zip; .*train --data.train reads",
+        ),
         (["empty"], "is empty"),
         (["empty", "--data.train", "x"], "data.train is made from DIR"),
         (["empty", "--format", "csv"], "invalid choice"),
