@@ -134,13 +134,13 @@ def with_val(sources: Mapping[str, Source], path: Path) -> dict[str, Source]:
     """Return the source of each use; validation images are taken from train if there are none."""
     train = sources["train"]
     images = list(train.images)
+    if images and "val" in sources:
+        return dict(sources)
     if len(images) < MIN_IMAGES:
         raise UserError(
             f"{path}: only {counted(len(images), 'image')} to train on; at least {MIN_IMAGES} are "
             "needed, one of them to validate, and some hundred are better"
         )
-    if "val" in sources:
-        return dict(sources)
     try:
         ratio = 1 - val_share(len(images))
         sides = split_train_val(images, ratio, SPLIT_SEED, scorable_val=True)

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.start.facts import Machine, set_facts
 from pipeline.start.find import find_data
 from pipeline.start.prepare import PreparedSets, prepare_sets
+from pipeline.start.propose import places_for, propose
 from pipeline.start.splits import divide
 from tests.pipeline.start.conftest import make_coco, make_voc, make_yolo
 
@@ -269,6 +271,15 @@ def test_set_of_one_image_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="only 1 image to train on; at least 2") as error:
         prepare(root, tmp_path / "out")
     assert "\n" not in str(error.value)
+
+
+def test_one_training_image_with_own_val_images_is_enough(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "set", {"train": (0,), "val": (1, 2)}, 3)
+    sets = prepare(root, tmp_path / "out")
+    assert [manifest.samples for manifest in sets.manifests.values()] == [1, 2]
+    facts = set_facts(sets.uris["train"], 2, 0)
+    config = propose(facts, Machine(4), sets, places_for("set", tmp_path), {}).config
+    assert (config.train.batch_size, config.ray.workers) == (1, 1)
 
 
 def test_other_files_in_the_folder_of_a_set_are_one_clear_line(voc: Path, tmp_path: Path) -> None:
