@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.data.conversion.convert import SourceRejected, StagedShardSet, stage_shard_set
 from pipeline.data.conversion.frames.orientation import settle_frame
 from pipeline.data.shards.manifest import MANIFEST, Manifest, load_manifest
-from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS
+from pipeline.data.shards.problems import HARMLESS_KINDS, PROBLEMS, Problem
 from pipeline.data.sources.record import Source
 from pipeline.errors import UserError
 from pipeline.progress import counted
@@ -125,7 +125,9 @@ def _without_test(reason: str) -> list[str]:
 
 def _convert(parts: Mapping[str, Source], root: Path, out: Path) -> list[str]:
     """Write the shard sets, and return notes about what was left out."""
+    drawn = "val" not in parts
     parts = with_val(parts, root)
+    _check_objects(parts, root, drawn)
     staged, notes = _stage(parts, parts["train"].classes, out)
     for one in staged:
         one.publish()
@@ -157,15 +159,33 @@ def check_labels(manifests: Mapping[str, Manifest], path: Path, drawn: bool) -> 
 
     ``drawn`` validation images were taken from those to train on.
     """
-    remedies = {
-        "train": "label them",
-        "val": "label them, or remove that part, and it is taken from the training images",
-    }
-    if drawn:
-        remedies["val"] = "they were taken from the training images; label more of these"
-    for use, remedy in remedies.items():
+    for use in ("train", "val"):
         if use in manifests and not manifests[use].countable_boxes:
-            raise UserError(f"{path}: the {use} images have no objects; {remedy}")
+            raise _without_objects(path, use, drawn)
+
+
+def _check_objects(parts: Mapping[str, Source], path: Path, drawn: bool) -> None:
+    """Raise as `check_labels` before images are converted, if no label is read or faulty."""
+    for use in ("train", "val"):
+        source = parts[use]
+        if not _has_faults(source.problems) and not any(
+            record.objects or _has_faults(record.problems)
+            for record in (image.read_record() for image in source.images)
+        ):
+            raise _without_objects(path, use, drawn)
+
+
+def _has_faults(problems: Sequence[Problem]) -> bool:
+    return any(problem.kind not in HARMLESS_KINDS for problem in problems)
+
+
+def _without_objects(path: Path, use: str, drawn: bool) -> UserError:
+    remedy = "label them"
+    if use == "val":
+        remedy += ", or remove that part, and it is taken from the training images"
+        if drawn:
+            remedy = "they were taken from the training images; label more of these"
+    return UserError(f"{path}: the {use} images have no objects; {remedy}")
 
 
 def _stage(
