@@ -16,6 +16,7 @@ from pipeline.comparison.figures import Scored, make_table
 from pipeline.comparison.folds import fold_splits
 from pipeline.comparison.plan import (
     Plan,
+    absolute_arm,
     check_folder,
     check_numbers,
     comparison_config,
@@ -86,6 +87,7 @@ def compare(
     began = time.monotonic()
     check_numbers(seeds, folds)
     config = comparison_config(config, arms, folds)
+    arms = [absolute_arm(arm) for arm in arms]
     manifests = check_data(config)
     if not (folds or manifests["val"].countable_boxes):
         raise UserError(f"data.val ({config.data.val}) has no object that a comparison could count")

@@ -12,7 +12,7 @@ from pipeline.pretrained import stages_to_freeze
 from pipeline.storage.document import Document, DocumentError
 from pipeline.storage.folder import Storage
 from pipeline.storage.redact import mask, mask_tree
-from pipeline.training.fit import absolute_paths
+from pipeline.training.fit import absolute_paths, absolute_value
 from pipeline.training.run_record import RunRecord
 from pipeline.trials.trial import trial_config
 from pipeline.trials.trial_records import Params, TrialRecords
@@ -71,6 +71,11 @@ def comparison_config(config: Config, arms: Sequence[Arm], folds: int) -> Config
             "sweep": sweep.model_dump(),
         }
     )
+
+
+def absolute_arm(arm: Arm) -> Arm:
+    """Return an arm with absolute paths, under its name."""
+    return Arm(arm.name, {field: absolute_value(field, v) for field, v in arm.params.items()})
 
 
 def _most_epochs(config: Config, params: Params) -> float:

@@ -23,6 +23,7 @@ from pipeline.sweep.answer import COMPARABLE, Answer, Confirmation, best_recipe,
 from pipeline.sweep.documents import Statement, SweepReport, Trial, TrialTable
 from pipeline.sweep.halving import SuccessiveHalving, rung_epochs
 from pipeline.sweep.page import PAGE_NAME
+from pipeline.sweep.paths import absolute_record, absolute_search, as_recorded
 from pipeline.sweep.publish import RECIPE, publish
 from pipeline.sweep.results import (
     against_default,
@@ -124,6 +125,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         record.hold(config.ray.lease_seconds)
         records = TrialRecords(record.uri)
         records.load()
+        records.all = {name: absolute_record(one) for name, one in records.all.items()}
         info = record.read()
         if info is None and records.all:
             raise UserError(
@@ -133,7 +135,8 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
         config = config.replace(record.recorded_freezing(config))
         if line := record.mixed_precision(config):
             print(f"run {run}: {line}", file=sys.stderr, flush=True)
-        run_id = record.resumable_run_id(resume, config, _CHANGEABLE, extend=True)
+        given = as_recorded(config, info)
+        run_id = record.resumable_run_id(resume, given, _CHANGEABLE, extend=True)
         halving = SuccessiveHalving(
             rung_epochs(config, manifests["train"].samples),
             config.sweep,
@@ -256,7 +259,7 @@ def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
 
     Raises UserError for everything that can be wrong before the first trial.
     """
-    config = absolute_paths(config)
+    config = absolute_search(absolute_paths(config))
     if config.sweep.warm_start:
         config = config.replace({"sweep.warm_start": absolute(config.sweep.warm_start)})
     if config.data.val is None:

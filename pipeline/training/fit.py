@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from pipeline.training.stop import stop_signal
 from pipeline.training.worker import run_rank
 
 _LOG = logging.getLogger(__name__)
+_PATHS = ("data.train", "data.val", "data.test", "model.init")
 _NO_CONTEXT: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 
@@ -213,16 +215,22 @@ def absolute_paths(config: Config) -> Config:
 
     Workers run in other working directories.
     """
-    uris = {f"data.{use}": getattr(config.data, use) for use in ("train", "val", "test")}
-    if config.model.init not in PUBLISHED:
-        uris["model.init"] = config.model.init
     return config.replace(
-        {
-            name: str(Path(uri).absolute())
-            for name, uri in uris.items()
-            if uri and "://" not in uri and not uri.startswith("models:")
-        }
+        {field: absolute_value(field, attrgetter(field)(config)) for field in _PATHS}
     )
+
+
+def absolute_value(field: str, value: Any) -> Any:
+    """Return a value of a dotted field, or a list of them, with absolute paths."""
+    if isinstance(value, list):
+        return [absolute_value(field, one) for one in value]
+    if field not in _PATHS or not isinstance(value, str) or not value:
+        return value
+    if "://" in value or value.startswith("models:"):
+        return value
+    if field == "model.init" and value in PUBLISHED:
+        return value
+    return str(Path(value).absolute())
 
 
 @contextlib.contextmanager
