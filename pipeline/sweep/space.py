@@ -84,6 +84,17 @@ class SearchSpace:
         """Yield all valid points of a finite space, each once."""
         return self._combinations(list(self.domains), {})
 
+    def starts(self) -> Iterator[Params]:
+        """Yield the valid combinations of backbone and starting weights, with what they depend on.
+
+        Other fields have the values of the recipe. Of a range without steps, its ends are used.
+        """
+        needed = {"model.backbone", "model.init"}
+        for field in reversed(self.domains):  # each before those that it depends on
+            if field in needed:
+                needed |= {*controls(field), *self.domains[field].when}
+        yield from self._combinations([field for field in self.domains if field in needed], {})
+
     def check_point(self, point: Mapping[str, Any], source: str) -> None:
         """Raise UserError unless a given point is in the space and the configuration accepts it."""
         for field, value in point.items():
@@ -123,7 +134,8 @@ class SearchSpace:
         if not self._applies(field, params):
             yield from self._combinations(rest, params)
             return
-        for value in self.domains[field].all_values() or ():
+        domain = self.domains[field]
+        for value in domain.all_values() or domain.values:
             yield from self._combinations(rest, {**params, field: value})
 
     def _applies(self, field: str, params: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.data import Manifest, check_batches
 from pipeline.data.loading.repeat_sampling import check_image_classes
 from pipeline.distributed.ray_cluster import check_cluster_paths, ray_cluster
-from pipeline.errors import TrainingFailed, TrainingStopped, UserError
+from pipeline.errors import OutageError, TrainingFailed, TrainingStopped, UserError
 from pipeline.metrics import coco, voc
 from pipeline.pretrained import check_start
 from pipeline.storage.folder import absolute
@@ -51,7 +51,7 @@ from pipeline.trials.ending import (
     interrupt,
 )
 from pipeline.trials.outcome import outcomes
-from pipeline.trials.trial import TrialSettings, has_checkpoint
+from pipeline.trials.trial import TrialSettings, has_checkpoint, trial_config
 from pipeline.trials.trial_records import Params, TrialRecord, TrialRecords
 
 # What a sweep may be resumed with: more trials, other limits, other resources.
@@ -119,7 +119,7 @@ def sweep(config: Config, *, run: str, resume: Resume = "auto") -> SweepResult:
     config, manifests, space = _checked(config)
     former = former_trials(config, space)
     uri = resolve_run_store(config.tracking)
-    check_start(config, manifests["train"].classes, uri)
+    _check_starts(config, space, manifests["train"].classes, uri)
     with contextlib.closing(RunRecord(config.ray.storage_uri(), run)) as record:
         record.check_storage()
         record.hold(config.ray.lease_seconds)
@@ -293,6 +293,24 @@ def _checked(config: Config) -> tuple[Config, dict[str, Manifest], SearchSpace]:
     check_batches(config, config.ray.max_workers)
     check_cluster_paths(config)
     return config, manifests, space
+
+
+def _check_starts(config: Config, space: SearchSpace, classes: list[str], uri: str) -> None:
+    """Raise UserError or OutageError if weights that the recipe or a trial starts from do not fit
+    or are not available."""
+    checked = set()
+    for params in ({}, *space.starts()):
+        tried = trial_config(config, params)
+        if (model := tried.model.model_dump_json()) in checked:
+            continue
+        checked.add(model)
+        try:
+            check_start(tried, classes, uri)
+        except (UserError, OutageError) as error:
+            if not params:
+                raise
+            values = ", ".join(f"{field} = {value!r}" for field, value in params.items())
+            raise type(error)(f"sweep.space: {values}: {error}") from None
 
 
 def _with_scores(records: TrialRecords) -> list[str]:

@@ -102,6 +102,25 @@ def test_combinations_of_a_grid_are_all_and_each_once() -> None:
         space({"train.lr": {"uniform": [0.1, 0.2]}}).check_finite()
 
 
+def test_starts_are_the_valid_combinations_of_backbone_and_weights() -> None:
+    searched = space(
+        {
+            "model.backbone": {"choice": ["slim", "resnet18"]},
+            "model.init": {"choice": [None, "imagenet"], "when": {"train.optimizer": "adamw"}},
+            "train.optimizer": {"choice": ["sgd", "adamw"]},
+            "train.lr": {"uniform": [0.01, 0.1]},
+        }
+    )
+    found = [
+        tuple(point.get(f"model.{name}", "") for name in ("backbone", "init"))
+        for point in searched.starts()
+    ]
+    plain = [("slim", ""), ("resnet18", "")]  # with sgd
+    given = [("slim", None), ("resnet18", None), ("resnet18", "imagenet")]
+    assert sorted(found, key=str) == sorted([*plain, *given], key=str)
+    assert list(space({"train.lr": {"uniform": [0.01, 0.1]}}).starts()) == [{}]
+
+
 def test_thresholds_are_searched_together_within_their_order() -> None:
     searched = space(
         {

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config import Config
-from pipeline.errors import LeaseLostError, UserError
+from pipeline.errors import LeaseLostError, OutageError, UserError
 from pipeline.sweep.documents import Trial, TrialTable
 from pipeline.sweep.results import make_table
 from pipeline.sweep.space import SearchSpace
@@ -203,6 +203,30 @@ def test_bad_input_is_one_line_before_anything_is_started(
         sweep(config.replace(change), run="one")
     assert "\n" not in str(caught.value)
     assert not Path(config.ray.storage_uri(), "one", "run.json").exists()
+
+
+def test_weights_of_every_trial_are_checked_first_and_once(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules[sweep.__module__]
+    checked: list[tuple[str, str | None]] = []
+
+    def check_start(tried: Config, *_: object) -> None:
+        checked.append((tried.model.backbone, tried.model.init))
+        if tried.model.init:
+            raise OutageError("resnet18-x.pth cannot be downloaded")
+
+    monkeypatch.setattr(module, "check_start", check_start)
+    monkeypatch.setattr(module, "ray_cluster", Mock(side_effect=AssertionError))
+    space = {
+        "model.backbone": {"choice": ["slim", "resnet18"]},
+        "model.init": {"choice": [None, "imagenet"]},
+    }
+    expected = "sweep.space: model.backbone = 'resnet18', model.init = 'imagenet': resnet18-x.pth "
+    with pytest.raises(OutageError, match=expected):
+        sweep(small.replace({"sweep.space": space, "ray.enabled": True}), run="one")
+    assert checked == [("slim", None), ("resnet18", None), ("resnet18", "imagenet")]
+    assert not Path(small.ray.storage_uri(), "one", "run.json").exists()
 
 
 def test_folder_of_another_recipe_is_rejected_with_the_difference(
