@@ -7,8 +7,8 @@ from pathlib import Path
 
 from model.names import TIMM_PREFIX
 from model.published import PUBLISHED, PublishedWeights, check_published
-from pipeline.errors import OutageError, UserError
-from pipeline.pretrained.download import download, weights_cache
+from pipeline.errors import UserError
+from pipeline.pretrained.download import download
 from pipeline.pretrained.normalisation import fold_normalisation
 from pipeline.pretrained.timm_weights import read_timm
 from pipeline.pretrained.weights import Weights, read_file
@@ -47,14 +47,7 @@ def published_file(published: PublishedWeights) -> Path:
     if published.package:
         return _file_in_package(published, published.package)
     assert published.url is not None, "weights are in a package or at a URL"
-    folder = weights_cache()
-    try:
-        return download(published.url, published.sha256, folder, name=published.file)
-    except (OutageError, UserError) as error:
-        raise type(error)(
-            f"{error}; without internet access, put {published.file} with sha256 "
-            f"{published.sha256} into {folder}"
-        ) from None
+    return download(published.url, published.sha256, name=published.file)
 
 
 def _file_in_package(published: PublishedWeights, package: str) -> Path:

@@ -26,8 +26,10 @@ def read_weights(uri: str, sha256: str | None = None, tracking_uri: str | None =
     if uri.startswith(("http://", "https://")):
         if sha256 is None:
             raise UserError(f"{uri}: a URL needs model.init_sha256")
-        state = read_file(download(uri, sha256), uri)
-        return Weights(uri, _as_published(state, sha256.lower()))
+        sha256 = sha256.lower()
+        known = known_file(sha256)
+        path = download(uri, sha256, name=known.file if known else None)
+        return Weights(uri, _as_published(read_file(path, uri), sha256))
     path = Path(uri)
     if path.is_file():
         found = file_sha256(path)

@@ -32,6 +32,17 @@ def test_file_has_the_given_name_in_the_cache(server: Server, tmp_path: Path) ->
     assert server.requests == 1
 
 
+def test_name_with_the_start_of_the_hash_is_kept(server: Server, tmp_path: Path) -> None:
+    name = f"net-{SHA256[:8]}.pth"
+    (tmp_path / f"{SHA256}.pth").write_bytes(CONTENT)  # of an earlier version
+    assert download(server.url(name), SHA256, tmp_path).name == f"{SHA256}.pth"
+    (tmp_path / f"{SHA256}.pth").unlink()
+    assert download(server.url(name), SHA256, tmp_path).name == name
+    assert download(server.url("net-00000000.pth"), SHA256, tmp_path).name == f"{SHA256}.pth"
+    assert download(server.url(f"net-{SHA256[:4]}.pth"), SHA256, tmp_path).stem == SHA256
+    assert server.requests == 2
+
+
 def test_damaged_cache_entry_is_replaced(server: Server, tmp_path: Path) -> None:
     path = download(server.url(), SHA256, tmp_path)
     path.write_bytes(b"bit rot")

@@ -109,6 +109,23 @@ def test_without_a_connection_the_error_names_the_file_and_its_place(
     assert server.requests == asked
 
 
+def test_url_without_a_connection_names_the_file_too_and_uses_it(
+    server: Server, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    server.answers = ["503"] * 4
+    place = f"put {sha256}.pth with sha256 {sha256} into {weights_cache()}"
+    with pytest.raises(OutageError, match=f"; without internet access, {place}$"):
+        read_weights(server.url("w.pth"), sha256)
+    publish(monkeypatch, at_server(server, content))
+    server.answers, server.requests = ["503"] * 4, 0
+    with pytest.raises(OutageError, match="; without internet access, put resnet18-x.pth with "):
+        read_weights(server.url("w.pth"), sha256)
+    (weights_cache() / "resnet18-x.pth").write_bytes(content)
+    assert "conv1.weight" in read_weights(server.url("w.pth"), sha256.upper()).state
+    assert server.requests == 4
+
+
 def test_other_content_than_the_published_is_rejected(
     server: Server, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
