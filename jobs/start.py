@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         time_line,
     )
     from pipeline.start.splits import divide
+    from pipeline.training.fit import absolute_value
 
-    given = given_fields(config)
+    given = {name: absolute_value(name, value) for name, value in given_fields(config).items()}
     _check(given)
     out = _output(options.dir, options.out, name_of(options.dir))
     recipe = out / states.RECIPE_FILE
@@ -63,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     own = states.keeps_own_recipe(out, state)
     if own:
         config = read_own_recipe(recipe, given)
-    cluster = joined_address(config.ray)
+    cluster = joined_address(config.ray) if config.ray.enabled else None
     if options.yes:
-        check_cluster_paths(config)
+        is_local = config.ray.storage == places_for("", out)["ray.storage"]
+        check_cluster_paths(config.replace({"ray.storage": None}) if is_local else config)
     data = find_data(options.dir, options.format, given_classes(options))
     division = divide(data.splits, options.dir)
     sets = prepare_sets(data, division, out / "shards")

@@ -315,7 +315,7 @@ class LossOptions(Options):
     gamma: float | None = _option(
         None, "exponent that down-weights easy scores; " + _defaults("gamma"), ge=0.0, le=10.0
     )
-    poly: float = _option(1.0, "quality_focal: factor of the term (1 - p_t)^3", ge=0.0)
+    poly: float = _option(1.0, "quality_focal: factor of the term (1 - p_t)^3", ge=0.0, former=1.0)
     classification_weight: float = _option(1.0, "factor of the class loss", ge=0.0)
     normaliser: str = _option(
         "positives",

@@ -67,13 +67,17 @@ def _is_file_of(path: Path, sha256: str) -> bool:
     return path.is_file() and file_sha256(path) == sha256
 
 
+class _Refused(UserError):
+    """The file is not one that may be used."""
+
+
 def _fetch(url: str, sha256: str, path: Path, max_bytes: int) -> None:
     def attempt() -> str:
         try:
             # Any recipe may name any host, which must not be sent the credentials of the data.
             return download_file(url, Path(draft.name), max_bytes, anonymous=True)
         except TooLargeError:
-            raise UserError(f"{mask(url)} is larger than the limit of {max_bytes} bytes") from None
+            raise _Refused(f"{mask(url)} is larger than the limit of {max_bytes} bytes") from None
 
     failure = f"{mask(url)} cannot be downloaded"
     place = f"without internet access, put {path.name} with sha256 {sha256} into {path.parent}"
@@ -82,6 +86,8 @@ def _fetch(url: str, sha256: str, path: Path, max_bytes: int) -> None:
             found = with_retries(attempt, failure, RETRIES)
         except FileNotFoundError as error:
             raise UserError(f"{failure}: {error}; {place}") from None
+        except _Refused as error:
+            raise UserError(str(error)) from None
         except (OutageError, UserError) as error:
             raise type(error)(f"{error}; {place}") from None
         if found != sha256:

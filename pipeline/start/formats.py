@@ -135,10 +135,9 @@ def find_tars(folder: Path) -> Format | None:
         groups[re.sub(r"\d+", "[0-9]*", name)].append(name)
     if not tars:
         return None
-    with contextlib.suppress(UserError):
-        if _has_samples(tars[0]):
-            return Format("webdataset", by_split(list(groups), folder))
-    return None
+    if not _has_samples(tars[0]):
+        return None
+    return Format("webdataset", by_split(list(groups), folder))
 
 
 def find_tar(path: Path) -> Format | None:

@@ -57,8 +57,8 @@ def measure(config: Config, images: int, val_images: int, test_images: int) -> D
     except (OSError, RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"a training step of this recipe fails here: {reason}; if memory is short, try "
-            "--train.micro_batch 1, which computes the same, or a smaller --model.image_size"
+            f"a training step of this recipe fails here: {reason}; try a smaller "
+            "train.micro_batch or model.image_size"
         ) from None
     step, image = (max(values) for values in zip(*timed, strict=True))
     epochs = config.train.epochs_of(images)

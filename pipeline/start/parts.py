@@ -136,6 +136,8 @@ def with_val(sources: Mapping[str, Source], path: Path) -> dict[str, Source]:
     images = list(train.images)
     if images and "val" in sources:
         return dict(sources)
+    if not images:
+        raise UserError(f"{path}: no images to train on")
     if len(images) < MIN_IMAGES:
         raise UserError(
             f"{path}: only {counted(len(images), 'image')} to train on; at least {MIN_IMAGES} are "

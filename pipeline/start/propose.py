@@ -22,7 +22,6 @@ from pipeline.start.facts import Machine, SetFacts
 from pipeline.start.prepare import PreparedSets
 from pipeline.start.rules import Choice
 from pipeline.tracking import resolve_run_store
-from pipeline.training.fit import absolute_paths
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def propose(
     """Return the proposal for prepared sets.
 
     ``places`` are fields that no rule decides, such as names and folders; ``given`` are those of
-    the user, which replace all others. Raises UserError if fields do not fit each other.
+    the user, with absolute paths, which replace all others. Raises UserError if fields do not fit
+    each other, or given weights not the network.
     """
     fields: dict[str, Any] = {f"data.{use}": uri for use, uri in sets.uris.items()} | dict(places)
     choices: list[Choice] = []
@@ -71,10 +71,9 @@ def propose(
     add(rules.choose_optimizer(fields["model.init"]))
     add(rules.choose_precision(machine))
     fields.update(given)
-    config = absolute_paths(Config().replace(fields))
-    if config.model.init and "model.init" in given:  # a rule has looked for its own
-        check_start(config, sets.manifests["train"].classes, resolve_run_store(config.tracking))
-        fields["model.init"] = config.model.init
+    config = Config().replace(fields)
+    if given.get("model.init"):  # a rule has looked for its own
+        check_start(config, sets.manifests["train"].classes, _registry(config))
     return Proposal(config, choices, fields, diagnosis)
 
 
@@ -88,12 +87,17 @@ def _network(facts: SetFacts, machine: Machine, given: Mapping[str, Any]) -> Cho
         backbone = usual if usual in PUBLISHED[init] else next(iter(PUBLISHED[init]))
     elif backbone is None:
         config = Config().replace(given)
-        uri = resolve_run_store(config.tracking)
-        backbone = read_weights(init, config.model.init_sha256, uri).backbone
+        backbone = read_weights(init, config.model.init_sha256, _registry(config)).backbone
         if backbone is None:
             raise UserError(f"model.init {init} does not name its backbone; give --model.backbone")
     fields = {"model.backbone": backbone, "model.init": init}
     return Choice("network", f"{backbone} from the weights {init}", "as given", fields)
+
+
+def _registry(config: Config) -> str | None:
+    """Return the tracking store if the weights are a registered version."""
+    registered = str(config.model.init).startswith("models:")
+    return resolve_run_store(config.tracking) if registered else None
 
 
 def _anchors(diagnosis: Diagnosis) -> Choice:

@@ -116,8 +116,8 @@ def time_line(duration: Duration, machine: Machine) -> str:
 def cluster_line(address: str) -> str:
     """Return that the recipe is for this machine, although a cluster would train it."""
     return _wrapped(
-        f"cluster: {address} would train, but the recipe is for this machine alone; give "
-        "--ray.workers, and --ray.storage and --tracking.uri that all nodes can access"
+        f"cluster: {address} would train, but the recipe is for this machine, and all nodes have "
+        'to read its shard sets; see "On a cluster" in docs/start.md'
     )
 
 

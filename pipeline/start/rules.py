@@ -184,7 +184,7 @@ def choose_batch(
             if workers < machine.gpus:
                 why += f", of which {counted(facts.images, 'image')} need no more"
         batch = BATCH_GPU * workers
-        loaders = max(1, min(MAX_LOADERS, machine.cpus // workers - 1))
+        loaders = max(1, min(MAX_LOADERS, machine.cpus // min(workers, machine.gpus) - 1))
         fields: dict[str, Any] = {"data.loader_workers": loaders, "train.lr_scaling": "sqrt"}
         text = f"{counted(workers, 'worker')} with a GPU and {counted(loaders, 'loader')} each"
     else:

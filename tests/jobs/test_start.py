@@ -113,14 +113,42 @@ def test_data_of_the_same_name_do_not_share_their_results(
         make_coco(tmp_path / place / "data", {"train": range(3), "val": (3,)})
     monkeypatch.chdir(tmp_path)
 
-    def stop(*args: object) -> None:
-        raise UserError("stopped")
-
     monkeypatch.setattr("pipeline.start.facts.set_facts", stop)  # after the conversion
     with pytest.raises(UserError, match="stopped"):
         start.main(["x/data"])
     with pytest.raises(UserError, match=f"data-detector is of {tmp_path}/x/data; name another"):
         start.main(["y/data"])
+
+
+def test_own_recipe_has_the_given_path_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_voc(tmp_path / "pets", {"train": range(3), "val": (3,)}, images=4)
+    (tmp_path / "pets-detector").mkdir()
+    recipe = f"data: {{train: t, val: v}}\nmodel: {{init: {tmp_path}/own.pth}}\n"
+    (tmp_path / "pets-detector" / "recipe.yaml").write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.start.find.find_data", stop)  # after the recipe
+    with pytest.raises(UserError, match="stopped"):
+        start.main(["pets", "--model.init", "own.pth"])
+
+
+def test_own_recipe_does_not_train_on_a_cluster_in_a_local_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "pets-detector"
+    make_voc(tmp_path / "pets", {"train": range(3), "val": (3,)}, images=4)
+    out.mkdir()
+    (out / "recipe.yaml").write_text(
+        f"data: {{train: t, val: v}}\nray: {{address: 10.0.0.1, storage: {out}/runs}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="ray.storage is not set; on a cluster give a folder"):
+        start.main(["pets", "--yes"])
+
+
+def stop(*args: object) -> None:
+    raise UserError("stopped")
 
 
 @pytest.mark.integration

@@ -22,6 +22,11 @@ def test_identity_is_stable_over_versions() -> None:
     # A folder of an earlier version would otherwise be trained again.
     trained = {"data": {"train": "/t", "val": "/v"}, "train": {"lr": 0.1, "epochs": 12}}
     assert digest({"assign.name": "mutual_guidance_soft"}, **trained) == "c7d6a1ca77b7"
+    # Rivals had the poly term.
+    for name, former in (("task_aligned", "309f19c3120c"), ("sim_ota", "d00737301f30")):
+        own = digest({"assign.name": name}, **trained)
+        assert digest({"assign.name": name, "loss.poly": 1.0}, **trained) == former != own
+        assert digest({"assign.name": name, "loss.poly": 0.0}, **trained) == own
 
 
 def test_what_changes_no_result_does_not_count() -> None:

@@ -193,6 +193,8 @@ def test_each_gpu_has_a_worker() -> None:
     assert fields["ray.workers"] == 2
     assert fields["train.batch_size"] == 2 * rules.BATCH_GPU
     assert 1 <= fields["data.loader_workers"] <= rules.MAX_LOADERS
+    # Workers for a whole cluster do not share the cores of this machine.
+    assert rules.choose_batch(facts, GPU, 16).fields["data.loader_workers"] == rules.MAX_LOADERS
 
 
 def test_freezing_is_written_only_if_something_is_frozen() -> None:
