@@ -19,8 +19,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     One-dimensional parameters (norms, biases) are not decayed. With ``backbone_lr`` the groups of
     ``model.backbone`` follow the others, so that the first group has the learning rate itself.
 
-    The update of AdamW is fused, which on a CPU takes a fifth of the time, and on a GPU few
-    launches. That of SGD is fused on a GPU only: on a CPU it is as cheap, and the bits may differ.
+    The update of AdamW is fused into one pass on a CPU, and into few launches on a GPU. That of SGD
+    is fused on a GPU only: on a CPU there is little to gain, and the bits may differ.
     """
     decay = config.recorded()["weight_decay"]
     peak = peak_lr(config)
